@@ -1,0 +1,108 @@
+"""The command line. Each command is a file of its own, imported only when it runs."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from resnetrt import __version__
+from resnetrt.errors import ResnetrtError
+from resnetrt.settings import read_settings
+
+COMMANDS = {
+    "quickstart": "the whole pipeline on the embedded model and images",
+    "export": "fold BatchNorm, trace to ONNX, check, write a bundle",
+    "calibrate": "measure activation ranges once and store the record",
+    "quantize": "INT8 variants from the record, no data needed",
+    "compile": "an engine from a variant for one backend",
+    "verify": "parity of the engines with the eager model",
+    "evaluate": "accuracy drop and flips on labelled images",
+    "bench": "latency, measured beside the eager model",
+    "models": "definitions: depth, blocks, parameters, GMACs",
+    "inspect": "what a bundle or one of its files holds",
+    "doctor": "what this machine has and what is missing",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in pipeline order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import `resnetrt.cli.<name>` and return its `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"resnetrt.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest command suggested for a typing mistake."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from resnetrt.errors import UsageError
+
+            raise UsageError.unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the summaries, so that `--help` imports no command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="resnetrt")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Turn PyTorch ResNets into verified INT8 and FP16 engines.
+
+    Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 inconclusive, 4 something needed is missing or broken.
+    Shell completion: eval "$(_RESNETRT_COMPLETE=bash_source resnetrt)" (or zsh_source, fish_source).
+    """
+
+
+def run(args: list[str]) -> int:
+    """Run the command line on `args` and return the exit code; every expected error is one line on stderr."""
+    try:
+        debug = read_settings().debug or "--debug" in args
+        # --debug works anywhere on the line, also after the command
+        return _invoke((["--debug"] if debug else []) + [a for a in args if a != "--debug"], debug)
+    except ResnetrtError as error:
+        return _report(str(error), error.exit_code)
+
+
+def _invoke(args: list[str], debug: bool) -> int:
+    try:
+        result: Any = cli.main(args=args, prog_name="resnetrt", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        return _report(f"{error.format_message()}; see --help", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _report("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except ResnetrtError as error:
+        if debug:
+            raise
+        return _report(str(error), error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        return _report(f"cannot read or write{where}: {error.strerror or error}; check the path, space and rights", 4)
+
+
+def _report(message: str, code: int) -> int:
+    click.echo(f"resnetrt: {message}", err=True)
+    return code
+
+
+def main() -> None:
+    """Entry point of the `resnetrt` script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,10 @@
+"""resnetrt turns PyTorch ResNets into verified, deployable INT8 and FP16 engines."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("resnetrt")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = ["__version__"]

@@ -1,0 +1,216 @@
+"""The bundle directory: opened only when intact, changed only as a whole.
+
+Every change is staged in a sibling directory (unchanged files are hard links) and exchanged with the bundle in one
+system call, so a crash or a full disk leaves either the old bundle or the new one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from resnetrt.atomic import exchange_directories, remove_stale_staging, staging_path
+from resnetrt.errors import BundleError, UsageError
+from resnetrt.manifest import FileRecord, Manifest, canonical_json, parse_json_object
+
+MANIFEST = "manifest.json"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Bundle:
+    """A bundle on disk that was found intact when opened: schema, containment, sizes and hashes."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Bundle":
+        """Open and check the bundle at `path`.
+
+        Raises `BundleError` if it is missing, half written, tampered with, of a newer schema, or names files outside.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            found = "a file" if path.exists() else "nothing"
+            raise BundleError(f"bundle {path}: expected a directory, found {found}; make one with: resnetrt export")
+        manifest_path = path / MANIFEST
+        if not manifest_path.is_file():
+            raise BundleError(f"bundle {path}: no {MANIFEST}, so it is no bundle or half written; export it again")
+        manifest = Manifest.from_bytes(manifest_path.read_bytes(), str(manifest_path))
+        for name, record in manifest.files.items():
+            _check_file(path, name, record)
+        return cls(path, manifest)
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists; raises `BundleError` for any other name."""
+        if name not in self.manifest.files:
+            raise BundleError(f"bundle {self.path}: no file {name} in its manifest")
+        return self.path / name
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object stored in file `name`."""
+        return parse_json_object(self.file(name).read_bytes(), str(self.path / name))
+
+    def variant_file(self, variant: str) -> Path:
+        """The ONNX file of a variant; raises `UsageError` naming the known ones."""
+        found = self.manifest.variants.get(variant)
+        if found is None:
+            raise UsageError.unknown(f"variant of {self.path}", variant, self.manifest.variants)
+        return self.file(found.file)
+
+    def select_engine(self, engine: str | None) -> str:
+        """`engine`, or the only one there is when None. Raises `UsageError` for an unknown or ambiguous choice."""
+        engines = self.manifest.engines
+        if engine is not None:
+            if engine not in engines:
+                raise UsageError.unknown(f"engine of {self.path}", engine, engines)
+            return engine
+        if len(engines) != 1:
+            known = ", ".join(sorted(engines)) or "none yet; make one with: resnetrt compile"
+            raise UsageError(f"bundle {self.path} has {len(engines)} engines; choose with --engine: {known}")
+        return next(iter(engines))
+
+    @contextmanager
+    def edit(self) -> Iterator["BundleEditor"]:
+        """Stage changes to this bundle; they take effect together at the end, or not at all on an exception."""
+        before = (self.path / MANIFEST).read_bytes()
+        with _staged(self.path) as staging:
+            for name in self.manifest.files:
+                _link_or_copy(self.path / name, staging / name)
+            editor = BundleEditor(staging, Manifest.from_bytes(before, str(self.path / MANIFEST)))
+            yield editor
+            editor.seal()
+            if (self.path / MANIFEST).read_bytes() != before:
+                raise BundleError(f"bundle {self.path}: another process changed it meanwhile; run the command again")
+            exchange_directories(staging, self.path)
+        self.manifest = editor.manifest
+
+
+class BundleEditor:
+    """Files and manifest of a bundle being written. Assign to `manifest` fields; add files through `write`."""
+
+    def __init__(self, staging: Path, manifest: Manifest) -> None:
+        self._staging = staging
+        self.manifest = manifest
+
+    def write(self, name: str, blob: bytes) -> None:
+        """Store `blob` as file `name`, replacing any older one."""
+        path = self.new_path(name)
+        path.write_bytes(blob)
+
+    def write_json(self, name: str, record: dict[str, Any]) -> None:
+        """Store `record` as canonical JSON."""
+        self.write(name, canonical_json(record))
+
+    def new_path(self, name: str) -> Path:
+        """A path for the caller to write file `name` to; an older file of that name is unlinked first."""
+        _check_name(name, "new file")
+        path = self._staging / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # never write through a hard link into the old bundle
+        self.manifest.files.pop(name, None)
+        return path
+
+    def remove(self, name: str) -> None:
+        """Drop file `name`."""
+        (self._staging / name).unlink()
+        del self.manifest.files[name]
+
+    def seal(self) -> None:
+        """Hash the files that are new, write the manifest, flush everything to disk."""
+        for path in sorted(p for p in self._staging.rglob("*") if p.is_file()):
+            name = path.relative_to(self._staging).as_posix()
+            if name not in self.manifest.files and name != MANIFEST:
+                self.manifest.files[name] = FileRecord(sha256_of(path), path.stat().st_size)
+                _flush(path)
+        path = self._staging / MANIFEST
+        path.unlink(missing_ok=True)
+        path.write_bytes(self.manifest.to_bytes())
+        _flush(path)
+
+
+@contextmanager
+def create_bundle(path: Path, manifest: Manifest, overwrite: bool = False) -> Iterator[BundleEditor]:
+    """Write a new bundle at `path`; nothing appears there unless the block ends without an exception.
+
+    Raises `UsageError` if something is there already and `overwrite` is false.
+    """
+    check_destination(path, overwrite)
+    with _staged(path) as staging:
+        editor = BundleEditor(staging, manifest)
+        yield editor
+        editor.seal()
+        check_destination(path, overwrite)
+        if path.exists():
+            exchange_directories(staging, path)
+        else:
+            staging.rename(path)
+
+
+def check_destination(path: Path, overwrite: bool) -> None:
+    """Refuse early to write where something else is: `UsageError`. Only a bundle may be overwritten."""
+    if not path.exists():
+        return
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if not (path / MANIFEST).is_file():
+        raise UsageError(f"--out {path}: expected a new path or a bundle, found something else; choose another path")
+    if not overwrite:
+        raise UsageError(f"--out {path}: a bundle is there already; add --overwrite to replace it")
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    remove_stale_staging(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = staging_path(path)
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # the old bundle after an exchange, else what was half written
+
+
+def _check_name(name: str, where: str) -> None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in name or name == MANIFEST:
+        raise BundleError(f"{where}: expected a relative path inside the bundle, found {json.dumps(name)}")
+
+
+def _check_file(root: Path, name: str, record: FileRecord) -> None:
+    _check_name(name, f"bundle {root}")
+    path = root / name
+    if not path.is_file():
+        raise BundleError(f"bundle {root}: file {name} is missing; the bundle is incomplete, export it again")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"bundle {root}: file {name} leads outside the bundle; refusing it")
+    if path.stat().st_size != record.size_bytes:
+        raise BundleError(
+            f"bundle {root}: file {name} has {path.stat().st_size} bytes, the manifest says {record.size_bytes}; "
+            "it was truncated or replaced"
+        )
+    if sha256_of(path) != record.sha256:
+        raise BundleError(f"bundle {root}: file {name} does not match its SHA-256; it was changed after it was written")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,123 @@
+"""How far outputs are from the eager model's, and how far they may be."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.errors import CheckFailed
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of an output with its reference over `n` images.
+
+    `max_abs` in logits; `relative_l2` = |out - ref| / |ref|; `cosine` is the smallest over the images;
+    `sqnr_db` = 10 log10(sum ref^2 / sum (out - ref)^2), capped at 200 dB for exact equality;
+    `top1_agreement` is the share of images with the same largest logit; `reference_peak` is max |ref|.
+    """
+
+    n: int
+    max_abs: float
+    relative_l2: float
+    cosine: float
+    sqnr_db: float
+    top1_agreement: float
+    reference_peak: float
+
+    def to_json(self) -> dict[str, float]:
+        """Plain numbers under the field names."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a precision must reach; `reason` says where the numbers come from.
+
+    `max_abs` holds for logits up to 10 in magnitude and grows in proportion beyond, as float32 rounding does.
+    """
+
+    reason: str
+    max_abs: float = float("inf")
+    sqnr_db: float = -float("inf")
+    cosine: float = -1.0
+    top1_agreement: float = 0.0
+
+
+SQNR_CAP_DB = 200.0
+
+# One table for every backend; a backend that needs other numbers gets its own row.
+_TOLERANCES: dict[tuple[str, str], Tolerance] = {
+    ("*", "fp32"): Tolerance(
+        "float32 sums in another order: 1e-4 of logits of order 1 to 10 over 100 layers", 1e-4, 80.0, 0.99999, 0.99
+    ),
+    ("*", "fp16"): Tolerance("10-bit mantissa, 2^-11 relative a rounding, some hundred roundings", sqnr_db=35.0, cosine=0.999),
+    ("*", "bf16"): Tolerance("7-bit mantissa, 2^-8 relative a rounding", sqnr_db=20.0, cosine=0.99),
+    ("*", "fp8"): Tolerance("3-bit mantissa", sqnr_db=8.0, cosine=0.9),
+    ("*", "int8"): Tolerance(
+        "trained ResNets reach 20 to 32 dB; below 12 dB a scale or a layer is broken", sqnr_db=12.0, cosine=0.95
+    ),
+}
+
+
+def tolerance(backend: str, precision: str) -> Tolerance:
+    """The row for `backend` and `precision`; the backend's own row before the general one."""
+    return _TOLERANCES.get((backend, precision)) or _TOLERANCES[("*", precision)]
+
+
+def compare(reference: npt.ArrayLike, output: npt.ArrayLike) -> Parity:
+    """Compare `(N, classes)` arrays. Raises `CheckFailed` for other shapes, no images, or values that are not finite."""
+    ref, out = np.asarray(reference, np.float64), np.asarray(output, np.float64)
+    if ref.shape != out.shape or ref.ndim < 2:
+        raise CheckFailed(f"parity: expected outputs of shape {ref.shape}, found {out.shape}")
+    if ref.size == 0:
+        raise CheckFailed("parity: nothing to compare, zero images")
+    ref, out = ref.reshape(len(ref), -1), out.reshape(len(out), -1)
+    if not np.isfinite(out).all() or not np.isfinite(ref).all():
+        raise CheckFailed(f"parity: {np.count_nonzero(~np.isfinite(out))} of {out.size} outputs are NaN or infinite")
+    error = out - ref
+    norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
+    cosines = np.divide((ref * out).sum(1), norms, out=np.ones(len(ref)), where=norms > 0)
+    return Parity(
+        n=len(ref),
+        max_abs=float(np.abs(error).max()),
+        relative_l2=float(np.linalg.norm(error) / max(float(np.linalg.norm(ref)), 1e-30)),
+        cosine=float(cosines.min()),
+        sqnr_db=sqnr_db(ref, out),
+        top1_agreement=float((ref.argmax(1) == out.argmax(1)).mean()),
+        reference_peak=float(np.abs(ref).max()),
+    )
+
+
+def sqnr_db(reference: npt.ArrayLike, output: npt.ArrayLike) -> float:
+    """Signal to quantization noise ratio in dB, at most `SQNR_CAP_DB`."""
+    ref, out = np.asarray(reference, np.float64), np.asarray(output, np.float64)
+    signal, noise = float(np.square(ref).sum()), float(np.square(out - ref).sum())
+    if noise <= 0:
+        return SQNR_CAP_DB
+    return float(min(10 * np.log10(max(signal, 1e-300) / noise), SQNR_CAP_DB))
+
+
+def failures(parity: Parity, limit: Tolerance) -> list[str]:
+    """Each limit that `parity` breaks, in words; empty if it passes."""
+    max_abs = limit.max_abs * max(1.0, parity.reference_peak / 10)
+    checks = [
+        (parity.max_abs > max_abs, f"max abs error {parity.max_abs:.2e} > {max_abs:.1e}"),
+        (parity.sqnr_db < limit.sqnr_db, f"SQNR {parity.sqnr_db:.1f} dB < {limit.sqnr_db:.0f} dB"),
+        (parity.cosine < limit.cosine, f"cosine {parity.cosine:.5f} < {limit.cosine}"),
+        (
+            parity.top1_agreement < limit.top1_agreement,
+            f"top-1 agreement {parity.top1_agreement:.1%} < {limit.top1_agreement:.0%}",
+        ),
+    ]
+    return [text for broken, text in checks if broken]
+
+
+def require(parity: Parity, backend: str, precision: str, what: str) -> None:
+    """Raise `CheckFailed` naming `what` and the numbers if `parity` is outside the tolerance."""
+    broken = failures(parity, tolerance(backend, precision))
+    if broken:
+        raise CheckFailed(
+            f"{what}: parity with the eager model failed over {parity.n} golden images: {'; '.join(broken)}; "
+            "see which block diverges with: resnetrt verify --bisect"
+        )

@@ -1,0 +1,127 @@
+"""The one preprocessing of every stage: image file to uint8 NHWC, uint8 NHWC to normalised float32 NCHW.
+
+Equal bit for bit to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images, without torchvision.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from resnetrt.errors import DataError, UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Shorter side to `resize` pixels (bilinear, antialiased), centre crop to `size` `(H, W)`, `(x/255 - mean)/std`.
+
+    `mode` is `RGB` or `L` (one grey channel). Pixels are in `[0, 255]`; `mean` and `std` are of `x/255`, per channel.
+    """
+
+    mode: str
+    resize: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        channels = {"RGB": 3, "L": 1}.get(self.mode)
+        if channels is None:
+            raise UsageError(f"preprocessing mode: expected RGB or L, found {self.mode!r}")
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise UsageError(
+                f"preprocessing: mode {self.mode} has {channels} channels, found "
+                f"{len(self.mean)} means and {len(self.std)} standard deviations"
+            )
+        if min(self.std) <= 0:
+            raise UsageError(f"preprocessing std: expected positive numbers, found {self.std}")
+        if min(self.size) < 1 or self.resize < max(self.size):
+            raise UsageError(f"preprocessing: expected resize >= size >= 1, found resize {self.resize}, size {self.size}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of a preprocessed image."""
+        return len(self.mean)
+
+    def frame(self, image: Image.Image) -> UInt8Array:
+        """Convert, resize and crop one image to uint8 `(H, W, C)`; the caller owns the result."""
+        image = _resize_shorter_side(convert_mode(image, self.mode), self.resize)
+        height, width = self.size
+        left, top = int(round((image.width - width) / 2.0)), int(round((image.height - height) / 2.0))
+        pixels = np.array(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
+        return pixels.reshape(height, width, self.channels)
+
+    def frame_from_file(self, source: Path | bytes) -> UInt8Array:
+        """Decode an encoded image (path or bytes) to uint8 `(H, W, C)`. Raises `DataError` if it is not one."""
+        return self.frame(decode(source))
+
+    def normalize(self, frames: UInt8Array) -> FloatArray:
+        """Map uint8 `(N, H, W, C)` to a new contiguous float32 `(N, C, H, W)`."""
+        x = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
+        x /= np.float32(255)
+        x -= np.asarray(self.mean, np.float32)[:, None, None]
+        x /= np.asarray(self.std, np.float32)[:, None, None]
+        return x
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's record of this preprocessing."""
+        return {
+            "mode": self.mode,
+            "resize_shorter_side": self.resize,
+            "interpolation": "bilinear-antialias",
+            "crop": list(self.size),
+            "scale": 255,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_json`; raises `KeyError` or `TypeError` for a malformed record."""
+        height, width = record["crop"]
+        mean, std = tuple(map(float, record["mean"])), tuple(map(float, record["std"]))
+        return cls(record["mode"], int(record["resize_shorter_side"]), (int(height), int(width)), mean, std)
+
+
+def decode(source: Path | bytes) -> Image.Image:
+    """Decode an image file or encoded bytes, turned as its EXIF orientation says.
+
+    Raises `DataError` naming the file when it is missing, truncated or no image.
+    """
+    where = source if isinstance(source, Path) else f"{len(source)} bytes"
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise DataError(f"image {where}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"image {where}: expected a readable image, found: {error}; repair or remove it") from error
+
+
+def convert_mode(image: Image.Image, mode: str) -> Image.Image:
+    """`image` in `RGB` or `L`. 16-bit greys keep their upper byte; Pillow alone would clip them to white."""
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    if min(width, height) == size:
+        return image
+    if width <= height:
+        target = (size, int(size * height / width))
+    else:
+        target = (int(size * width / height), size)
+    return image.resize(target, Image.Resampling.BILINEAR)

@@ -1,0 +1,37 @@
+"""Progress bars on stderr: drawn on a terminal, silent elsewhere."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from resnetrt.settings import read_settings
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: "int | None" = None) -> Iterator[T]:
+    """Yield `items` while a bar shows the rate and the time left; `total` counts `items`, None if unknown.
+
+    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown.
+    """
+    import sys
+
+    if not (read_settings().progress and sys.stderr.isatty()):
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit} {{task.fields[rate]}}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total and total * (steps or 1), rate="")
+        for item in items:
+            yield item
+            progress.advance(task, steps or 1)
+            speed = progress.tasks[task].speed
+            progress.update(task, rate=f"{speed:.0f}/s" if speed else "")

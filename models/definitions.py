@@ -1,0 +1,100 @@
+"""The registered networks: one configuration dictionary, one function that builds from it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from resnetrt.errors import UsageError
+from resnetrt.models.resnet import ResNet, ResNetConfig
+from resnetrt.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+FASHION_LABELS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A named architecture: its configuration, input and preprocessing, and class labels where they are fixed.
+
+    `pretrained` is the file of weights shipped inside the package, if any.
+    """
+
+    name: str
+    config: ResNetConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
+    pretrained: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of one preprocessed image."""
+        return (self.config.in_channels, *self.preprocessing.size)
+
+    def build(self) -> ResNet:
+        """A randomly initialised network in evaluation mode."""
+        return ResNet(self.config).eval()
+
+
+_IMAGENET = Preprocessing(mode="RGB", resize=256, size=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+_CIFAR = Preprocessing(mode="RGB", resize=32, size=(32, 32), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+_FASHION = Preprocessing(mode="L", resize=28, size=(28, 28), mean=(0.2860,), std=(0.3530,))
+
+# name: (block kind, filters of the first stage, blocks per stage, options)
+_IMAGENET_NETWORKS: dict[str, tuple[str, int, tuple[int, ...], dict[str, Any]]] = {
+    "resnet18": ("basic", 64, (2, 2, 2, 2), {}),
+    "resnet34": ("basic", 64, (3, 4, 6, 3), {}),
+    "resnet50": ("bottleneck", 64, (3, 4, 6, 3), {}),
+    "resnet101": ("bottleneck", 64, (3, 4, 23, 3), {}),
+    "resnet152": ("bottleneck", 64, (3, 8, 36, 3), {}),
+    "resnext50_32x4d": ("bottleneck", 64, (3, 4, 6, 3), {"groups": 32, "width": 4}),
+    "wide_resnet50_2": ("bottleneck", 64, (3, 4, 6, 3), {"width": 128}),
+    "plain18": ("basic", 64, (2, 2, 2, 2), {"shortcut": "none"}),
+    "plain34": ("basic", 64, (3, 4, 6, 3), {"shortcut": "none"}),
+}
+_SMALL: dict[str, Any] = {"stem": "small", "num_classes": 10}
+
+
+def _definitions() -> dict[str, Definition]:
+    found = {}
+    for name, (block, filters, blocks, options) in _IMAGENET_NETWORKS.items():
+        config = ResNetConfig(block, filters, blocks, **options)  # type: ignore[arg-type]
+        found[name] = Definition(name, config, _IMAGENET)
+    for depth in (20, 32, 44, 56, 110):  # 6n+2 layers, section 4.2 of the paper
+        name = f"cifar_resnet{depth}"
+        config = ResNetConfig("basic", 16, ((depth - 2) // 6,) * 3, shortcut="pad", **_SMALL)
+        found[name] = Definition(name, config, _CIFAR, CIFAR10_LABELS)
+    config = ResNetConfig("basic", 16, (3, 3, 3), in_channels=1, **_SMALL)
+    pretrained = "fashion_resnet20.safetensors"
+    found["fashion_resnet20"] = Definition("fashion_resnet20", config, _FASHION, FASHION_LABELS, pretrained)
+    return found
+
+
+DEFINITIONS: dict[str, Definition] = _definitions()
+
+
+def definition(name: str, **options: Any) -> Definition:
+    """The definition `name` with `options` (fields of `ResNetConfig`, for example `num_classes=10`) changed.
+
+    Raises `UsageError` for an unknown name or option, naming the nearest known ones.
+    """
+    found = DEFINITIONS.get(name)
+    if found is None:
+        raise UsageError.unknown("model", name, DEFINITIONS)
+    if not options:
+        return found
+    try:
+        config = replace(found.config, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model {name}: {error}; see ResNetConfig for the options") from error
+    return replace(found, config=config, options=options, pretrained=None)
