@@ -1,0 +1,176 @@
+"""One streaming pass over calibration images: extremes, histograms and channel means of every tensor that matters.
+
+Runs the FP32 ONNX file in ONNX Runtime with extra outputs; per-channel reductions happen inside the graph. Memory is
+bounded by tensors x bins plus the activations of one batch.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from resnetrt.calibration.data import Dataset, pixel_hash
+from resnetrt.calibration.histogram import Histogram
+from resnetrt.calibration.record import CalibrationRecord, TensorStatistics
+from resnetrt.calibration.structure import commutes, is_constant, residual_adds, weighted_layers
+from resnetrt.bundle import sha256_of
+from resnetrt.errors import DataError
+from resnetrt.preprocess import Preprocessing
+from resnetrt.progress import track
+from resnetrt.settings import read_settings
+
+_BATCH_BYTES = 192 << 20  # activations of one batch that are handed to Python
+_MAX_BATCH = 64
+_REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")
+
+
+def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) -> CalibrationRecord:
+    """Run every image of `dataset` through the FP32 ONNX model and return the record.
+
+    Raises `DataError` naming the tensor when an activation is NaN, infinite or constant.
+    """
+    model = ir.load(str(model_path))
+    watched = watched_values(model.graph)
+    outputs = [output for layer in weighted_layers(model.graph) if (output := layer.outputs[0]) not in watched]
+    batch_size = _batch_size(watched)
+    session = _session(_instrument(model, watched, outputs))
+    collectors = {value.name or "": _Collector(value.name or "") for value in watched}
+    means = {value.name or "": _Mean() for value in outputs}
+    hashes: list[str] = []
+    total = math.ceil(len(dataset) / batch_size)
+    for batch in track(dataset.batches(batch_size), "calibrating", total, "images", batch_size):
+        hashes += [pixel_hash(frame) for frame in batch.frames]
+        images = preprocessing.normalize(batch.frames)
+        results = dict(zip(session.names, session.run(images), strict=True))
+        for name, collector in collectors.items():
+            collector.add(images if name == session.input_name else results[name], results)
+        for name, mean in means.items():
+            mean.add(results[f"{name}/ReduceMean"], len(images))
+    tensors = {name: collector.statistics() for name, collector in collectors.items()}
+    output_means = {name: mean.value for name, mean in means.items()}
+    return CalibrationRecord(dataset.name, sha256_of(model_path), tuple(hashes), tensors, output_means)
+
+
+def watched_values(graph: ir.Graph) -> list[ir.Value]:
+    """Values that a dialect may quantize: inputs of weighted layers and adds, and what commutes into them."""
+    found: dict[str, ir.Value] = {}
+
+    def watch(value: ir.Value | None) -> None:
+        while value is not None and not is_constant(value) and value.name not in found:
+            found[value.name or ""] = value
+            producer = value.producer()
+            if producer is None or not commutes(producer):
+                return
+            value = producer.inputs[0]
+
+    for layer in weighted_layers(graph):
+        watch(layer.inputs[0])
+    for add in residual_adds(graph):
+        watch(add.main)
+        watch(add.shortcut)
+    return list(found.values())
+
+
+class _Collector:
+    """Statistics of one tensor, batch by batch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._histogram = Histogram()
+        self._mean = _Mean()
+        self._amax: npt.NDArray[np.float64] | None = None
+
+    def add(self, values: npt.NDArray[np.float32], results: dict[str, npt.NDArray[np.float32]]) -> None:
+        low, high = results[f"{self.name}/ReduceMin"], results[f"{self.name}/ReduceMax"]
+        mean = results[f"{self.name}/ReduceMean"]
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(mean).all()):
+            raise DataError(f"calibration: tensor {self.name} has NaN or infinite values; check the weights and images")
+        amax = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+        self._amax = amax if self._amax is None else np.maximum(self._amax, amax)
+        self._mean.add(mean, len(values))
+        self._histogram.add(values, float(low.min()), float(high.max()))
+
+    def statistics(self) -> TensorStatistics:
+        histogram = self._histogram
+        if histogram.minimum == histogram.maximum or self._amax is None:
+            raise DataError(
+                f"calibration: tensor {self.name} is constant ({histogram.minimum:g}) over all images; "
+                "check that the images are not blank and the weights not dead"
+            )
+        mean = self._mean.value
+        return TensorStatistics(
+            histogram.minimum, histogram.maximum, histogram.bound, histogram.counts, mean, self._amax
+        )
+
+
+class _Mean:
+    """Running mean per channel over batches of different sizes."""
+
+    def __init__(self) -> None:
+        self.value: npt.NDArray[np.float64] = np.zeros(0)
+        self._count = 0
+
+    def add(self, mean: npt.NDArray[np.float32], count: int) -> None:
+        if self._count == 0:
+            self.value = np.zeros(mean.shape, np.float64)
+        self._count += count
+        self.value += (mean - self.value) * (count / self._count)
+
+
+class _Session:
+    """The instrumented model; `run` returns the arrays of `names` in order."""
+
+    def __init__(self, blob: bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = read_settings().threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+        self.input_name = self._session.get_inputs()[0].name
+        self.names = [output.name for output in self._session.get_outputs()]
+
+    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        return list(self._session.run(self.names, {self.input_name: images}))
+
+
+def _session(model: ir.Model) -> _Session:
+    return _Session(ir.serde.serialize_model(model).SerializeToString())
+
+
+def _instrument(model: ir.Model, watched: list[ir.Value], outputs: list[ir.Value]) -> ir.Model:
+    """Make the watched values graph outputs, and add the per-channel reductions of them and of layer outputs."""
+    graph = model.graph
+    kept = {output.name for output in graph.outputs}
+    for value in watched:
+        _reduce(graph, value, _REDUCTIONS)
+        if value.producer() is not None and value.name not in kept:
+            graph.outputs.append(value)
+    for value in outputs:
+        _reduce(graph, value, ("ReduceMean",))
+    return model
+
+
+def _reduce(graph: ir.Graph, value: ir.Value, operators: Iterable[str]) -> None:
+    """Reduce over every axis but the channels (axis 1)."""
+    rank = len(value.shape) if value.shape is not None else 4
+    name = f"{value.name}/axes"
+    axes = ir.Value(name=name, const_value=ir.tensor([i for i in range(rank) if i != 1], ir.DataType.INT64, name=name))
+    graph.register_initializer(axes)
+    for operator in operators:
+        node = ir.node(operator, [value, axes], {"keepdims": 0}, name=f"{value.name}/{operator}")
+        node.outputs[0].name = f"{value.name}/{operator}"
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])
+
+
+def _batch_size(watched: list[ir.Value]) -> int:
+    """As many images as keep the watched activations of a batch under `_BATCH_BYTES`."""
+    per_image = 0
+    for value in watched:
+        shape = [] if value.shape is None else list(value.shape)[1:]
+        per_image += 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in shape)
+    return max(1, min(_MAX_BATCH, _BATCH_BYTES // max(per_image, 1)))

@@ -1,0 +1,124 @@
+"""Clipping ranges from a calibration record, and weights to integers. No data is needed here.
+
+Methods are registered by name; each maps one tensor's statistics to `(low, high)` with `low <= 0 <= high`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.calibration.record import TensorStatistics
+from resnetrt.errors import CheckFailed, UsageError
+
+FloatArray = npt.NDArray[np.float64]
+Method = Callable[[TensorStatistics, int], tuple[float, float]]
+
+METHODS: dict[str, Method] = {}
+
+
+def method(name: str) -> Callable[[Method], Method]:
+    """Register a range method."""
+
+    def register(function: Method) -> Method:
+        METHODS[name] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """`real = scale * (quantized - zero_point)`, per tensor; integers in `[qmin, qmax]` of `dtype`."""
+
+    scale: float
+    zero_point: int
+    dtype: str
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The real values of the smallest and largest integer."""
+        qmin, qmax = (0, 255) if self.dtype == "uint8" else (-127, 127)
+        return self.scale * (qmin - self.zero_point), self.scale * (qmax - self.zero_point)
+
+
+def find_range(statistics: TensorStatistics, name: str, levels: int) -> tuple[float, float]:
+    """The range of a tensor by method `name` for a grid of `levels` steps over the signed or unsigned range.
+
+    Raises `UsageError` for an unknown method.
+    """
+    if name not in METHODS:
+        raise UsageError.unknown("range method", name, METHODS)
+    low, high = METHODS[name](statistics, levels)
+    return min(low, 0.0), max(high, 0.0)
+
+
+def symmetric_int8(low: float, high: float, tensor: str) -> QuantParams:
+    """Signed integers with zero point 0 in `[-127, 127]`."""
+    return QuantParams(_checked(max(-low, high) / 127, tensor), 0, "int8")
+
+
+def affine_uint8(low: float, high: float, tensor: str) -> QuantParams:
+    """Unsigned integers; a range that starts at zero gets zero point 0 and the full resolution."""
+    scale = _checked((high - low) / 255, tensor)
+    return QuantParams(scale, int(np.clip(round(-low / scale), 0, 255)), "uint8")
+
+
+def _checked(scale: float, tensor: str) -> float:
+    """`scale` as float32 holds it; raises `CheckFailed` naming the tensor unless it is a normal positive number."""
+    stored = float(np.float32(scale))
+    if not (math.isfinite(stored) and stored >= np.finfo(np.float32).tiny):
+        raise CheckFailed(f"tensor {tensor}: scale {scale} is not a positive float32; calibrate again with real images")
+    return stored
+
+
+@method("minmax")
+def _minmax(statistics: TensorStatistics, _levels: int) -> tuple[float, float]:
+    return statistics.minimum, statistics.maximum
+
+
+@method("percentile")
+def _percentile(statistics: TensorStatistics, _levels: int, percent: float = 99.99) -> tuple[float, float]:
+    """Cut the outer 0.01 % of magnitudes (Wu et al. 2020, arXiv:2004.09602, section 5.2)."""
+    magnitudes = np.abs(statistics.centers())
+    order = np.argsort(magnitudes, kind="stable")
+    cumulative = np.cumsum(statistics.counts[order])
+    index = int(np.searchsorted(cumulative, cumulative[-1] * percent / 100))
+    limit = float(magnitudes[order[min(index, len(order) - 1)]])
+    return max(statistics.minimum, -limit), min(statistics.maximum, limit)
+
+
+@method("mse")
+def _mse(statistics: TensorStatistics, levels: int) -> tuple[float, float]:
+    """The clipping with the least squared error of rounding and clipping over the histogram."""
+    populated = statistics.counts > 0
+    values, weights = statistics.centers()[populated], statistics.counts[populated].astype(np.float64)
+    low, high = statistics.minimum, statistics.maximum
+    best = 1.0
+    for span, points in ((0.49, 50), (0.02, 17)):  # coarse over half the range, then fine around the best
+        ratios = np.clip(np.linspace(best - span, best + span, points), 0.02, 1.0)
+        errors = [_clip_error(values, weights, low * ratio, high * ratio, levels) for ratio in ratios]
+        best = float(ratios[int(np.argmin(errors))])
+    return low * best, high * best
+
+
+def _clip_error(values: FloatArray, weights: FloatArray, low: float, high: float, levels: int) -> float:
+    step = (max(high, 0.0) - min(low, 0.0)) / levels
+    quantized = np.clip(np.rint(values / step), round(low / step), round(high / step)) * step
+    return float(np.dot(weights, np.square(values - quantized)))
+
+
+def quantize_weights(weights: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 per output channel: integers in `[-127, 127]` and float32 scales `(outputs,)`.
+
+    An all-zero channel gets scale 1, so that every scale is positive.
+    """
+    moved = np.moveaxis(weights, axis, 0)
+    amax = np.abs(moved.reshape(len(moved), -1)).max(1).astype(np.float64)
+    scales = np.where(amax > 0, amax / 127, 1.0).astype(np.float32)
+    shape = [1] * weights.ndim
+    shape[axis] = -1
+    integers = np.clip(np.rint(weights / scales.reshape(shape)), -127, 127).astype(np.int8)
+    return integers, scales

@@ -1,0 +1,118 @@
+"""The calibration record: everything that ranges are derived from, measured once, without the images themselves."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from resnetrt.calibration.histogram import BINS_PER_SIDE, bin_centers
+from resnetrt.errors import BundleError, UsageError
+
+FILE = "calibration.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """One tensor over all calibration images: exact extremes, histogram `(2 * BINS_PER_SIDE,)` over `[-bound, bound)`,
+    and per channel `(C,)` the mean and the largest magnitude."""
+
+    minimum: float
+    maximum: float
+    bound: float
+    counts: npt.NDArray[np.int64]
+    channel_mean: npt.NDArray[np.float64]
+    channel_amax: npt.NDArray[np.float64]
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude seen."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+    def centers(self) -> npt.NDArray[np.float64]:
+        """The middle of every bin."""
+        return bin_centers(self.bound)
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """Statistics by tensor name, per-channel means of layer outputs (for bias correction), and where they come from.
+
+    `image_hashes` are SHA-256 of the decoded pixels of every image used; `model_sha256` is the FP32 ONNX file's.
+    """
+
+    dataset: str
+    model_sha256: str
+    image_hashes: tuple[str, ...]
+    tensors: dict[str, TensorStatistics]
+    output_means: dict[str, npt.NDArray[np.float64]]
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        found = self.tensors.get(name)
+        if found is None:
+            raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
+        return found
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the serialised record."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Serialise as safetensors; equal records give equal bytes."""
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        scalars: dict[str, list[float]] = {}
+        for name, item in sorted(self.tensors.items()):
+            scalars[name] = [item.minimum, item.maximum, item.bound]
+            arrays[f"counts/{name}"] = item.counts
+            arrays[f"channel_mean/{name}"] = item.channel_mean
+            arrays[f"channel_amax/{name}"] = item.channel_amax
+        for name, mean in sorted(self.output_means.items()):
+            arrays[f"output_mean/{name}"] = mean
+        header = {
+            "format": _FORMAT,
+            "dataset": self.dataset,
+            "model_sha256": self.model_sha256,
+            "image_hashes": list(self.image_hashes),
+            "tensors": scalars,
+        }
+        return bytes(save_safetensors(arrays, metadata={"record": json.dumps(header, sort_keys=True, allow_nan=False)}))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, where: str) -> "CalibrationRecord":
+        """The inverse of `to_bytes`; raises `BundleError` naming `where` for anything else."""
+        try:
+            header = _metadata(blob)
+            arrays = load_safetensors(blob)
+            if header["format"] != _FORMAT:
+                raise BundleError(f"{where}: calibration record format {header['format']}, expected {_FORMAT}")
+            tensors = {name: _statistics(name, values, arrays) for name, values in header["tensors"].items()}
+            prefix = "output_mean/"
+            means = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+            return cls(header["dataset"], header["model_sha256"], tuple(header["image_hashes"]), tensors, means)
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise BundleError(f"{where}: expected a calibration record, found {error}; run resnetrt calibrate") from error
+        except Exception as error:  # safetensors' own error type has no stable public name
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(f"{where}: damaged calibration record ({error}); run resnetrt calibrate") from error
+
+
+def _metadata(blob: bytes) -> dict[str, Any]:
+    """The JSON header of a safetensors file: 8 bytes of length, then JSON with `__metadata__`."""
+    length = int.from_bytes(blob[:8], "little")
+    header: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["record"])
+    return header
+
+
+def _statistics(name: str, values: list[float], arrays: dict[str, npt.NDArray[Any]]) -> TensorStatistics:
+    counts = arrays[f"counts/{name}"]
+    if counts.shape != (2 * BINS_PER_SIDE,):
+        raise ValueError(f"a histogram of {counts.shape} bins for {name}")
+    mean, amax = arrays[f"channel_mean/{name}"], arrays[f"channel_amax/{name}"]
+    return TensorStatistics(values[0], values[1], values[2], counts, mean, amax)

@@ -1,0 +1,98 @@
+"""What a float graph's structure says about quantization: weighted layers, residual adds, values that share a scale.
+
+The shortcut of a residual add is known, not guessed: of the two branches between the fork and the add it is the one
+with fewer weighted layers (none for an identity or zero-padded shortcut, one for a projection).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+WEIGHTED = ("Conv", "Gemm")
+# Operators that only move or select values: quantizing before or after them is the same, so both sides share a scale.
+COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+
+
+@dataclass(frozen=True)
+class ResidualAdd:
+    """An `Add` of two computed values; `main` and `shortcut` are its inputs, `shortcut_index` their order."""
+
+    node: ir.Node
+    main: ir.Value
+    shortcut: ir.Value
+    shortcut_index: int
+
+
+def weighted_layers(graph: ir.Graph) -> list[ir.Node]:
+    """The Conv and Gemm nodes whose weights are initializers, in graph order."""
+    return [node for node in graph if node.op_type in WEIGHTED and is_constant(node.inputs[1])]
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer (also when it is absent)."""
+    return value is None or value.const_value is not None
+
+
+def residual_adds(graph: ir.Graph) -> list[ResidualAdd]:
+    """Every Add of two computed values, with its shortcut identified."""
+    return [_residual(node) for node in graph if _is_residual(node)]
+
+
+def scale_source(value: ir.Value) -> ir.Value:
+    """The value at the top of the chain of commuting operators above `value`; itself if there is none."""
+    producer = value.producer()
+    while producer is not None and producer.op_type in COMMUTING and commutes(producer):
+        value = _input(producer)
+        producer = value.producer()
+    return value
+
+
+def commutes(node: ir.Node) -> bool:
+    """Whether quantization passes through `node` unchanged; a Pad does only when it fills with zeros."""
+    if node.op_type not in COMMUTING:
+        return False
+    if node.op_type != "Pad" or len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    fill = node.inputs[2].const_value
+    return fill is not None and not fill.numpy().any()
+
+
+def _is_residual(node: ir.Node) -> bool:
+    return node.op_type == "Add" and not any(is_constant(value) for value in node.inputs)
+
+
+def _input(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _residual(node: ir.Node) -> ResidualAdd:
+    first, second = node.inputs[0], node.inputs[1]
+    assert first is not None and second is not None
+    above_first, above_second = list(_ancestry(first)), list(_ancestry(second))
+    weights = [_weighted_until(above_first, above_second), _weighted_until(above_second, above_first)]
+    index = 0 if weights[0] < weights[1] else 1
+    main, shortcut = (second, first) if index == 0 else (first, second)
+    return ResidualAdd(node, main, shortcut, index)
+
+
+def _ancestry(value: ir.Value) -> Iterator[ir.Node]:
+    """Nodes above `value`, nearest first, through first inputs; every path of a residual network meets at the fork."""
+    producer = value.producer()
+    while producer is not None:
+        yield producer
+        above = producer.inputs[0] if producer.inputs else None
+        producer = None if above is None else above.producer()
+
+
+def _weighted_until(nodes: list[ir.Node], others: list[ir.Node]) -> int:
+    """Weighted layers in `nodes` before the first one that `others` holds too."""
+    shared = set(map(id, others))
+    count = 0
+    for node in nodes:
+        if id(node) in shared:
+            break
+        count += node.op_type in WEIGHTED
+    return count

@@ -1,0 +1,72 @@
+"""Give an exported graph readable names and nothing that depends on the exporter's machine.
+
+Nodes and their outputs are named after the module they come from (`stages.0.1.conv2.conv`, `stages.0.1.relu_4`), so
+every later report, from fold certificate to audit, speaks of the same layers.
+"""
+
+import ast
+from pathlib import Path
+
+import onnx
+
+BATCH = "batch"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def tidy(path: Path) -> None:
+    """Rewrite the ONNX file at `path` in place: names from module scopes, no metadata, batch axis named `batch`."""
+    model = onnx.load(str(path))
+    _rename(model.graph)
+    _name_batch_axis(model.graph)
+    del model.metadata_props[:]
+    model.doc_string, model.producer_version = "", ""
+    for item in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del model.graph.value_info[:]
+    onnx.save(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), str(path))
+
+
+def module_of(name: str) -> str:
+    """The module a tidied node belongs to: the name without its last part."""
+    return name.rpartition(".")[0]
+
+
+def _rename(graph: onnx.GraphProto) -> None:
+    fixed = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
+    renamed: dict[str, str] = {}
+    taken = set(fixed)
+    for node in graph.node:
+        wanted = _readable(node)
+        name, count = wanted, 1
+        while name in taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        taken.add(name)
+        node.name = name
+        for index, output in enumerate(node.output):
+            if output and output not in fixed:
+                renamed[output] = name if index == 0 else f"{name}.{index}"
+    for node in graph.node:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+
+
+def _readable(node: onnx.NodeProto) -> str:
+    stored = next((item.value for item in node.metadata_props if item.key == _SCOPES), "[]")
+    scopes = [scope for scope in ast.literal_eval(stored) if scope]
+    if not scopes:
+        return node.name
+    *modules, own = scopes
+    if not modules:
+        return own
+    # a layer that is a module of its own (Conv2d, Linear) carries the module's name
+    return modules[-1] if node.op_type in ("Conv", "Gemm", "MatMul", "BatchNormalization") else f"{modules[-1]}.{own}"
+
+
+def _name_batch_axis(graph: onnx.GraphProto) -> None:
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if symbol and dim.dim_param == symbol:
+                dim.dim_param = BATCH
