@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from resnetrt.calibration.data import Dataset, pixel_hash
+from resnetrt.bundle import Bundle, sha256_of
+from resnetrt.calibration.data import Dataset, open_dataset, pixel_hash
 from resnetrt.calibration.histogram import Histogram
-from resnetrt.calibration.record import CalibrationRecord, TensorStatistics
+from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.structure import commutes, is_constant, residual_adds, weighted_layers
-from resnetrt.bundle import sha256_of
 from resnetrt.errors import DataError
 from resnetrt.preprocess import Preprocessing
 from resnetrt.progress import track
@@ -174,3 +174,15 @@ def _batch_size(watched: list[ir.Value]) -> int:
         shape = [] if value.shape is None else list(value.shape)[1:]
         per_image += 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in shape)
     return max(1, min(_MAX_BATCH, _BATCH_BYTES // max(per_image, 1)))
+
+
+def calibrate_bundle(bundle: Bundle, data: str, samples: int, seed: int = 0) -> CalibrationRecord:
+    """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle."""
+    preprocessing = bundle.manifest.preprocessing
+    dataset = open_dataset(data, preprocessing, labelled=False)
+    if len(dataset) > samples:
+        dataset = dataset.subset(samples, seed)
+    record = calibrate(bundle.variant_file("fp32"), dataset, preprocessing)
+    with bundle.edit() as editor:
+        editor.write(FILE, record.to_bytes())
+    return record

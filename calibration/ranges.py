@@ -110,15 +110,19 @@ def _clip_error(values: FloatArray, weights: FloatArray, low: float, high: float
     return float(np.dot(weights, np.square(values - quantized)))
 
 
-def quantize_weights(weights: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 per output channel: integers in `[-127, 127]` and float32 scales `(outputs,)`.
+def quantize_weights(
+    weights: npt.NDArray[np.float32], axis: int, qmax: int = 127, least: npt.NDArray[np.float32] | None = None
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 per output channel (`axis`): integers in `[-qmax, qmax]` and float32 scales `(outputs,)`.
 
-    An all-zero channel gets scale 1, so that every scale is positive.
+    No scale is below `least` `(outputs,)`; an all-zero channel gets scale 1, so that every scale is positive.
     """
     moved = np.moveaxis(weights, axis, 0)
     amax = np.abs(moved.reshape(len(moved), -1)).max(1).astype(np.float64)
-    scales = np.where(amax > 0, amax / 127, 1.0).astype(np.float32)
+    scales = np.where(amax > 0, amax / qmax, 1.0).astype(np.float32)
+    if least is not None:
+        scales = np.maximum(scales, least)
     shape = [1] * weights.ndim
     shape[axis] = -1
-    integers = np.clip(np.rint(weights / scales.reshape(shape)), -127, 127).astype(np.int8)
+    integers = np.clip(np.rint(weights / scales.reshape(shape)), -qmax, qmax).astype(np.int8)
     return integers, scales

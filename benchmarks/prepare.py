@@ -1,0 +1,74 @@
+"""From command-line words to an export request: the model, its preprocessing and its golden images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.calibration.data import open_dataset
+from resnetrt.errors import UsageError
+from resnetrt.export.export import ExportRequest
+from resnetrt.models.resolve import ResolvedModel, resolve
+from resnetrt.preprocess import Preprocessing, UInt8Array
+
+GOLDEN_SEED = 20
+
+
+def prepare_export(
+    model: str,
+    weights: Path | None = None,
+    golden_data: str = "fashion_test",
+    golden_count: int = 32,
+    labels: Sequence[str] = (),
+    size: int | None = None,
+    resize: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    opset: int = 20,
+    **options: Any,
+) -> ExportRequest:
+    """Resolve `model` and choose its golden images.
+
+    Raises `UsageError`, `WeightsError`, `DataError` or `BackendMissing` with one clear line.
+    """
+    resolved = resolve(model, weights, **options)
+    preprocessing = _preprocessing(resolved, size, resize, mean, std)
+    frames = golden_frames(golden_data, preprocessing, golden_count)
+    source = {} if resolved.weights is None else asdict(resolved.weights)
+    return ExportRequest(
+        name=resolved.name,
+        module=resolved.module,
+        preprocessing=preprocessing,
+        labels=tuple(labels) or resolved.labels,
+        spec=resolved.spec,
+        weights=source,
+        golden_frames=frames,
+        golden_source=golden_data,
+        opset=opset,
+    )
+
+
+def golden_frames(spec: str, preprocessing: Preprocessing, count: int) -> UInt8Array:
+    """`count` images `(n, H, W, C)` of a data set, the same ones every time."""
+    dataset = open_dataset(spec, preprocessing, labelled=False).subset(count, GOLDEN_SEED)
+    return np.concatenate([batch.frames for batch in dataset.batches(count)])
+
+
+def _preprocessing(
+    resolved: ResolvedModel,
+    size: int | None,
+    resize: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Preprocessing:
+    found = resolved.preprocessing
+    for name, values in (("--mean", mean), ("--std", std)):
+        if values is not None and len(values) != found.channels:
+            raise UsageError(f"{name}: expected {found.channels} numbers for {resolved.name}, found {len(values)}")
+    if size is not None:
+        found = replace(found, size=(size, size), resize=max(resize or size, size))
+    elif resize is not None:
+        found = replace(found, resize=resize)
+    return replace(found, mean=tuple(mean or found.mean), std=tuple(std or found.std))

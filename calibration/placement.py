@@ -1,0 +1,56 @@
+"""Where Q/DQ pairs go: one decision per value, taken from the graph's structure and the dialect."""
+
+import onnx_ir as ir
+
+from resnetrt.calibration.dialects import Dialect
+from resnetrt.calibration.structure import commutes, is_constant, residual_adds, scale_source, weighted_layers
+
+Points = dict[str, str]
+
+
+def place(graph: ir.Graph, dialect: Dialect) -> Points:
+    """Map each value to quantize to the value whose statistics give its range, in graph order.
+
+    Values joined by operators that only move data (pools, slices, zero padding, reshapes) share one range: that of
+    the topmost if it is itself quantized for a layer, else that of the value a layer consumes.
+    """
+    consumed = _consumed(graph, dialect)
+    points: Points = {}
+    for value in consumed.values():
+        source = scale_source(value)
+        chosen = source if source.name in consumed else value
+        points.setdefault(_name(value), _name(chosen))
+        if dialect.both_sides and source is not value:
+            _mark_chain(value, points)
+    order = {name: index for index, name in enumerate(_value_order(graph))}
+    return dict(sorted(points.items(), key=lambda item: order[item[0]]))
+
+
+def _consumed(graph: ir.Graph, dialect: Dialect) -> dict[str, ir.Value]:
+    """Inputs of weighted layers, shortcuts of residual adds, and main branches where the dialect wants them."""
+    values = [layer.inputs[0] for layer in weighted_layers(graph)]
+    for add in residual_adds(graph):
+        values.append(add.shortcut)
+        if dialect.main_branch:
+            values.append(add.main)
+    return {_name(value): value for value in values if value is not None and not is_constant(value)}
+
+
+def _mark_chain(value: ir.Value, points: Points) -> None:
+    """Give every value above `value` through commuting operators the same range, so that they run on integers."""
+    chosen = points[_name(value)]
+    producer = value.producer()
+    while producer is not None and commutes(producer):
+        above = producer.inputs[0]
+        assert above is not None
+        points.setdefault(_name(above), chosen)
+        producer = above.producer()
+
+
+def _value_order(graph: ir.Graph) -> list[str]:
+    return [_name(value) for value in graph.inputs] + [_name(output) for node in graph for output in node.outputs]
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name

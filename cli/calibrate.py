@@ -1,0 +1,26 @@
+"""`resnetrt calibrate`: measure activation ranges once."""
+
+from pathlib import Path
+
+import click
+
+from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.output import emit_json
+
+
+@click.command("calibrate")
+@bundle_argument
+@click.option("--data", required=True, help="Image folder, .npz, or an embedded set such as fashion_calib.")
+@click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images at most.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which images, when there are more.")
+@json_option
+def command(bundle: Path, data: str, samples: int, seed: int, as_json: bool) -> None:
+    """Run calibration images through BUNDLE's FP32 model and store the calibration record."""
+    from resnetrt.bundle import Bundle
+    from resnetrt.calibration.collect import calibrate_bundle
+
+    record = calibrate_bundle(Bundle.open(bundle), data, samples, seed)
+    if as_json:
+        emit_json({"bundle": str(bundle), "images": len(record.image_hashes), "tensors": len(record.tensors)})
+        return
+    click.echo(f"{bundle}: {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")

@@ -1,0 +1,38 @@
+"""`resnetrt inspect`: what a bundle holds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnetrt.cli.options import json_option
+from resnetrt.cli.output import emit_json, print_table
+
+
+@click.command("inspect")
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@json_option
+def command(bundle: Path, as_json: bool) -> None:
+    """Check BUNDLE's schema and hashes and show its model, variants, engines and files."""
+    import json
+
+    from resnetrt.bundle import Bundle
+
+    manifest = Bundle.open(bundle).manifest
+    record: dict[str, Any] = json.loads(manifest.to_bytes())
+    if as_json:
+        emit_json({"bundle": str(bundle), "manifest": record})
+        return
+    source = manifest.weights.get("path") or manifest.weights.get("source") or "the user's own"
+    click.echo(f"{bundle}: {manifest.name}, {manifest.classes} classes, input {manifest.input.shape}, weights {source}")
+    rows = []
+    for name, variant in sorted(manifest.variants.items()):
+        parity = variant.evidence.get("parity", {})
+        size = manifest.files[variant.file].size_bytes
+        rows.append((name, variant.precision, f"{size / 1e6:.2f}", f"{parity.get('sqnr_db', float('nan')):.1f}"))
+    print_table("Variants", ("variant", "precision", "MB", "SQNR dB"), rows, left=2)
+    engines = []
+    for name, engine in sorted(manifest.engines.items()):
+        engines.append((name, engine.variant, f"{manifest.files[engine.file].size_bytes / 1e6:.2f}"))
+    print_table("Engines", ("engine", "variant", "MB"), engines, left=2)
+    click.echo(f"{len(manifest.files)} files, all hashes match")

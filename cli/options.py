@@ -1,0 +1,77 @@
+"""Options and argument types shared by the commands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from resnetrt.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+bundle_argument: Callable[[F], F] = click.argument("bundle", type=click.Path(path_type=Path))
+json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+class CommaList(click.ParamType):
+    """A comma-separated list whose items `convert_item` parses, as `--batches 1,8`."""
+
+    def __init__(self, convert_item: Callable[[str], Any], name: str) -> None:
+        self._convert_item = convert_item
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple of items; `BadParameter` names the item that does not parse."""
+        if not isinstance(value, str):
+            return value
+        items = [item.strip() for item in value.split(",") if item.strip()]
+        try:
+            parsed = tuple(self._convert_item(item) for item in items)
+        except ValueError:
+            self.fail(f"expected {self.name} separated by commas, found {value!r}", param, ctx)
+        if not parsed:
+            self.fail(f"expected at least one of {self.name}, found {value!r}", param, ctx)
+        return parsed
+
+
+def positive(text: str) -> int:
+    """A positive integer."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+INTEGERS = CommaList(positive, "positive integers")
+FLOATS = CommaList(float, "numbers")
+WORDS = CommaList(str, "words")
+
+_MODEL_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors or .pth."),
+    click.option("--num-classes", type=click.IntRange(1), help="Outputs of the classifier."),
+    click.option("--in-channels", type=click.IntRange(1), help="Channels of the input."),
+    click.option("--shortcut", type=click.Choice(["projection", "pad", "none"]), help="How a block's shape change is bridged."),
+    click.option("--stem", type=click.Choice(["imagenet", "small"]), help="First layers, for 224x224 or small images."),
+    click.option("--stride-in-1x1", is_flag=True, default=None, help="Bottleneck v1: the stride in the first 1x1."),
+    click.option("--width", type=click.IntRange(1), help="Bottleneck width per group (64 is the plain ResNet)."),
+    click.option("--groups", type=click.IntRange(1), help="Groups of the 3x3 convolutions (ResNeXt)."),
+]
+
+
+def model_options(function: F) -> F:
+    """The options that select a network's weights and shape."""
+    for option in reversed(_MODEL_OPTIONS):
+        function = option(function)
+    return function
+
+
+def read_labels(path: Path | None) -> tuple[str, ...]:
+    """Class names from a text file, one a line; none without a path. Raises `UsageError` if it can't be read."""
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--labels {path}: expected a text file with one class a line, found {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,86 @@
+"""From an eager model to a bundle: fold, trace, lint, compare with eager. No parity, no bundle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnetrt.bundle import Bundle, check_destination, create_bundle
+from resnetrt.conditions import tool_versions
+from resnetrt.export.fold import FoldResult, fold_batch_norms
+from resnetrt.export.lint import lint
+from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.trace import DEFAULT_OPSET, INPUT, OUTPUT, trace_to_onnx
+from resnetrt.golden import FILE as GOLDEN_FILE
+from resnetrt.golden import Golden
+from resnetrt.manifest import InputSpec, Manifest, VariantRecord
+from resnetrt.parity import compare, require
+from resnetrt.preprocess import Preprocessing, UInt8Array
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A model to export and what belongs to it.
+
+    `module` takes float32 `(N, C, H, W)` and returns logits; `golden_frames` are real images, uint8 `(n, H, W, C)`,
+    `golden_source` says where they come from. `spec` rebuilds the module, `weights` says which weights it has.
+    """
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    labels: Sequence[str]
+    spec: dict[str, Any]
+    weights: dict[str, Any]
+    golden_frames: UInt8Array
+    golden_source: str
+    opset: int = DEFAULT_OPSET
+
+
+def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) -> tuple[Bundle, FoldResult]:
+    """Export to a new bundle at `out`.
+
+    Raises `UsageError` if something is at `out` already, `CheckFailed` if folding, tracing, a graph check or parity
+    with eager fails; then nothing is written.
+    """
+    check_destination(out, overwrite)
+    module = request.module.eval()
+    frames = request.golden_frames
+    images = torch.from_numpy(request.preprocessing.normalize(frames))
+    logits = eager_logits(module, images)
+    fold = fold_batch_norms(module, images[:8])
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    manifest = Manifest(
+        name=request.name,
+        model=request.spec,
+        weights=request.weights,
+        input=InputSpec(INPUT, shape),
+        output=OUTPUT,
+        classes=logits.shape[1],
+        preprocessing=request.preprocessing,
+        labels=list(request.labels),
+        golden={"source": request.golden_source, "images": len(frames)},
+        tools=tool_versions(),
+    )
+    with create_bundle(out, manifest, overwrite) as editor:
+        path = editor.new_path("fp32.onnx")
+        trace_to_onnx(fold.module, shape, path, request.opset)
+        lint(path, kept_batch_norms=len(fold.kept))
+        parity = compare(logits, run_onnx(path, images.numpy()))
+        require(parity, "onnxruntime", "fp32", f"export of {request.name}")
+        evidence = {"parity": parity.to_json(), "opset": request.opset}
+        manifest.variants["fp32"] = VariantRecord("fp32.onnx", "fp32", evidence=evidence)
+        editor.write_json("fold.json", fold.to_json())
+        editor.write(GOLDEN_FILE, Golden(frames, logits).to_bytes())
+    return Bundle(out, editor.manifest), fold
+
+
+@torch.no_grad()
+def eager_logits(module: nn.Module, images: torch.Tensor, batch: int = 8) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 logits `(N, classes)` of the eager module, in small batches."""
+    parts = [module(images[i : i + batch]).float().numpy() for i in range(0, len(images), batch)]
+    return np.ascontiguousarray(np.concatenate(parts))
