@@ -1,0 +1,80 @@
+"""`resnetrt doctor`: what this machine has, what is missing, and the command that would install it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resnetrt.cli.output import emit_json, print_table
+
+if TYPE_CHECKING:
+    from resnetrt.doctor import Diagnosis, Finding
+    from resnetrt.machine import Cpu, GpuReport, Memory
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(as_json: bool) -> None:
+    """What this machine has: processor, memory, GPU, and each backend's version or the command that installs it.
+
+    A missing part is no failure: the exit code is 0.
+    """
+    from resnetrt.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        emit_json(record(found))
+        return
+    print_table("machine", ("", ""), _machine(found), left=2)
+    print_table("parts", ("part", "version", "for", "found, or how to install it"), map(_row, found.parts), left=4)
+    for problem in found.problems:
+        click.echo(f"problem: {problem.what}")
+        for index, fix in enumerate(problem.fixes):
+            click.echo(f"  {' or' if index else 'fix'}: {fix}")
+
+
+def record(found: "Diagnosis") -> dict[str, Any]:
+    """The JSON form, with what the instruction sets mean for INT8."""
+    whole = asdict(found)
+    whole["cpu"]["int8_dot_product"] = found.cpu.int8_dot_product
+    return whole
+
+
+def _machine(found: "Diagnosis") -> Iterable[tuple[str, str]]:
+    yield "processor", f"{found.cpu.model}, {found.cpu.cores_usable} of {found.cpu.cores} cores usable"
+    yield "instructions", _instructions(found.cpu)
+    yield "memory", _memory(found.memory)
+    yield from _gpus(found.gpu)
+
+
+def _instructions(cpu: "Cpu") -> str:
+    present = ", ".join(name for name, here in cpu.instruction_sets.items() if here)
+    if cpu.int8_dot_product is None:
+        return "unknown"
+    speed = "INT8 at full speed" if cpu.int8_dot_product else "no INT8 dot product: quantize with 7-bit weights"
+    return f"{present or 'none that matter here'} ({speed})"
+
+
+def _memory(memory: "Memory") -> str:
+    names = ((memory.total_bytes, ""), (memory.available_bytes, " available"), (memory.limit_bytes, " limit"))
+    return ", ".join(f"{size / 2**30:.1f} GiB{name}" for size, name in names if size is not None) or "unknown"
+
+
+def _gpus(gpu: "GpuReport") -> Iterable[tuple[str, str]]:
+    if gpu.driver or gpu.cuda:
+        yield "GPU driver", f"{gpu.driver or 'version unknown'}, CUDA {gpu.cuda or 'unknown'}"
+    for device in gpu.devices:
+        size = f"{device.memory_bytes / 2**30:.0f} GiB" if device.memory_bytes is not None else "memory unknown"
+        yield "GPU", f"{device.name}, {size}, compute capability {device.compute_capability or 'unknown'}"
+    if gpu.detail:
+        yield "GPU", gpu.detail
+
+
+def _row(part: "Finding") -> tuple[str, str, str, str]:
+    from rich.markup import escape
+
+    if part.status == "missing":
+        return part.name, "-", part.purpose, escape(part.install)
+    detail = f"BROKEN: {part.detail}" if part.status == "broken" else part.detail
+    return part.name, part.version or "unknown", part.purpose, escape(detail)

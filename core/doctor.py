@@ -1,0 +1,162 @@
+"""What of resnetrt works on this machine.
+
+Each optional package is imported in a process of its own, so one that crashes or hangs is a finding and no more. It is
+only imported: TensorRT's lean runtime crashes when it is touched on a machine without a device.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from resnetrt.machine import Cpu, GpuReport, Memory, read_cpu, read_gpus, read_memory
+from resnetrt.parts import PARTS, RIVALS, Part
+
+IMPORT_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one part; `detail` says what it offers, or in one line why it is broken."""
+
+    name: str
+    purpose: str
+    status: Literal["ok", "missing", "broken"]
+    version: str | None
+    detail: str
+    install: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong here, and the commands of which each one mends it."""
+
+    what: str
+    fixes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `resnetrt doctor` prints."""
+
+    cpu: Cpu
+    memory: Memory
+    gpu: GpuReport
+    parts: tuple[Finding, ...]
+    problems: tuple[Problem, ...]
+
+
+def diagnose(parts: Iterable[Part] = PARTS, installed: Mapping[str, str] | None = None) -> Diagnosis:
+    """Look at the machine and probe every part; a missing or broken one is a finding, never an exception.
+
+    `installed` maps distributions to versions, by default those of this environment.
+    """
+    known = installed_distributions() if installed is None else installed
+    cpu = read_cpu()
+    with ThreadPoolExecutor(max(2, cpu.cores_usable)) as pool:
+        gpu = pool.submit(read_gpus)
+        found = tuple(pool.map(lambda part: probe(part, known), parts))
+    return Diagnosis(cpu, read_memory(), gpu.result(), found, (*_conflicts(known), *_broken(found)))
+
+
+def installed_distributions() -> dict[str, str]:
+    """Normalised name to version of every installed distribution; of two of one name the first on the path counts."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name:  # what a failed uninstall leaves behind has no name
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return found
+
+
+def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TIMEOUT_S) -> Finding:
+    """Import `part` in a new process and say what happened."""
+    versions = [installed[name] for name in part.distributions if name in installed]
+    if not versions and not _can_be_found(part.module):
+        return Finding(part.name, part.purpose, "missing", None, "", part.install)
+    answer = _import_elsewhere(part, timeout_s)
+    # of several distributions in one folder only the module knows which one it is
+    version = versions[0] if len(versions) == 1 else answer.get("version") or None
+    if "error" in answer:
+        return Finding(part.name, part.purpose, "broken", version, answer["error"], part.install)
+    return Finding(part.name, part.purpose, "ok", version, answer["detail"], part.install)
+
+
+def _can_be_found(module: str) -> bool:
+    """Whether the top-level package is there; a submodule is not looked for, as that would import its parent."""
+    try:
+        return find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+_MARK = "resnetrt-doctor:"
+_PROBE = """
+import importlib, json
+detail, m = "", importlib.import_module({module!r})
+{facts}
+print({mark!r} + json.dumps({{"version": str(getattr(m, "__version__", "")), "detail": detail}}), flush=True)
+"""
+
+
+def _import_elsewhere(part: Part, timeout_s: float) -> dict[str, Any]:
+    """`version` and `detail`, or `error` in one line. `-P` keeps files of the current folder from being imported."""
+    code = _PROBE.format(module=part.module, facts=part.facts, mark=_MARK)
+    command = [sys.executable, "-P", "-c", code]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"its import did not end within {timeout_s:.0f} s"}
+    except OSError as error:
+        return {"error": f"no process to import it in: {error}"}
+    answers = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if answers:  # a crash after that is one of leaving, not of the import
+        answer: dict[str, Any] = json.loads(answers[-1].removeprefix(_MARK))
+        return answer
+    return {"error": _reason(done.returncode, done.stderr)}
+
+
+def _reason(returncode: int, stderr: str) -> str:
+    if returncode < 0:
+        return f"its import crashes the process (signal {-returncode})"
+    lines = stderr.strip().splitlines()
+    return lines[-1].strip() if lines else f"its import ends the process (exit status {returncode})"
+
+
+def _conflicts(installed: Mapping[str, str]) -> Iterable[Problem]:
+    """One problem for each set of installed distributions that overwrite each other."""
+    for rivals in RIVALS:
+        both = [name for name in rivals if name in installed]
+        if len(both) > 1:
+            listed = " and ".join(f"{name} {installed[name]}" for name in both)
+            what = f"{listed} are installed together: they share one package folder and overwrite each other's files"
+            # removing one takes files of the others with it, so all go and one comes back
+            yield Problem(what, tuple(f"pip uninstall -y {' '.join(both)} && pip install {name}" for name in both))
+
+
+def _broken(findings: Iterable[Finding]) -> Iterable[Problem]:
+    for finding in findings:
+        if finding.status == "broken":
+            what = f"{finding.name} {finding.version or ''}".strip() + f" is installed and unusable: {finding.detail}"
+            yield Problem(what, (_mend(finding),))
+
+
+def _mend(finding: Finding) -> str:
+    if "libcuda.so" in finding.detail:
+        return "install the NVIDIA driver: libcuda.so.1 is part of it"
+    pinned = f"{finding.name}=={finding.version}" if finding.version else finding.name
+    return f"pip install --force-reinstall --no-deps {pinned}"

@@ -1,0 +1,105 @@
+"""The optional packages that resnetrt can use, and those that must not be installed together."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """An optional package: what it is for, the `module` that is imported to see it work, and how to get it.
+
+    `distributions` are the names under which it may be installed. `facts` is Python that runs after the import, with
+    the module as `m`, and sets `detail`.
+    """
+
+    name: str
+    purpose: str
+    module: str
+    install: str
+    distributions: tuple[str, ...]
+    facts: str = ""
+
+
+def _extra(name: str) -> str:
+    return f"pip install 'resnetrt[{name}]'"
+
+
+def _cuda_flavours(name: str) -> tuple[str, ...]:
+    return (name, f"{name}-cu11", f"{name}-cu12", f"{name}-cu13")
+
+
+# distributions that fill the same package folder: the last one installed overwrites files of the others
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")
+RIVALS = (
+    ONNXRUNTIMES,
+    *(
+        tuple(f"{name}-{cuda}-bindings" for cuda in ("cu11", "cu12", "cu13"))
+        for name in ("tensorrt", "tensorrt-lean", "tensorrt-dispatch", "tensorrt-rtx")
+    ),
+)
+
+PARTS = (
+    Part(
+        "onnxruntime",
+        "run on the CPU; with onnxruntime-gpu also CUDA and TensorRT",
+        "onnxruntime",
+        "pip install onnxruntime",
+        ONNXRUNTIMES,
+        "detail = 'built with ' + ', '.join(p.removesuffix('ExecutionProvider') for p in m.get_available_providers())",
+    ),
+    Part(
+        "openvino",
+        "compile and run on the CPU",
+        "openvino",
+        _extra("openvino"),
+        ("openvino",),
+        "detail = 'devices ' + ', '.join(m.Core().available_devices)",
+    ),
+    Part("tensorrt", "compile and run on NVIDIA GPUs", "tensorrt", _extra("gpu"), _cuda_flavours("tensorrt")),
+    Part(
+        "tensorrt-lean",
+        "run version-compatible engines",
+        "tensorrt_lean",
+        "pip install tensorrt-lean",
+        _cuda_flavours("tensorrt-lean"),
+    ),
+    Part(
+        "tensorrt-dispatch",
+        "run engines of several TensorRT versions",
+        "tensorrt_dispatch",
+        "pip install tensorrt-dispatch",
+        _cuda_flavours("tensorrt-dispatch"),
+    ),
+    Part(
+        "tensorrt-rtx",
+        "compile on any machine, run on RTX GPUs",
+        "tensorrt_rtx",
+        _extra("rtx"),
+        _cuda_flavours("tensorrt-rtx"),
+    ),
+    Part(
+        "cuda-bindings",
+        "GPU memory, streams and graphs (default)",
+        "cuda.bindings.runtime",
+        _extra("gpu"),
+        ("cuda-bindings",),
+    ),
+    Part("pycuda", "GPU memory and streams (alternative)", "pycuda.driver", _extra("pycuda"), ("pycuda",)),
+    Part(
+        "torch",
+        "export, verify against eager",
+        "torch",
+        _extra("torch"),
+        ("torch",),
+        "detail = f'CUDA {m.version.cuda}' if m.version.cuda else 'CPU build'",
+    ),
+    Part("onnx", "read, check and write ONNX", "onnx", _extra("export"), ("onnx",)),
+    Part("onnx-ir", "edit and quantize ONNX", "onnx_ir", _extra("export"), ("onnx-ir",)),
+    Part("onnxscript", "export from torch", "onnxscript", _extra("torch"), ("onnxscript",)),
+    Part("starlette", "serve over HTTP", "starlette", _extra("serve"), ("starlette",)),
+    Part("tritonclient", "serve over gRPC", "tritonclient.grpc", _extra("serve"), ("tritonclient",)),
+    Part("mlcommons-loadgen", "MLPerf load scenarios", "mlperf_loadgen", _extra("bench"), ("mlcommons-loadgen",)),
+    Part("matplotlib", "pictures in reports", "matplotlib", _extra("report"), ("matplotlib",)),
+    Part("scipy", "confidence intervals in reports", "scipy", _extra("report"), ("scipy",)),
+    Part("ray", "score a data set on many machines", "ray", _extra("ray"), ("ray",)),
+    Part("nncf", "compare with another quantizer", "nncf", _extra("peers"), ("nncf",)),
+)

@@ -1,0 +1,85 @@
+"""Rules that no linter knows: small files with speaking names, no code ever read from data."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+from source_tree import ROOT, sources
+
+MOST_LINES = 300
+NAMELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
+# modules that run code found in the data they read; `pickle` is allowed for its exception types alone
+UNSAFE = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+PICKLE_ERRORS = {"PickleError", "PicklingError", "UnpicklingError"}
+
+
+def python_files() -> list[str]:
+    """Every Python file of the repository, relative to its root."""
+    shipped = {path.relative_to(ROOT).as_posix() for path in sources().values()}
+    return sorted(shipped | {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("*.py")})
+
+
+def unsafe_reads(source: str) -> list[str]:
+    """`line: reason` for each place that can run code found in data."""
+    tree = ast.parse(source)
+    return [f"{line}: {reason}" for node in ast.walk(tree) for line, reason in _judge(node)]
+
+
+def _judge(node: ast.AST) -> Iterator[tuple[int, str]]:
+    if isinstance(node, ast.Import):
+        yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] in UNSAFE)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        names = {alias.name for alias in node.names}
+        if node.module in UNSAFE or (node.module == "pickle" and names - PICKLE_ERRORS):
+            yield node.lineno, f"from {node.module}"
+    elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle" and node.attr not in PICKLE_ERRORS:
+        yield node.lineno, f"pickle.{node.attr}"
+    elif isinstance(node, ast.Call):
+        yield from _judge_call(node)
+
+
+def _judge_call(node: ast.Call) -> Iterator[tuple[int, str]]:
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    name = ast.unparse(node.func)
+    if name == "torch.load" and given.get("weights_only") != "True":
+        yield node.lineno, "torch.load without weights_only=True"
+    if given.get("allow_pickle", "False") != "False":
+        yield node.lineno, f"{name} with allow_pickle"
+    if name in {"eval", "exec"}:
+        yield node.lineno, name
+
+
+@pytest.mark.parametrize("name", python_files())
+def test_no_file_is_long(name: str):
+    lines = (ROOT / name).read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES, f"{name} has {lines} lines: two rooms in one"
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    assert [name for name in python_files() if name.rpartition("/")[2] in NAMELESS] == []
+
+
+@pytest.mark.parametrize("name", python_files())
+def test_nothing_unpickles(name: str):
+    assert unsafe_reads((ROOT / name).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import joblib", ["1: joblib"]),
+        ("from pickle import loads", ["1: from pickle"]),
+        ("import pickle\npickle.load(f)", ["2: pickle.load"]),
+        ("torch.load(f)", ["1: torch.load without weights_only=True"]),
+        ("torch.load(f, weights_only=False)", ["1: torch.load without weights_only=True"]),
+        ("np.load(f, allow_pickle=True)", ["1: np.load with allow_pickle"]),
+        ("eval(text)", ["1: eval"]),
+    ],
+)
+def test_a_planted_unsafe_read_is_found(source: str, found: list[str]):
+    assert unsafe_reads(source) == found
+
+
+def test_safe_reads_are_no_fault():
+    safe = "import pickle\ntorch.load(f, weights_only=True)\nnp.load(f)\nnetwork.eval()\nraise pickle.UnpicklingError"
+    assert unsafe_reads(safe) == []

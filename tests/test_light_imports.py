@@ -1,0 +1,32 @@
+"""What runs on an edge device, and what only prints help, loads no heavy package."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxscript", "openvino", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "pycuda", "matplotlib")
+
+
+def loaded_by(code: str) -> set[str]:
+    """The heavy packages that a new interpreter holds after running `code`."""
+    report = f"import sys; print('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import resnetrt.runtime",
+        "import resnetrt.doctor",
+        "from resnetrt.cli import run; run(['--help'])",
+        "from resnetrt.cli import run; run(['doctor', '--help'])",
+    ],
+)
+def test_nothing_heavy_is_loaded(code: str):
+    assert loaded_by(code) == set()
+
+
+def test_a_planted_import_is_seen():
+    assert loaded_by("import resnetrt.runtime, sys; sys.modules['torch'] = sys") == {"torch"}

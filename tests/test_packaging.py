@@ -1,0 +1,111 @@
+"""What is in the repository is in the wheel, and what setup.cfg says is true."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT, TOP, listed, package_dirs, read_setup_cfg, shipped_files, sources
+
+from resnetrt.parts import PARTS
+
+ROOT_FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+
+
+def build_wheel(tree: Path, out: Path) -> zipfile.ZipFile:
+    """A wheel of `tree`, built with what is installed here."""
+    flags = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    command = [sys.executable, "-m", "pip", "wheel", *flags, "--wheel-dir", str(out), str(tree)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def copy_tree(to: Path) -> Path:
+    """The files that a build reads, without what earlier builds left beside them."""
+    for name in ROOT_FILES:
+        shutil.copy(ROOT / name, to / name)
+    for folder in package_dirs().values():
+        shutil.copytree(folder, to / folder.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    return to
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build_wheel(copy_tree(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("wheel"))
+
+
+def content(wheel: zipfile.ZipFile) -> set[str]:
+    """The paths of the wheel's files, without its own records."""
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def record(wheel: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a file in the wheel's dist-info folder."""
+    return wheel.read(next(path for path in wheel.namelist() if path.endswith(f".dist-info/{name}")))
+
+
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    """The wheel's METADATA."""
+    return message_from_bytes(record(wheel, "METADATA"))
+
+
+def test_packages_are_the_folders_that_hold_python_files():
+    folders = {name.rpartition("/")[0].replace("/", ".") for name in sources()}
+    assert sorted(listed("options", "packages")) == sorted(folders)
+
+
+def test_every_package_folder_has_an_init_file():
+    missing = {name.rpartition("/")[0] for name in shipped_files()} - {
+        name.rpartition("/")[0] for name in sources() if name.endswith("/__init__.py")
+    }
+    assert missing == set()
+
+
+def test_the_wheel_holds_every_file_of_the_mapped_folders_and_nothing_else(wheel: zipfile.ZipFile):
+    assert sorted(content(wheel)) == sorted(shipped_files())
+
+
+def test_a_forgotten_package_is_seen(tmp_path: Path):
+    tree = copy_tree(tmp_path)
+    (tree / "export" / "forgotten").mkdir()
+    (tree / "export" / "forgotten" / "__init__.py").touch()
+    assert f"{TOP}/export/forgotten/__init__.py" not in content(build_wheel(tree, tmp_path / "out"))
+
+
+def test_metadata_names_the_licence_and_the_python(wheel: zipfile.ZipFile):
+    found = metadata(wheel)
+    assert (found["Name"], found["License-Expression"], found["Requires-Python"]) == (TOP, "MIT", ">=3.11")
+    assert b"MIT License" in record(wheel, "licenses/LICENSE")
+
+
+def test_the_script_is_installed(wheel: zipfile.ZipFile):
+    assert "resnetrt = resnetrt.cli:main" in record(wheel, "entry_points.txt").decode()
+
+
+def test_the_command_line_needs_only_the_core_dependencies(wheel: zipfile.ZipFile):
+    needed = {
+        line.partition(">")[0] for line in metadata(wheel).get_all("Requires-Dist") or () if "extra ==" not in line
+    }
+    assert needed == {"click", "numpy", "onnxruntime", "pillow", "rich", "safetensors"}
+
+
+def test_what_doctor_tells_to_install_exists():
+    extras = read_setup_cfg()["options.extras_require"]
+    named = {part.install.split("[")[1].split("]")[0] for part in PARTS if "[" in part.install}
+    assert named <= set(extras)
+    assert {"torch", "export", "openvino", "gpu", "rtx", "serve", "bench", "report", "ray", "peers", "dev"} <= set(
+        extras
+    )
+
+
+def test_constraints_pin_every_requirement_of_the_test_environment():
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = [*listed("options", "install_requires")]
+    for extra in ("torch", "export", "openvino", "report", "serve", "bench", "rtx", "dev", "ray", "peers"):
+        wanted += listed("options.extras_require", extra)
+    names = {line.partition(">")[0].partition("[")[0] for line in wanted}
+    assert names - pinned == set()
