@@ -1,6 +1,6 @@
 """The registered networks: one configuration dictionary, one function that builds from it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from resnetrt.errors import UsageError
@@ -26,7 +26,7 @@ CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog"
 class Definition:
     """A named architecture: its configuration, input and preprocessing, and class labels where they are fixed.
 
-    `pretrained` is the file of weights shipped inside the package, if any.
+    `pretrained` is the file of weights shipped inside the package, if any; `options` are what `definition` changed.
     """
 
     name: str
@@ -86,15 +86,32 @@ DEFINITIONS: dict[str, Definition] = _definitions()
 def definition(name: str, **options: Any) -> Definition:
     """The definition `name` with `options` (fields of `ResNetConfig`, for example `num_classes=10`) changed.
 
+    Class labels are kept while the number of classes is, shipped weights while nothing changes.
     Raises `UsageError` for an unknown name or option, naming the nearest known ones.
     """
     found = DEFINITIONS.get(name)
     if found is None:
         raise UsageError.unknown("model", name, DEFINITIONS)
-    if not options:
-        return found
+    known = [f.name for f in fields(ResNetConfig)]
+    for option in options:
+        if option not in known:
+            raise UsageError.unknown(f"option of model {name}", option, known)
     try:
         config = replace(found.config, **options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"model {name}: {error}; see ResNetConfig for the options") from error
-    return replace(found, config=config, options=options, pretrained=None)
+    except ValueError as error:
+        raise UsageError(f"model {name}: {error}") from error
+    if config == found.config:
+        return found
+    preprocessing = _with_channels(found.preprocessing, config.in_channels)
+    labels = found.labels if config.num_classes == found.config.num_classes else ()
+    return Definition(name, config, preprocessing, labels, options=options)
+
+
+def _with_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """The same for images of 1 (grey) or 3 (RGB) channels; mean and std are averaged over the old channels."""
+    if channels == preprocessing.channels:
+        return preprocessing
+    if channels not in (1, 3):
+        raise UsageError(f"in_channels: expected 1 (grey images) or 3 (RGB), found {channels}")
+    mean, std = (sum(values) / len(values) for values in (preprocessing.mean, preprocessing.std))
+    return replace(preprocessing, mode="L" if channels == 1 else "RGB", mean=(mean,) * channels, std=(std,) * channels)

@@ -50,11 +50,12 @@ class ResNetConfig:
             raise ValueError(f"init_mode: expected fan_in or fan_out, found {self.init_mode!r}")
         if self.block == "basic" and (self.groups != 1 or self.width != 64 or self.stride_in_1x1):
             raise ValueError("groups, width and stride_in_1x1 need block='bottleneck', found block='basic'")
-        sizes = {"filters": self.filters, "width": self.width, "groups": self.groups}
-        sizes |= {"num_classes": self.num_classes, "in_channels": self.in_channels, "blocks": min(self.blocks)}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, found {value}")
+        sizes = {name: getattr(self, name) for name in ("filters", "width", "groups", "num_classes", "in_channels")}
+        for name, value in [*sizes.items(), *(("blocks", count) for count in self.blocks or (0,))]:
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, found {value!r}")
+        if self.filters * self.width < 64:
+            raise ValueError(f"width: expected at least {-(-64 // self.filters)}, found {self.width}")
 
     @property
     def depth(self) -> int:
@@ -175,4 +176,5 @@ class ResNet(nn.Module):
         """Map images `(N, in_channels, H, W)`, float32, to logits `(N, num_classes)`."""
         x = self.pool(F.relu(self.stem(x)))
         x = self.stages(x)
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return logits

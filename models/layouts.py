@@ -1,0 +1,134 @@
+"""Names of a ResNet's tensors in other projects' files, and which definition a file fits.
+
+The mapping runs from native names to the file's, so that errors speak in the file's own words.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from resnetrt.models.definitions import DEFINITIONS, Definition
+from resnetrt.models.resnet import ResNet
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+OPTIONAL = "num_batches_tracked"  # a counter that inference never reads; older files lack it
+
+
+def other_name(key: str, shortcut: str, classifier: str) -> str:
+    """The torchvision-style name of the native `key`; a key of another form is returned as it is."""
+    match key.split("."):
+        case ["stem", kind, leaf]:
+            return f"{kind}1.{leaf}"
+        case ["stages", stage, block, "shortcut", kind, leaf]:
+            return f"layer{int(stage) + 1}.{block}.{shortcut}.{0 if kind == 'conv' else 1}.{leaf}"
+        case ["stages", stage, block, conv, kind, leaf]:
+            return f"layer{int(stage) + 1}.{block}.{kind}{conv[-1]}.{leaf}"
+        case ["fc", leaf]:
+            return f"{classifier}.{leaf}"
+    return key
+
+
+LAYOUTS: dict[str, Callable[[str], str]] = {
+    "native": str,
+    "torchvision": partial(other_name, shortcut="downsample", classifier="fc"),  # and timm
+    "cifar": partial(other_name, shortcut="shortcut", classifier="linear"),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file's tensors compare with a model's under one layout; `names` maps native names to the file's."""
+
+    layout: str
+    names: dict[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the file can be loaded."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    @property
+    def total(self) -> int:
+        """Tensors in the model or the file, the optional counters left out."""
+        return len(_needed(self.names.values())) + len(self.unexpected)
+
+    @property
+    def matched(self) -> int:
+        """Of `total`, those that are in both with equal shapes."""
+        return self.total - len(self.missing) - len(self.unexpected) - len(self.misshapen)
+
+
+def fit(model: Shapes, found: Shapes, layouts: Mapping[str, Callable[[str], str]] = LAYOUTS) -> Fit:
+    """Compare under the layout that shares most names with the file; the first of equals wins."""
+    layout = max(layouts, key=lambda name: len({layouts[name](key) for key in model} & found.keys()))
+    names = {key: layouts[layout](key) for key in model}
+    expected = {names[key]: shape for key, shape in model.items()}
+    return Fit(
+        layout,
+        names,
+        missing=tuple(_needed(name for name in expected if name not in found)),
+        unexpected=tuple(sorted(name for name in found if name not in expected)),
+        misshapen=tuple(
+            f"{name} (expected {expected[name]}, found {found[name]})"
+            for name in expected
+            if name in found and expected[name] != found[name]
+        ),
+    )
+
+
+def nearest_definition(found: Shapes) -> str:
+    """One clause that names the definition, with options if needed, that a file's tensors fit best."""
+    fits = [
+        (definition, options, fit(_shapes(definition, options), found)) for definition, options in _candidates(found)
+    ]
+    definition, options, best = max(fits, key=lambda item: (item[2].matched / item[2].total, -len(item[1])))
+    name = " ".join([definition.name, *(["with"] if options else []), *(f"{k}={v}" for k, v in options.items())])
+    if best.exact:
+        return f"the file fits {name}"
+    if best.matched < best.total / 2:
+        return "no definition is near"
+    return f"the nearest definition is {name} ({best.matched} of {best.total} tensors fit)"
+
+
+def _needed(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.endswith(OPTIONAL)]
+
+
+def _candidates(found: Shapes) -> list[tuple[Definition, dict[str, Any]]]:
+    """Every definition with what can be read off the file, as options where they differ from its own."""
+    seen = _observed(found)
+    candidates = []
+    for definition in DEFINITIONS.values():
+        config, options = definition.config, dict(seen)
+        if options.pop("projected", False):
+            options["shortcut"] = "projection"
+        elif config.shortcut == "projection":
+            options["shortcut"] = "pad"
+        candidates.append((definition, {k: v for k, v in options.items() if v != getattr(config, k)}))
+    return candidates
+
+
+def _observed(found: Shapes) -> dict[str, Any]:
+    seen: dict[str, Any] = {"projected": any(".downsample." in name or ".shortcut." in name for name in found)}
+    for name in ("stem.conv.weight", "conv1.weight"):
+        if len(shape := found.get(name, ())) == 4 and min(shape) > 0:
+            seen |= {"in_channels": shape[1], "stem": "small" if shape[2] == 3 else "imagenet"}
+    for name in ("fc.weight", "linear.weight"):
+        if len(shape := found.get(name, ())) == 2 and min(shape) > 0:
+            seen["num_classes"] = shape[0]
+    return seen
+
+
+def _shapes(definition: Definition, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {
+            name: tuple(value.shape)
+            for name, value in ResNet(replace(definition.config, **options)).state_dict().items()
+        }

@@ -1,0 +1,92 @@
+"""From what the user calls a model to a network ready for export: module, preprocessing, labels, weights."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnetrt.errors import UsageError
+from resnetrt.models.definitions import definition
+from resnetrt.models.factory import Built, build_foreign
+from resnetrt.models.settle import SEED, settle_batchnorm
+from resnetrt.models.weights import WeightsSource, load_weights
+from resnetrt.preprocess import Preprocessing
+
+RANDOM = WeightsSource(f"random (seed {SEED})", None, "native")
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A float32 network on the CPU in evaluation mode, and all that belongs to it.
+
+    `input_shape` is `(C, H, W)`. `weights` is None when the user's factory brought its own. `spec` is JSON that
+    rebuilds the network: `resolve(spec.get("definition") or spec["factory"], path, **spec["options"])`.
+    """
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    spec: dict[str, Any] = field(default_factory=dict)
+    weights: WeightsSource | None = None
+
+
+def resolve(model: str, weights: Path | None = None, **options: Any) -> ResolvedModel:
+    """Build `model`: a registered name, `package.module:factory`, `torchvision:NAME` or `timm:NAME`.
+
+    `options` are fields of `ResNetConfig` for a registered name; those that are None are ignored. Without `weights`
+    a definition gets the ones shipped with it, or random ones that are the same every time. Nothing is downloaded.
+    Raises `UsageError`, `WeightsError` or `BackendMissing`.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    build = _resolve_foreign if ":" in model else _resolve_definition
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        return build(model, weights, options)
+
+
+def _resolve_definition(name: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
+    found = definition(name, **options)
+    torch.manual_seed(SEED)
+    module = found.build()
+    if weights is None and found.pretrained:
+        weights = PRETRAINED / found.pretrained
+    source = _fill(module, weights, found.input_shape)
+    spec = {"definition": name, "options": options}
+    return ResolvedModel(name, module, found.preprocessing, found.labels, found.input_shape, spec, source)
+
+
+def _resolve_foreign(model: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
+    built = build_foreign(model, options)
+    _check_logits(model, built)
+    filled = weights is not None or built.random
+    source = _fill(built.module, weights, built.input_shape) if filled else None
+    spec = {"factory": model, "options": options}
+    return ResolvedModel(model, built.module, built.preprocessing, built.labels, built.input_shape, spec, source)
+
+
+def _fill(module: nn.Module, weights: Path | None, input_shape: tuple[int, int, int]) -> WeightsSource:
+    if weights is not None:
+        return load_weights(module, weights)
+    settle_batchnorm(module, input_shape)
+    return RANDOM
+
+
+def _check_logits(model: str, built: Built) -> None:
+    """Run one image: the stages after this one need a classifier, and errors are clearest here."""
+    shape = (1, *built.input_shape)
+    try:
+        with torch.no_grad():
+            logits = built.module(torch.zeros(shape))
+    except Exception as error:
+        raise UsageError(
+            f"{model}: forward on {shape} raised {type(error).__name__}: {error}; set the factory's `preprocessing`"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UsageError(f"{model}: expected logits (1, classes) from {shape}, found {found}; return the logits only")
+    if built.labels and len(built.labels) != logits.shape[1]:
+        raise UsageError(f"{model}: expected {logits.shape[1]} labels, one per logit, found {len(built.labels)}")
