@@ -1,0 +1,1 @@
+"""Measuring: latency, accuracy, and the reports that show both."""

@@ -1,0 +1,1 @@
+"""Image sets embedded in the package."""

@@ -1,0 +1,182 @@
+"""Accuracy of engines against the reference over the same images in one pass: the `engines[]` rows of `evaluate`.
+
+What every engine said about every image is kept, so rows and verdicts can be computed again without running a model.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.paired import drop_interval
+from resnetrt.calibration.data import Batch, Dataset, IntArray, pixel_hash
+from resnetrt.errors import CheckFailed, DataError, UsageError
+from resnetrt.parity import SQNR_CAP_DB
+from resnetrt.preprocess import FloatArray, Preprocessing
+from resnetrt.progress import track
+
+_TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What one engine said, per image, all `(N,)`.
+
+    `predicted` is the class of the largest logit, `top5` whether the label is among the five largest, `margin` the
+    largest logit minus the second, `signal` the sum of the squared logits, `noise` that of their squared errors.
+    """
+
+    predicted: IntArray
+    top5: npt.NDArray[np.bool_]
+    margin: npt.NDArray[np.float64]
+    signal: npt.NDArray[np.float64]
+    noise: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Per-image outcomes over the same images; `indices` and `labels` `(N,)` as in the data set.
+
+    `calibration_overlap` counts images that calibration had used too; None if that is unknown.
+    """
+
+    indices: IntArray
+    labels: IntArray
+    reference: Outcomes
+    candidates: dict[str, Outcomes]
+    calibration_overlap: int | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per candidate, percentages in percent and drops in percentage points; `verdict` is for the gate."""
+        return [self._row(name, outcomes) for name, outcomes in self.candidates.items()]
+
+    def _row(self, name: str, outcomes: Outcomes) -> dict[str, Any]:
+        n = len(self.labels)
+        right, reference_right = outcomes.predicted == self.labels, self.reference.predicted == self.labels
+        lost, gained = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
+        low, high = drop_interval(lost, gained, n)
+        return {
+            "engine": name,
+            "n": n,
+            "fp32_top1": _percent(reference_right),
+            "top1": _percent(right),
+            "fp32_top5": _percent(self.reference.top5),
+            "top5": _percent(outcomes.top5),
+            "drop_pp": 100 * (lost - gained) / n,
+            "drop_ci_pp": [100 * low, 100 * high],
+            "flips_percent": _percent(outcomes.predicted != self.reference.predicted),
+            "sqnr_db": _sqnr_db(self.reference.signal, outcomes.noise),
+            "verdict": None,
+            "calibration_overlap": self.calibration_overlap,
+        }
+
+
+def compare_accuracy(
+    reference: Infer,
+    candidates: Mapping[str, Infer],
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    calibration_hashes: Collection[str] | None = None,
+    allow_overlap: bool = False,
+    batch_size: int = 50,
+) -> Comparison:
+    """Run `reference` and `candidates` over every image of `dataset`, once.
+
+    Each maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels, `DataError`
+    for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless `allow_overlap`),
+    `CheckFailed` for outputs that are no logits.
+    """
+    if not dataset.labelled:
+        raise UsageError(f"data {dataset.name}: expected labels to compare with, found images without; add labels")
+    known = None if calibration_hashes is None else frozenset(calibration_hashes)
+    engines = {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
+    parts: dict[str, list[Outcomes]] = {name: [] for name in engines}
+    overlap = 0
+    batches = dataset.batches(batch_size)
+    for batch in track(batches, "evaluating", math.ceil(len(dataset) / batch_size), "images", batch_size):
+        if known is not None:
+            overlap += _overlap(batch, known, dataset, allow_overlap)
+        images = preprocessing.normalize(batch.frames)
+        expected: FloatArray | None = None
+        for name, infer in engines.items():
+            logits = _checked(np.asarray(infer(images)), batch, dataset, name, expected)
+            expected = logits if expected is None else expected
+            parts[name].append(judge(logits, expected, batch.labels))
+    whole = [_concatenate(found) for found in parts.values()]
+    by_name = dict(zip(candidates, whole[1:], strict=True))
+    return Comparison(dataset.indices, dataset.labels, whole[0], by_name, None if known is None else overlap)
+
+
+def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcomes:
+    """Outcomes of `logits` `(n, classes)` for `labels`.
+
+    Equal logits rank by class index, so an engine that always says the same is right by chance only.
+    """
+    out, ref = logits.astype(np.float64), reference.astype(np.float64)
+    own = np.take_along_axis(out, labels[:, None], 1)
+    before = (out > own) | ((out == own) & (np.arange(out.shape[1]) < labels[:, None]))
+    largest = np.sort(out, axis=1)[:, -2:]
+    return Outcomes(
+        predicted=out.argmax(1).astype(np.int64),
+        top5=before.sum(1) < _TOP,
+        margin=largest[:, -1] - largest[:, 0],
+        signal=np.square(out).sum(1),
+        noise=np.square(out - ref).sum(1),
+    )
+
+
+def _overlap(batch: Batch, known: frozenset[str], dataset: Dataset, allowed: bool) -> int:
+    seen = [index for index, frame in zip(batch.indices, batch.frames, strict=True) if pixel_hash(frame) in known]
+    if seen and not allowed:
+        raise DataError(
+            f"data {dataset.name}: expected images that calibration has not used, found {len(seen)} of "
+            f"{len(batch.frames)}, first {dataset.identity(int(seen[0]))}; evaluate on other images"
+        )
+    return len(seen)
+
+
+def _checked(
+    logits: npt.NDArray[np.generic], batch: Batch, dataset: Dataset, name: str, expected: FloatArray | None
+) -> FloatArray:
+    n = len(batch.labels)
+    shape = f"({n}, classes)" if expected is None else str(expected.shape)
+    if logits.ndim != 2 or len(logits) != n or (expected is not None and logits.shape != expected.shape):
+        raise CheckFailed(f"{name}: expected outputs of shape {shape}, found {logits.shape}; verify the engine")
+    values = np.asarray(logits, np.float32)
+    finite = np.isfinite(values).all(1)
+    if not finite.all():
+        image = dataset.identity(int(batch.indices[int(np.argmin(finite))]))
+        raise CheckFailed(f"{name}: expected finite outputs, found NaN or infinity for {image}; verify the engine")
+    classes = values.shape[1]
+    if expected is None and (batch.labels >= classes).any():
+        row = int(np.argmax(batch.labels >= classes))
+        raise DataError(
+            f"data {dataset.name}: expected labels 0 to {classes - 1}, found {batch.labels[row]} for "
+            f"{dataset.identity(int(batch.indices[row]))}; use the data of this model"
+        )
+    return values
+
+
+def _concatenate(parts: list[Outcomes]) -> Outcomes:
+    return Outcomes(
+        predicted=np.concatenate([part.predicted for part in parts]),
+        top5=np.concatenate([part.top5 for part in parts]),
+        margin=np.concatenate([part.margin for part in parts]),
+        signal=np.concatenate([part.signal for part in parts]),
+        noise=np.concatenate([part.noise for part in parts]),
+    )
+
+
+def _percent(hits: npt.NDArray[np.bool_]) -> float:
+    return 100 * int(hits.sum()) / len(hits)
+
+
+def _sqnr_db(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float:
+    """As `resnetrt.parity.sqnr_db`, from sums per image."""
+    if noise.sum() <= 0:
+        return SQNR_CAP_DB
+    return min(SQNR_CAP_DB, float(10 * np.log10(max(float(signal.sum()), 1e-300) / float(noise.sum()))))

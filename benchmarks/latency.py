@@ -1,0 +1,87 @@
+"""Latency of engines beside eager PyTorch in the same run: the `results[]` rows of `bench`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.timing import DEFAULT_SCHEDULE, Clock, Schedule, Timing, measure, ratio
+from resnetrt.errors import DataError, UsageError
+from resnetrt.preprocess import FloatArray
+from resnetrt.progress import track
+
+BASELINE = "eager-fp32"
+Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host."""
+
+    engine: str
+    backend: str
+    precision: str
+    infer: Infer
+    threads: int
+
+
+def measure_latency(
+    network: str,
+    depth: int | None,
+    contenders: Sequence[Contender],
+    images: FloatArray,
+    batches: Sequence[int] = (1,),
+    schedule: Schedule = DEFAULT_SCHEDULE,
+    clock: Clock | None = None,
+) -> list[dict[str, Any]]:
+    """One row per batch size and contender; `times_faster` is paired with the contender named `BASELINE`.
+
+    `images` `(N, C, H, W)` are repeated as needed to fill a batch. `schedule` holds for each batch size.
+    Raises `UsageError` for no contenders, twins or batches below one.
+    """
+    names = [contender.engine for contender in contenders]
+    if len(set(names)) != len(names):
+        raise UsageError(f"bench: expected each engine once, found {', '.join(names)}")
+    rows = []
+    for batch in batches:
+        inputs = fill_batch(images, batch)
+        calls = {contender.engine: partial(contender.infer, inputs) for contender in contenders}
+        progress = partial(_round_bar, label=f"latency, batch {batch}")
+        timings = measure(calls, schedule, progress, *(() if clock is None else (clock,)))
+        rows += [_row(network, depth, contender, batch, timings) for contender in contenders]
+    return rows
+
+
+def fill_batch(images: FloatArray, batch: int) -> FloatArray:
+    """The first `batch` images as a new contiguous array, repeated from the start where there are fewer."""
+    if batch < 1:
+        raise UsageError(f"batch size: expected a positive number, found {batch}")
+    if len(images) == 0:
+        raise DataError("bench: expected at least one image, found zero")
+    return np.ascontiguousarray(images[np.arange(batch) % len(images)])
+
+
+def _round_bar(rounds: Sequence[int], label: str) -> Iterable[int]:
+    return track(rounds, label, len(rounds), "rounds")
+
+
+def _row(
+    network: str, depth: int | None, contender: Contender, batch: int, timings: dict[str, Timing]
+) -> dict[str, Any]:
+    timing, baseline = timings[contender.engine], timings.get(BASELINE)
+    times_faster = None if baseline is None else ratio(baseline, timing)
+    return {
+        "network": network,
+        "depth": depth,
+        "engine": contender.engine,
+        "backend": contender.backend,
+        "precision": contender.precision,
+        "batch": batch,
+        "threads": contender.threads,
+        **timing.to_json(),
+        "times_faster": times_faster and times_faster.value,
+        "times_faster_ci": times_faster and [times_faster.low, times_faster.high],
+    }

@@ -1,0 +1,206 @@
+"""The one timing function: blocks of consecutive calls per candidate, the order changed between rounds.
+
+Alternating candidates call by call is wrong: the spinning thread pool of one slows the next. Running one candidate
+after the other is wrong too: drift then looks like a difference. So each round gives every candidate one block, and
+ratios are taken within rounds.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.errors import UsageError
+
+Clock = Callable[[], int]
+Call = Callable[[], object]
+Interval = tuple[float, float]
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to measure. Times in seconds; `budget_s` covers warm-up and rounds of all candidates together.
+
+    A block is `block_calls` calls, or as many as fill `min_block_s`, fewer where the budget would not last for
+    `rounds`. Each block starts with untimed calls for `settle_s` (at least one): caches and thread pools change hands.
+    """
+
+    rounds: int = 15
+    block_calls: int | None = None
+    min_block_s: float = 0.1
+    settle_s: float = 0.05
+    warm_up_s: float = 0.3
+    budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"timing rounds: expected a positive number, found {self.rounds}")
+        if self.block_calls is not None and self.block_calls < 1:
+            raise UsageError(f"timing calls in a block: expected a positive number, found {self.block_calls}")
+        if min(self.min_block_s, self.settle_s, self.warm_up_s) < 0 or (self.budget_s or 1) <= 0:
+            raise UsageError(f"timing: expected times in seconds that are not negative, found {self}")
+
+
+DEFAULT_SCHEDULE = Schedule()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`n` timed calls of one candidate, in milliseconds; warm-up and settling calls are not among them.
+
+    `spread_ms` is the interquartile range. `ci_ms` is the interval of the median over rounds, which allows for drift
+    between rounds; `ci_confidence` is below 0.95 only where there are too few rounds for it. `run` tells runs apart.
+    """
+
+    n: int
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    spread_ms: float
+    ci_ms: Interval
+    ci_confidence: float
+    round_medians_ms: tuple[float, ...]
+    run: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers under their names."""
+        names = ("n", "median_ms", "p90_ms", "p99_ms", "spread_ms", "ci_confidence")
+        return {name: getattr(self, name) for name in names} | {
+            "ci_ms": list(self.ci_ms),
+            "round_medians_ms": list(self.round_medians_ms),
+        }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times longer one candidate takes than another, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def measure(
+    candidates: Mapping[str, Call],
+    schedule: Schedule = DEFAULT_SCHEDULE,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[str, Timing]:
+    """Time `candidates` side by side. Each call must return only when its work is done (synchronised).
+
+    `progress` wraps the sequence of round numbers; `clock` counts nanoseconds. Stops early when the budget is spent.
+    Raises `UsageError` if there is nothing to measure; exceptions of a candidate pass through.
+    """
+    if not candidates:
+        raise UsageError("timing: expected at least one candidate, found none")
+    run = clock()
+    deadline = math.inf if schedule.budget_s is None else run + schedule.budget_s * 1e9
+    call_ns = {name: _warm_up(call, schedule.warm_up_s, clock) for name, call in candidates.items()}
+    calls = {name: _block_calls(call_ns[name], schedule, len(candidates), deadline - clock()) for name in candidates}
+    blocks: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in candidates}
+    for index in progress(range(schedule.rounds)):
+        for name in order(list(candidates), index):
+            blocks[name].append(_block(candidates[name], calls[name], schedule.settle_s, clock))
+        if clock() >= deadline:
+            break
+    return {name: summarise(found, run) for name, found in blocks.items()}
+
+
+def order(names: Sequence[str], index: int) -> list[str]:
+    """The order of round `index`: rotated each round, reversed each full turn, so that neighbours change too."""
+    shift, turn = index % len(names), index // len(names)
+    rotated = [*names[shift:], *names[:shift]]
+    return rotated[::-1] if turn % 2 else rotated
+
+
+def summarise(blocks: Sequence[npt.ArrayLike], run: int = 0) -> Timing:
+    """Statistics of durations in nanoseconds, one array per round."""
+    rounds = [np.asarray(block, np.float64) / 1e6 for block in blocks]
+    pooled = np.concatenate(rounds)
+    medians = [float(np.median(block)) for block in rounds]
+    quartile, median, third, p90, p99 = map(float, np.percentile(pooled, [25, 50, 75, 90, 99]))
+    low, high, confidence = median_interval(medians)
+    interval = (min(low, median), max(high, median))
+    return Timing(len(pooled), median, p90, p99, third - quartile, interval, confidence, tuple(medians), run)
+
+
+def ratio(slow: Timing, fast: Timing) -> Ratio:
+    """`slow / fast`, paired by rounds: the median of the rounds' ratios with its interval.
+
+    Raises `ValueError` for timings of different runs; their conditions differ, so their ratio means nothing.
+    """
+    if slow.run != fast.run or len(slow.round_medians_ms) != len(fast.round_medians_ms):
+        raise ValueError("a paired ratio needs two timings of the same run")
+    ratios = [a / b for a, b in zip(slow.round_medians_ms, fast.round_medians_ms, strict=True)]
+    low, high, _ = median_interval(ratios)
+    return Ratio(float(np.median(ratios)), low, high)
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Low, high and attained confidence of the median's order-statistic interval.
+
+    Free of any assumption on the distribution (David and Nagaraja, Order Statistics, 3rd ed., section 7.1): the median
+    lies outside `[x(k), x(n+1-k)]` with probability `2 P(Binomial(n, 1/2) < k)`. With fewer than six values the whole
+    range, whose confidence is below 0.95.
+    """
+    ranked = sorted(values)
+    n = len(ranked)
+    k, outside = 1, 2 * 0.5**n
+    while k < n - k:
+        wider = outside + 2 * math.comb(n, k) * 0.5**n
+        if wider > 1 - confidence:
+            break
+        k, outside = k + 1, wider
+    return ranked[k - 1], ranked[n - k], max(0.0, 1 - outside)
+
+
+def _warm_up(call: Call, seconds: float, clock: Clock) -> float:
+    """Call at least three times and for `seconds`; the median duration in nanoseconds."""
+    durations: list[int] = []
+    end = clock() + seconds * 1e9
+    while len(durations) < 3 or clock() < end:
+        start = clock()
+        call()
+        durations.append(clock() - start)
+    return max(1.0, float(np.median(durations)))
+
+
+def _block_calls(call_ns: float, schedule: Schedule, candidates: int, left_ns: float) -> int:
+    wanted = schedule.block_calls or math.ceil(schedule.min_block_s * 1e9 / call_ns)
+    if math.isinf(left_ns):
+        return max(1, wanted)
+    share_ns = left_ns / (schedule.rounds * candidates) - max(schedule.settle_s * 1e9, call_ns)
+    return max(1, min(wanted, int(share_ns / call_ns)))
+
+
+def _block(call: Call, calls: int, settle_s: float, clock: Clock) -> npt.NDArray[np.int64]:
+    """Durations in nanoseconds `(calls,)` of consecutive calls after untimed ones."""
+    durations = np.empty(calls, np.int64)
+    with _no_garbage_collection():
+        end = clock() + settle_s * 1e9
+        call()
+        while clock() < end:
+            call()
+        for i in range(calls):
+            start = clock()
+            call()
+            durations[i] = max(1, clock() - start)
+    return durations
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
