@@ -143,7 +143,7 @@ def _require_image(path: Path) -> None:
         if path.is_file():
             with Image.open(path):
                 return
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError):
         pass
     found = "no image" if path.is_file() else "no readable file"
     raise DataError(f"data {path}: expected an image, found {found}; remove it")

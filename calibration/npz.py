@@ -61,25 +61,26 @@ def read_npz(path: Path, labelled: bool) -> tuple[UInt8Array, npt.NDArray[np.int
     Raises `DataError` for a damaged file and for missing or malformed arrays. Nothing is ever unpickled.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"data {path}: expected an .npz archive with x and y, found a single array; use np.savez")
-        with loaded as archive:
-            needed = ("x", "y") if labelled else ("x",)
-            missing = [name for name in needed if name not in archive.files]
-            if missing:
-                found = ", ".join(archive.files) or "nothing"
-                raise DataError(
-                    f"data {path}: expected arrays x and y, found {found}; save {' and '.join(missing)} too"
-                )
-            x = archive["x"]
-            y = archive["y"] if "y" in archive.files else None
+        with path.open("rb") as file:  # numpy leaves a file that it can't read open
+            x, y = _read_arrays(np.load(file, allow_pickle=False), path, labelled)
     except _UNREADABLE as error:
         raise DataError(f"data {path}: expected a readable .npz, found {_cause(error)}; save it again") from error
     except MemoryError as error:
         raise DataError(f"data {path}: its arrays do not fit into memory ({error}); use an image folder") from error
     images = _check_images(x, path)
     return images, None if y is None else _check_labels(y, len(images), path)
+
+
+def _read_arrays(
+    archive: object, path: Path, labelled: bool
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic] | None]:
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise DataError(f"data {path}: expected an .npz archive with x and y, found a single array; use np.savez")
+    missing = [name for name in (("x", "y") if labelled else ("x",)) if name not in archive.files]
+    if missing:
+        found = ", ".join(archive.files) or "nothing"
+        raise DataError(f"data {path}: expected arrays x and y, found {found}; save {' and '.join(missing)} too")
+    return archive["x"], archive["y"] if "y" in archive.files else None
 
 
 def _cause(error: Exception) -> str:
