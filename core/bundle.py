@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from resnetrt.atomic import exchange_directories, remove_stale_staging, staging_path
+from resnetrt.atomic import exchange_directories, remove_stale_staging, restore_interrupted, staging_path
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.manifest import FileRecord, Manifest, canonical_json, parse_json_object
 
@@ -40,6 +40,7 @@ class Bundle:
         Raises `BundleError` if it is missing, half written, tampered with, of a newer schema, or names files outside.
         """
         path = Path(path)
+        restore_interrupted(path)
         if not path.is_dir():
             found = "a file" if path.exists() else "nothing"
             raise BundleError(f"bundle {path}: expected a directory, found {found}; make one with: resnetrt export")
@@ -49,7 +50,7 @@ class Bundle:
         manifest = Manifest.from_bytes(manifest_path.read_bytes(), str(manifest_path))
         for name, record in manifest.files.items():
             _check_file(path, name, record)
-        return cls(path, manifest)
+        return cls(path.absolute(), manifest)
 
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists; raises `BundleError` for any other name."""
@@ -82,18 +83,27 @@ class Bundle:
 
     @contextmanager
     def edit(self) -> Iterator["BundleEditor"]:
-        """Stage changes to this bundle; they take effect together at the end, or not at all on an exception."""
+        """Stage changes to this bundle; they take effect together at the end, or not at all on an exception.
+
+        Raises `BundleError` if a file of this bundle was replaced since it was opened, or anything during the edit.
+        """
         before = (self.path / MANIFEST).read_bytes()
-        with _staged(self.path) as staging:
-            for name in self.manifest.files:
+        current = Manifest.from_bytes(before, str(self.path / MANIFEST))
+        if not self.manifest.files.items() <= current.files.items():
+            raise self._changed()
+        with _staged(self.path) as (staging, place):
+            for name in current.files:
                 _link_or_copy(self.path / name, staging / name)
-            editor = BundleEditor(staging, Manifest.from_bytes(before, str(self.path / MANIFEST)))
+            editor = BundleEditor(staging, current)
             yield editor
             editor.seal()
             if (self.path / MANIFEST).read_bytes() != before:
-                raise BundleError(f"bundle {self.path}: another process changed it meanwhile; run the command again")
-            exchange_directories(staging, self.path)
+                raise self._changed()
+            exchange_directories(staging, place)
         self.manifest = editor.manifest
+
+    def _changed(self) -> BundleError:
+        return BundleError(f"bundle {self.path}: another process changed it meanwhile; run the command again")
 
 
 class BundleEditor:
@@ -122,9 +132,12 @@ class BundleEditor:
         return path
 
     def remove(self, name: str) -> None:
-        """Drop file `name`."""
+        """Drop file `name`; raises `BundleError` if there is none."""
+        _check_name(name, "removed file")
+        if not (self._staging / name).is_file():
+            raise BundleError(f"removed file: the bundle has no file {name}")
         (self._staging / name).unlink()
-        del self.manifest.files[name]
+        self.manifest.files.pop(name, None)
 
     def seal(self) -> None:
         """Hash the files that are new, write the manifest, flush everything to disk."""
@@ -146,15 +159,15 @@ def create_bundle(path: Path, manifest: Manifest, overwrite: bool = False) -> It
     Raises `UsageError` if something is there already and `overwrite` is false.
     """
     check_destination(path, overwrite)
-    with _staged(path) as staging:
+    with _staged(path) as (staging, place):
         editor = BundleEditor(staging, manifest)
         yield editor
         editor.seal()
         check_destination(path, overwrite)
-        if path.exists():
-            exchange_directories(staging, path)
+        if place.exists():
+            exchange_directories(staging, place)
         else:
-            staging.rename(path)
+            staging.rename(place)
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
@@ -170,20 +183,23 @@ def check_destination(path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    remove_stale_staging(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = staging_path(path)
+def _staged(path: Path) -> Iterator[tuple[Path, Path]]:
+    """A new directory beside `path`, and where to put it: `path` itself, or what it links to."""
+    place = path.resolve()
+    remove_stale_staging(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staging = staging_path(place)
     staging.mkdir()
     try:
-        yield staging
+        yield staging, place
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # the old bundle after an exchange, else what was half written
 
 
 def _check_name(name: str, where: str) -> None:
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in name or name == MANIFEST:
+    outside = pure.is_absolute() or ".." in pure.parts or not pure.parts or pure.parts[0] == MANIFEST
+    if outside or str(pure) != name or "\\" in name or "\0" in name:
         raise BundleError(f"{where}: expected a relative path inside the bundle, found {json.dumps(name)}")
 
 
