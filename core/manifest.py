@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from resnetrt.errors import BundleError
+from resnetrt.errors import BundleError, UsageError
 from resnetrt.preprocess import Preprocessing
 
 SCHEMA_VERSION = 1
@@ -85,20 +85,26 @@ class Manifest:
         """Parse and check; raises `BundleError` naming `where` for anything damaged, tampered with or too new."""
         record = parse_json_object(blob, where)
         version = record.pop("schema_version", None)
-        if not isinstance(version, int):
-            raise BundleError(f"{where}: expected an integer schema_version, found {version!r}; export the bundle again")
+        if type(version) is not int or version < 1:
+            raise BundleError(
+                f"{where}: expected an integer schema_version of at least 1, found {version!r}; export the bundle again"
+            )
         if version > SCHEMA_VERSION:
             raise BundleError(
                 f"{where}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest this resnetrt reads; "
                 "upgrade resnetrt"
             )
         stored = record.pop("manifest_sha256", None)
-        if stored != _self_hash(record | {"schema_version": version}):
-            raise BundleError(f"{where}: its own hash does not match, so it was edited or damaged; export the bundle again")
         try:
+            if stored != _self_hash(record | {"schema_version": version}):
+                raise BundleError(
+                    f"{where}: its own hash does not match, so it was edited or damaged; export the bundle again"
+                )
             return _parse(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{where}: malformed manifest ({type(error).__name__}: {error}); export the bundle again") from error
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise BundleError(
+                f"{where}: malformed manifest ({type(error).__name__}: {error}); export the bundle again"
+            ) from error
 
 
 def canonical_json(record: dict[str, Any]) -> bytes:
@@ -110,7 +116,7 @@ def parse_json_object(blob: bytes, where: str) -> dict[str, Any]:
     """The JSON object in `blob`; raises `BundleError` naming `where` if it is none."""
     try:
         record = json.loads(blob)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: expected JSON, found {error}; export the bundle again") from error
     if not isinstance(record, dict):
         raise BundleError(f"{where}: expected a JSON object, found {type(record).__name__}")
