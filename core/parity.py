@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.errors import CheckFailed
+from resnetrt.errors import CheckFailed, UsageError
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ _TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("*", "fp32"): Tolerance(
         "float32 sums in another order: 1e-4 of logits of order 1 to 10 over 100 layers", 1e-4, 80.0, 0.99999, 0.99
     ),
-    ("*", "fp16"): Tolerance("10-bit mantissa, 2^-11 relative a rounding, some hundred roundings", sqnr_db=35.0, cosine=0.999),
+    ("*", "fp16"): Tolerance(
+        "10-bit mantissa, 2^-11 relative a rounding, some hundred roundings", sqnr_db=35.0, cosine=0.999
+    ),
     ("*", "bf16"): Tolerance("7-bit mantissa, 2^-8 relative a rounding", sqnr_db=20.0, cosine=0.99),
     ("*", "fp8"): Tolerance("3-bit mantissa", sqnr_db=8.0, cosine=0.9),
     ("*", "int8"): Tolerance(
@@ -61,23 +63,33 @@ _TOLERANCES: dict[tuple[str, str], Tolerance] = {
 
 
 def tolerance(backend: str, precision: str) -> Tolerance:
-    """The row for `backend` and `precision`; the backend's own row before the general one."""
+    """The row for `backend` and `precision`; the backend's own row before the general one.
+
+    Raises `UsageError` for a precision that no row is for.
+    """
+    if ("*", precision) not in _TOLERANCES:
+        raise UsageError.unknown("precision", precision, {known for _, known in _TOLERANCES})
     return _TOLERANCES.get((backend, precision)) or _TOLERANCES[("*", precision)]
 
 
 def compare(reference: npt.ArrayLike, output: npt.ArrayLike) -> Parity:
-    """Compare `(N, classes)` arrays. Raises `CheckFailed` for other shapes, no images, or values that are not finite."""
+    """Compare `(N, classes)` arrays. Raises `CheckFailed` for other shapes, no images, or values that aren't finite."""
     ref, out = np.asarray(reference, np.float64), np.asarray(output, np.float64)
-    if ref.shape != out.shape or ref.ndim < 2:
-        raise CheckFailed(f"parity: expected outputs of shape {ref.shape}, found {out.shape}")
+    _check_shapes(ref, out)
+    if ref.ndim < 2:
+        raise CheckFailed(f"parity: expected outputs of shape (N, classes), found {out.shape}")
     if ref.size == 0:
         raise CheckFailed("parity: nothing to compare, zero images")
     ref, out = ref.reshape(len(ref), -1), out.reshape(len(out), -1)
-    if not np.isfinite(out).all() or not np.isfinite(ref).all():
-        raise CheckFailed(f"parity: {np.count_nonzero(~np.isfinite(out))} of {out.size} outputs are NaN or infinite")
+    for values, what in ((ref, "reference outputs"), (out, "outputs")):
+        if not np.isfinite(values).all():
+            raise CheckFailed(
+                f"parity: {np.count_nonzero(~np.isfinite(values))} of {values.size} {what} are NaN or infinite"
+            )
     error = out - ref
     norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
-    cosines = np.divide((ref * out).sum(1), norms, out=np.ones(len(ref)), where=norms > 0)
+    same = (ref == out).all(1).astype(np.float64)  # no direction: zeros are like zeros and nothing else
+    cosines = np.divide((ref * out).sum(1), norms, out=same, where=norms > 0)
     return Parity(
         n=len(ref),
         max_abs=float(np.abs(error).max()),
@@ -90,8 +102,9 @@ def compare(reference: npt.ArrayLike, output: npt.ArrayLike) -> Parity:
 
 
 def sqnr_db(reference: npt.ArrayLike, output: npt.ArrayLike) -> float:
-    """Signal to quantization noise ratio in dB, at most `SQNR_CAP_DB`."""
+    """Signal to quantization noise ratio in dB, at most `SQNR_CAP_DB`. Raises `CheckFailed` for other shapes."""
     ref, out = np.asarray(reference, np.float64), np.asarray(output, np.float64)
+    _check_shapes(ref, out)
     signal, noise = float(np.square(ref).sum()), float(np.square(out - ref).sum())
     if noise <= 0:
         return SQNR_CAP_DB
@@ -99,14 +112,14 @@ def sqnr_db(reference: npt.ArrayLike, output: npt.ArrayLike) -> float:
 
 
 def failures(parity: Parity, limit: Tolerance) -> list[str]:
-    """Each limit that `parity` breaks, in words; empty if it passes."""
+    """Each limit that `parity` breaks, in words; empty if it passes. NaN breaks every limit."""
     max_abs = limit.max_abs * max(1.0, parity.reference_peak / 10)
     checks = [
-        (parity.max_abs > max_abs, f"max abs error {parity.max_abs:.2e} > {max_abs:.1e}"),
-        (parity.sqnr_db < limit.sqnr_db, f"SQNR {parity.sqnr_db:.1f} dB < {limit.sqnr_db:.0f} dB"),
-        (parity.cosine < limit.cosine, f"cosine {parity.cosine:.5f} < {limit.cosine}"),
+        (not parity.max_abs <= max_abs, f"max abs error {parity.max_abs:.2e} > {max_abs:.1e}"),
+        (not parity.sqnr_db >= limit.sqnr_db, f"SQNR {parity.sqnr_db:.1f} dB < {limit.sqnr_db:.0f} dB"),
+        (not parity.cosine >= limit.cosine, f"cosine {parity.cosine:.5f} < {limit.cosine}"),
         (
-            parity.top1_agreement < limit.top1_agreement,
+            not parity.top1_agreement >= limit.top1_agreement,
             f"top-1 agreement {parity.top1_agreement:.1%} < {limit.top1_agreement:.0%}",
         ),
     ]
@@ -121,3 +134,8 @@ def require(parity: Parity, backend: str, precision: str, what: str) -> None:
             f"{what}: parity with the eager model failed over {parity.n} golden images: {'; '.join(broken)}; "
             "see which block diverges with: resnetrt verify --bisect"
         )
+
+
+def _check_shapes(ref: npt.NDArray[np.float64], out: npt.NDArray[np.float64]) -> None:
+    if ref.shape != out.shape:
+        raise CheckFailed(f"parity: expected outputs of shape {ref.shape}, found {out.shape}")
