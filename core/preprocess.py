@@ -4,6 +4,7 @@ Equal bit for bit to torchvision's Resize, CenterCrop, ToTensor and Normalize on
 """
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from resnetrt.errors import DataError, UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_INTERPOLATION, _SCALE = "bilinear-antialias", 255  # the only ones there are
+_DETOURS = {"La": "LA", "LAB": "RGB"}  # modes that Pillow converts to L and RGB only on the way through another
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -43,10 +47,14 @@ class Preprocessing:
                 f"preprocessing: mode {self.mode} has {channels} channels, found "
                 f"{len(self.mean)} means and {len(self.std)} standard deviations"
             )
-        if min(self.std) <= 0:
+        if not all(0 < value < math.inf for value in self.std):
             raise UsageError(f"preprocessing std: expected positive numbers, found {self.std}")
+        if not all(map(math.isfinite, self.mean)):
+            raise UsageError(f"preprocessing mean: expected finite numbers, found {self.mean}")
         if min(self.size) < 1 or self.resize < max(self.size):
-            raise UsageError(f"preprocessing: expected resize >= size >= 1, found resize {self.resize}, size {self.size}")
+            raise UsageError(
+                f"preprocessing: expected resize >= size >= 1, found resize {self.resize}, size {self.size}"
+            )
 
     @property
     def channels(self) -> int:
@@ -57,7 +65,7 @@ class Preprocessing:
         """Convert, resize and crop one image to uint8 `(H, W, C)`; the caller owns the result."""
         image = _resize_shorter_side(convert_mode(image, self.mode), self.resize)
         height, width = self.size
-        left, top = int(round((image.width - width) / 2.0)), int(round((image.height - height) / 2.0))
+        left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
         pixels = np.array(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
         return pixels.reshape(height, width, self.channels)
 
@@ -78,16 +86,19 @@ class Preprocessing:
         return {
             "mode": self.mode,
             "resize_shorter_side": self.resize,
-            "interpolation": "bilinear-antialias",
+            "interpolation": _INTERPOLATION,
             "crop": list(self.size),
-            "scale": 255,
+            "scale": _SCALE,
             "mean": list(self.mean),
             "std": list(self.std),
         }
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_json`; raises `KeyError` or `TypeError` for a malformed record."""
+        """The inverse of `to_json`; raises `KeyError`, `TypeError` or `UsageError` for a malformed record."""
+        for key, known in (("interpolation", _INTERPOLATION), ("scale", _SCALE)):
+            if record[key] != known:
+                raise UsageError(f"preprocessing {key}: expected {known}, found {record[key]!r}; upgrade resnetrt")
         height, width = record["crop"]
         mean, std = tuple(map(float, record["mean"])), tuple(map(float, record["std"]))
         return cls(record["mode"], int(record["resize_shorter_side"]), (int(height), int(width)), mean, std)
@@ -105,7 +116,7 @@ def decode(source: Path | bytes) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise DataError(f"image {where}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise anything on damaged data, RuntimeError and TypeError too
         raise DataError(f"image {where}: expected a readable image, found: {error}; repair or remove it") from error
 
 
@@ -113,6 +124,8 @@ def convert_mode(image: Image.Image, mode: str) -> Image.Image:
     """`image` in `RGB` or `L`. 16-bit greys keep their upper byte; Pillow alone would clip them to white."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in _DETOURS:
+        image = image.convert(_DETOURS[image.mode])
     return image if image.mode == mode else image.convert(mode)
 
 
