@@ -1,0 +1,68 @@
+import io
+
+import pytest
+
+from resnetrt.errors import UsageError
+from resnetrt.progress import track
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def become_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Not a fixture: pytest's capture sets sys.stderr anew when the test itself begins."""
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("RESNETRT_PROGRESS", raising=False)
+    return stream
+
+
+def test_yields_the_items_in_order_without_a_terminal(capsys: pytest.CaptureFixture[str]):
+    assert list(track(iter("abc"), "working", 3)) == ["a", "b", "c"]
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize("total", [3, None])
+@pytest.mark.parametrize("steps", [None, 8])
+def test_draws_on_a_terminal_and_keeps_stdout_clean(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], total: int | None, steps: int | None
+):
+    terminal = become_terminal(monkeypatch)
+    assert list(track([1, 2, 3], "calibrating", total, "images", steps)) == [1, 2, 3]
+    assert "calibrating" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+def test_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
+    terminal = become_terminal(monkeypatch)
+    monkeypatch.setenv("RESNETRT_PROGRESS", "0")
+    assert list(track([1, 2], "calibrating", 2)) == [1, 2]
+    assert terminal.getvalue() == ""
+
+
+def test_an_exception_of_the_source_comes_through(monkeypatch: pytest.MonkeyPatch):
+    become_terminal(monkeypatch)
+
+    def source() -> object:
+        yield 1
+        raise UsageError("no more")
+
+    with pytest.raises(UsageError, match="no more"):
+        list(track(source(), "working", 2))
+
+
+def test_is_lazy():
+    taken = []
+
+    def source() -> object:
+        for item in range(5):
+            taken.append(item)
+            yield item
+
+    tracked = track(source(), "working", 5)
+    assert next(tracked) == 0
+    assert taken == [0]
