@@ -1,0 +1,6 @@
+"""Load an engine, check it against the eager model, infer. Imports neither torch nor onnx."""
+
+from resnetrt.runtime.load import load
+from resnetrt.runtime.session import LayerTime, Session, TensorSpec
+
+__all__ = ["LayerTime", "Session", "TensorSpec", "load"]

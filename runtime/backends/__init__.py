@@ -1,0 +1,49 @@
+"""The backends by name; each is imported when it is first used."""
+
+import importlib
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.parts import PARTS
+from resnetrt.runtime.session import Session
+
+
+class Backend(Protocol):
+    """What a module of this folder defines."""
+
+    @staticmethod
+    def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> Session:
+        """Load the engine that `sidecar` describes.
+
+        Raises `BackendMissing` if this machine can't run it, `BundleError` if the file must be compiled again.
+        """
+
+
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "resnetrt.runtime.backends.onnxruntime",
+    "openvino": "resnetrt.runtime.backends.openvino",
+}
+
+
+def find_backend(name: str) -> Backend:
+    """The module of backend `name`. Raises `UsageError` for an unknown one; its package need not be installed."""
+    if name not in BACKENDS:
+        raise UsageError.unknown("backend", name, BACKENDS)
+    return cast(Backend, importlib.import_module(BACKENDS[name]))
+
+
+def import_package(name: str) -> Any:
+    """Import the package that backend `name` stands on; raises `BackendMissing` with the command that installs it."""
+    part = next(part for part in PARTS if part.name == name)
+    try:
+        return importlib.import_module(part.module)
+    except ImportError as error:
+        found = "is not installed" if error.name == part.module else f"does not import ({error})"
+        raise BackendMissing(f"backend {name}: the package {part.module} {found}; run: {part.install}") from error
+
+
+def compile_again(sidecar: dict[str, Any]) -> str:
+    """What to do about an engine that can't be used as it is, for the end of an error message."""
+    backend, precision = sidecar["backend"], sidecar["precision"]
+    return f"compile it again: resnetrt compile BUNDLE --backend {backend} --precision {precision}"

@@ -1,0 +1,35 @@
+"""What a compiler hands back, and what compilers share."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from resnetrt.errors import UsageError
+from resnetrt.runtime.session import TensorSpec
+
+
+@dataclass(frozen=True)
+class CompiledEngine:
+    """An engine in memory: file content and extension, versions of the tools, options as used, inputs and outputs."""
+
+    blob: bytes
+    extension: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tools: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def require_precision(backend: str, target: str, precision: str, known: Iterable[str]) -> None:
+    """Raise `UsageError` if `backend` does not compute in `precision` on `target`."""
+    known = sorted(known)
+    if precision not in known:
+        raise UsageError(f"{backend} on {target}: expected precision {', '.join(known)}, found {precision}")
+
+
+def require_known_options(backend: str, options: Mapping[str, Any], known: Iterable[str] = ()) -> None:
+    """Raise `UsageError` naming the first option that `backend` does not have."""
+    known = sorted(known)
+    for name in options:
+        if name not in known:
+            raise UsageError.unknown(f"option of {backend}", name, known)

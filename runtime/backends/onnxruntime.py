@@ -1,0 +1,119 @@
+"""ONNX Runtime: the engine file is the ONNX variant itself, optimised when it is loaded."""
+
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from resnetrt.errors import BackendMissing, BundleError, UsageError
+from resnetrt.runtime.backends import compile_again, import_package
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorSpec
+
+# Execution providers by target. The CPU one stands behind each for the nodes that ONNX Runtime always keeps there.
+PROVIDERS: dict[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
+_PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
+_WARM_UP = 2
+
+
+def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "OnnxRuntimeSession":
+    """Load an engine; see `resnetrt.runtime.backends.Backend`."""
+    return OnnxRuntimeSession(engine_path, sidecar, threads)
+
+
+class OnnxRuntimeSession(Session):
+    """An engine in ONNX Runtime. Outputs are new arrays; a contiguous input is read in place."""
+
+    def __init__(self, path: Path, sidecar: dict[str, Any], threads: int) -> None:
+        self._path = path
+        try:
+            native = create_native(path, sidecar["target"], threads)
+        except BundleError as error:
+            raise BundleError(f"engine {sidecar['id']}: {error}; {compile_again(sidecar)}") from error
+        inputs, outputs = specs(native.get_inputs()), specs(native.get_outputs())
+        super().__init__(sidecar, inputs, outputs, threads)
+        self._native: Any = native
+        self._input_name = inputs[0].name
+        self._output_names = [spec.name for spec in outputs]
+
+    def _infer(self, batch: Array) -> Outputs:
+        names = self._output_names
+        return dict(zip(names, self._native.run(names, {self._input_name: batch}), strict=True))
+
+    def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
+        with tempfile.TemporaryDirectory(prefix="resnetrt-profile-") as folder:
+            native = create_native(self._path, self.sidecar["target"], self.threads, f"{folder}/run")
+            for _ in range(_WARM_UP + runs):
+                native.run(self._output_names, {self._input_name: batch})
+            events = json.loads(Path(native.end_profiling()).read_text())
+        return _layer_times(events, runs)
+
+    def _close(self) -> None:
+        self._native = None
+
+
+def create_native(path: Path, target: str, threads: int, profile_prefix: str | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` with every setting explicit, on the providers of `target` or none.
+
+    Raises `BackendMissing` if ONNX Runtime lacks a provider or silently left one out, `BundleError` if it refuses the
+    file.
+    """
+    ort = import_package("onnxruntime")
+    ort.disable_telemetry_events()
+    if target not in PROVIDERS:
+        raise UsageError.unknown("target of onnxruntime", target, PROVIDERS)
+    _require_providers(target, ort.get_available_providers())
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised below, not printed
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    try:
+        native = ort.InferenceSession(str(path), options, providers=list(PROVIDERS[target]))
+    except Exception as error:  # its exceptions derive from Exception alone
+        raise BundleError(f"onnxruntime {ort.__version__} can't load {path.name}: {error}") from error
+    _require_providers(target, native.get_providers())
+    return native
+
+
+def _require_providers(target: str, found: list[str]) -> None:
+    missing = [provider for provider in PROVIDERS[target] if provider not in found]
+    if missing:
+        raise BackendMissing(
+            f"onnxruntime, target {target}: expected the execution provider {missing[0]}, found {', '.join(found)}; "
+            "for an NVIDIA GPU: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        )
+
+
+def specs(nodes: list[Any]) -> tuple[TensorSpec, ...]:
+    """Tensor specs of ONNX Runtime's `NodeArg`s; a symbolic axis becomes None."""
+    return tuple(TensorSpec(node.name, _DTYPES.get(node.type, node.type), _shape(node.shape)) for node in nodes)
+
+
+def _shape(axes: list[Any]) -> tuple[int | None, ...]:
+    return tuple(axis if isinstance(axis, int) else None for axis in axes)
+
+
+def _layer_times(events: list[dict[str, Any]], runs: int) -> list[LayerTime]:
+    suffix = "_kernel_time"
+    by_layer: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix):
+            args = event["args"]
+            key = (event["name"].removesuffix(suffix), args["op_name"], _precision(args["input_type_shape"]))
+            by_layer[key].append(event["dur"])
+    return [
+        LayerTime(name, op, sum(micros[-runs:]) / runs / 1000, precision)
+        for (name, op, precision), micros in by_layer.items()
+    ]
+
+
+def _precision(inputs: list[dict[str, Any]]) -> str:
+    dtype = next(iter(inputs[0]), "none") if inputs else "none"
+    return _PRECISIONS.get(dtype, dtype)

@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU: the engine file is the compiled model that OpenVINO exported."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.errors import BackendMissing, BundleError
+from resnetrt.runtime.backends import compile_again, import_package
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorSpec
+
+# The type that float layers compute in, by the engine's precision. Left alone, OpenVINO would pick bf16 where the CPU
+# has it, for FP32 models and for imported engines alike.
+PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "fp16": "f16", "bf16": "bf16"}
+_CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+_PRECISIONS = {"f32": "fp32", "fp32": "fp32", "f16": "fp16", "fp16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+_WARM_UP = 2
+
+
+def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "OpenVinoSession":
+    """Load an engine; see `resnetrt.runtime.backends.Backend`."""
+    return OpenVinoSession(engine_path, sidecar, threads)
+
+
+class OpenVinoSession(Session):
+    """An engine in OpenVINO. Outputs are new arrays.
+
+    A contiguous, writable input is read in place and referred to until the next call or `close`.
+    """
+
+    def __init__(self, path: Path, sidecar: dict[str, Any], threads: int) -> None:
+        self._blob: Array | None = _map(path, sidecar)
+        compiled = _import(self._blob, sidecar, threads)
+        inputs, outputs = specs(compiled.inputs), specs(compiled.outputs)
+        super().__init__(sidecar, inputs, outputs, int(compiled.get_property("INFERENCE_NUM_THREADS")))
+        self._request: Any = compiled.create_infer_request()
+        self._output_names = [spec.name for spec in outputs]
+
+    def _infer(self, batch: Array) -> Outputs:
+        results = self._request.infer({0: batch}, share_inputs=True)
+        return dict(zip(self._output_names, results.values(), strict=True))
+
+    def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
+        assert self._blob is not None
+        request = _import(self._blob, self.sidecar, self.threads, PERF_COUNT=True).create_infer_request()
+        _run(request, batch, _WARM_UP)
+        before = request.profiling_info
+        _run(request, batch, runs)
+        return _layer_times(before, request.profiling_info, runs)
+
+    def _close(self) -> None:
+        self._request = None
+        self._blob = None
+
+
+def properties(precision: str, threads: int) -> dict[str, Any]:
+    """The settings of compilation and import, all explicit."""
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+
+
+def require_precision(core: Any, compiled: Any, what: str, precision: str) -> None:
+    """Raise `BackendMissing` unless `compiled` will really compute in `precision` on this CPU."""
+    hint = PRECISION_HINTS[precision]
+    runs_in = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if runs_in != hint or _CAPABILITIES[hint] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise BackendMissing(f"{what}: this CPU can't compute in {precision} with OpenVINO; use another precision")
+
+
+def specs(ports: list[Any]) -> tuple[TensorSpec, ...]:
+    """Tensor specs of OpenVINO's ports; a dynamic axis becomes None."""
+    return tuple(
+        TensorSpec(
+            port.get_any_name(),
+            port.get_element_type().to_dtype().name,
+            tuple(None if axis.is_dynamic else axis.get_length() for axis in port.get_partial_shape()),
+        )
+        for port in ports
+    )
+
+
+def _map(path: Path, sidecar: dict[str, Any]) -> Array:
+    """The file mapped privately: weights are used where they lie, and stay valid when the bundle is replaced."""
+    try:
+        return np.memmap(path, np.uint8, "c")
+    except ValueError as error:
+        raise BundleError(f"engine {sidecar['id']}: {path.name} is empty; {compile_again(sidecar)}") from error
+
+
+def _import(blob: Array, sidecar: dict[str, Any], threads: int, **more: Any) -> Any:
+    ov = import_package("openvino")
+    built, here = sidecar["tools"].get("openvino"), ov.get_version()
+    what = f"engine {sidecar['id']}"
+    if built != here:
+        raise BundleError(f"{what}: built by OpenVINO {built}, this is {here}; {compile_again(sidecar)}")
+    core, settings = ov.Core(), properties(sidecar["precision"], threads) | more
+    try:
+        compiled = core.import_model(ov.Tensor(blob, shared_memory=True), "CPU", settings)
+    except (RuntimeError, ValueError) as error:  # ValueError: its message is no UTF-8
+        raise BundleError(f"{what}: {_reason(error)}; {compile_again(sidecar)}") from error
+    require_precision(core, compiled, what, sidecar["precision"])
+    return compiled
+
+
+def _reason(error: Exception) -> str:
+    cpus = re.findall(r"isa=(.+)", str(error))  # what it was built for and what is here
+    if len(cpus) == 2:
+        return f"built for a CPU with {cpus[0]}, this one has {cpus[1]}"
+    return f"OpenVINO can't load it: {' '.join(str(error).split())[-300:]}"
+
+
+def _run(request: Any, batch: Array, times: int) -> None:
+    for _ in range(times):
+        request.infer({0: batch}, share_inputs=True)
+
+
+def _layer_times(before: list[Any], after: list[Any], runs: int) -> list[LayerTime]:
+    """Mean times of the `runs` between two reports; OpenVINO reports means since the beginning."""
+    warm = {layer.node_name: _ms(layer) for layer in before}
+    return [
+        LayerTime(
+            layer.node_name,
+            layer.node_type,
+            max(0.0, (_ms(layer) * (_WARM_UP + runs) - warm.get(layer.node_name, 0.0) * _WARM_UP) / runs),
+            _precision(layer.exec_type),
+        )
+        for layer in after
+        if str(layer.status).endswith("EXECUTED")
+    ]
+
+
+def _ms(layer: Any) -> float:
+    return float(layer.real_time.total_seconds()) * 1000
+
+
+def _precision(exec_type: str) -> str:
+    word = exec_type.rpartition("_")[2].lower()
+    return _PRECISIONS.get(word, word)

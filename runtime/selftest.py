@@ -1,0 +1,49 @@
+"""The golden self-test: an engine's outputs against the eager model's, on the images stored in the bundle."""
+
+import numpy as np
+
+from resnetrt import parity
+from resnetrt.errors import CheckFailed, ResnetrtError
+from resnetrt.golden import Golden
+from resnetrt.runtime.session import Array, Session
+
+_BATCH = 8
+
+
+def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
+    """Run the golden images, the first alone and the rest in batches, and compare `output` with the eager logits.
+
+    Batch 1 and larger batches may take different kernels, so both are tried. The result is also put in
+    `session.selftest`. Raises `CheckFailed` with the numbers if it is outside the tolerance of backend and precision.
+    """
+    backend, precision = session.sidecar["backend"], session.sidecar["precision"]
+    what = f"engine {session.sidecar['id']}"
+    try:
+        found = parity.compare(golden.logits, _run(session, golden.frames, output))
+    except CheckFailed as error:
+        raise CheckFailed(f"{what}: {error}") from error
+    except ResnetrtError:
+        raise
+    except Exception as error:  # each backend has its own types
+        raise CheckFailed(f"{what}: inference failed: {error}") from error
+    parity.require(found, backend, precision, what)
+    session.selftest = found
+    return found
+
+
+def _run(session: Session, frames: Array, output: str) -> Array:
+    if output not in (spec.name for spec in session.outputs):
+        found = ", ".join(spec.name for spec in session.outputs)
+        raise CheckFailed(f"expected an output named {output}, found {found}")
+    return np.concatenate([session.infer_frames(part)[output] for part in _parts(session, frames)])[: len(frames)]
+
+
+def _parts(session: Session, frames: Array) -> list[Array]:
+    """Batches of one size, the last filled up with the first images again; before them the first image alone.
+
+    Every new batch size costs compilation, so there are two. An engine of fixed batch gets batches of that size only.
+    """
+    fixed, count = session.inputs[0].shape[0], len(frames)
+    size, start = (fixed, 0) if fixed else (_BATCH, 1)
+    alone = [frames[:start]] if start else []
+    return [*alone, *(frames[np.arange(first, first + size) % count] for first in range(start, count, size))]

@@ -1,0 +1,177 @@
+"""Compiling variants into engines: what is stored, and that nothing is stored that was not checked."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_bundle
+
+from resnetrt.bundle import Bundle, sha256_of
+from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
+from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, engine_id, find_compiler
+from resnetrt.golden import FILE
+from resnetrt.manifest import VariantRecord
+from resnetrt.runtime import TensorSpec, load
+from resnetrt.runtime.backends import BACKENDS
+
+COMPILE_AND_REPORT = """
+import sys
+from resnetrt.bundle import Bundle
+from resnetrt.export.compilers import compile_variant
+compile_variant(Bundle.open(sys.argv[1]), "int8.cpu", sys.argv[2])
+print(*(name for name in ("torch", "onnx", "onnx_ir", "onnxscript") if name in sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle.make_bundle(tmp_path_factory.mktemp("compilers") / "tiny.bundle")
+
+
+@pytest.fixture
+def bundle(pristine: Bundle, tmp_path: Path) -> Bundle:
+    shutil.copytree(pristine.path, tmp_path / "tiny.bundle")
+    return Bundle.open(tmp_path / "tiny.bundle")
+
+
+@pytest.fixture(params=sorted(COMPILERS))
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def content(path: Path) -> dict[str, str]:
+    """Every file below `path` with its hash."""
+    return {file.relative_to(path).as_posix(): sha256_of(file) for file in path.rglob("*") if file.is_file()}
+
+
+def test_what_compiles_also_loads():
+    assert set(COMPILERS) == set(BACKENDS)
+
+
+class TestCompileVariant:
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    def test_stores_engine_sidecar_and_evidence(self, bundle: Bundle, backend: str, precision: str):
+        variant = choose_variant(bundle, backend, precision)
+        name = compile_variant(bundle, variant, backend)
+        assert name == f"{backend}-{precision}-cpu"
+        reopened = Bundle.open(bundle.path)
+        record = reopened.manifest.engines[name]
+        assert (record.variant, record.sidecar) == (variant, f"engines/{name}.json")
+        assert Path(record.file).stem == name
+        assert {record.file, record.sidecar} <= set(reopened.manifest.files)
+        sidecar = reopened.read_json(record.sidecar)
+        assert sidecar["id"] == name
+        assert (sidecar["backend"], sidecar["precision"], sidecar["target"]) == (backend, precision, "cpu")
+        assert (sidecar["variant"], sidecar["dialect"]) == (variant, "cpu" if precision == "int8" else None)
+        assert sidecar["variant_sha256"] == sha256_of(bundle.variant_file(variant))
+        assert sidecar["inputs"] == [TensorSpec("input", "float32", (None, 3, 16, 16)).to_json()]
+        assert sidecar["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [None, 10]}]
+        assert list(sidecar["tools"]) == [backend]
+        assert sidecar["built_on"]["architecture"]
+        assert sidecar["parity"]["n"] == 20
+        assert sidecar["parity"]["sqnr_db"] > (100 if precision == "fp32" else 25)
+        assert sidecar["parity"]["tolerance"]
+
+    def test_the_evidence_is_what_the_selftest_finds(self, bundle: Bundle, backend: str):
+        name = compile_variant(bundle, "int8.cpu", backend)
+        stored = bundle.read_json(f"engines/{name}.json")["parity"]
+        with load(bundle, name) as session:
+            assert session.selftest is not None
+            assert session.selftest.to_json().items() <= stored.items()
+
+    def test_an_engine_that_fails_is_refused_and_nothing_is_written(self, bundle: Bundle, backend: str):
+        tiny_bundle.flip_bits(bundle, "fp32.onnx", tiny_bundle.weights()["conv.w"], 0x40, stride=10**9)
+        before = content(bundle.path)
+        with pytest.raises(CheckFailed, match=rf"engine {backend}-fp32-cpu: parity .* failed over 20 golden .*max abs"):
+            compile_variant(bundle, "fp32", backend)
+        assert content(bundle.path) == before
+        assert list(bundle.path.parent.iterdir()) == [bundle.path]
+        assert bundle.manifest.engines == {}
+
+    def test_compiling_again_replaces(self, bundle: Bundle, backend: str):
+        assert compile_variant(bundle, "fp32", backend) == compile_variant(bundle, "fp32", backend)
+        assert len(Bundle.open(bundle.path).manifest.engines) == 1
+        load(bundle).close()
+
+    def test_an_unusual_variant_keeps_its_name(self, bundle: Bundle, backend: str):
+        assert compile_variant(bundle, "int8.tensorrt", backend) == f"{backend}-int8.tensorrt-cpu"
+        assert compile_variant(bundle, "fp32.frames", backend) == f"{backend}-fp32.frames-cpu"
+        record = VariantRecord("mixed.onnx", "int8", dialect="cpu")
+        assert engine_id("mixed", record, backend, "cpu") == f"{backend}-mixed-cpu"
+
+    def test_an_unreadable_variant_is_one_clear_error(self, bundle: Bundle, backend: str):
+        with bundle.edit() as editor:
+            editor.write("fp32.onnx", b"no model")
+        with pytest.raises((BundleError, UsageError), match=r"can't (load|compile) fp32\.onnx") as caught:
+            compile_variant(bundle, "fp32", backend)
+        assert "\n" not in str(caught.value)
+
+    def test_without_golden_images_there_is_no_engine(self, bundle: Bundle, backend: str):
+        with bundle.edit() as editor:
+            editor.remove(FILE)
+        with pytest.raises(BundleError, match=r"no file golden\.safetensors"):
+            compile_variant(bundle, "fp32", backend)
+        assert Bundle.open(bundle.path).manifest.engines == {}
+
+    def test_needs_neither_torch_nor_onnx(self, bundle: Bundle, backend: str):
+        command = [sys.executable, "-c", COMPILE_AND_REPORT, str(bundle.path), backend]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+    def test_an_unknown_option_is_refused(self, bundle: Bundle, backend: str):
+        with pytest.raises(UsageError, match=f"unknown option of {backend} 'workspace'"):
+            compile_variant(bundle, "fp32", backend, options={"workspace": 1})
+
+    def test_an_unknown_target_is_refused(self, bundle: Bundle, backend: str):
+        with pytest.raises(UsageError, match=f"unknown {backend} target 'sm86'"):
+            compile_variant(bundle, "fp32", backend, target="sm86")
+
+    def test_a_precision_it_can_not_run_is_refused(self, bundle: Bundle, backend: str):
+        precision = {"onnxruntime": "fp16", "openvino": "fp8"}[backend]
+        with bundle.edit() as editor:
+            editor.manifest.variants["half"] = VariantRecord("fp32.onnx", precision)
+        with pytest.raises(UsageError, match=rf"{backend} on cpu: expected precision .*, found {precision}"):
+            compile_variant(bundle, "half", backend)
+
+
+def test_unknown_names_suggest_the_known_ones(bundle: Bundle):
+    with pytest.raises(UsageError, match=r"unknown backend 'openvno'; did you mean openvino\?"):
+        compile_variant(bundle, "fp32", "openvno")
+    with pytest.raises(UsageError, match=r"unknown variant .*int8.cpu"):
+        compile_variant(bundle, "int8.cpuu", "openvino")
+
+
+def test_the_variant_in_the_backends_dialect_is_chosen(bundle: Bundle, backend: str):
+    assert choose_variant(bundle, backend, "int8") == "int8.cpu"
+    assert choose_variant(bundle, backend, "fp32") == "fp32"
+    with pytest.raises(UsageError, match=f"unknown precision of .* for {backend} 'fp16'; did you mean fp32"):
+        choose_variant(bundle, backend, "fp16")
+
+
+def test_a_target_without_its_device_is_missing(bundle: Bundle):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendMissing, match="target cuda: expected the execution provider CUDAExecutionProvider"):
+        compile_variant(bundle, "fp32", "onnxruntime", target="cuda")
+
+
+def test_the_onnxruntime_engine_is_the_variant(bundle: Bundle):
+    compiled = find_compiler("onnxruntime").compile_engine(bundle.file("int8.cpu.onnx"), "int8", "cpu", {})
+    assert compiled.blob == bundle.file("int8.cpu.onnx").read_bytes()
+    assert compiled.extension == "onnx"
+
+
+def test_the_openvino_engine_gives_what_the_onnx_gives(bundle: Bundle):
+    import openvino
+
+    frames = tiny_bundle.frames(8)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    direct = openvino.Core().compile_model(bundle.file("int8.cpu.onnx"), "CPU", settings)
+    expected = direct(tiny_bundle.PREPROCESSING.normalize(frames))[0]
+    with load(bundle, compile_variant(bundle, "int8.cpu", "openvino")) as session:
+        np.testing.assert_array_equal(session.infer_frames(frames)["logits"], expected)

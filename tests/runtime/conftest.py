@@ -1,0 +1,33 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_bundle
+
+from resnetrt.bundle import Bundle
+from resnetrt.export.compilers import compile_variant
+from resnetrt.runtime.backends import BACKENDS
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny bundle with every variant compiled for every backend; not to be changed."""
+    bundle = tiny_bundle.make_bundle(tmp_path_factory.mktemp("runtime") / "tiny.bundle")
+    for backend in BACKENDS:
+        for variant in ("fp32", "fp32.frames", "int8.cpu"):
+            compile_variant(bundle, variant, backend)
+    return bundle
+
+
+@pytest.fixture
+def bundle(shared_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of the tiny bundle for one test to change."""
+    path = tmp_path / "tiny.bundle"
+    shutil.copytree(shared_bundle.path, path)
+    return Bundle.open(path)
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn."""
+    return str(request.param)
