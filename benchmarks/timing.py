@@ -44,8 +44,10 @@ class Schedule:
             raise UsageError(f"timing rounds: expected a positive number, found {self.rounds}")
         if self.block_calls is not None and self.block_calls < 1:
             raise UsageError(f"timing calls in a block: expected a positive number, found {self.block_calls}")
-        if min(self.min_block_s, self.settle_s, self.warm_up_s) < 0 or (self.budget_s or 1) <= 0:
+        if min(self.min_block_s, self.settle_s, self.warm_up_s) < 0:
             raise UsageError(f"timing: expected times in seconds that are not negative, found {self}")
+        if self.budget_s is not None and self.budget_s <= 0:
+            raise UsageError(f"timing budget: expected a positive number of seconds, found {self.budget_s}")
 
 
 DEFAULT_SCHEDULE = Schedule()
