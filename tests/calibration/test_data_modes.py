@@ -89,6 +89,13 @@ def test_16_bit_grey_keeps_its_upper_byte(tmp_path, name):
     np.testing.assert_array_equal(frame_of(tmp_path, Image.fromarray(deep), name), expected)
 
 
+@pytest.mark.parametrize("preprocessing", [RGB, L])
+def test_16_bit_values_in_a_32_bit_file_keep_their_upper_byte(tmp_path, preprocessing):
+    deep = np.random.default_rng(5).integers(0, 65536, (SIZE, SIZE)).astype(np.int32)
+    got = frame_of(tmp_path, Image.fromarray(deep), "x.tif", preprocessing)
+    assert (got == (deep // 256)[..., None]).all()
+
+
 # what undoes each orientation of the EXIF standard (tag 0x0112), by hand
 UNDO = {
     1: lambda a: a,
