@@ -116,7 +116,8 @@ def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
     axes.set_xlabel(f"median latency of a batch of {batch}, ms  (left is faster)", color=_INK)
     axes.set_ylabel("top-1 accuracy, %  (up is better)", color=_INK)
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
-    axes.grid(True, color="#e6e6e6", linewidth=0.8, zorder=0)
+    axes.grid(True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.figure.supxlabel(
         "bars: 95 % intervals, of the median latency and of the accuracy drop on the same images; dashed: eager FP32",

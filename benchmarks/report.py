@@ -86,8 +86,9 @@ class Report:
         lines = [f"# {self.title}", "", *_markdown_table(HEADER, table_cells(summary)), ""]
         if picture:
             lines += [f"![Top-1 accuracy against median latency]({picture})", ""]
-        lines += [f"- {note}" for note in self.notes]
-        lines += ["", "## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
+        if self.notes:
+            lines += [*(f"- {note}" for note in self.notes), ""]
+        lines += ["## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
         images = next((row["n"] for row in summary if row["n"]), None)
         facts = {"images evaluated": images, "batch size of the latencies": self.batch, **_flat(self.conditions)}
         lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
