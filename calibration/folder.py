@@ -123,7 +123,8 @@ def _class_images(root: Path, folder: Path) -> list[Path]:
 
 def _scan(folder: Path) -> tuple[list[Path], list[Path]]:
     """Subfolders and files by name, without hidden and system ones."""
-    folders, files = [], []
+    folders: list[Path] = []
+    files: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
