@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from resnetrt.errors import CheckFailed
 from resnetrt.export.graph import FoldPair, KeptBatchNorm, find_pairs, trace
@@ -79,30 +81,45 @@ def fold_batch_norms(module: nn.Module, images: Tensor) -> FoldResult:
     return FoldResult(folded, certificates, kept)
 
 
-def folded_parameters(conv: nn.Module, batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
+def folded_parameters(conv: _ConvNd, batch_norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """float64 weight and bias of the folded convolution."""
-    scale = _scale(batch_norm)
+    scale, mean = _scale(batch_norm), batch_norm.running_mean
+    assert mean is not None
     weight = conv.weight.detach().double()
     bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
     shift = 0.0 if batch_norm.bias is None else batch_norm.bias.detach().double()
     per_output = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return weight * per_output, (bias - batch_norm.running_mean.double()) * scale + shift
+    return weight * per_output, (bias - mean.double()) * scale + shift
 
 
-def _scale(batch_norm: nn.Module) -> Tensor:
+def _scale(batch_norm: _BatchNorm) -> Tensor:
+    assert batch_norm.running_var is not None
     deviation = torch.sqrt(batch_norm.running_var.double() + batch_norm.eps)
     gamma = 1.0 if batch_norm.weight is None else batch_norm.weight.detach().double()
     return gamma / deviation
 
 
 def _fold_pair(module: nn.Module, pair: FoldPair) -> None:
-    conv = module.get_submodule(pair.conv)
-    weight, bias = folded_parameters(conv, module.get_submodule(pair.batch_norm))
+    conv, batch_norm = _layers(module, pair)
+    weight, bias = folded_parameters(conv, batch_norm)
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-    parent, _, name = pair.batch_norm.rpartition(".")
-    setattr(module.get_submodule(parent), name, nn.Identity())
+    _replace(module, batch_norm, nn.Identity())
+
+
+def _layers(module: nn.Module, pair: FoldPair) -> tuple[_ConvNd, _BatchNorm]:
+    conv, batch_norm = module.get_submodule(pair.conv), module.get_submodule(pair.batch_norm)
+    assert isinstance(conv, _ConvNd) and isinstance(batch_norm, _BatchNorm)
+    return conv, batch_norm
+
+
+def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` stands: a module can bear several names, and any of them may be the one called."""
+    for parent in module.modules():
+        for name, child in list(parent._modules.items()):  # named_children names a module only once
+            if child is old:
+                setattr(parent, name, new)
 
 
 @torch.no_grad()
@@ -113,8 +130,8 @@ def _certify(original: nn.Module, folded: nn.Module, pairs: list[FoldPair], imag
     hooks = []
 
     def keep_input(pair: FoldPair) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs[pair.conv] = args[0]
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+            inputs[pair.conv] = args[0] if args else options["input"]
 
         return hook
 
@@ -126,7 +143,7 @@ def _certify(original: nn.Module, folded: nn.Module, pairs: list[FoldPair], imag
         return hook
 
     for pair in pairs:
-        hooks.append(original.get_submodule(pair.conv).register_forward_pre_hook(keep_input(pair)))
+        hooks.append(original.get_submodule(pair.conv).register_forward_pre_hook(keep_input(pair), with_kwargs=True))
         hooks.append(original.get_submodule(pair.batch_norm).register_forward_hook(compare(pair)))
     try:
         original(images)
@@ -136,12 +153,15 @@ def _certify(original: nn.Module, folded: nn.Module, pairs: list[FoldPair], imag
     return [certificates[pair.conv] for pair in pairs]
 
 
-def _certificate(original: nn.Module, folded: nn.Module, pair: FoldPair, expected: Tensor, actual: Tensor) -> ConvCertificate:
-    conv, batch_norm = original.get_submodule(pair.conv), original.get_submodule(pair.batch_norm)
+def _certificate(
+    original: nn.Module, folded: nn.Module, pair: FoldPair, expected: Tensor, actual: Tensor
+) -> ConvCertificate:
+    conv, batch_norm = _layers(original, pair)
+    assert batch_norm.running_var is not None
     error = (actual.double() - expected.double()).abs().transpose(0, 1).flatten(1).amax(1).numpy()
     peak = expected.abs().transpose(0, 1).flatten(1).amax(1).numpy()
     before = conv.weight.detach().abs().amax().item()
-    channels = folded.get_submodule(pair.conv).weight.abs().flatten(1).amax(1)
+    channels = folded.get_parameter(f"{pair.conv}.weight").abs().flatten(1).amax(1)
     live = channels[channels > 0]
     return ConvCertificate(
         conv=pair.conv,

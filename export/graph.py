@@ -1,6 +1,5 @@
 """What a module's traced graph says about its BatchNorms: which of them follow a convolution that is theirs alone."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from resnetrt.errors import CheckFailed
+from resnetrt.export.quiet import first_cause, quiet
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -35,17 +35,15 @@ class KeptBatchNorm:
 def trace(module: nn.Module, example: torch.Tensor) -> ExportedProgram:
     """Trace `module` with a symbolic batch axis; `example` is `(N >= 2, C, H, W)`.
 
-    Raises `CheckFailed` with the tracer's first line when the module can't be traced.
+    Raises `CheckFailed` with the first line of the cause when the module can't be traced.
     """
     batch = torch.export.Dim("batch", min=1, max=4096)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
     except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CheckFailed(
-            f"tracing {type(module).__name__} with input {tuple(example.shape)} failed: {first}; "
+            f"tracing {type(module).__name__} with input {tuple(example.shape)} failed: {first_cause(error)}; "
             "forward must take one (N, C, H, W) tensor, work for any N, and not branch on values"
         ) from error
 
@@ -59,7 +57,9 @@ def find_pairs(program: ExportedProgram, module: nn.Module) -> tuple[list[FoldPa
             continue
         batch_norm = _owner(node.args[3], names, "running_mean")
         if batch_norm is None:
-            kept.append(KeptBatchNorm(node.name, "it has no running statistics, so it depends on the batch"))
+            depends = node.args[3] is None
+            reason = "it has no running statistics, so it depends on the batch" if depends else "it is no module"
+            kept.append(KeptBatchNorm(node.name, reason))
             continue
         conv, reason = _foldable_conv(node, names, module, batch_norm)
         if conv is None:
@@ -76,8 +76,11 @@ def _owner(node: object, names: dict[str, str], attribute: str) -> str | None:
 
 def _foldable_conv(node: Node, names: dict[str, str], module: nn.Module, batch_norm: str) -> tuple[str | None, str]:
     """The convolution's dotted name, or None and the reason."""
-    if not isinstance(module.get_submodule(batch_norm), BATCH_NORMS):
-        return None, f"it is a {type(module.get_submodule(batch_norm)).__name__}, not a plain BatchNorm"
+    layer = module.get_submodule(batch_norm)
+    if not isinstance(layer, BATCH_NORMS) or type(layer).forward is not nn.BatchNorm2d.forward:
+        return None, f"it is a {type(layer).__name__}, not a plain BatchNorm"
+    if not _calls(node, module, layer):
+        return None, "its parameters are used directly, the module itself is not called"
     statistics = node.args[3]
     if not isinstance(statistics, Node) or len(statistics.users) != 1:
         return None, "it is used more than once"
@@ -92,4 +95,12 @@ def _foldable_conv(node: Node, names: dict[str, str], module: nn.Module, batch_n
         return None, "the weight of the convolution before it is computed, not a parameter of a Conv module"
     if not isinstance(weight, Node) or len(weight.users) != 1:
         return None, f"the convolution {conv} before it is used more than once"
+    if not _calls(source, module, module.get_submodule(conv)):
+        return None, f"the parameters of {conv} before it are used directly, the module itself is not called"
     return conv, ""
+
+
+def _calls(node: Node, module: nn.Module, layer: nn.Module) -> bool:
+    """Whether `node` comes from calling `layer`; a module can bear several names."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return bool(stack) and dict(module.named_modules(remove_duplicate=False)).get(stack[-1][0]) is layer

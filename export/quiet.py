@@ -1,0 +1,35 @@
+"""Silence around torch's exporter, which logs and prints its steps; what fails still raises."""
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop warnings, log records below ERROR, and whatever is printed."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def first_cause(error: BaseException) -> str:
+    """The first line of the exception that began a chain, without colours; the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = (line.strip() for line in _COLOURS.sub("", str(error)).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
