@@ -7,6 +7,7 @@ every later report, from fold certificate to audit, speaks of the same layers.
 import ast
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 BATCH = "batch"
@@ -14,9 +15,14 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def tidy(path: Path) -> None:
-    """Rewrite the ONNX file at `path` in place: names from module scopes, no metadata, batch axis named `batch`."""
+    """Rewrite the ONNX file at `path` in place.
+
+    Names come from module scopes, the batch axis is named `batch`, there is no metadata, and every convolution has a
+    bias: the exporter drops those that are zero, and every later stage would have to know both forms.
+    """
     model = onnx.load(str(path))
     _rename(model.graph)
+    _add_missing_biases(model.graph)
     _name_batch_axis(model.graph)
     del model.metadata_props[:]
     model.doc_string, model.producer_version = "", ""
@@ -54,7 +60,7 @@ def _rename(graph: onnx.GraphProto) -> None:
 
 def _readable(node: onnx.NodeProto) -> str:
     stored = next((item.value for item in node.metadata_props if item.key == _SCOPES), "[]")
-    scopes = [scope for scope in ast.literal_eval(stored) if scope]
+    scopes: list[str] = [scope for scope in ast.literal_eval(stored) if scope]
     if not scopes:
         return node.name
     *modules, own = scopes
@@ -62,6 +68,17 @@ def _readable(node: onnx.NodeProto) -> str:
         return own
     # a layer that is a module of its own (Conv2d, Linear) carries the module's name
     return modules[-1] if node.op_type in ("Conv", "Gemm", "MatMul", "BatchNormalization") else f"{modules[-1]}.{own}"
+
+
+def _add_missing_biases(graph: onnx.GraphProto) -> None:
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
+        if weight is not None and (len(node.input) < 3 or not node.input[2]):
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
+            bias = onnx.numpy_helper.from_array(np.zeros(weight.dims[0], dtype), f"{node.name}.zero_bias")
+            graph.initializer.append(bias)
+            node.input[:] = [*node.input[:2], bias.name]
 
 
 def _name_batch_axis(graph: onnx.GraphProto) -> None:
