@@ -55,16 +55,25 @@ def _biases(model: onnx.ModelProto, name: str) -> None:
 
 def _batch_axis(model: onnx.ModelProto, name: str) -> None:
     for value in (*model.graph.input, *model.graph.output):
-        first = value.type.tensor_type.shape.dim[0]
-        if not first.dim_param:
-            raise CheckFailed(f"{name}: the batch axis of {value.name} is fixed to {first.dim_value}, expected a symbol")
+        dims = value.type.tensor_type.shape.dim
+        if not dims:
+            raise CheckFailed(f"{name}: {value.name} has no batch axis, expected a symbol as its first axis")
+        if not dims[0].dim_param:
+            raise CheckFailed(
+                f"{name}: the batch axis of {value.name} is fixed to {dims[0].dim_value}, expected a symbol"
+            )
 
 
 def _run_batches(model: onnx.ModelProto, path: Path) -> None:
     """A symbol alone proves nothing: a Reshape can still hold a constant batch."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CheckFailed(f"{path.name}: ONNX Runtime can't load it: {str(error).splitlines()[0]}") from error
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim][1:]
     for batch in (1, 3):
         feed = {model.graph.input[0].name: np.zeros((batch, *shape), np.float32)}
