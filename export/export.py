@@ -11,6 +11,7 @@ from torch import nn
 
 from resnetrt.bundle import Bundle, check_destination, create_bundle
 from resnetrt.conditions import tool_versions
+from resnetrt.errors import UsageError
 from resnetrt.export.fold import FoldResult, fold_batch_norms
 from resnetrt.export.lint import lint
 from resnetrt.export.onnx_parity import run_onnx
@@ -52,6 +53,8 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
     frames = request.golden_frames
     images = torch.from_numpy(request.preprocessing.normalize(frames))
     logits = eager_logits(module, images)
+    if request.labels and len(request.labels) != logits.shape[1]:
+        raise UsageError(f"labels: expected {logits.shape[1]}, one per logit, found {len(request.labels)}")
     fold = fold_batch_norms(module, images[:8])
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     manifest = Manifest(
