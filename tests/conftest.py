@@ -3,11 +3,16 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from resnetrt.bundle import Bundle
 
 settings.register_profile("shared-machine", deadline=None, max_examples=60)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared-machine"))
@@ -25,3 +30,44 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="session")
+def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The FP32 file of a network of `small_models.CONFIGS`, folded and traced once; not to be changed."""
+    import small_models
+
+    from resnetrt.export.fold import fold_batch_norms
+    from resnetrt.export.trace import trace_to_onnx
+
+    folder = tmp_path_factory.mktemp("small")
+
+    @cache
+    def trace(kind: str) -> Path:
+        fold = fold_batch_norms(small_models.build(kind), small_models.pictures(kind, 2))
+        trace_to_onnx(fold.module, small_models.SHAPES[kind], folder / f"{kind}.onnx")
+        return folder / f"{kind}.onnx"
+
+    return trace
+
+
+@pytest.fixture(scope="session")
+def exported_fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded network as a bundle with a calibration record, made once; not to be changed."""
+    from resnetrt.benchmarks.prepare import prepare_export
+    from resnetrt.calibration.collect import calibrate_bundle
+    from resnetrt.export.export import export_bundle
+
+    path = tmp_path_factory.mktemp("fashion") / "fashion.bundle"
+    bundle, _ = export_bundle(prepare_export("fashion_resnet20"), path)
+    calibrate_bundle(bundle, "fashion_calib", 256)
+    return path
+
+
+@pytest.fixture
+def fashion_bundle(exported_fashion: Path, tmp_path: Path) -> "Bundle":
+    """A copy of the embedded network's bundle for one test to change."""
+    from resnetrt.bundle import Bundle
+
+    shutil.copytree(exported_fashion, tmp_path / "fashion.bundle")
+    return Bundle.open(tmp_path / "fashion.bundle")

@@ -1,0 +1,214 @@
+"""Names, shapes and bytes of traced files, and one clear line for modules that can't be traced."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small_models
+import torch
+from small_models import Chain, randomize
+from torch import Tensor, nn
+
+from resnetrt.errors import CheckFailed
+from resnetrt.export.graph import trace
+from resnetrt.export.lint import lint
+from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.quiet import first_cause, quiet
+from resnetrt.export.tidy import module_of
+from resnetrt.export.trace import DEFAULT_OPSET, trace_to_onnx
+
+SmallOnnx = Callable[[str], Path]
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(2, -1)
+
+
+class Raising(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("boom\nand more")
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvals(x.mean(1)).real
+
+
+@pytest.mark.parametrize("kind", small_models.CONFIGS)
+def test_names_say_which_module_a_node_belongs_to(small_onnx: SmallOnnx, kind: str):
+    graph = onnx.load(small_onnx(kind)).graph
+    modules = {name for name, _ in small_models.build(kind).named_modules()}
+    for node in graph.node:
+        own = node.name if node.op_type in ("Conv", "Gemm") else module_of(node.name)
+        assert own in modules, node.name
+    convs = {node.name for node in graph.node if node.op_type == "Conv"}
+    layers = small_models.build(kind).named_modules()
+    assert convs == {name for name, layer in layers if isinstance(layer, nn.Conv2d)}
+
+
+@pytest.mark.parametrize("kind", small_models.CONFIGS)
+def test_names_are_unique_and_outputs_bear_the_names_of_their_nodes(small_onnx: SmallOnnx, kind: str):
+    graph = onnx.load(small_onnx(kind)).graph
+    names = [node.name for node in graph.node]
+    values = [value for node in graph.node for value in node.output] + [tensor.name for tensor in graph.initializer]
+    assert len(set(names)) == len(names)
+    assert len(set(values)) == len(values)
+    assert all(node.output[0] in (node.name, "logits") for node in graph.node)
+
+
+@pytest.mark.parametrize("kind", small_models.CONFIGS)
+def test_interface(small_onnx: SmallOnnx, kind: str):
+    graph = onnx.load(small_onnx(kind)).graph
+    (image,), (logits,) = graph.input, graph.output
+    dims = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (image, logits)]
+    assert (image.name, logits.name) == ("input", "logits")
+    assert dims == [["batch", *small_models.SHAPES[kind]], ["batch", small_models.CLASSES]]
+
+
+@pytest.mark.parametrize("kind", small_models.CONFIGS)
+def test_traced_files_pass_the_lint_and_equal_eager(small_onnx: SmallOnnx, kind: str):
+    lint(small_onnx(kind))
+    images = small_models.pictures(kind, 5)
+    with torch.no_grad():
+        expected = small_models.build(kind)(images).numpy()
+    np.testing.assert_allclose(run_onnx(small_onnx(kind), images.numpy()), expected, atol=1e-4, rtol=0)
+
+
+def test_intermediate_shapes_are_known(small_onnx: SmallOnnx):
+    graph = onnx.load(small_onnx("projection")).graph
+    known = {value.name for value in graph.value_info} | {"logits"}
+    assert {output for node in graph.node for output in node.output} <= known
+
+
+def test_nothing_of_the_machine_is_left_in_the_file(small_onnx: SmallOnnx):
+    model = onnx.load(small_onnx("pad"))
+    assert not model.metadata_props
+    assert not any(item.metadata_props or item.doc_string for item in (model.graph, *model.graph.node))
+    blob = small_onnx("pad").read_bytes()
+    for trace_of in (b"small_models", b"site-packages", b"/tmp", b"stack_trace", Path(__file__).parent.name.encode()):
+        assert trace_of not in blob
+
+
+def test_two_exports_are_equal_to_the_byte(small_onnx: SmallOnnx, tmp_path: Path):
+    from resnetrt.export.fold import fold_batch_norms
+
+    fold = fold_batch_norms(small_models.build("pad"), small_models.pictures("pad", 2))
+    trace_to_onnx(fold.module, small_models.SHAPES["pad"], tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == small_onnx("pad").read_bytes()
+
+
+def test_another_process_exports_the_same_bytes(tmp_path: Path):
+    script = (
+        "import hashlib, sys, small_models; from pathlib import Path; from torch import nn\n"
+        "from resnetrt.export.trace import trace_to_onnx\n"
+        "net = small_models.randomize(small_models.Chain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)))\n"
+        "trace_to_onnx(net, (3, 8, 8), Path(sys.argv[1]))\n"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "4", "PYTHONPATH": str(Path(small_models.__file__).parent)}
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "theirs.onnx")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    net = randomize(Chain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)))
+    trace_to_onnx(net, (3, 8, 8), tmp_path / "ours.onnx")
+    ours, theirs = (hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("ours.onnx", "theirs.onnx"))
+    assert ours == theirs
+    assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.parametrize("opset", [18, DEFAULT_OPSET, 23])
+def test_opset_is_the_one_asked_for(tmp_path: Path, opset: int):
+    path = tmp_path / "net.onnx"
+    trace_to_onnx(randomize(Chain(nn.Conv2d(3, 4, 3))), (3, 8, 8), path, opset)
+    assert [entry.version for entry in onnx.load(path).opset_import if not entry.domain] == [opset]
+    lint(path)
+
+
+def test_convolutions_without_bias_get_one_of_zeros(tmp_path: Path):
+    """The exporter drops zero biases; an untrained network has nothing else."""
+    path = tmp_path / "net.onnx"
+    net = Chain(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    nn.init.zeros_(net.layers[2].bias)
+    trace_to_onnx(net, (3, 8, 8), path)
+    lint(path)
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            Branching,
+            r"tracing Branching with input \(2, 3, 8, 8\) failed: Could not guard on data-dependent",
+        ),
+        (FixedBatch, r"tracing FixedBatch .* failed: Constraints violated \(batch\).*work for any N"),
+        (Raising, r"tracing Raising .* failed: boom; forward must take one \(N, C, H, W\) tensor"),
+        (Eigenvalues, r"translating Eigenvalues to ONNX opset 20 failed: No ONNX function found for .*linalg_eig"),
+    ],
+)
+def test_what_can_not_be_exported_is_one_clear_line(
+    make: Callable[[], nn.Module], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with pytest.raises(CheckFailed, match=message) as caught:
+        trace_to_onnx(make(), (3, 8, 8), tmp_path / "net.onnx")
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_a_module_that_takes_two_inputs(tmp_path: Path):
+    with pytest.raises(CheckFailed, match=r"tracing Bilinear with input .* failed: .*forward must take one"):
+        trace_to_onnx(nn.Bilinear(2, 2, 2), (3, 8, 8), tmp_path / "net.onnx")
+
+
+def test_tracing_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    trace_to_onnx(small_models.build("plain"), small_models.SHAPES["plain"], tmp_path / "net.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_full_disk(full_disk: Path):
+    with pytest.raises(OSError, match="No space left"):
+        trace_to_onnx(Chain(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 1024, 5)).eval(), (3, 8, 8), full_disk / "net.onnx")
+
+
+def test_trace_has_a_symbolic_batch():
+    program = trace(Chain(nn.Conv2d(3, 4, 3)).eval(), torch.zeros(2, 3, 8, 8))
+    ((_, found),) = program.range_constraints.items()
+    assert (found.lower, found.upper) == (1, 4096)
+
+
+def test_quiet_is_over_afterwards(capsys: pytest.CaptureFixture[str]):
+    log = logging.getLogger("torch.onnx")
+
+    def fail() -> None:
+        with quiet():
+            print("hidden")
+            log.warning("hidden")
+            raise ValueError("inner")
+
+    with pytest.raises(ValueError, match="inner"):
+        fail()
+    assert log.isEnabledFor(logging.WARNING)
+    print("shown")
+    assert capsys.readouterr() == ("shown\n", "")
+
+
+def test_first_cause_is_the_innermost_without_colours():
+    inner, outer = ValueError("\n \x1b[96mreal reason\x1b[0m\nmore"), RuntimeError("advice")
+    outer.__cause__ = inner
+    assert first_cause(outer) == "real reason"
+    assert first_cause(KeyError()) == "KeyError"
