@@ -12,14 +12,19 @@ from resnetrt.calibration.structure import weighted_layers
 _INT32_MAX = 2**31 - 1
 
 
-def insert_activation_pairs(graph: ir.Graph, params: dict[str, QuantParams]) -> None:
-    """Put a QuantizeLinear/DequantizeLinear pair behind each named value; all its consumers read the result."""
+def insert_activation_pairs(
+    graph: ir.Graph, params: dict[str, QuantParams], keep_float: frozenset[str] = frozenset()
+) -> None:
+    """Put a QuantizeLinear/DequantizeLinear pair behind each named value; its consumers read the result.
+
+    Nodes named in `keep_float` go on reading the float value.
+    """
     values = {value.name: value for value in graph.inputs}
     values |= {output.name: output for node in graph for output in node.outputs}
     first = graph[0]
     for name, chosen in params.items():
         value = values[name]
-        uses = list(value.uses())
+        uses = [use for use in value.uses() if use.node.name not in keep_float]
         scale = _initializer(graph, f"{name}.scale", np.float32(chosen.scale))
         zero = _initializer(graph, f"{name}.zero_point", np.array(chosen.zero_point, chosen.dtype))
         quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}.quantize")

@@ -8,13 +8,14 @@ from resnetrt.calibration.structure import commutes, is_constant, residual_adds,
 Points = dict[str, str]
 
 
-def place(graph: ir.Graph, dialect: Dialect) -> Points:
+def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozenset()) -> Points:
     """Map each value to quantize to the value whose statistics give its range, in graph order.
 
     Values joined by operators that only move data (pools, slices, zero padding, reshapes) share one range: that of
-    the topmost if it is itself quantized for a layer, else that of the value a layer consumes.
+    the topmost if it is itself quantized for a layer, else that of the value a layer consumes. Layers and adds named
+    in `keep_float` ask for nothing.
     """
-    consumed = _consumed(graph, dialect)
+    consumed = _consumed(graph, dialect, keep_float)
     points: Points = {}
     for value in consumed.values():
         source = scale_source(value)
@@ -26,10 +27,12 @@ def place(graph: ir.Graph, dialect: Dialect) -> Points:
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
 
 
-def _consumed(graph: ir.Graph, dialect: Dialect) -> dict[str, ir.Value]:
+def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> dict[str, ir.Value]:
     """Inputs of weighted layers, shortcuts of residual adds, and main branches where the dialect wants them."""
-    values = [layer.inputs[0] for layer in weighted_layers(graph)]
+    values = [layer.inputs[0] for layer in weighted_layers(graph) if layer.name not in keep_float]
     for add in residual_adds(graph):
+        if add.node.name in keep_float:
+            continue
         values.append(add.shortcut)
         if dialect.main_branch:
             values.append(add.main)

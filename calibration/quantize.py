@@ -69,20 +69,28 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
     return variant, parity
 
 
-def quantize_model(path: Path, record: CalibrationRecord, rules: Dialect, options: QuantizeOptions) -> bytes:
-    """The serialised INT8 model of the FP32 one at `path` under a dialect's rules."""
+def quantize_model(
+    path: Path,
+    record: CalibrationRecord,
+    rules: Dialect,
+    options: QuantizeOptions,
+    keep_float: frozenset[str] = frozenset(),
+) -> bytes:
+    """The serialised INT8 model of the FP32 one at `path` under a dialect's rules.
+
+    Layers and residual adds whose node names are in `keep_float` stay float and read float inputs.
+    """
     model = ir.load(str(path))
     graph = model.graph
-    params = {
-        name: range_params(record, source, rules, options.method) for name, source in place(graph, rules).items()
-    }
+    points = place(graph, rules, keep_float)
+    params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
     input_scales = {}
     for layer in weighted_layers(graph):
         source = layer.inputs[0]
-        if source is not None and source.name in params:
+        if source is not None and source.name in params and layer.name not in keep_float:
             input_scales[layer.name or ""] = params[source.name].scale
     quantize_layers(graph, input_scales, rules.integer_bias, 63 if options.reduce_range else 127)
-    insert_activation_pairs(graph, params)
+    insert_activation_pairs(graph, params, keep_float)
     model.graph.sort()
     return ir.serde.serialize_model(model).SerializeToString()
 
