@@ -12,6 +12,7 @@ from resnetrt.settings import read_settings
 
 COMMANDS = {
     "quickstart": "the whole pipeline on the embedded model and images",
+    "deploy": "the whole pipeline on a model and images of your own",
     "export": "fold BatchNorm, trace to ONNX, check, write a bundle",
     "calibrate": "measure activation ranges once and store the record",
     "quantize": "INT8 variants from the record, no data needed",

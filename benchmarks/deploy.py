@@ -1,0 +1,114 @@
+"""The whole pipeline: export, calibrate, quantize, compile, verify, evaluate, time, report."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.accuracy import compare_accuracy
+from resnetrt.benchmarks.evaluate import calibration_hashes, session_infer
+from resnetrt.benchmarks.latency import BASELINE, Contender, measure_latency
+from resnetrt.benchmarks.prepare import prepare_export
+from resnetrt.benchmarks.reference import eager_infer
+from resnetrt.benchmarks.report import Report, write_report
+from resnetrt.benchmarks.timing import Schedule
+from resnetrt.bundle import Bundle, check_destination
+from resnetrt.calibration.collect import calibrate_bundle
+from resnetrt.calibration.data import open_dataset
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.conditions import conditions
+from resnetrt.errors import BackendMissing
+from resnetrt.export.compilers import choose_variant, compile_variant
+from resnetrt.export.export import export_bundle
+from resnetrt.golden import Golden
+from resnetrt.runtime import load
+from resnetrt.settings import read_settings
+
+BACKENDS = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "int8")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DeployRequest:
+    """What to deploy and how to judge it. `model_options` are those of `prepare_export`."""
+
+    model: str
+    out: Path
+    calib_data: str
+    eval_data: str
+    samples: int = 512
+    eval_samples: int | None = None
+    method: str = "mse"
+    batch: int = 1
+    budget_s: float = 12.0
+    overwrite: bool = False
+    picture: bool = True
+    model_options: dict[str, Any] = field(default_factory=dict)
+
+
+def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]]:
+    """Run the pipeline; `say` gets one line a stage. Returns the bundle, the report and the files written beside it.
+
+    The bundle is at `out/<name>.bundle`, the report at `out/report.*`. Raises what its stages raise; the bundle is
+    valid after each of them.
+    """
+    path = request.out / f"{request.model.replace(':', '_')}.bundle"
+    check_destination(path, request.overwrite)
+    export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
+    bundle, fold = export_bundle(export, path, request.overwrite)
+    parity = bundle.manifest.variants["fp32"].evidence["parity"]
+    worst = fold.to_json()["max_relative_error"]
+    say(f"fold      {len(fold.certificates)} BatchNorms into convolutions, error {worst:.1e} relative")
+    say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {parity['n']} images")
+    record = calibrate_bundle(bundle, request.calib_data, request.samples)
+    say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
+    for dialect in ("cpu", "tensorrt"):
+        variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
+        say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
+    engines = _compile_all(bundle, say)
+    report = _judge(bundle, request, eager_infer(export.module), engines, say)
+    return bundle, report, write_report(report, request.out, request.picture)
+
+
+def _compile_all(bundle: Bundle, say: Say) -> list[str]:
+    """Every precision on every backend that is here; an absent backend is said, not hidden."""
+    engines = []
+    for precision in PRECISIONS:
+        for backend in BACKENDS:
+            try:
+                engine = compile_variant(bundle, choose_variant(bundle, backend, precision), backend)
+            except BackendMissing as error:
+                say(f"compile   {backend} {precision} left out: {error}")
+                continue
+            sidecar = bundle.read_json(bundle.manifest.engines[engine].sidecar)
+            say(f"compile   {engine}, verified: SQNR {sidecar['parity']['sqnr_db']:.1f} dB from eager")
+            engines.append(engine)
+    return engines
+
+
+def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence[str], say: Say) -> Report:
+    manifest = bundle.manifest
+    dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    if request.eval_samples is not None and request.eval_samples < len(dataset):
+        dataset = dataset.subset(request.eval_samples)
+    with ExitStack() as stack:
+        sessions = {name: stack.enter_context(load(bundle, name)) for name in engines}
+        infers = {name: session_infer(session) for name, session in sessions.items()}
+        started = time.monotonic()
+        accuracy = compare_accuracy(eager, infers, dataset, manifest.preprocessing, calibration_hashes(bundle)).rows()
+        say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
+        threads = read_settings().threads
+        contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]
+        for name, session in sessions.items():
+            sidecar = session.sidecar
+            contenders.append(Contender(name, sidecar["backend"], sidecar["precision"], infers[name], threads))
+        images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
+        schedule = Schedule(rounds=11, budget_s=request.budget_s)
+        latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
+        say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads} threads")
+    sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in engines}
+    title = f"{manifest.name}: accuracy, latency and size, engine by engine"
+    return Report(title, accuracy, latency, sizes, conditions(), request.batch)

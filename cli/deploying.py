@@ -1,0 +1,25 @@
+"""What `quickstart` and `deploy` share: run the pipeline, print its table."""
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from resnetrt.cli.output import emit_json, note, print_table
+
+if TYPE_CHECKING:
+    from resnetrt.benchmarks.deploy import DeployRequest
+
+
+def run_deploy(request: "DeployRequest", as_json: bool) -> None:
+    """Deploy, with one line a stage on stderr, and print the final table or one JSON object."""
+    from resnetrt.benchmarks.deploy import deploy
+    from resnetrt.benchmarks.report import HEADER, table_cells
+
+    started = time.monotonic()
+    bundle, report, files = deploy(request, say=lambda line: note(f"{time.monotonic() - started:5.1f} s  {line}"))
+    if as_json:
+        emit_json({"bundle": str(bundle.path), "files": [str(path) for path in files], **report.to_json()})
+        return
+    print_table(report.title, HEADER, table_cells(report.summary()))
+    click.echo(f"bundle {bundle.path}; report {', '.join(str(path) for path in files)}")
