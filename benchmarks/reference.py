@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """`infer` maps float32 `(N, C, H, W)` to logits; `name` is `eager-fp32` or `onnx-fp32`; `why` explains a stand-in."""
+    """`infer` maps float32 `(N, C, H, W)` to logits; `why` says why the stand-in `onnx-fp32` is used, if it is."""
 
     name: str
     infer: Infer

@@ -7,10 +7,10 @@ from typing import Any
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.latency import BASELINE
+from resnetrt.conditions import RESULT_SCHEMA_VERSION
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
 
-SCHEMA_VERSION = 1
 HEADER = (
     "engine",
     "top-1 %",
@@ -71,7 +71,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The report as one object with the design's stable names."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": RESULT_SCHEMA_VERSION,
             "title": self.title,
             "conditions": dict(self.conditions),
             "summary": self.summary(),

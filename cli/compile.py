@@ -15,9 +15,7 @@ from resnetrt.cli.output import emit_json
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
 @click.option("--target", default="cpu", show_default=True)
 @json_option
-def command(
-    bundle: Path, backend: str, precision: str | None, variant: str | None, target: str, as_json: bool
-) -> None:
+def command(bundle: Path, backend: str, precision: str | None, variant: str | None, target: str, as_json: bool) -> None:
     """Compile one of BUNDLE's variants for a backend; kept only if it agrees with the eager model."""
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError

@@ -72,9 +72,7 @@ def _gpus(gpu: "GpuReport") -> Iterable[tuple[str, str]]:
 
 
 def _row(part: "Finding") -> tuple[str, str, str, str]:
-    from rich.markup import escape
-
     if part.status == "missing":
-        return part.name, "-", part.purpose, escape(part.install)
+        return part.name, "-", part.purpose, part.install
     detail = f"BROKEN: {part.detail}" if part.status == "broken" else part.detail
-    return part.name, part.version or "unknown", part.purpose, escape(detail)
+    return part.name, part.version or "unknown", part.purpose, detail

@@ -14,7 +14,7 @@ bundle_argument: Callable[[F], F] = click.argument("bundle", type=click.Path(pat
 json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType[Any]):
     """A comma-separated list whose items `convert_item` parses, as `--batches 1,8`."""
 
     def __init__(self, convert_item: Callable[[str], Any], name: str) -> None:
@@ -51,7 +51,9 @@ _MODEL_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors or .pth."),
     click.option("--num-classes", type=click.IntRange(1), help="Outputs of the classifier."),
     click.option("--in-channels", type=click.IntRange(1), help="Channels of the input."),
-    click.option("--shortcut", type=click.Choice(["projection", "pad", "none"]), help="How a block's shape change is bridged."),
+    click.option(
+        "--shortcut", type=click.Choice(["projection", "pad", "none"]), help="How a block's shape change is bridged."
+    ),
     click.option("--stem", type=click.Choice(["imagenet", "small"]), help="First layers, for 224x224 or small images."),
     click.option("--stride-in-1x1", is_flag=True, default=None, help="Bottleneck v1: the stride in the first 1x1."),
     click.option("--width", type=click.IntRange(1), help="Bottleneck width per group (64 is the plain ResNet)."),

@@ -11,7 +11,9 @@ from resnetrt.cli.output import emit_json
 @click.command("quantize")
 @bundle_argument
 @click.option("--method", default="mse", show_default=True, help="Range method: minmax, percentile or mse.")
-@click.option("--dialect", "dialects", type=WORDS, default="cpu,tensorrt", show_default=True, help="Targets' Q/DQ rules.")
+@click.option(
+    "--dialect", "dialects", type=WORDS, default="cpu,tensorrt", show_default=True, help="Targets' Q/DQ rules."
+)
 @click.option("--reduce-range", is_flag=True, help="7-bit weights, for CPUs without VNNI.")
 @json_option
 def command(bundle: Path, method: str, dialects: tuple[str, ...], reduce_range: bool, as_json: bool) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from resnetrt.settings import read_settings
 
-_TOOLS = ("resnetrt", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+RESULT_SCHEMA_VERSION = 1  # of every JSON object that a command prints or a report holds
+
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+_TOOLS = ("resnetrt", "numpy", "torch", "onnx", *_RUNTIMES)
 
 
 def tool_versions() -> dict[str, str]:

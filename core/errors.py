@@ -17,6 +17,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+_LISTED = 30
+
 
 class ResnetrtError(Exception):
     """Base of all expected errors; `exit_code` is what the command line returns."""
@@ -41,7 +43,8 @@ class UsageError(ResnetrtError):
         """An error for a `name` that is not among the `known` ones, with the nearest suggested."""
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+        listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {listed or 'none'}"
         return cls(f"unknown {kind} {name!r}; {hint}")
 
 

@@ -21,6 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _INTERPOLATION, _SCALE = "bilinear-antialias", 255  # the only ones there are
 _DETOURS = {"La": "LA", "LAB": "RGB"}  # modes that Pillow converts to L and RGB only on the way through another
 
+_LONGEST_SIDE = 32_768  # a strip of 1 x 10,000 pixels would otherwise grow to gigabytes
+
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
@@ -137,4 +139,9 @@ def _resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
         target = (size, int(size * height / width))
     else:
         target = (int(size * width / height), size)
+    if max(target) > _LONGEST_SIDE:
+        raise DataError(
+            f"image of {width}x{height} pixels: expected sides within a factor of {_LONGEST_SIDE // size}, so that its "
+            f"shorter side can become {size}; remove it"
+        )
     return image.resize(target, Image.Resampling.BILINEAR)

@@ -8,10 +8,11 @@ from resnetrt.settings import read_settings
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: "int | None" = None) -> Iterator[T]:
+def track(items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: int | None = None) -> Iterator[T]:
     """Yield `items` while a bar shows the rate and the time left; `total` counts `items`, None if unknown.
 
-    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown.
+    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown. The bar is redrawn
+    between items only, never by a thread, so that it does not disturb what is being timed.
     """
     import sys
 
@@ -28,10 +29,10 @@ def track(items: Iterable[T], label: str, total: int | None, unit: str = "it", s
         TextColumn(f"{unit} {{task.fields[rate]}}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task = progress.add_task(label, total=total and total * (steps or 1), rate="")
         for item in items:
             yield item
             progress.advance(task, steps or 1)
             speed = progress.tasks[task].speed
-            progress.update(task, rate=f"{speed:.0f}/s" if speed else "")
+            progress.update(task, rate=f"{speed:.0f}/s" if speed else "", refresh=True)

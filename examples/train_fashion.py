@@ -1,8 +1,8 @@
-"""Train the embedded `fashion_resnet20` on Fashion-MNIST and write its weights, images and model card.
+"""Train the embedded `fashion_resnet20` on Fashion-MNIST and write its weights and images.
 
 Data: Debian's package `dataset-fashion-mnist` (MIT licence). Seeded: the same machine gives the same weights.
 
-    python examples/train_fashion.py --epochs 16 --out models/pretrained --images calibration/images
+    python examples/train_fashion.py --epochs 14 --out models/pretrained --images calibration/images
 """
 
 import argparse
@@ -82,7 +82,8 @@ def train(model: nn.Module, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor], e
             losses.append(loss.item())
             step += 1
         accuracy, seconds = top1(model, *test), time.monotonic() - started
-        print(f"epoch {epoch + 1}/{epochs} loss {np.mean(losses):.4f} test top-1 {accuracy:.4f} {seconds:.0f} s", flush=True)
+        summary = f"loss {np.mean(losses):.4f} test top-1 {accuracy:.4f} {seconds:.0f} s"
+        print(f"epoch {epoch + 1}/{epochs} {summary}", flush=True)
 
 
 def balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -96,7 +97,7 @@ def balanced(y: np.ndarray, count: int, generator: np.random.Generator) -> np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("models/pretrained"))
     parser.add_argument("--images", type=Path, default=Path("calibration/images"))

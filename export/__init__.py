@@ -1,0 +1,1 @@
+"""From an eager module to checked ONNX variants and compiled engines."""
