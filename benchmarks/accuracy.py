@@ -4,9 +4,9 @@ What every engine said about every image is kept, so rows and verdicts can be co
 """
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from resnetrt.benchmarks.paired import drop_interval
 from resnetrt.calibration.data import Batch, Dataset, IntArray, pixel_hash
 from resnetrt.errors import CheckFailed, DataError, UsageError
 from resnetrt.parity import SQNR_CAP_DB
-from resnetrt.preprocess import FloatArray, Preprocessing
+from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 from resnetrt.progress import track
 
 _TOP = 5
@@ -27,7 +27,8 @@ class Outcomes:
     """What one engine said, per image, all `(N,)`.
 
     `predicted` is the class of the largest logit, `top5` whether the label is among the five largest, `margin` the
-    largest logit minus the second, `signal` the sum of the squared logits, `noise` that of their squared errors.
+    largest logit minus the second, `signal` the sum of the squared logits, `noise` that of their squared errors,
+    `confidence` the largest softmax probability.
     """
 
     predicted: IntArray
@@ -35,17 +36,31 @@ class Outcomes:
     margin: npt.NDArray[np.float64]
     signal: npt.NDArray[np.float64]
     noise: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Outcomes]") -> "Outcomes":
+        """The outcomes of several batches as one."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    def at(self, rows: npt.ArrayLike) -> "Outcomes":
+        """The outcomes of the images at `rows`."""
+        chosen = np.asarray(rows)
+        return Outcomes(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Per-image outcomes over the same images; `indices` and `labels` `(N,)` as in the data set.
 
-    `calibration_overlap` counts images that calibration had used too; None if that is unknown.
+    `images` `(N,)` are 64 bits of each image's `pixel_hash`, by which two runs are paired. `calibration_overlap` counts
+    images that calibration had used too; None if that is unknown.
     """
 
     indices: IntArray
     labels: IntArray
+    images: npt.NDArray[np.uint64]
     reference: Outcomes
     candidates: dict[str, Outcomes]
     calibration_overlap: int | None
@@ -75,16 +90,45 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What every engine said about one batch; `outcomes` of the reference come first."""
+
+    images: npt.NDArray[np.uint64]
+    outcomes: tuple[Outcomes, ...]
+    overlap: int
+
+
+class Journal(Protocol):
+    """Where finished batches are kept, so that a run that was killed goes on where it stopped."""
+
+    def finished(self) -> list[Part]:
+        """The batches of the run so far, in order."""
+        ...
+
+    def add(self, part: Part) -> None:
+        """Keep one more batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnFrames:
+    """An engine that takes uint8 `(n, H, W, C)` frames, its preprocessing baked in."""
+
+    infer: Callable[[UInt8Array], npt.NDArray[np.float32]]
+
+
 def compare_accuracy(
     reference: Infer,
-    candidates: Mapping[str, Infer],
+    candidates: Mapping[str, Infer | OnFrames],
     dataset: Dataset,
     preprocessing: Preprocessing,
     calibration_hashes: Collection[str] | None = None,
     allow_overlap: bool = False,
     batch_size: int = 50,
+    journal: Journal | None = None,
 ) -> Comparison:
-    """Run `reference` and `candidates` over every image of `dataset`, once.
+    """Run `reference` and `candidates` over every image of `dataset`, once; those finished in `journal` are not run.
 
     Each maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels, `DataError`
     for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless `allow_overlap`),
@@ -94,21 +138,41 @@ def compare_accuracy(
         raise UsageError(f"data {dataset.name}: expected labels to compare with, found images without; add labels")
     known = None if calibration_hashes is None else frozenset(calibration_hashes)
     engines = {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
-    parts: dict[str, list[Outcomes]] = {name: [] for name in engines}
-    overlap = 0
-    batches = dataset.batches(batch_size)
-    for batch in track(batches, "evaluating", math.ceil(len(dataset) / batch_size), "images", batch_size):
-        if known is not None:
-            overlap += _overlap(batch, known, dataset, allow_overlap)
-        images = preprocessing.normalize(batch.frames)
-        expected: FloatArray | None = None
-        for name, infer in engines.items():
-            logits = _checked(np.asarray(infer(images)), batch, dataset, name, expected)
-            expected = logits if expected is None else expected
-            parts[name].append(judge(logits, expected, batch.labels))
-    whole = [_concatenate(found) for found in parts.values()]
+    parts = [] if journal is None else journal.finished()
+    done = sum(len(part.images) for part in parts)
+    left = dataset.select(np.arange(done, len(dataset)))
+    total = math.ceil(len(left) / batch_size)
+    for batch in track(left.batches(batch_size) if total else (), "evaluating", total, "images", batch_size):
+        parts.append(_run(engines, batch, dataset, preprocessing, known, allow_overlap))
+        if journal is not None:
+            journal.add(parts[-1])
+    whole = [Outcomes.concatenate(found) for found in zip(*(part.outcomes for part in parts), strict=True)]
+    images = np.concatenate([part.images for part in parts])
+    overlap = None if known is None else sum(part.overlap for part in parts)
     by_name = dict(zip(candidates, whole[1:], strict=True))
-    return Comparison(dataset.indices, dataset.labels, whole[0], by_name, None if known is None else overlap)
+    return Comparison(dataset.indices, dataset.labels, images, whole[0], by_name, overlap)
+
+
+def _run(
+    engines: Mapping[str, Infer | OnFrames],
+    batch: Batch,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    known: frozenset[str] | None,
+    allow_overlap: bool,
+) -> Part:
+    hashes = [pixel_hash(frame) for frame in batch.frames]
+    overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
+    images = preprocessing.normalize(batch.frames)
+    expected: FloatArray | None = None
+    outcomes = []
+    for name, engine in engines.items():
+        found = engine.infer(batch.frames) if isinstance(engine, OnFrames) else engine(images)
+        logits = _checked(np.asarray(found), batch, dataset, name, expected)
+        expected = logits if expected is None else expected
+        outcomes.append(judge(logits, expected, batch.labels))
+    short = np.array([int(item[:16], 16) for item in hashes], np.uint64)
+    return Part(short, tuple(outcomes), overlap)
 
 
 def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcomes:
@@ -120,17 +184,19 @@ def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcom
     own = np.take_along_axis(out, labels[:, None], 1)
     before = (out > own) | ((out == own) & (np.arange(out.shape[1]) < labels[:, None]))
     largest = np.sort(out, axis=1)[:, -2:]
+    rest = np.exp(out - largest[:, -1:]).sum(1)
     return Outcomes(
         predicted=out.argmax(1).astype(np.int64),
         top5=before.sum(1) < _TOP,
         margin=largest[:, -1] - largest[:, 0],
         signal=np.square(out).sum(1),
         noise=np.square(out - ref).sum(1),
+        confidence=1 / rest,
     )
 
 
-def _overlap(batch: Batch, known: frozenset[str], dataset: Dataset, allowed: bool) -> int:
-    seen = [index for index, frame in zip(batch.indices, batch.frames, strict=True) if pixel_hash(frame) in known]
+def _overlap(batch: Batch, hashes: Sequence[str], known: frozenset[str], dataset: Dataset, allowed: bool) -> int:
+    seen = [index for index, item in zip(batch.indices, hashes, strict=True) if item in known]
     if seen and not allowed:
         raise DataError(
             f"data {dataset.name}: expected images that calibration has not used, found {len(seen)} of "
@@ -159,16 +225,6 @@ def _checked(
             f"{dataset.identity(int(batch.indices[row]))}; use the data of this model"
         )
     return values
-
-
-def _concatenate(parts: list[Outcomes]) -> Outcomes:
-    return Outcomes(
-        predicted=np.concatenate([part.predicted for part in parts]),
-        top5=np.concatenate([part.top5 for part in parts]),
-        margin=np.concatenate([part.margin for part in parts]),
-        signal=np.concatenate([part.signal for part in parts]),
-        noise=np.concatenate([part.noise for part in parts]),
-    )
 
 
 def _percent(hits: npt.NDArray[np.bool_]) -> float:
