@@ -18,6 +18,7 @@ COMMANDS = {
     "quantize": "INT8 variants from the record, no data needed",
     "compile": "an engine from a variant for one backend",
     "verify": "parity of the engines with the eager model",
+    "audit": "which precision really runs, layer by layer",
     "evaluate": "accuracy drop and flips on labelled images",
     "bench": "latency, measured beside the eager model",
     "models": "definitions: depth, blocks, parameters, GMACs",

@@ -49,6 +49,11 @@ class OpenVinoSession(Session):
         _run(request, batch, runs)
         return _layer_times(before, request.profiling_info, runs)
 
+    def execution_graph(self) -> Any:
+        """The `openvino.Model` of what is executed: layer types and precisions in its nodes' `rt_info`."""
+        assert self._blob is not None
+        return _import(self._blob, self.sidecar, self.threads).get_runtime_model()
+
     def _close(self) -> None:
         self._request = None
         self._blob = None

@@ -1,0 +1,60 @@
+"""The executed layers of an engine in the words that all backends share."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["compute", "quantize", "cast", "reformat"]
+
+PRECISIONS = {
+    **dict.fromkeys(("float", "f32", "fp32", "float32"), "fp32"),
+    **dict.fromkeys(("half", "f16", "fp16", "float16"), "fp16"),
+    **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
+    **dict.fromkeys(("i8", "u8", "int8", "uint8"), "int8"),
+    **dict.fromkeys(("fp8", "float8e4m3fn", "fp8e4m3"), "fp8"),
+}
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class ExecutedLayer:
+    """One layer of an engine as its backend runs it.
+
+    `op` is the backend's word; `precision` what it computes in; `kind` tells work from what only changes types
+    (`quantize`, `cast`) or memory order (`reformat`); `source` names the ONNX nodes that it does the work of.
+    """
+
+    name: str
+    op: str
+    precision: str
+    kind: Kind = "compute"
+    source: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Executed layers and where they were read.
+
+    `complete`: every ONNX node is named by the layer that runs it, so that a node which no layer names is a gap. A
+    backend that folds nodes away without a trace (ReLU into an unsigned range) is not complete.
+    """
+
+    layers: tuple[ExecutedLayer, ...]
+    read_from: str
+    complete: bool = False
+
+
+def precision_of(word: str) -> str:
+    """`fp32`, `fp16`, `bf16`, `fp8` or `int8` for a backend's name of a type, or that name in lower case."""
+    return PRECISIONS.get(word.lower(), word.lower())
+
+
+def layer_json(layer: ExecutedLayer, macs: int) -> dict[str, Any]:
+    """The record of one layer; `macs` for one image, 0 for anything but a convolution."""
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "precision": layer.precision,
+        "kind": layer.kind,
+        "macs": macs,
+        "source": list(layer.source),
+    }

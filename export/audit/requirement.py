@@ -1,0 +1,56 @@
+"""What an engine has to prove: a share of the convolution work in a precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resnetrt.errors import UsageError
+from resnetrt.export.audit.audit import EngineAudit
+
+_KNOWN = ("fp32", "fp16", "bf16", "fp8", "int8")
+_DEFAULT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """At least `share` (0 to 1) of the convolutions' multiply-accumulates in `precision`."""
+
+    precision: str
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Requirement":
+        """From `int8=0.95`; raises `UsageError` for anything else."""
+        precision, _, number = text.partition("=")
+        if precision not in _KNOWN:
+            raise UsageError.unknown("precision", precision, _KNOWN)
+        try:
+            share = float(number)
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 1:
+            raise UsageError(f"--require {text}: expected PRECISION=SHARE with a share over 0, up to 1, as int8=0.95")
+        return cls(precision, share)
+
+
+def broken_requirements(audit: EngineAudit, required: Sequence[Requirement] = ()) -> list[str]:
+    """Each requirement that the engine breaks, in words.
+
+    Whatever is required, an engine that does no convolution in the precision it is named after breaks it. With nothing
+    required, that precision must do at least half of the work.
+    """
+    named = any(each.precision == audit.precision for each in required)
+    own = [] if named else [Requirement(audit.precision, 0.0 if required else _DEFAULT_SHARE)]
+    return [text for each in (*own, *required) if (text := _broken(audit, each))]
+
+
+def _broken(audit: EngineAudit, required: Requirement) -> str:
+    share = audit.share_by_precision.get(required.precision, 0.0)
+    if share > 0 and share >= required.share - 1e-9:
+        return ""
+    runs = ", ".join(f"{name} {part:.1%}" for name, part in audit.share_by_precision.items())
+    wanted = f"at least {required.share:.1%}" if required.share else "some"
+    islands = ", ".join(f"{item.conv} ({item.precision})" for item in audit.islands[:3])
+    where = f"; first of {len(audit.islands)} elsewhere: {islands}" if islands else ""
+    return (
+        f"engine {audit.engine}: expected {wanted} of the convolution work in {required.precision}, found {runs}{where}"
+    )

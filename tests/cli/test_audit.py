@@ -1,0 +1,73 @@
+"""`resnetrt audit`: exit codes and names of its JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_bundle
+
+from resnetrt.bundle import Bundle
+from resnetrt.cli import run
+from resnetrt.export.compilers import compile_variant
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    made = tiny_bundle.make_bundle(tmp_path_factory.mktemp("audit") / "tiny.bundle")
+    compile_variant(made, "int8.cpu", "onnxruntime")
+    return made
+
+
+@pytest.fixture
+def dishonest(bundle: Bundle, tmp_path: Path) -> Bundle:
+    """An engine that says INT8 and holds the FP32 graph."""
+    made = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
+    name = compile_variant(made, "fp32", "onnxruntime")
+    sidecar = made.manifest.engines[name].sidecar
+    with made.edit() as editor:
+        editor.write_json(sidecar, made.read_json(sidecar) | {"precision": "int8"})
+    return made
+
+
+def test_a_kept_promise_exits_0(bundle: Bundle, capsys: pytest.CaptureFixture[str]):
+    assert run(["audit", str(bundle.path), "--require", "int8=0.95", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["schema_version"] == 1
+    (engine,) = record["engines"]
+    assert {"engine", "layers", "share_by_precision", "unfused"} <= set(engine)
+    assert engine["engine"] == "onnxruntime-int8-cpu"
+    assert engine["share_by_precision"] == {"int8": 1.0}
+    assert sum(layer["macs"] for layer in engine["layers"]) == 700416
+    assert {layer["precision"] for layer in engine["layers"] if layer["macs"]} == {"int8"}
+
+
+@pytest.mark.parametrize("require", [[], ["--require", "int8=0.95"], ["--require", "fp32=1"]])
+def test_a_broken_promise_exits_1_with_one_line(
+    dishonest: Bundle, capsys: pytest.CaptureFixture[str], require: list[str]
+):
+    assert run(["audit", str(dishonest.path), *require]) == 1
+    errors = capsys.readouterr().err
+    assert "engine onnxruntime-fp32-cpu: expected" in errors
+    assert "found fp32 100.0%" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_layers_are_listed_on_request(bundle: Bundle, capsys: pytest.CaptureFixture[str]):
+    assert run(["audit", str(bundle.path), "--layers"]) == 0
+    assert "QLinearConv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("require", "message"), [("int8", "expected PRECISION=SHARE"), ("int9=1", "did you mean int8")]
+)
+def test_a_requirement_that_makes_no_sense_exits_2(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], require: str, message: str
+):
+    assert run(["audit", str(bundle.path), "--require", require]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_bundle_without_engines_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
+    assert run(["audit", str(made.path)]) == 2
+    assert "no engines yet" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""The audit: which precision the convolutions really run in, and what stands alone."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny_bundle
+from onnx import numpy_helper
+
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.export.audit import ExecutedLayer, Requirement, audit_engine, broken_requirements
+from resnetrt.export.audit.audit import READERS, judge
+from resnetrt.export.audit.layers import Evidence
+from resnetrt.export.audit.source import SourceGraph
+from resnetrt.export.compilers import compile_variant
+
+CPU_BACKENDS = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    bundle = tiny_bundle.make_bundle(tmp_path_factory.mktemp("audit") / "tiny.bundle")
+    for backend in CPU_BACKENDS:
+        for variant in ("fp32", "int8.cpu"):
+            compile_variant(bundle, variant, backend)
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def fashion(exported_fashion: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The embedded network in both INT8 dialects, compiled for ONNX Runtime and OpenVINO."""
+    path = tmp_path_factory.mktemp("audit") / "fashion.bundle"
+    shutil.copytree(exported_fashion, path)
+    bundle = Bundle.open(path)
+    for dialect in ("cpu", "tensorrt"):
+        variant, _ = quantize_variant(bundle, dialect, QuantizeOptions("mse"))
+        for backend in CPU_BACKENDS:
+            compile_variant(bundle, variant, backend)
+    return bundle
+
+
+def plant_island(bundle: Bundle, conv: str) -> None:
+    """Give `conv` of int8.cpu the float weight that its int8 weight stands for: the same numbers, but no INT8."""
+    model = onnx.load(bundle.variant_file("int8.cpu"))
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    producers = {node.output[0]: node for node in model.graph.node}
+    node = next(node for node in model.graph.node if node.name == conv)
+    quantized, scale, _ = (arrays[name] for name in producers[node.input[1]].input)
+    weight = quantized.astype(np.float32) * scale.reshape(-1, 1, 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "planted"))
+    node.input[1] = "planted"
+    with bundle.edit() as editor:
+        editor.write("int8.cpu.onnx", model.SerializeToString())
+
+
+class TestEngines:
+    @pytest.mark.parametrize("backend", CPU_BACKENDS)
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    def test_an_honest_engine_runs_as_it_is_called(self, pristine: Bundle, backend: str, precision: str):
+        audit = audit_engine(pristine, f"{backend}-{precision}-cpu")
+        assert audit.share_by_precision == {precision: 1.0}
+        assert (audit.convolutions, audit.islands) == (2, ())
+        assert broken_requirements(audit, [Requirement(precision, 1.0)]) == []
+        assert sum(audit.macs_by_layer.values()) == 16 * 16 * (3 + 16) * 16 * 9
+
+    @pytest.mark.parametrize("backend", CPU_BACKENDS)
+    def test_a_planted_fp32_island_is_found(self, pristine: Bundle, tmp_path: Path, backend: str):
+        shutil.copytree(pristine.path, tmp_path / "tiny.bundle")
+        bundle = Bundle.open(tmp_path / "tiny.bundle")
+        plant_island(bundle, "conv")
+        name = compile_variant(bundle, "int8.cpu", backend)
+        audit = audit_engine(bundle, name)
+        assert audit.share_by_precision == {"fp32": round(16 / 19, 6), "int8": round(3 / 19, 6)}
+        assert [(item.conv, item.precision) for item in audit.islands] == [("conv", "fp32")]
+        (text,) = broken_requirements(audit, [Requirement("int8", 0.95)])
+        assert text.startswith(
+            f"engine {name}: expected at least 95.0% of the convolution work in int8, found fp32 84.2%"
+        )
+        assert text.endswith("first of 1 elsewhere: conv (fp32)")
+        assert broken_requirements(audit, [Requirement("int8", 0.15)]) == []
+        assert broken_requirements(audit) != []  # by default it must be at least half
+
+    def test_the_tensorrt_dialect_runs_in_fp32_on_onnx_runtime(self, fashion: Bundle):
+        audit = audit_engine(fashion, "onnxruntime-int8.tensorrt-cpu")
+        assert audit.share_by_precision == {"fp32": 1.0}
+        assert audit.count("quantize") > 50
+        assert broken_requirements(audit) != []
+        assert broken_requirements(audit, [Requirement("fp32", 0.9)]) != []  # named INT8, so FP32 can't be asked of it
+
+    @pytest.mark.parametrize("engine", ["onnxruntime-int8-cpu", "openvino-int8-cpu", "openvino-int8.tensorrt-cpu"])
+    def test_the_dialects_run_in_int8_where_they_belong(self, fashion: Bundle, engine: str):
+        audit = audit_engine(fashion, engine)
+        assert broken_requirements(audit, [Requirement("int8", 0.95)]) == []
+        assert audit.convolutions == 21
+
+    def test_adds_that_onnx_runtime_does_not_fuse_are_named(self, fashion: Bundle):
+        audit = audit_engine(fashion, "onnxruntime-int8-cpu")
+        assert [item.op for item in audit.unfused].count("Add") == 9
+        assert audit_engine(fashion, "openvino-int8-cpu").unfused == ()
+
+    def test_every_backend_that_compiles_on_the_cpu_has_a_reader(self):
+        assert set(CPU_BACKENDS) <= set(READERS)
+
+
+class TestJudge:
+    """The verdict over layers that are written down here."""
+
+    @pytest.fixture
+    def source(self, pristine: Bundle) -> SourceGraph:
+        return SourceGraph(pristine.variant_file("fp32"))
+
+    def layers(self, *given: tuple[str, str, str]) -> tuple[ExecutedLayer, ...]:
+        return tuple(
+            ExecutedLayer(name, "c", precision, "compute", tuple(src.split())) for name, precision, src in given
+        )
+
+    def test_the_source_graph_knows_what_follows(self, source: SourceGraph):
+        found = {name: [item.name for item in conv.followers] for name, conv in source.convolutions.items()}
+        assert found == {"stem": ["stem.relu"], "conv": ["add", "relu"]}
+
+    def test_a_convolution_that_no_layer_runs_is_unknown_and_no_pass(self, source: SourceGraph):
+        evidence = Evidence(self.layers(("a", "fp32", "stem stem.relu")), "test")
+        audit = judge({"id": "e", "backend": "b", "precision": "fp32"}, source, evidence)
+        assert audit.share_by_precision == {"fp32": round(3 / 19, 6), "unknown": round(16 / 19, 6)}
+        assert broken_requirements(audit) != []
+
+    def test_a_gap_in_complete_evidence_is_unfused(self, source: SourceGraph):
+        layers = self.layers(("a", "fp16", "stem"), ("b", "fp16", "conv add relu"))
+        sidecar = {"id": "e", "backend": "b", "precision": "fp16"}
+        complete = judge(sidecar, source, Evidence(layers, "test", complete=True))
+        assert [(item.node, item.layer) for item in complete.unfused] == [("stem.relu", None)]
+        assert judge(sidecar, source, Evidence(layers, "test")).unfused == ()
+
+    def test_a_layer_of_its_own_is_unfused(self, source: SourceGraph):
+        layers = self.layers(("a", "fp16", "stem stem.relu"), ("b", "fp16", "conv"), ("c", "fp16", "add relu"))
+        audit = judge({"id": "e", "backend": "b", "precision": "fp16"}, source, Evidence(layers, "test"))
+        assert [(item.conv, item.node, item.op, item.layer) for item in audit.unfused] == [
+            ("conv", "add", "Add", "c"),
+            ("conv", "relu", "Relu", "c"),
+        ]
+
+    def test_no_convolution_is_nothing_to_audit(self, tmp_path: Path):
+        model = onnx.parser.parse_model(
+            '<ir_version: 9, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) { y = Relu(x) }'
+        )
+        onnx.save(model, tmp_path / "none.onnx")
+        with pytest.raises(CheckFailed, match="expected convolutions, found none"):
+            SourceGraph(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("text", ["int8", "int8=", "int8=0", "int8=1.5", "int8=nan", "int8=x"])
+def test_a_requirement_that_makes_no_sense_is_refused(text: str):
+    with pytest.raises(UsageError, match="expected PRECISION=SHARE"):
+        Requirement.parse(text)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UsageError, match="unknown precision 'int88'; did you mean int8"):
+        Requirement.parse("int88=0.5")
