@@ -16,7 +16,7 @@ from resnetrt.runtime.backends.onnxruntime import PROVIDERS, create_native, spec
 TARGETS = tuple(PROVIDERS)
 DIALECT = "cpu"
 # On an x86 CPU it casts FP16 nodes to FP32 and runs those, and it has no BF16 convolution.
-_PRECISIONS = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8")}
+_PRECISIONS = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8"), "trt-ep": ("fp32", "fp16", "int8")}
 
 
 def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
@@ -24,7 +24,7 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
     ort = import_package("onnxruntime")
     require_known_options("onnxruntime", options)
     require_precision("onnxruntime", target, precision, _PRECISIONS[target])
-    native = create_native(variant_path, target, threads=1)
+    native = create_native(variant_path, target, threads=1, precision=precision)
     return CompiledEngine(
         blob=variant_path.read_bytes(),
         extension="onnx",

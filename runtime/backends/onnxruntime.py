@@ -14,6 +14,7 @@ from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorS
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "trt-ep": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
@@ -31,7 +32,7 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path, sidecar: dict[str, Any], threads: int) -> None:
         self._path = path
         try:
-            native = create_native(path, sidecar["target"], threads)
+            native = create_native(path, sidecar["target"], threads, precision=sidecar["precision"])
         except BundleError as error:
             raise BundleError(f"engine {sidecar['id']}: {error}; {compile_again(sidecar)}") from error
         inputs, outputs = specs(native.get_inputs()), specs(native.get_outputs())
@@ -46,7 +47,13 @@ class OnnxRuntimeSession(Session):
 
     def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
         with tempfile.TemporaryDirectory(prefix="resnetrt-profile-") as folder:
-            native = create_native(self._path, self.sidecar["target"], self.threads, f"{folder}/run")
+            native = create_native(
+                self._path,
+                self.sidecar["target"],
+                self.threads,
+                precision=self.sidecar["precision"],
+                profile_prefix=f"{folder}/run",
+            )
             for _ in range(_WARM_UP + runs):
                 native.run(self._output_names, {self._input_name: batch})
             events = json.loads(Path(native.end_profiling()).read_text())
@@ -56,9 +63,18 @@ class OnnxRuntimeSession(Session):
         self._native = None
 
 
-def create_native(path: Path, target: str, threads: int, profile_prefix: str | None = None) -> Any:
+def create_native(
+    path: Path,
+    target: str,
+    threads: int,
+    *,
+    precision: str = "fp32",
+    profile_prefix: str | None = None,
+    optimized_path: Path | None = None,
+) -> Any:
     """An `onnxruntime.InferenceSession` with every setting explicit, on the providers of `target` or none.
 
+    With `profile_prefix` it times its nodes; with `optimized_path` it writes the graph that it will execute there.
     Raises `BackendMissing` if ONNX Runtime lacks a provider or silently left one out, `BundleError` if it refuses the
     file.
     """
@@ -71,15 +87,28 @@ def create_native(path: Path, target: str, threads: int, profile_prefix: str | N
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised below, not printed
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
+    if target != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are not on the library path
+    providers = [(name, _provider_options(name, precision)) for name in PROVIDERS[target]]
     try:
-        native = ort.InferenceSession(str(path), options, providers=list(PROVIDERS[target]))
+        native = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions derive from Exception alone
         raise BundleError(f"onnxruntime {ort.__version__} can't load {path.name}: {error}") from error
     _require_providers(target, native.get_providers())
+    native.disable_fallback()  # else a failing GPU call is repeated on the CPU, silently
     return native
+
+
+def _provider_options(provider: str, precision: str) -> dict[str, str]:
+    """Strings, as ONNX Runtime takes them; TensorRT's own flags say which of the file's types it may use."""
+    if provider != "TensorrtExecutionProvider":
+        return {}
+    return {"trt_fp16_enable": str(precision == "fp16"), "trt_int8_enable": str(precision == "int8")}
 
 
 def _require_providers(target: str, found: list[str]) -> None:
