@@ -1,0 +1,206 @@
+"""The accuracy gate: PASS, FAIL or INCONCLUSIVE from paired outcomes and a budget.
+
+PASS when even the worst drop that the data allows is inside the budget, FAIL when even the best is outside. Each of the
+two claims is wrong with a chance of at most 1 - confidence.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.accuracy import Comparison, Outcomes
+from resnetrt.benchmarks.noninferiority import (
+    CORRECTION,
+    critical,
+    drop_bounds,
+    drop_score,
+    ratio_bounds,
+    ratio_score,
+)
+from resnetrt.errors import BackendMissing, UsageError
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3}
+_MOST_IMAGES = 10**9
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much accuracy may be lost: `max_drop_pp` percentage points, or down to `min_relative` of the reference's.
+
+    Exactly one of the two is given. Raises `UsageError` otherwise, or for values out of range.
+    """
+
+    max_drop_pp: float | None = None
+    min_relative: float | None = None
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if (self.max_drop_pp is None) == (self.min_relative is None):
+            raise UsageError("gate: expected one budget, --max-drop or --min-relative")
+        if self.max_drop_pp is not None and not 0 < self.max_drop_pp < 100:
+            raise UsageError(f"--max-drop: expected percentage points above 0 and below 100, found {self.max_drop_pp}")
+        if self.min_relative is not None and not 0 < self.min_relative < 1:
+            raise UsageError(f"--min-relative: expected a share between 0 and 1, found {self.min_relative}")
+        if not 0.5 < self.confidence < 1:
+            raise UsageError(f"--confidence: expected a share between 0.5 and 1, found {self.confidence}")
+
+    def __str__(self) -> str:
+        if self.max_drop_pp is not None:
+            return f"top-1 at most {self.max_drop_pp:g} pp below the reference, confidence {self.confidence:.0%}"
+        return f"top-1 at least {self.min_relative:g} of the reference's, confidence {self.confidence:.0%}"
+
+    def to_json(self) -> dict[str, float | None]:
+        """The budget under its names."""
+        return {"max_drop_pp": self.max_drop_pp, "min_relative": self.min_relative, "confidence": self.confidence}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images by who is right: both, only the reference (`lost`), only the candidate (`gained`), of `n` in all."""
+
+    both: int
+    lost: int
+    gained: int
+    n: int
+
+    @classmethod
+    def count(cls, reference_right: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> "Pairs":
+        """The counts of two `(n,)` arrays over the same images."""
+        both, lost = int((reference_right & right).sum()), int((reference_right & ~right).sum())
+        return cls(both, lost, int((right & ~reference_right).sum()), len(right))
+
+    @property
+    def drop_pp(self) -> float:
+        """Reference top-1 minus candidate top-1 in percentage points."""
+        return 100 * (self.lost - self.gained) / self.n
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision on one engine. `bound_low`, `bound_high` are of the drop in pp, or of the ratio of accuracies.
+
+    Each bound alone holds with the budget's confidence. `more_images` would decide if the rates seen go on; None for a
+    decided verdict, or if no number would. `mcnemar_p` is exact and two-sided.
+    """
+
+    verdict: str
+    bound_low: float
+    bound_high: float
+    mcnemar_p: float
+    more_images: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The gate's part of a row of `evaluate`."""
+        return {
+            "verdict": self.verdict,
+            "gate_bounds": [self.bound_low, self.bound_high],
+            "mcnemar_p": self.mcnemar_p,
+            "more_images": self.more_images,
+        }
+
+
+def judge_pairs(pairs: Pairs, budget: Budget) -> Verdict:
+    """The verdict on paired counts. Raises `BackendMissing` without scipy."""
+    verdict = str(decide(pairs.both, pairs.lost, pairs.gained, pairs.n, budget))
+    if budget.max_drop_pp is not None:
+        low, high = (100 * end for end in drop_bounds(pairs.lost, pairs.gained, pairs.n, budget.confidence))
+    else:
+        low, high = ratio_bounds(pairs.both, pairs.lost, pairs.gained, budget.confidence)
+    more = images_to_decide(pairs, budget) if verdict == INCONCLUSIVE else None
+    return Verdict(verdict, low, high, mcnemar_p(pairs.lost, pairs.gained), more)
+
+
+def decide(
+    both: npt.ArrayLike, lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, budget: Budget
+) -> npt.NDArray[np.str_]:
+    """PASS, FAIL or INCONCLUSIVE for arrays of counts, which broadcast and need not be whole."""
+    z = critical(budget.confidence)
+    if budget.max_drop_pp is not None:
+        limit = budget.max_drop_pp / 100
+        passes = drop_score(lost, gained, n, limit, CORRECTION) <= -z
+        fails = drop_score(lost, gained, n, limit, -CORRECTION) >= z
+    else:
+        ratio = budget.min_relative
+        assert ratio is not None
+        passes = ratio_score(both, lost, gained, ratio, -CORRECTION) >= z
+        fails = ratio_score(both, lost, gained, ratio, CORRECTION) <= -z
+    return np.where(passes, PASS, np.where(fails, FAIL, INCONCLUSIVE))
+
+
+def images_to_decide(pairs: Pairs, budget: Budget) -> int | None:
+    """How many images beyond those seen would decide if the shares seen stayed as they are; None if none would."""
+
+    def decided(n: int) -> bool:
+        k = n / pairs.n
+        return bool(decide(k * pairs.both, k * pairs.lost, k * pairs.gained, float(n), budget) != INCONCLUSIVE)
+
+    high = pairs.n
+    while not decided(high):
+        high *= 2
+        if high > _MOST_IMAGES:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return max(1, high - pairs.n)
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Exact two-sided p of McNemar's test: `lost` of `lost + gained` fair coin tosses (McNemar 1947).
+
+    Raises `BackendMissing` without scipy.
+    """
+    if lost + gained == 0:
+        return 1.0
+    return float(statistics().binomtest(lost, lost + gained, 0.5).pvalue)
+
+
+def statistics() -> Any:
+    """`scipy.stats`; raises `BackendMissing` naming the extra that installs it."""
+    try:
+        import scipy.stats
+    except ImportError as error:
+        raise BackendMissing(
+            "gate: expected scipy, found none; install it with: pip install 'resnetrt[report]'"
+        ) from error
+    return scipy.stats
+
+
+def gate_rows(comparison: Comparison, budget: Budget | None) -> list[dict[str, Any]]:
+    """The rows of `comparison` with calibration errors and, under a budget, the verdict of each engine."""
+    labels = comparison.labels
+    reference_ece = calibration_error(comparison.reference, labels)
+    rows = []
+    for row, outcomes in zip(comparison.rows(), comparison.candidates.values(), strict=True):
+        ece = calibration_error(outcomes, labels)
+        extra = {
+            "agreement_percent": 100 - row["flips_percent"],
+            "fp32_ece_percent": 100 * reference_ece,
+            "ece_percent": 100 * ece,
+            "ece_change_pp": 100 * (ece - reference_ece),
+        }
+        if budget is not None:
+            pairs = Pairs.count(comparison.reference.predicted == labels, outcomes.predicted == labels)
+            extra |= {"lost": pairs.lost, "gained": pairs.gained} | judge_pairs(pairs, budget).to_json()
+        rows.append(row | extra)
+    return rows
+
+
+def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: int = 15) -> float:
+    """Expected calibration error: mean over images of |confidence - accuracy| of their bin of equal width.
+
+    Guo et al. (2017), arXiv:1706.04599, equation 3.
+    """
+    index = np.minimum((outcomes.confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(index, weights=outcomes.confidence - (outcomes.predicted == labels), minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def overall(rows: list[dict[str, Any]]) -> str | None:
+    """The worst verdict of the rows: FAIL before INCONCLUSIVE before PASS; None without verdicts."""
+    found = [row["verdict"] for row in rows if row["verdict"] is not None]
+    return max(found, key=lambda verdict: (PASS, INCONCLUSIVE, FAIL).index(verdict)) if found else None

@@ -1,0 +1,131 @@
+"""The gate's result for machines and reviewers: JUnit XML for CI, Markdown for a pull request."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
+
+_MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
+_CLASSES, _FLIPS = 5, 10
+Record = Mapping[str, Any]
+
+HEADER = ("engine", "images", "FP32 top-1 %", "top-1 %", "drop pp", "flips %", "SQNR dB", "ECE change pp", "verdict")
+
+
+def row_cells(row: Record) -> list[str]:
+    """The cells of one engine under `HEADER`."""
+    low, high = row["drop_ci_pp"]
+    return [
+        row["engine"],
+        str(row["n"]),
+        f"{row['fp32_top1']:.2f}",
+        f"{row['top1']:.2f}",
+        f"{row['drop_pp'] + 0.0:.2f} [{low:.2f}, {high:.2f}]",
+        f"{row['flips_percent']:.2f}",
+        f"{row['sqnr_db']:.1f}",
+        f"{row['ece_change_pp']:+.2f}",
+        row["verdict"] or "-",
+    ]
+
+
+def explain(row: Record, budget: Record) -> str:
+    """One sentence on why an engine got its verdict; empty without one."""
+    if row["verdict"] is None:
+        return ""
+    low, high = row["gate_bounds"]
+    sure = f"{100 * budget['confidence']:g} % sure"
+    if budget["max_drop_pp"] is not None:
+        limit, lowest, highest, what = f"{budget['max_drop_pp']:g} pp", f"{low:.2f} pp", f"{high:.2f} pp", "drop"
+        best, worst = lowest, highest
+    else:
+        limit, best, worst, what = f"{budget['min_relative']:g}", f"{high:.4f}", f"{low:.4f}", "relative top-1"
+    texts = {
+        PASS: f"{sure} that the {what} is no worse than {worst}, inside the budget of {limit}",
+        FAIL: f"{sure} that the {what} is no better than {best}, outside the budget of {limit}",
+        INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}; " + _more(row),
+    }
+    return texts[row["verdict"]]
+
+
+def _more(row: Record) -> str:
+    if row["more_images"] is None:
+        return "the drop is so near the budget that no number of images would decide"
+    return f"about {row['more_images']} more images would decide"
+
+
+def to_junit(record: Record) -> bytes:
+    """JUnit XML: one test case per engine. INCONCLUSIVE is an error, FAIL a failure, as a CI shows them apart."""
+    rows = record["engines"]
+    failures = sum(row["verdict"] == FAIL for row in rows)
+    errors = sum(row["verdict"] == INCONCLUSIVE for row in rows)
+    counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": "0"}
+    suites = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": "resnetrt.evaluate", **counts})
+    for row in rows:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "resnetrt.evaluate", "name": row["engine"]})
+        if row["verdict"] in (FAIL, INCONCLUSIVE):
+            kind = "failure" if row["verdict"] == FAIL else "error"
+            why = explain(row, record["budget"])
+            found = ElementTree.SubElement(case, kind, {"message": why, "type": row["verdict"]})
+            found.text = _printable("\n".join([why, *row.get("hints", ())]))
+        properties = {key: row[key] for key in ("n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db")}
+        out = ElementTree.SubElement(case, "system-out")
+        out.text = ", ".join(f"{name} {value:.6g}" for name, value in properties.items())
+    ElementTree.indent(suites)
+    return bytes(ElementTree.tostring(suites, "utf-8", xml_declaration=True)) + b"\n"
+
+
+def to_markdown(record: Record) -> str:
+    """A comment for a pull request: the table, why, the classes that lose, the worst flips, the conditions."""
+    lines = [f"### Accuracy gate: {_MARKS[record['verdict']]}", ""]
+    if record["budget"]:
+        lines += [f"Budget: {record['budget_text']}. Data: {record['data']}. Reference: {record['reference']}.", ""]
+    lines += _table(HEADER, [row_cells(row) for row in record["engines"]])
+    for row in record["engines"]:
+        if row["verdict"] is not None:
+            lines += ["", f"- **{row['engine']}**: {explain(row, record['budget'])}."]
+        lines += [f"  - likely cause: {hint}" for hint in row.get("hints", ())]
+        lines += [f"  - {line}" for line in _class_lines(row)]
+        lines += _flip_lines(row)
+    lines += ["", f"The bracketed interval of the drop is two-sided 95 %. {_conditions(record)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _class_lines(row: Record) -> list[str]:
+    losing = [item for item in row.get("classes", ()) if item["p_holm"] < 0.05][:_CLASSES]
+    return [
+        f"class {item['name']} loses {item['drop_pp']:.1f} pp over {item['n']} images (corrected p {item['p_holm']:.2g})"
+        for item in losing
+    ]
+
+
+def _flip_lines(row: Record) -> list[str]:
+    flips = row.get("flips", ())[:_FLIPS]
+    if not flips:
+        return []
+    cells = [
+        [f"`{item['image']}`", item["label"], item["reference"], item["candidate"], f"{item['candidate_margin']:.2g}"]
+        for item in flips
+    ]
+    header = ("image", "label", "reference says", "engine says", "engine's margin")
+    summary = f"<details><summary>{row['engine']}: the worst {len(flips)} flips</summary>"
+    return ["", summary, "", *_table(header, cells), "", "</details>"]
+
+
+def _conditions(record: Record) -> str:
+    conditions = record["conditions"]
+    versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
+    return f"Run on {conditions['cpu']}, {conditions['threads']} threads; {versions}."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(header), "|" + "|".join(["---"] * len(header)) + "|", *map(line, rows)]
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that XML 1.0 (section 2.2) forbids."""
+    return "".join(char for char in text if char in "\t\n" or ord(char) >= 32)
