@@ -110,7 +110,8 @@ def _fold_pair(module: nn.Module, pair: FoldPair) -> None:
 
 def _layers(module: nn.Module, pair: FoldPair) -> tuple[_ConvNd, _BatchNorm]:
     conv, batch_norm = module.get_submodule(pair.conv), module.get_submodule(pair.batch_norm)
-    assert isinstance(conv, _ConvNd) and isinstance(batch_norm, _BatchNorm)
+    assert isinstance(conv, _ConvNd)
+    assert isinstance(batch_norm, _BatchNorm)
     return conv, batch_norm
 
 
