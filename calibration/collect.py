@@ -35,6 +35,7 @@ def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) 
     model = ir.load(str(model_path))
     watched = watched_values(model.graph)
     outputs = [output for layer in weighted_layers(model.graph) if (output := layer.outputs[0]) not in watched]
+    order = _names_in_order(model.graph, [*watched, *outputs])
     batch_size = _batch_size(watched)
     session = _session(_instrument(model, watched, outputs))
     collectors = {value.name or "": _Collector(value.name or "") for value in watched}
@@ -45,6 +46,7 @@ def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) 
         hashes += [pixel_hash(frame) for frame in batch.frames]
         images = preprocessing.normalize(batch.frames)
         results = dict(zip(session.names, session.run(images), strict=True))
+        _check_finite(results, order)
         for name, collector in collectors.items():
             collector.add(images if name == session.input_name else results[name], results)
         for name, mean in means.items():
@@ -52,6 +54,20 @@ def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) 
     tensors = {name: collector.statistics() for name, collector in collectors.items()}
     output_means = {name: mean.value for name, mean in means.items()}
     return CalibrationRecord(dataset.name, sha256_of(model_path), tuple(hashes), tensors, output_means)
+
+
+def _names_in_order(graph: ir.Graph, values: list[ir.Value]) -> list[str]:
+    wanted = {value.name for value in values}
+    every = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+    return [value.name for value in every if value.name and value.name in wanted]
+
+
+def _check_finite(results: dict[str, npt.NDArray[np.float32]], order: list[str]) -> None:
+    """Name the first tensor of the graph that is not finite; minima and maxima may hide NaN, means do not."""
+    for name in order:
+        reduced = (results[key] for operator in _REDUCTIONS if (key := f"{name}/{operator}") in results)
+        if not all(np.isfinite(array).all() for array in reduced):
+            raise DataError(f"calibration: tensor {name} has NaN or infinite values; check the weights and images")
 
 
 def watched_values(graph: ir.Graph) -> list[ir.Value]:
@@ -85,12 +101,9 @@ class _Collector:
 
     def add(self, values: npt.NDArray[np.float32], results: dict[str, npt.NDArray[np.float32]]) -> None:
         low, high = results[f"{self.name}/ReduceMin"], results[f"{self.name}/ReduceMax"]
-        mean = results[f"{self.name}/ReduceMean"]
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(mean).all()):
-            raise DataError(f"calibration: tensor {self.name} has NaN or infinite values; check the weights and images")
         amax = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
         self._amax = amax if self._amax is None else np.maximum(self._amax, amax)
-        self._mean.add(mean, len(values))
+        self._mean.add(results[f"{self.name}/ReduceMean"], len(values))
         self._histogram.add(values, float(low.min()), float(high.max()))
 
     def statistics(self) -> TensorStatistics:
