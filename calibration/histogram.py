@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 BINS_PER_SIDE = 4096
+_FLOAT32_LIMIT = 2.0**128
 
 Counts = npt.NDArray[np.int64]
 
@@ -30,7 +31,8 @@ class Histogram:
         if self.bound == 0:
             self.counts[BINS_PER_SIDE] += values.size
             return
-        scaled = values.ravel() * np.float32(BINS_PER_SIDE / self.bound)
+        scale = BINS_PER_SIDE / self.bound  # a power of two, so the product is exact
+        scaled = values.ravel() * (np.float32(scale) if scale < _FLOAT32_LIMIT else np.float64(scale))
         if minimum < 0:
             np.floor(scaled, out=scaled)
             index = scaled.astype(np.int64)
@@ -59,4 +61,4 @@ class Histogram:
 def bin_centers(bound: float) -> npt.NDArray[np.float64]:
     """Middles of the `2 * BINS_PER_SIDE` bins over `[-bound, bound)`."""
     width = bound / BINS_PER_SIDE
-    return (np.arange(2 * BINS_PER_SIDE) - BINS_PER_SIDE + 0.5) * width
+    return (np.arange(2 * BINS_PER_SIDE, dtype=np.float64) - BINS_PER_SIDE + 0.5) * width
