@@ -49,7 +49,8 @@ def quantize_layers(graph: ir.Graph, input_scales: dict[str, float], integer_bia
             continue
         axis = output_axis(layer)
         weight, bias = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
-        assert weight is not None and weight.const_value is not None
+        assert weight is not None
+        assert weight.const_value is not None
         array = weight.const_value.numpy()
         least = _least_scales(bias, input_scales[layer.name], array.shape[axis]) if integer_bias else None
         integers, scales = quantize_weights(array, axis, weight_max, least)
@@ -82,6 +83,8 @@ def _least_scales(bias: ir.Value | None, input_scale: float, outputs: int) -> np
 def _dequantized(
     graph: ir.Graph, layer: ir.Node, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int
 ) -> ir.Value:
+    if f"{name}.quantized" in graph.initializers:  # two layers share it, each with its own scales
+        name = f"{layer.name}/{name}"
     stored = _initializer(graph, f"{name}.quantized", integers)
     scale = _initializer(graph, f"{name}.scale", scales)
     zero = _initializer(graph, f"{name}.zero_point", np.zeros(scales.shape, integers.dtype))
@@ -98,5 +101,5 @@ def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any] | np.generi
 
 
 def _drop_if_unused(graph: ir.Graph, value: ir.Value) -> None:
-    if not value.uses() and value.name in graph.initializers:
+    if not value.uses() and value.name is not None and value.name in graph.initializers:
         del graph.initializers[value.name]

@@ -1,6 +1,6 @@
 """From a float ONNX model and its calibration record to an INT8 one; no images needed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -92,14 +92,17 @@ def quantize_model(
     quantize_layers(graph, input_scales, rules.integer_bias, 63 if options.reduce_range else 127)
     insert_activation_pairs(graph, params, keep_float)
     model.graph.sort()
-    return ir.serde.serialize_model(model).SerializeToString()
+    return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 
 def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method: str) -> QuantParams:
     """Scale and zero point of one tensor under a dialect's rules."""
     statistics = record[tensor]
     if rules.symmetric:
-        low, high = find_range(statistics, method, 254 if statistics.minimum < 0 else 127)
+        signed = statistics.minimum < 0
+        if signed:  # the grid reaches as far to both sides, and the method must judge that grid
+            statistics = replace(statistics, minimum=-statistics.amax, maximum=statistics.amax)
+        low, high = find_range(statistics, method, 254 if signed else 127)
         return symmetric_int8(low, high, tensor)
     low, high = find_range(statistics, method, 255)
     return affine_uint8(low, high, tensor)

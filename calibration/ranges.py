@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 Method = Callable[[TensorStatistics, int], tuple[float, float]]
 
 METHODS: dict[str, Method] = {}
+_LEAST_SCALE = 2.0**-64  # of weights; smaller ones (a filter that weight decay killed) add nothing to any sum
 
 
 def method(name: str) -> Callable[[Method], Method]:
@@ -96,11 +97,11 @@ def _mse(statistics: TensorStatistics, levels: int) -> tuple[float, float]:
     populated = statistics.counts > 0
     values, weights = statistics.centers()[populated], statistics.counts[populated].astype(np.float64)
     low, high = statistics.minimum, statistics.maximum
-    best = 1.0
-    for span, points in ((0.49, 50), (0.02, 17)):  # coarse over half the range, then fine around the best
-        ratios = np.clip(np.linspace(best - span, best + span, points), 0.02, 1.0)
+    best, ratios = 1.0, np.linspace(0.02, 1.0, 99)  # from the whole range down to that of a tensor with rare outliers
+    for _ in range(2):
         errors = [_clip_error(values, weights, low * ratio, high * ratio, levels) for ratio in ratios]
         best = float(ratios[int(np.argmin(errors))])
+        ratios = np.append(np.linspace(max(best - 0.01, 0.02), min(best + 0.01, 1.0), 17), best)
     return low * best, high * best
 
 
@@ -115,13 +116,14 @@ def quantize_weights(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric int8 per output channel (`axis`): integers in `[-qmax, qmax]` and float32 scales `(outputs,)`.
 
-    No scale is below `least` `(outputs,)`; an all-zero channel gets scale 1, so that every scale is positive.
+    No scale is below `least` `(outputs,)`, nor so small that its product with the input's scale underflows. An all-zero
+    channel gets `least`, so that its bias, all that it has, keeps its precision; scale 1 where that is zero too.
     """
     moved = np.moveaxis(weights, axis, 0)
     amax = np.abs(moved.reshape(len(moved), -1)).max(1).astype(np.float64)
-    scales = np.where(amax > 0, amax / qmax, 1.0).astype(np.float32)
-    if least is not None:
-        scales = np.maximum(scales, least)
+    floor = np.zeros(len(moved)) if least is None else least.astype(np.float64)
+    empty = np.where(floor > 0, floor, 1.0)
+    scales = np.maximum(np.where(amax > 0, np.maximum(amax / qmax, floor), empty), _LEAST_SCALE).astype(np.float32)
     shape = [1] * weights.ndim
     shape[axis] = -1
     integers = np.clip(np.rint(weights / scales.reshape(shape)), -qmax, qmax).astype(np.int8)

@@ -70,7 +70,8 @@ def _input(node: ir.Node) -> ir.Value:
 
 def _residual(node: ir.Node) -> ResidualAdd:
     first, second = node.inputs[0], node.inputs[1]
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     above_first, above_second = list(_ancestry(first)), list(_ancestry(second))
     weights = [_weighted_until(above_first, above_second), _weighted_until(above_second, above_first)]
     index = 0 if weights[0] < weights[1] else 1
