@@ -19,8 +19,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """One tensor over all calibration images: exact extremes, histogram `(2 * BINS_PER_SIDE,)` over `[-bound, bound)`,
-    and per channel `(C,)` the mean and the largest magnitude."""
+    """One tensor over all calibration images.
+
+    Exact extremes, histogram `(2 * BINS_PER_SIDE,)` over `[-bound, bound)`; per channel `(C,)` mean, largest magnitude.
+    """
 
     minimum: float
     maximum: float
@@ -81,6 +83,7 @@ class CalibrationRecord:
             "image_hashes": list(self.image_hashes),
             "tensors": scalars,
         }
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes raw buffers
         return bytes(save_safetensors(arrays, metadata={"record": json.dumps(header, sort_keys=True, allow_nan=False)}))
 
     @classmethod
@@ -96,7 +99,8 @@ class CalibrationRecord:
             means = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
             return cls(header["dataset"], header["model_sha256"], tuple(header["image_hashes"]), tensors, means)
         except (KeyError, ValueError, TypeError, OSError) as error:
-            raise BundleError(f"{where}: expected a calibration record, found {error}; run resnetrt calibrate") from error
+            text = f"{where}: expected a calibration record, found {error}; run resnetrt calibrate"
+            raise BundleError(text) from error
         except Exception as error:  # safetensors' own error type has no stable public name
             if isinstance(error, BundleError):
                 raise
