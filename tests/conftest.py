@@ -19,17 +19,28 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared-machine"))
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 256 KiB; skips where mounting one is not allowed."""
+def full_disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of its own with a few bytes; skips where that is not allowed."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
-        yield place
-    finally:
+    mounted = []
+
+    def mount(size_bytes: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(place)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small tmpfs needs root")
+        mounted.append(place)
+        return place
+
+    yield mount
+    if mounted:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def full_disk(full_disk_of: Callable[[int], Path]) -> Path:
+    """A file system of its own with 256 KiB."""
+    return full_disk_of(256 << 10)
 
 
 @pytest.fixture(scope="session")
