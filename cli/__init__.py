@@ -72,10 +72,10 @@ def run(args: list[str]) -> int:
     """Run the command line on `args` and return the exit code; every expected error is one line on stderr."""
     try:
         debug = read_settings().debug or "--debug" in args
-        # --debug works anywhere on the line, also after the command
-        return _invoke((["--debug"] if debug else []) + [a for a in args if a != "--debug"], debug)
-    except ResnetrtError as error:
+    except ResnetrtError as error:  # a setting that can't be read
         return _report(str(error), error.exit_code)
+    # --debug works anywhere on the line, also after the command
+    return _invoke([argument for argument in args if argument != "--debug"], debug)
 
 
 def _invoke(args: list[str], debug: bool) -> int:

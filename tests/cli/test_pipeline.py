@@ -1,0 +1,159 @@
+"""The commands in the order a user meets them, on the embedded model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnetrt.bundle import Bundle
+from resnetrt.runtime import load
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+ENGINES = {"onnxruntime-fp32-cpu", "onnxruntime-int8-cpu", "openvino-fp32-cpu", "openvino-int8-cpu"}
+
+
+def test_quickstart_leaves_a_bundle_a_report_and_a_picture(quickstart, bundle):
+    report = json.loads((quickstart / "report.json").read_text())
+    rows = {row["engine"]: row for row in report["summary"]}
+    assert set(rows) == ENGINES | {"eager-fp32"}
+    assert set(Bundle.open(bundle).manifest.engines) == ENGINES
+    for name in ("report.md", "report.png", "report.svg"):
+        assert (quickstart / name).stat().st_size > 1000
+    for name in ENGINES:
+        row = rows[name]
+        assert row["n"] == 2000
+        assert abs(row["drop_pp"]) < 1
+        assert row["sqnr_db"] > (100 if "fp32" in name else 25)
+        assert row["median_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["size_bytes"] > 0
+
+
+def test_quickstart_again_replaces_its_own_bundle_only(quickstart, bundle, cli, tmp_path):
+    (tmp_path / "fashion_resnet20.bundle").mkdir()
+    (tmp_path / "fashion_resnet20.bundle" / "thesis.txt").write_text("mine")
+    message = cli("quickstart", "--out", tmp_path).one_line(2)
+    assert "expected a new path or a bundle" in message
+    assert (tmp_path / "fashion_resnet20.bundle" / "thesis.txt").read_text() == "mine"
+
+
+def test_stages_one_by_one(cli, tmp_path):
+    bundle = tmp_path / "b.bundle"
+    exported = cli("export", "fashion_resnet20", "--out", bundle, "--json").json()
+    assert exported["parity"]["max_abs"] <= 1e-4
+    assert exported["fold"]["max_relative_error"] <= 1e-5
+    assert exported["fold"]["folded"] == 21
+    assert cli("calibrate", bundle, "--data", "fashion_calib", "--samples", 64, "--json").json()["images"] == 64
+    variants = cli("quantize", bundle, "--method", "percentile", "--json").json()["variants"]
+    assert [row["variant"] for row in variants] == ["int8.cpu", "int8.tensorrt"]
+    for backend in ("onnxruntime", "openvino"):
+        assert cli("compile", bundle, "--backend", backend, "--precision", "int8").code == 0
+    found = cli("compile", bundle, "--backend", "openvino", "--variant", "int8.tensorrt", "--json").json()
+    assert found["engine"] == "openvino-int8.tensorrt-cpu"
+    verified = cli("verify", bundle, "--json").json()
+    assert verified["reference"] == "eager-fp32"
+    assert {row["verdict"] for row in verified["engines"]} == {"PASS"}
+    rows = cli("evaluate", bundle, "--data", "fashion_test", "--samples", 500, "--json").json()["engines"]
+    assert len(rows) == 3
+    for row in rows:
+        assert {"engine", "n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db"} <= set(row)
+        assert row["n"] == 500
+        assert abs(row["drop_pp"]) < 1.5
+    inspected = cli("inspect", bundle)
+    assert "all hashes match" in inspected.out
+
+
+def test_tables_are_printed_for_people(bundle, cli):
+    assert "PASS" in cli("verify", bundle, "--engine", "openvino-int8-cpu").out
+    assert "SQNR" in cli("evaluate", bundle, "--data", "fashion_test", "--samples", 100).out
+
+
+def test_verify_fails_with_exit_code_1_when_an_engine_is_wrong(bundle, cli, tmp_path):
+    copy = _copy(bundle, tmp_path)
+    opened = Bundle.open(copy)
+    name = opened.manifest.engines["onnxruntime-int8-cpu"].file
+    with opened.edit() as editor:
+        blob = bytearray(opened.file(name).read_bytes())
+        weights = _int8_weights(bytes(blob), "stages.1.0.conv1.conv.weight.quantized")
+        start = blob.index(weights)
+        for i in range(start, start + len(weights)):
+            blob[i] ^= 0x80  # the sign of every weight of one layer
+        editor.write(name, bytes(blob))
+    result = cli("verify", copy, "--json")
+    assert result.code == 1
+    verdicts = {row["engine"]: row["verdict"] for row in result.json()["engines"]}
+    assert verdicts["onnxruntime-int8-cpu"] == "FAIL"
+    assert verdicts["openvino-int8-cpu"] == "PASS"
+
+
+def test_the_runtime_needs_no_torch_for_a_bundle(bundle):
+    code = (
+        "import sys, numpy; from resnetrt.runtime import load\n"
+        f"s = load({str(bundle)!r}, 'openvino-int8-cpu')\n"
+        "out = s.infer_frames(numpy.zeros((2, 28, 28, 1), numpy.uint8))['logits']\n"
+        "print(out.shape, s.selftest.sqnr_db > 20, 'torch' in sys.modules, 'onnx' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "(2, 10) True False False"
+
+
+def test_help_of_every_command_is_quick_and_complete(cli):
+    from resnetrt.cli import COMMANDS
+
+    top = cli("--help")
+    for name in COMMANDS:
+        assert name in top.out
+        shown = cli(name, "--help")
+        assert shown.code == 0
+        assert "--json" in shown.out, name
+
+
+def test_a_pipe_that_closes_early_is_no_error(bundle):
+    command = f"{sys.executable} -m resnetrt.cli inspect {bundle} --json | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("depth", "published"), [(20, 81.03), pytest.param(56, 83.20, marks=pytest.mark.slow)])
+def test_the_shared_cifar_networks_keep_their_accuracy(depth, published, cli, tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data at {SHARED}")
+    bundle = tmp_path / "cifar.bundle"
+    weights = SHARED / f"cifar10-resnet{depth}.safetensors"
+    parity = cli("export", f"cifar_resnet{depth}", "--weights", weights, "--out", bundle, "--json").json()["parity"]
+    assert parity["max_abs"] <= 1e-4
+    assert cli("calibrate", bundle, "--data", SHARED / "cifar10-train-5085.npz").code == 0
+    assert cli("quantize", bundle).code == 0
+    assert cli("compile", bundle, "--backend", "openvino", "--precision", "int8").code == 0
+    assert cli("compile", bundle, "--backend", "onnxruntime", "--precision", "int8").code == 0
+    assert cli("compile", bundle, "--backend", "openvino", "--variant", "int8.tensorrt").code == 0
+    data = SHARED / "cifar10-test-jpeg-4000.npz"
+    rows = cli("evaluate", bundle, "--data", data, "--weights", weights, "--json").json()["engines"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["n"] == 4000
+        assert abs(row["fp32_top1"] - published) < 0.5
+        assert row["drop_pp"] < 1, row
+
+
+def _int8_weights(blob: bytes, name: str) -> bytes:
+    import onnx
+
+    model = onnx.load_from_string(blob)
+    return next(bytes(tensor.raw_data) for tensor in model.graph.initializer if tensor.name == name)
+
+
+def _copy(bundle: Path, folder: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(bundle, folder / "copy.bundle"))
+
+
+def test_selftest_and_loading_leave_the_bundle_as_it_is(bundle):
+    before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
+    with load(bundle, "onnxruntime-int8-cpu") as session:
+        session.infer(np.zeros((1, 1, 28, 28), np.float32))
+    assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
