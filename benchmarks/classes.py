@@ -17,7 +17,7 @@ def class_drops(reference: Outcomes, candidate: Outcomes, labels: Ints, names: l
     `p` is the exact one-sided McNemar p for a loss, `p_holm` the same corrected for the number of classes (Holm 1979,
     Scandinavian Journal of Statistics 6, 65-70); below 0.05 the class loses, whatever the others do.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for label in np.unique(labels):
         of_class = labels == label
         right = (outcomes.predicted[of_class] == label for outcomes in (reference, candidate))
@@ -35,7 +35,7 @@ def class_drops(reference: Outcomes, candidate: Outcomes, labels: Ints, names: l
                 "p": _loss_p(pairs.lost, pairs.gained),
             }
         )
-    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+    for row, corrected in zip(rows, holm([float(row["p"]) for row in rows]), strict=True):
         row["p_holm"] = corrected
     return sorted(rows, key=lambda row: (row["p_holm"], -row["drop_pp"], row["class"]))
 

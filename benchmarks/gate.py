@@ -203,4 +203,4 @@ def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: i
 def overall(rows: list[dict[str, Any]]) -> str | None:
     """The worst verdict of the rows: FAIL before INCONCLUSIVE before PASS; None without verdicts."""
     found = [row["verdict"] for row in rows if row["verdict"] is not None]
-    return max(found, key=lambda verdict: (PASS, INCONCLUSIVE, FAIL).index(verdict)) if found else None
+    return max(found, key=(PASS, INCONCLUSIVE, FAIL).index) if found else None

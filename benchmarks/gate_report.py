@@ -24,7 +24,7 @@ def row_cells(row: Record) -> list[str]:
         f"{row['drop_pp'] + 0.0:.2f} [{low:.2f}, {high:.2f}]",
         f"{row['flips_percent']:.2f}",
         f"{row['sqnr_db']:.1f}",
-        f"{row['ece_change_pp']:+.2f}",
+        f"{round(row['ece_change_pp'], 2) + 0.0:+.2f}",
         row["verdict"] or "-",
     ]
 
@@ -95,7 +95,7 @@ def to_markdown(record: Record) -> str:
 def _class_lines(row: Record) -> list[str]:
     losing = [item for item in row.get("classes", ()) if item["p_holm"] < 0.05][:_CLASSES]
     return [
-        f"class {item['name']} loses {item['drop_pp']:.1f} pp over {item['n']} images (corrected p {item['p_holm']:.2g})"
+        f"class {item['name']} loses {item['drop_pp']:.1f} pp of {item['n']} images (corrected p {item['p_holm']:.2g})"
         for item in losing
     ]
 

@@ -16,7 +16,7 @@ _SIGMAS = 8.0
 
 @dataclass(frozen=True)
 class Plan:
-    """`n` images give PASS with a chance of `power` if the true drop is `true_drop_pp` and `flip_rate` of images flip."""
+    """`n` images pass with a chance of `power`, if the true drop is `true_drop_pp` and `flip_rate` of them flip."""
 
     n: int
     power: float

@@ -1,51 +1,136 @@
-"""`resnetrt evaluate`: accuracy drop and flips on labelled images."""
+"""`resnetrt evaluate`: the accuracy gate."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.options import json_option
 from resnetrt.cli.output import emit_json, note, print_table
+
+if TYPE_CHECKING:
+    from resnetrt.benchmarks.gate import Budget
+    from resnetrt.benchmarks.gate_run import GateRun
+
+_PATH = click.Path(path_type=Path)
+_OPTIONS = [
+    click.argument("bundle", type=_PATH, required=False),
+    click.option("--data", help="Image folder with one subfolder a class, .npz, or an embedded set."),
+    click.option("--engine", "engines", multiple=True, help="Engine id; may be repeated. Default: all."),
+    click.option("--weights", type=_PATH, help="The weights file, to run the eager model."),
+    click.option("--samples", type=click.IntRange(1), help="Images at most, class-balanced. Default: all."),
+    click.option("--max-drop", type=float, help="Budget: percentage points of top-1 that may be lost."),
+    click.option("--min-relative", type=float, help="Budget: share of the FP32 top-1 to keep, as 0.99."),
+    click.option("--confidence", type=float, default=0.95, show_default=True, help="Of each verdict."),
+    click.option("--baseline", type=_PATH, help="Results file or JSON of an older run, to compare with."),
+    click.option("--results", type=_PATH, help="Store per-image outcomes here; a killed run goes on from here."),
+    click.option("--junit", type=_PATH, help="Write JUnit XML."),
+    click.option("--markdown", type=_PATH, help="Write a comment for a pull request."),
+    click.option("--contact-sheet", type=_PATH, help="Write a picture of the worst flips (first engine that flips)."),
+    click.option("--allow-overlap", is_flag=True, help="Accept images that calibration has used."),
+    click.option("--plan", "planning", is_flag=True, help="How many images the budget needs; evaluates nothing."),
+    click.option("--flip-rate", type=float, default=0.03, show_default=True, help="--plan: share of images that flip."),
+    click.option("--power", type=float, default=0.9, show_default=True, help="--plan: chance of PASS."),
+    click.option("--true-drop", type=float, default=0.0, show_default=True, help="--plan: the drop to expect, pp."),
+    json_option,
+]
+
+
+def _options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
 
 
 @click.command("evaluate")
-@bundle_argument
-@click.option("--data", required=True, help="Image folder with one subfolder a class, .npz, or an embedded set.")
-@click.option("--engine", "engines", multiple=True, help="Engine id; may be repeated. Default: all.")
-@click.option("--weights", type=click.Path(path_type=Path), help="The weights file, to run the eager model.")
-@click.option("--samples", type=click.IntRange(1), help="Images at most, class-balanced. Default: all.")
-@click.option("--allow-overlap", is_flag=True, help="Accept images that calibration has used.")
-@json_option
-def command(
-    bundle: Path,
-    data: str,
-    engines: tuple[str, ...],
-    weights: Path | None,
-    samples: int | None,
-    allow_overlap: bool,
-    as_json: bool,
-) -> None:
-    """Top-1 of BUNDLE's engines beside the FP32 reference: drop with its interval, flips, SQNR."""
-    from resnetrt.benchmarks.evaluate import evaluate_bundle
-    from resnetrt.bundle import Bundle
+@_options
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Top-1 of BUNDLE's engines beside the FP32 reference; under a budget PASS, FAIL or INCONCLUSIVE.
 
-    found = evaluate_bundle(Bundle.open(bundle), data, engines, weights, samples, allow_overlap)
-    rows = found.comparison.rows()
-    if as_json:
-        emit_json({"bundle": str(bundle), "data": data, "reference": found.reference.name, "engines": rows})
+    Exit code 0, 1 or 3. Without --max-drop or --min-relative there is no verdict.
+    """
+    if given["planning"]:
+        _plan(given)
         return
-    if found.reference.why:
-        note(f"reference is {found.reference.name}: {found.reference.why}")
-    header = ("engine", "images", "FP32 top-1 %", "top-1 %", "drop pp [95 % interval]", "flips %", "SQNR dB")
-    print_table("", header, [
-        (
-            row["engine"],
-            str(row["n"]),
-            f"{row['fp32_top1']:.2f}",
-            f"{row['top1']:.2f}",
-            f"{row['drop_pp']:.2f} [{row['drop_ci_pp'][0]:.2f}, {row['drop_ci_pp'][1]:.2f}]",
-            f"{row['flips_percent']:.2f}",
-            f"{row['sqnr_db']:.1f}",
+    from resnetrt.benchmarks.gate import EXIT_CODES
+    from resnetrt.benchmarks.gate_run import GateRequest, run_gate
+    from resnetrt.bundle import Bundle
+    from resnetrt.errors import UsageError
+
+    if given["bundle"] is None or given["data"] is None:
+        raise UsageError("evaluate: expected BUNDLE and --data, or --plan")
+    names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline")
+    request = GateRequest(budget=_budget(given), **{name: given[name] for name in names})
+    run = run_gate(Bundle.open(given["bundle"]), request)
+    _write_files(run, given)
+    if given["as_json"]:
+        emit_json(run.record)
+    else:
+        _print(run.record)
+    if run.record["verdict"] is not None:
+        ctx.exit(EXIT_CODES[run.record["verdict"]])
+
+
+def _budget(given: dict[str, Any]) -> "Budget | None":
+    from resnetrt.benchmarks.gate import Budget
+
+    if given["max_drop"] is None and given["min_relative"] is None:
+        return None
+    return Budget(given["max_drop"], given["min_relative"], given["confidence"])
+
+
+def _plan(given: dict[str, Any]) -> None:
+    from resnetrt.benchmarks.plan import plan
+    from resnetrt.errors import UsageError
+
+    budget = _budget(given)
+    if budget is None:
+        raise UsageError("--plan: expected --max-drop, found no budget")
+    found = plan(budget, given["flip_rate"], given["power"], given["true_drop"])
+    if given["as_json"]:
+        emit_json({"budget": budget.to_json(), "plan": found.to_json()})
+        return
+    click.echo(
+        f"{found.n} images: PASS with a chance of {found.power:.1%} for {budget}, "
+        f"if the true drop is {found.true_drop_pp:g} pp and {found.flip_rate:.1%} of images flip"
+    )
+
+
+def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
+    from resnetrt.atomic import write_file
+    from resnetrt.benchmarks.flips import write_contact_sheet
+    from resnetrt.benchmarks.gate_report import to_junit, to_markdown
+
+    if given["junit"] is not None:
+        write_file(given["junit"], to_junit(run.record))
+    if given["markdown"] is not None:
+        write_file(given["markdown"], to_markdown(run.record).encode())
+    if given["contact_sheet"] is not None:
+        rows = run.record["engines"]
+        row = next((row for row in rows if row["flips"]), rows[0])
+        share = f"{row['flips_percent']:.2f} % of {row['n']} images flip"
+        title = f"{row['engine']}: {share}; the worst {len(row['flips'])}"
+        write_contact_sheet(given["contact_sheet"], row["flips"], run.dataset, title)
+
+
+def _print(record: dict[str, Any]) -> None:
+    from resnetrt.benchmarks.gate_report import HEADER, explain, row_cells
+
+    if record["reference_why"]:
+        note(f"reference is {record['reference']}: {record['reference_why']}")
+    print_table("", HEADER, [row_cells(row) for row in record["engines"]])
+    for row in record["engines"]:
+        if row["verdict"] is not None:
+            click.echo(f"{row['engine']}: {row['verdict']}: {explain(row, record['budget'])}")
+        for hint in row.get("hints", ()):
+            click.echo(f"  likely cause: {hint}")
+        for item in [item for item in row.get("classes", ()) if item["p_holm"] < 0.05][:5]:
+            loss = f"drop {item['drop_pp']:.1f} pp of {item['n']} images, corrected p {item['p_holm']:.2g}"
+            click.echo(f"  class {item['name']}: {loss}")
+    for row in record["baseline"]:
+        how = "the same images" if row["paired"] else "other images, so a wide interval; store --results to pair them"
+        click.echo(
+            f"{row['engine']} since the baseline ({how}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
+            f"{row['top1']:.2f} %; {explain(row, record['budget'])}"
         )
-        for row in rows
-    ])  # fmt: skip

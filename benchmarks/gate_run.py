@@ -1,0 +1,273 @@
+"""The accuracy gate over a bundle: run or resume, store, judge, explain."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy import Comparison, OnFrames, compare_accuracy
+from resnetrt.benchmarks.classes import class_drops
+from resnetrt.benchmarks.evaluate import calibration_hashes
+from resnetrt.benchmarks.flips import worst_flips
+from resnetrt.benchmarks.gate import FAIL, PASS, Budget, gate_rows, overall, statistics
+from resnetrt.benchmarks.hints import IMAGES, engine_preprocessing, label_map, reference_preprocessing
+from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.outcomes import FileJournal, write_results
+from resnetrt.benchmarks.reference import Reference, find_reference
+from resnetrt.benchmarks.regression import compare_releases
+from resnetrt.benchmarks.scales import scale_faults
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.data import Dataset, open_dataset
+from resnetrt.conditions import conditions
+from resnetrt.errors import BackendMissing, CheckFailed, UsageError
+from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.runtime import load
+from resnetrt.runtime.session import Session
+
+_SHOWN_FLIPS = 48
+Engine = Infer | OnFrames
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
+
+    `baseline` is an older results file or JSON, judged by the same budget.
+    """
+
+    data: str
+    engines: Sequence[str] = ()
+    weights: Path | None = None
+    samples: int | None = None
+    allow_overlap: bool = False
+    budget: Budget | None = None
+    results: Path | None = None
+    baseline: Path | None = None
+    batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        if self.baseline is not None and self.budget is None:
+            raise UsageError("--baseline: expected a budget to judge the change by; add --max-drop or --min-relative")
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """`record` is the object of `evaluate --json`; `comparison` and `dataset` are what it was made from."""
+
+    record: dict[str, Any]
+    comparison: Comparison
+    dataset: Dataset
+
+
+def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
+    """Evaluate engines of `bundle` as `request` says.
+
+    An engine that fails its self-test is still measured under a budget, so that the cause can be named, but
+    can't pass. Raises `UsageError`, `DataError` (also for images that calibration has used), `BackendMissing`, and
+    `CheckFailed` for outputs that are not finite.
+    """
+    if request.budget is not None:
+        statistics()  # before the long run, not after it
+    manifest = bundle.manifest
+    names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
+    if not names:
+        raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
+    dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    if request.samples is not None and request.samples < len(dataset):
+        dataset = dataset.subset(request.samples)
+    reference = find_reference(bundle, request.weights)
+    with _open_engines(bundle, names, request.budget is not None) as (engines, faults):
+        comparison = _compare(bundle, request, dataset, reference, engines)
+        rows = gate_rows(comparison, request.budget)
+        _describe(rows, comparison, dataset, faults)
+        if request.budget is not None:
+            _explain(rows, comparison, bundle, dataset, reference, engines)
+    return GateRun(_record(bundle, request, rows, comparison, reference), comparison, dataset)
+
+
+@contextmanager
+def _open_engines(
+    bundle: Bundle, names: Sequence[str], judged: bool
+) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
+    """Engines by name, and what the self-test says of those that fail it; not `judged`, a failure is raised."""
+    faults: dict[str, str] = {}
+    with ExitStack() as stack:
+        engines = {}
+        for name in names:
+            try:
+                session = load(bundle, name)
+            except CheckFailed as error:
+                if not judged:
+                    raise
+                faults[name] = str(error)
+                session = load(bundle, name, selftest=False)
+            engines[name] = _as_engine(stack.enter_context(session), bundle.manifest.output)
+        yield engines, faults
+
+
+def _as_engine(session: Session, output: str) -> Engine:
+    def infer(images: Any) -> FloatArray:
+        return session.infer(images)[output]
+
+    return OnFrames(infer) if session.inputs[0].dtype == "uint8" else infer
+
+
+def _compare(
+    bundle: Bundle, request: GateRequest, dataset: Dataset, reference: Reference, engines: dict[str, Engine]
+) -> Comparison:
+    key = _key(bundle, request, dataset, reference, list(engines))
+    journal = None
+    if request.results is not None:
+        journal = FileJournal(request.results.with_name(request.results.name + ".journal"), key)
+    comparison = compare_accuracy(
+        reference.infer,
+        engines,
+        dataset,
+        bundle.manifest.preprocessing,
+        calibration_hashes(bundle),
+        request.allow_overlap,
+        request.batch_size,
+        journal,
+    )
+    if request.results is not None and journal is not None:
+        about = key | {"conditions": conditions(), "class_names": list(dataset.class_names)}
+        write_results(request.results, comparison, about)
+        journal.remove()
+    return comparison
+
+
+def _key(
+    bundle: Bundle, request: GateRequest, dataset: Dataset, reference: Reference, names: list[str]
+) -> dict[str, Any]:
+    """What a run depends on; a journal of other content is another run's."""
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.labels).tobytes())
+    for index in dataset.indices:
+        digest.update(dataset.identity(int(index)).encode() + b"\0")
+    files, engines = bundle.manifest.files, bundle.manifest.engines
+    return {
+        "data": request.data,
+        "n": len(dataset),
+        "images_sha256": digest.hexdigest(),
+        "preprocessing": bundle.manifest.preprocessing.to_json(),
+        "reference": reference.name,
+        "fp32_sha256": files[bundle.manifest.variants["fp32"].file].sha256,
+        "engines": {name: files[engines[name].file].sha256 for name in names},
+        "bundle": bundle.manifest.name,
+        "allow_overlap": request.allow_overlap,
+        "batch_size": request.batch_size,
+    }
+
+
+def _describe(
+    rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]
+) -> None:
+    """Add classes, flips and the self-test's findings; an engine that failed that does not pass."""
+    names = list(dataset.class_names)
+    for row in rows:
+        name = row["engine"]
+        row["selftest"] = faults.get(name)
+        row["flips"] = worst_flips(comparison, name, _SHOWN_FLIPS, names)
+        for flip in row["flips"]:
+            flip["image"] = dataset.identity(flip["index"])
+        if row["verdict"] is not None:
+            row["classes"] = class_drops(comparison.reference, comparison.candidates[name], comparison.labels, names)
+            if name in faults and row["verdict"] == PASS:
+                row["verdict"] = FAIL
+
+
+def _explain(
+    rows: list[dict[str, Any]],
+    comparison: Comparison,
+    bundle: Bundle,
+    dataset: Dataset,
+    reference: Reference,
+    engines: dict[str, Engine],
+) -> None:
+    """Add `hints` to rows that fail; a reference that is itself wrong for a known cause fails every engine."""
+    few = dataset.select(np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int))
+    batch = next(few.batches(len(few)))
+    preprocessing, names = bundle.manifest.preprocessing, dataset.class_names
+    shared = [
+        reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing),
+        label_map(comparison.labels, comparison.reference.predicted, names, "labels and reference"),
+    ]
+    for row in rows:
+        hints = [hint for hint in shared if hint]
+        if hints:
+            row["verdict"] = FAIL
+        elif row["verdict"] == FAIL:
+            name = row["engine"]
+            hints = _engine_hints(name, comparison, bundle, batch.frames, reference, engines[name], names)
+        if row["selftest"]:
+            hints.append(f"self-test: {row['selftest']}")
+        row["hints"] = hints
+
+
+def _engine_hints(
+    name: str,
+    comparison: Comparison,
+    bundle: Bundle,
+    frames: UInt8Array,
+    reference: Reference,
+    engine: Engine,
+    class_names: Sequence[str],
+) -> list[str]:
+    preprocessing = bundle.manifest.preprocessing
+    images = preprocessing.normalize(frames)
+    logits = _whole(engine, frames, images)
+    tries: list[Callable[[], str | None]] = [
+        lambda: label_map(
+            comparison.reference.predicted, comparison.candidates[name].predicted, class_names, "reference and engine"
+        ),
+        lambda: engine_preprocessing(logits, reference.infer, frames, preprocessing),
+        lambda: _scale_hint(bundle, name, images),
+    ]
+    found = [hint for attempt in tries if (hint := attempt())]
+    return found or [f"no usual mistake explains it; find the block with: resnetrt verify --bisect --engine {name}"]
+
+
+def _whole(engine: Engine, frames: UInt8Array, images: FloatArray) -> FloatArray:
+    return np.array(engine.infer(frames) if isinstance(engine, OnFrames) else engine(images))
+
+
+def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
+    variant = bundle.manifest.engines[engine].variant
+    record = bundle.manifest.variants.get(variant)
+    if record is None or record.precision != "int8" or record.input != "float32":
+        return None
+    try:
+        faults = scale_faults(bundle.variant_file(variant), images[:32], bundle.variant_file("fp32"))
+    except BackendMissing:
+        return None
+    if not faults:
+        return None
+    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"bad scale: tensor {faults[0].tensor}: {faults[0].words}{more}; calibrate and quantize again"
+
+
+def _record(
+    bundle: Bundle, request: GateRequest, rows: list[dict[str, Any]], comparison: Comparison, reference: Reference
+) -> dict[str, Any]:
+    budget = request.budget
+    baseline = []
+    if request.baseline is not None and budget is not None:
+        baseline = compare_releases(comparison, request.baseline, budget)
+    record = {
+        "bundle": str(bundle.path),
+        "data": request.data,
+        "reference": reference.name,
+        "reference_why": reference.why,
+        "budget": budget and budget.to_json(),
+        "budget_text": budget and str(budget),
+        "verdict": overall([*rows, *baseline]),
+        "engines": rows,
+        "baseline": baseline,
+        "results": request.results and str(request.results),
+        "conditions": conditions(),
+    }
+    return dict(json.loads(json.dumps(record)))  # plain values only; fails here rather than when printed

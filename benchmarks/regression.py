@@ -1,0 +1,137 @@
+"""Two releases compared: the same engine's outcomes then and now, image by image where both runs were stored."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy import Comparison, Outcomes
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, judge_pairs
+from resnetrt.benchmarks.noninferiority import critical
+from resnetrt.benchmarks.outcomes import SUFFIX, Results, read_results
+from resnetrt.benchmarks.paired import drop_interval
+from resnetrt.errors import DataError, UsageError
+
+
+def compare_releases(comparison: Comparison, old: Path, budget: Budget) -> list[dict[str, Any]]:
+    """One row per engine of `comparison`: its drop since the run stored in `old`, with a verdict against `budget`.
+
+    A results file is paired by the pixels of the images; `evaluate --json` of then has rows only, so its top-1 is
+    compared as if on other images, which needs far more of them. Engines pair by name, or if there is one on each side.
+    Raises `DataError` for a file that is neither, `UsageError` if nothing pairs.
+    """
+    if old.suffix == SUFFIX:
+        stored = read_results(old)
+        names = _pair_names(comparison, list(stored.comparison.candidates), old)
+        return [_paired(comparison, stored, new, then, budget, old) for new, then in names.items()]
+    rows = _read_rows(old)
+    names = _pair_names(comparison, list(rows), old)
+    return [_unpaired(comparison, new, rows[then], budget) for new, then in names.items()]
+
+
+def _pair_names(comparison: Comparison, old: list[str], path: Path) -> dict[str, str]:
+    new = list(comparison.candidates)
+    if len(new) == len(old) == 1:
+        return {new[0]: old[0]}
+    common = {name: name for name in new if name in old}
+    if not common:
+        raise UsageError(
+            f"--baseline {path}: expected an engine of this run, {', '.join(new)}; found {', '.join(old) or 'none'}"
+        )
+    return common
+
+
+def _paired(
+    comparison: Comparison, stored: Results, new: str, then: str, budget: Budget, path: Path
+) -> dict[str, Any]:
+    before = stored.comparison
+    _, now_rows, then_rows = np.intersect1d(comparison.images, before.images, return_indices=True)
+    if len(now_rows) == 0:
+        raise UsageError(f"--baseline {path}: expected images of this run, found none; evaluate the same data")
+    labels = comparison.labels[now_rows]
+    if not np.array_equal(labels, before.labels[then_rows]):
+        changed = int((labels != before.labels[then_rows]).sum())
+        raise DataError(
+            f"--baseline {path}: expected the same labels for the same images, found {changed} others; "
+            "the class order has changed"
+        )
+    was, now = before.candidates[then].at(then_rows), comparison.candidates[new].at(now_rows)
+    pairs = Pairs.count(was.predicted == labels, now.predicted == labels)
+    low, high = drop_interval(pairs.lost, pairs.gained, pairs.n)
+    return {
+        "engine": new,
+        "baseline_engine": then,
+        "paired": True,
+        "n": pairs.n,
+        "baseline_top1": 100 * (pairs.both + pairs.lost) / pairs.n,
+        "top1": 100 * (pairs.both + pairs.gained) / pairs.n,
+        "drop_pp": pairs.drop_pp,
+        "drop_ci_pp": [100 * low, 100 * high],
+        "flips_percent": _flips(was, now),
+        "lost": pairs.lost,
+        "gained": pairs.gained,
+        **judge_pairs(pairs, budget).to_json(),
+    }
+
+
+def _flips(was: Outcomes, now: Outcomes) -> float:
+    return 100 * float((was.predicted != now.predicted).mean())
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        record = json.loads(path.read_bytes())
+        rows = {row["engine"]: {"n": int(row["n"]), "top1": float(row["top1"]), **row} for row in record["engines"]}
+    except FileNotFoundError as error:
+        raise DataError(f"--baseline {path}: no such file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"--baseline {path}: expected a results file ({SUFFIX}) or the object of evaluate --json, found: {error!r}"
+        ) from error
+    return rows
+
+
+def _unpaired(comparison: Comparison, new: str, then: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    n = len(comparison.labels)
+    right = int((comparison.candidates[new].predicted == comparison.labels).sum())
+    old_n, old_share = then["n"], then["top1"] / 100
+    low, high = newcombe(old_share, old_n, right / n, n, budget.confidence)
+    limit = budget.max_drop_pp / 100 if budget.max_drop_pp is not None else (1 - (budget.min_relative or 1)) * old_share
+    verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
+    both = newcombe(old_share, old_n, right / n, n, 0.975)
+    return {
+        "engine": new,
+        "baseline_engine": then["engine"],
+        "paired": False,
+        "n": n,
+        "baseline_top1": then["top1"],
+        "top1": 100 * right / n,
+        "drop_pp": then["top1"] - 100 * right / n,
+        "drop_ci_pp": [100 * both[0], 100 * both[1]],
+        "flips_percent": None,
+        "verdict": verdict,
+        "gate_bounds": [100 * low, 100 * high],
+        "mcnemar_p": None,
+        "more_images": None,
+    }
+
+
+def newcombe(first: float, first_n: int, second: float, second_n: int, confidence: float) -> tuple[float, float]:
+    """Bounds of `first - second`, shares of different images; each alone holds with about `confidence`.
+
+    Newcombe (1998), Statistics in Medicine 17, 873-890, method 10: Wilson's intervals, combined.
+    """
+    z = critical(confidence)
+    (low1, high1), (low2, high2) = _wilson(first, first_n, z), _wilson(second, second_n, z)
+    difference = first - second
+    low = difference - math.hypot(first - low1, high2 - second)
+    high = difference + math.hypot(high1 - first, second - low2)
+    return low, high
+
+
+def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return middle - half, middle + half

@@ -1,0 +1,118 @@
+"""Bad scales in an INT8 file: activations that saturate or use a few steps only, weights that left their grid."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.errors import BackendMissing
+from resnetrt.preprocess import FloatArray
+
+if TYPE_CHECKING:
+    import onnx
+
+_SATURATED = 0.05  # clipping for the least squared error cuts well below one in a hundred
+_FEWEST_STEPS = 12.0
+_WEIGHT_ERROR = 0.15  # relative; per-channel int8 gives about 0.01
+_LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
+
+
+@dataclass(frozen=True)
+class ScaleFault:
+    """A tensor whose scale is wrong, and in words how."""
+
+    tensor: str
+    words: str
+
+
+def scale_faults(variant: Path, images: FloatArray, fp32: Path | None = None) -> list[ScaleFault]:
+    """Tensors of the INT8 file `variant` with a bad scale, seen on `images` `(n, C, H, W)`, in graph order.
+
+    With `fp32`, stored weights are compared with the float ones of the same name. Raises `BackendMissing` without onnx.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendMissing(
+            "scales: expected onnx, found none; install it with: pip install 'resnetrt[export]'"
+        ) from error
+    model = onnx.load(str(variant))
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    weights = _weights(fp32) if fp32 is not None else {}
+    faults = _weight_faults(model, constants, weights)
+    return [*faults, *_activation_faults(model, constants, images)]
+
+
+def _weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    import onnx
+
+    return {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(str(path)).graph.initializer}
+
+
+def _weight_faults(
+    model: "onnx.ModelProto", constants: dict[str, FloatArray], weights: dict[str, FloatArray]
+) -> list[ScaleFault]:
+    found = []
+    for node in model.graph.node:
+        stored = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        name = node.input[0].removesuffix(".quantized").removesuffix("_quantized").rpartition("/")[2]
+        if stored is None or name not in weights or stored.shape != weights[name].shape:
+            continue
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        scale = constants[node.input[1]]
+        shape = [1] * stored.ndim
+        if scale.ndim and scale.size > 1:
+            shape[axis] = -1
+        difference = stored * scale.reshape(shape) - weights[name]
+        error = float(np.linalg.norm(difference) / max(float(np.linalg.norm(weights[name])), 1e-30))
+        if error > _WEIGHT_ERROR:
+            found.append(ScaleFault(name, f"weights are off by {error:.0%} of their size"))
+    return found
+
+
+def _activation_faults(
+    model: "onnx.ModelProto", constants: dict[str, FloatArray], images: FloatArray
+) -> list[ScaleFault]:
+    import onnx
+
+    graph = model.graph
+    pairs = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
+    inputs = {value.name for value in graph.input}
+    outputs = {value.name for value in graph.output}
+    names = [name for name in dict.fromkeys(node.input[0] for node in pairs) if name not in inputs]
+    extra = [name for name in names if name not in outputs]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in extra)
+    values = dict(zip(names, _run(model, names, images), strict=True))
+    values |= dict.fromkeys(inputs, images)
+    faults = []
+    for node in pairs:
+        scale, zero = float(constants[node.input[1]]), constants[node.input[2]]
+        words = _judge(values[node.input[0]], scale, int(zero), str(zero.dtype))
+        if words:
+            faults.append(ScaleFault(node.input[0], words))
+    return faults
+
+
+def _judge(values: FloatArray, scale: float, zero: int, dtype: str) -> str:
+    low, high = _LIMITS[dtype]
+    steps = values / scale + zero
+    beyond = float(((steps < low - 0.5) | (steps > high + 0.5)).mean())
+    if beyond > _SATURATED:
+        return f"{beyond:.0%} of its values are cut off: the scale {scale:.3g} is too small"
+    spread = float(steps.max() - steps.min())
+    if spread < _FEWEST_STEPS:
+        return f"its values span {spread:.1f} of {high - low} steps: the scale {scale:.3g} is too large"
+    return ""
+
+
+def _run(model: "onnx.ModelProto", names: list[str], images: FloatArray) -> list[FloatArray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    blob = model.SerializeToString()
+    session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    return list(session.run(names, {session.get_inputs()[0].name: images}))
