@@ -193,17 +193,32 @@ def test_bias_that_would_not_fit_into_int32_widens_its_channels_scale(tiny: Tiny
     np.testing.assert_array_equal(free["conv.b"], bias)
 
 
-@pytest.mark.parametrize("rules", DIALECTS)
 @pytest.mark.parametrize("make", [small_models.SharedConv, small_models.PreActivation, small_models.ConvUsedTwice])
-def test_unusual_networks(make: Callable[[], Any], rules: str, tmp_path: Path):
+def test_unusual_networks(make: Callable[[], Any], tmp_path: Path):
     path = tmp_path / "net.onnx"
     trace_to_onnx(small_models.randomize(make()), (3, 16, 16), path)
     frames, preprocessing = tiny_bundle.frames(20), tiny_bundle.PREPROCESSING
     record = calibrate(path, dataset_of(frames, preprocessing), preprocessing)
-    (tmp_path / "int8.onnx").write_bytes(quantize_model(path, record, DIALECTS[rules], QuantizeOptions()))
-    check_quantized(tmp_path / "int8.onnx")
     images = preprocessing.normalize(frames)
-    assert sqnr_db(run_onnx(path, images), run_onnx(tmp_path / "int8.onnx", images)) > 25
+    for rules in DIALECTS.values():
+        (tmp_path / "int8.onnx").write_bytes(quantize_model(path, record, rules, QuantizeOptions()))
+        check_quantized(tmp_path / "int8.onnx")
+        assert sqnr_db(run_onnx(path, images), run_onnx(tmp_path / "int8.onnx", images)) > 25
+
+
+def test_what_is_kept_float_reads_and_holds_floats(tiny: Tiny):
+    keep = frozenset({"conv", "add"})
+    blob = quantize_model(tiny.path, tiny.record, DIALECTS["cpu"], QuantizeOptions(), keep)
+    nodes = {node.name: node for node in onnx.load_model_from_string(blob).graph.node}
+    assert list(nodes["conv"].input) == ["r", "conv.w", "conv.b"]
+    assert list(nodes["add"].input) == ["c", "r"]
+    assert nodes["stem"].input[0] == "input.dequantized"
+    assert nodes["fc"].input[0] == "f.dequantized"
+    everything = frozenset({"stem", "conv", "add", "fc"})
+    blob = quantize_model(tiny.path, tiny.record, DIALECTS["cpu"], QuantizeOptions(), everything)
+    np.testing.assert_array_equal(
+        run_as_written(blob, tiny.images)["logits"], run_as_written(tiny.path.read_bytes(), tiny.images)["logits"]
+    )
 
 
 def test_a_gemm_with_weights_not_transposed(tiny: Tiny, tmp_path: Path):

@@ -102,14 +102,6 @@ def test_nothing_of_the_machine_is_left_in_the_file(small_onnx: SmallOnnx):
         assert trace_of not in blob
 
 
-def test_two_exports_are_equal_to_the_byte(small_onnx: SmallOnnx, tmp_path: Path):
-    from resnetrt.export.fold import fold_batch_norms
-
-    fold = fold_batch_norms(small_models.build("pad"), small_models.pictures("pad", 2))
-    trace_to_onnx(fold.module, small_models.SHAPES["pad"], tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == small_onnx("pad").read_bytes()
-
-
 def test_another_process_exports_the_same_bytes(tmp_path: Path):
     script = (
         "import hashlib, sys, small_models; from pathlib import Path; from torch import nn\n"
@@ -127,11 +119,10 @@ def test_another_process_exports_the_same_bytes(tmp_path: Path):
     assert done.stdout + done.stderr == ""
 
 
-@pytest.mark.parametrize("opset", [18, 23])
-def test_opset_is_the_one_asked_for(tmp_path: Path, opset: int):
+def test_opset_is_the_one_asked_for(tmp_path: Path):
     path = tmp_path / "net.onnx"
-    trace_to_onnx(randomize(Chain(nn.Conv2d(3, 4, 3))), (3, 8, 8), path, opset)
-    assert [entry.version for entry in onnx.load(path).opset_import if not entry.domain] == [opset]
+    trace_to_onnx(randomize(Chain(nn.Conv2d(3, 4, 3))), (3, 8, 8), path, opset=23)
+    assert [entry.version for entry in onnx.load(path).opset_import if not entry.domain] == [23]
     lint(path)
 
 
