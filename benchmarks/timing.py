@@ -30,9 +30,13 @@ class Schedule:
 
     A block is `block_calls` calls, or as many as fill `min_block_s`, fewer where the budget would not last for
     `rounds`. Each block starts with untimed calls for `settle_s` (at least one): caches and thread pools change hands.
+    While a candidate still moves (half its interval is more than `steady` of its median) all get another round, up to
+    `max_rounds` and the budget.
     """
 
     rounds: int = 15
+    max_rounds: int | None = None
+    steady: float = 0.02
     block_calls: int | None = None
     min_block_s: float = 0.1
     settle_s: float = 0.05
@@ -107,11 +111,19 @@ def measure(
     call_ns = {name: _warm_up(call, schedule.warm_up_s, clock) for name, call in candidates.items()}
     calls = {name: _block_calls(call_ns[name], schedule, len(candidates), deadline - clock()) for name in candidates}
     blocks: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in candidates}
-    for index in progress(range(schedule.rounds)):
+
+    def run_round(index: int) -> None:
         for name in order(list(candidates), index):
             blocks[name].append(_block(candidates[name], calls[name], schedule.settle_s, clock))
+
+    for index in progress(range(schedule.rounds)):
+        run_round(index)
         if clock() >= deadline:
             break
+    for index in range(schedule.rounds, schedule.max_rounds or 0):
+        if clock() >= deadline or not any(_moves(found, schedule.steady) for found in blocks.values()):
+            break
+        run_round(index)
     return {name: summarise(found, run) for name, found in blocks.items()}
 
 
@@ -161,6 +173,13 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
             break
         k, outside = k + 1, wider
     return ranked[k - 1], ranked[n - k], max(0.0, 1 - outside)
+
+
+def _moves(blocks: Sequence[npt.NDArray[np.int64]], steady: float) -> bool:
+    """Whether the interval of the median over rounds is wider than `steady` to each side."""
+    medians = [float(np.median(block)) for block in blocks]
+    low, high, _ = median_interval(medians)
+    return (high - low) / 2 > steady * float(np.median(medians))
 
 
 def _warm_up(call: Call, seconds: float, clock: Clock) -> float:

@@ -1,0 +1,88 @@
+"""What depth costs: a line of time against GMACs for each engine, and the depth from which INT8 pays."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.timing import median_interval
+
+Row = Mapping[str, Any]
+
+
+def fit_all(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One fit per engine and batch with at least three networks of known cost."""
+    found = []
+    for (engine, batch), group in _grouped([row for row in rows if row.get("gmacs")], "engine", "batch"):
+        if len({row["network"] for row in group}) >= 3:
+            found.append({"engine": engine, "batch": batch, **fit_line(group)})
+    return found
+
+
+def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
+    """`ms = fixed_ms + ms_per_gmac * GMACs` of the batch, least squares of relative errors, with residuals in percent.
+
+    Relative, because a millisecond is much on ResNet-18 and little on ResNet-152. A residual above zero is a network
+    slower than its GMACs say.
+    """
+    work = np.array([row["gmacs"] * row["batch"] for row in rows])
+    ms = np.array([row["median_ms"] for row in rows])
+    design = np.column_stack([np.ones_like(work), work]) / ms[:, None]
+    (fixed, slope), *_ = np.linalg.lstsq(design, np.ones_like(ms), rcond=None)
+    residuals = 100 * (ms / (fixed + slope * work) - 1)
+    return {
+        "fixed_ms": float(fixed),
+        "ms_per_gmac": float(slope),
+        "residual_percent": {row["network"]: float(value) for row, value in zip(rows, residuals, strict=True)},
+        "largest_residual_percent": float(np.abs(residuals).max()),
+    }
+
+
+def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Per backend and batch: how many times faster INT8 is than FP32 at each depth, and the depth from which it pays.
+
+    `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio, paired by rounds,
+    is above one; None if there is none. `always` says that it is the shallowest measured.
+    """
+    found = []
+    known = [row for row in rows if row["depth"] is not None and row["precision"] in ("fp32", "int8")]
+    for (backend, batch), group in _grouped(known, "backend", "batch"):
+        curve = list(_curve(group))
+        if curve:
+            paying = _paying(curve)
+            depth = paying[0]["depth"] if paying else None
+            found.append({
+                "backend": backend,
+                "batch": batch,
+                "pays_from_depth": depth,
+                "always": len(paying) == len(curve),
+                "curve": curve,
+            })  # fmt: skip
+    return found
+
+
+def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """The ratio at each depth, shallowest first."""
+    for (depth, network), group in _grouped(rows, "depth", "network"):
+        by_precision = {row["precision"]: row["round_medians_ms"] for row in group}
+        if len(by_precision) == 2 and len(group) == 2:
+            ratios = [a / b for a, b in zip(by_precision["fp32"], by_precision["int8"], strict=True)]
+            low, high, _ = median_interval(ratios)
+            yield {"depth": depth, "network": network, "times_faster": float(np.median(ratios)), "ci": [low, high]}
+
+
+def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The deepest points of the curve that all lie above one."""
+    start = len(curve)
+    while start and curve[start - 1]["ci"][0] > 1:
+        start -= 1
+    return list(curve[start:])
+
+
+def _grouped(rows: Sequence[Row], *keys: str) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
+    def key(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in keys)
+
+    for found, group in groupby(sorted(rows, key=key), key):
+        yield found, list(group)

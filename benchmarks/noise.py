@@ -1,0 +1,155 @@
+"""What else the machine did while something was timed: other processes, stolen time, frequency, throttling.
+
+A disturbed run is marked, never hidden. Everything is read from /proc and /sys; what is not there is None.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+OTHERS_LIMIT = 0.04  # of the usable cores' time; more, and medians of short calls begin to move
+STEAL_LIMIT = 0.01
+FREQUENCY_LIMIT = 0.10  # fall of the mean frequency between beginning and end
+_SHOWN = 3
+_BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq of proc(5)
+_STEAL = 7
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counters at one moment, times in seconds; `processes` maps pid to name and CPU time."""
+
+    wall_s: float
+    busy_s: float
+    steal_s: float
+    own_s: float
+    load1: float | None
+    mhz: float | None
+    throttles: int | None
+    processes: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Noise:
+    """Shares are of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does."""
+
+    seconds: float = 0.0
+    others_share: float | None = None
+    steal_share: float | None = None
+    load1: float | None = None
+    mhz: float | None = None
+    throttled: bool | None = None
+    others: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether anything beside the measurement may have moved its numbers."""
+        return bool(self.reasons)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of one watched block."""
+        return vars(self) | {"disturbed": self.disturbed}
+
+
+@contextmanager
+def watch() -> Iterator[Noise]:
+    """Watch the machine during the block; the yielded record is filled when it ends."""
+    noise, before = Noise(), snapshot()
+    try:
+        yield noise
+    finally:
+        found = judge(before, snapshot(), os.cpu_count() or 1)
+        vars(noise).update(vars(found))
+
+
+def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
+    """What happened between two snapshots of a machine with `cores` cores."""
+    seconds = max(after.wall_s - before.wall_s, 1e-9)
+    own = after.own_s - before.own_s
+    others = max(0.0, after.busy_s - before.busy_s - own) / (seconds * cores)
+    steal = (after.steal_s - before.steal_s) / (seconds * cores)
+    throttled = None
+    if before.throttles is not None and after.throttles is not None:
+        throttled = after.throttles > before.throttles
+    names = _busiest(before, after, seconds * cores)
+    reasons = []
+    if others > OTHERS_LIMIT:
+        who = f" ({', '.join(names)})" if names else ""
+        reasons.append(f"other processes took {others:.0%} of the cores{who}")
+    if steal > STEAL_LIMIT:
+        reasons.append(f"the hypervisor took {steal:.0%} of the cores")
+    if before.mhz and after.mhz and after.mhz < before.mhz * (1 - FREQUENCY_LIMIT):
+        reasons.append(f"the cores' frequency fell from {before.mhz:.0f} to {after.mhz:.0f} MHz")
+    if throttled:
+        reasons.append("the processor throttled itself")
+    return Noise(seconds, others, steal, after.load1, after.mhz, throttled, names, reasons)
+
+
+def snapshot() -> Snapshot:
+    """Read all counters now."""
+    tick = os.sysconf("SC_CLK_TCK")
+    busy, steal = _cpu_times(_read("/proc/stat"), tick)
+    times = os.times()
+    load = _read("/proc/loadavg").split()
+    return Snapshot(
+        wall_s=time.monotonic(),
+        busy_s=busy,
+        steal_s=steal,
+        own_s=times.user + times.system + times.children_user + times.children_system,
+        load1=float(load[0]) if load else None,
+        mhz=_mean_mhz(_read("/proc/cpuinfo")),
+        throttles=_throttles(),
+        processes=dict(_processes(tick)),
+    )
+
+
+def _cpu_times(text: str, tick: int) -> tuple[float, float]:
+    fields = [int(word) for word in text.partition("\n")[0].split()[1:]]
+    if len(fields) <= _STEAL:
+        return 0.0, 0.0
+    return sum(fields[index] for index in _BUSY) / tick, fields[_STEAL] / tick
+
+
+def _mean_mhz(cpuinfo: str) -> float | None:
+    found = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", cpuinfo, re.MULTILINE)]
+    return sum(found) / len(found) if found else None
+
+
+def _throttles() -> int | None:
+    pattern = "cpu[0-9]*/thermal_throttle/core_throttle_count"
+    counts = [_read(str(path)).strip() for path in Path("/sys/devices/system/cpu").glob(pattern)]
+    return sum(int(count) for count in counts if count.isdecimal()) if counts else None
+
+
+def _processes(tick: int) -> Iterator[tuple[int, tuple[str, float]]]:
+    """Other processes: pid, name and CPU seconds, without those that this one started and has waited for."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        if int(path.parent.name) == os.getpid():
+            continue
+        text = _read(str(path))
+        name, rest = text.partition("(")[2].rpartition(")")[::2]
+        words = rest.split()
+        if len(words) > 12 and int(words[1]) != os.getpid():
+            yield int(path.parent.name), (name, (int(words[11]) + int(words[12])) / tick)
+
+
+def _busiest(before: Snapshot, after: Snapshot, core_seconds: float) -> list[str]:
+    used = {
+        (name, pid): seconds - before.processes.get(pid, (name, 0.0))[1]
+        for pid, (name, seconds) in after.processes.items()
+    }
+    ranked = sorted(used.items(), key=lambda item: -item[1])[:_SHOWN]
+    return [f"{name} {share:.0%}" for (name, _), seconds in ranked if (share := seconds / core_seconds) >= 0.01]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

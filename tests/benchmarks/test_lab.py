@@ -1,0 +1,143 @@
+"""The depth lab on a tiny network: what it measures, records, leaves out, and what it concludes."""
+
+import pytest
+from tiny_bundle import make_bundle
+
+from resnetrt.benchmarks.fit import break_even, fit_all, fit_line
+from resnetrt.benchmarks.lab import LabOptions, bundle_subject, run_lab
+from resnetrt.benchmarks.peaks import copy_rate, merge_peaks, write_matmul
+from resnetrt.benchmarks.roofline import annotate, traffic_bytes
+from resnetrt.benchmarks.timing import Schedule, measure
+from resnetrt.errors import UsageError
+from resnetrt.export.compilers import compile_variant
+from resnetrt.models.cost import Cost, LayerCost
+
+COST = Cost(1000, 4_000_000, (LayerCost("conv", 4_000_000, 1000, (10, 10, 10)),))
+PEAKS = {"best": {"fp32": 100.0, "int8": 400.0}, "copy_gb_s": 20.0}
+
+
+def row(network, precision, ms, *, depth=18, batch=1, gmacs=1.8, backend="openvino", rounds=None):
+    found = {"network": network, "depth": depth, "engine": f"{backend}-{precision}-cpu", "backend": backend}
+    found |= {"precision": precision, "batch": batch, "gmacs": gmacs, "median_ms": ms, "threads": 2}
+    return found | {"round_medians_ms": rounds or [ms * (1 + 0.001 * i) for i in range(8)]}
+
+
+def test_a_lab_run_of_one_bundle(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    engines = [compile_variant(bundle, variant, "onnxruntime") for variant in ("fp32", "int8.cpu")]
+    subject = bundle_subject(bundle, (), ())
+    assert list(subject.engines) == engines
+    lines = []
+    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=2.0, profile=engines[0])
+    record = run_lab([subject], options, lines.append)
+    assert [(row["engine"], row["batch"]) for row in record["results"]] == [(e, b) for b in (1, 2) for e in engines]
+    assert all(
+        {"median_ms", "gops", "limit", "disturbed", "ci_ms", "p99_ms"} <= row.keys() for row in record["results"]
+    )
+    assert {row["source"] for row in record["end_to_end"]} == {"jpeg", "frame", "tensor"}
+    assert [row["engine"] for row in record["memory"]] == engines
+    assert all(row["peak_rss_bytes"] > 10e6 and row["start_to_first_ms"] > 0 for row in record["memory"])
+    assert record["layers"][0]["engine"] == engines[0]
+    assert any("eager-fp32" in line for line in record["left_out"])  # a model without a definition has no eager
+    assert [noise["batch"] for noise in record["noise"]] == [1, 2]
+    assert record["conditions"]["threads"] == 1
+    assert any(line.startswith("tiny batch 2, ms: ") for line in lines)
+
+
+def test_engines_are_chosen_by_precision_and_backend(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    for variant in ("fp32", "int8.cpu"):
+        compile_variant(bundle, variant, "onnxruntime")
+    assert list(bundle_subject(bundle, ("int8",), ("onnxruntime",)).engines) == ["onnxruntime-int8-cpu"]
+    with pytest.raises(UsageError, match="no engine at the wanted precisions and backends; it has onnxruntime-fp32"):
+        bundle_subject(bundle, ("int8",), ("openvino",))
+
+
+def test_nothing_and_twins_are_refused(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    compile_variant(bundle, "fp32", "onnxruntime")
+    subject = bundle_subject(bundle, (), ())
+    for subjects in ([], [subject, subject]):
+        with pytest.raises(UsageError, match="expected each network once"):
+            run_lab(subjects, LabOptions(), print)
+
+
+@pytest.mark.parametrize(("wobble", "rounds"), [(0.0, 4), (0.5, 12)])
+def test_a_cell_that_still_moves_gets_more_rounds(wobble, rounds):
+    now, calls = [0], [0]
+
+    def call():
+        calls[0] += 1
+        now[0] += round(1e6 * (1 + wobble * (calls[0] % 7) / 7))
+
+    schedule = Schedule(rounds=4, max_rounds=12, block_calls=1, settle_s=0, warm_up_s=0)
+    found = measure({"a": call}, schedule, clock=lambda: now[0])["a"]
+    assert len(found.round_medians_ms) == rounds
+
+
+def test_roofline_names_the_limit():
+    assert traffic_bytes(COST, "fp32", 2) == 4 * (1000 + 2 * 2 * 1000)
+    compute, memory = (
+        annotate([row("n", "int8", 0.04), row("n", "int8", 0.04)], {"n": COST}, PEAKS | {"copy_gb_s": 1e3})[0],
+        annotate([row("n", "int8", 0.04)], {"n": COST}, PEAKS | {"copy_gb_s": 0.1})[0],
+    )
+    assert (compute["gops"], compute["limit"]) == (pytest.approx(200.0), "arithmetic")
+    assert compute["percent_of_peak"] == pytest.approx(50.0)
+    assert (memory["limit"], memory["attainable_gops"]) == ("memory", pytest.approx(0.1 * 8e6 / 3000))
+
+
+def test_what_is_unknown_stays_none():
+    found = annotate([row("n", "bf16", 1.0), row("other", "int8", 1.0)], {"n": COST}, PEAKS)
+    assert (found[0]["gops"], found[0]["percent_of_peak"], found[0]["limit"]) == (pytest.approx(8.0), None, None)
+    assert (found[1]["gops"], found[1]["gmacs"]) == (None, None)
+
+
+def test_the_fit_finds_the_line_and_names_the_network_off_it():
+    rows = [row(f"n{g}", "int8", 1 + 2 * g, gmacs=g) for g in (1.0, 2.0, 4.0, 8.0)]
+    fit = fit_line(rows)
+    assert (fit["fixed_ms"], fit["ms_per_gmac"]) == (pytest.approx(1.0), pytest.approx(2.0))
+    assert fit["largest_residual_percent"] == pytest.approx(0, abs=1e-9)
+    rows[2] = rows[2] | {"median_ms": 13.0}
+    residuals = fit_line(rows)["residual_percent"]
+    assert max(residuals, key=residuals.get) == "n4.0"
+    assert fit_all(rows[:2]) == []
+
+
+def test_break_even_is_the_depth_from_which_the_whole_interval_pays():
+    rows = []
+    for depth, int8 in ((18, 1.2), (34, 0.9), (50, 1.0), (101, 0.5), (152, 0.4)):
+        rows += [row(f"n{depth}", "fp32", 1.0, depth=depth)]
+        rows += [row(f"n{depth}", "int8", int8, depth=depth)]
+    (found,) = break_even(rows)
+    assert (found["pays_from_depth"], found["always"]) == (101, False)
+    assert [point["depth"] for point in found["curve"]] == [18, 34, 50, 101, 152]
+    assert break_even(rows[-2:])[0]["always"]
+    assert break_even(rows[:2])[0]["pays_from_depth"] is None
+    assert break_even(rows[:1]) == []
+
+
+def test_peaks_keep_the_larger_of_two():
+    first = {"matmul": [{"precision": "int8", "gops": 5.0}, {"precision": "fp32", "gops": None}], "copy_gb_s": 3.0}
+    second = {"matmul": [{"precision": "int8", "gops": 7.0}, {"precision": "fp32", "gops": None}], "copy_gb_s": 2.0}
+    assert merge_peaks(first, second) | {"matmul": 0} == {"matmul": 0, "copy_gb_s": 3.0, "best": {"int8": 7.0}}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_peak_model_is_valid_and_computes(precision, tmp_path):
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    path = tmp_path / "peak.onnx"
+    write_matmul(path, (4, 16, 3), precision)
+    onnx.checker.check_model(str(path), full_check=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)})
+    assert found.shape == (4, 16)
+    assert 0.01 < found.max() < 100
+
+
+def test_a_copy_takes_time(monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.peaks._COPY_BYTES", 1 << 20)
+    assert copy_rate(2) > 0
