@@ -1,0 +1,189 @@
+"""Is this run slower than an earlier one? Intervals over rounds, normalised to the baseline of the same run.
+
+Never a bare ratio of two noisy means: each cell's rounds are divided by the same rounds of eager, which takes the
+machine's mood of the day out, and the slowdown comes with an interval. A run under other conditions is refused.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.latency import BASELINE
+from resnetrt.errors import BundleError, UsageError
+from resnetrt.manifest import parse_json_object
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Row = Mapping[str, Any]
+Key = tuple[str, str, int, int]
+EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+# what is under test itself may differ
+_MAY_DIFFER = {"revision", "versions.resnetrt", "schedule"}
+_MISSING = "nothing"
+_RESAMPLES = 4000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """`slowdown_percent` of one cell against the earlier run, its 95 % interval, and what follows from it.
+
+    `against` says what the times were divided by: `eager-fp32`, or `time` where the cell is the baseline itself or
+    there is none.
+    """
+
+    network: str
+    engine: str
+    batch: int
+    threads: int
+    slowdown_percent: float
+    ci_percent: tuple[float, float]
+    against: str
+    verdict: Verdict
+    disturbed: bool
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The verdicts of all cells that both runs have; `only_old` and `only_new` name the others."""
+
+    limit_percent: float
+    cells: tuple[CellVerdict, ...]
+    only_old: tuple[str, ...] = ()
+    only_new: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if a cell fails or an old one is gone, else INCONCLUSIVE if one is, else PASS."""
+        found = {cell.verdict for cell in self.cells}
+        if "FAIL" in found or self.only_old:
+            return "FAIL"
+        return "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"
+
+    @property
+    def unsure(self) -> set[tuple[str, int]]:
+        """Network and batch of the cells that more rounds may decide."""
+        return {(cell.network, cell.batch) for cell in self.cells if cell.verdict == "INCONCLUSIVE"}
+
+    def to_json(self) -> dict[str, Any]:
+        """The record under `regression` of `bench --json`."""
+        cells = [asdict(cell) for cell in self.cells]
+        return {"verdict": self.verdict, "max_slowdown_percent": self.limit_percent, "cells": cells} | {
+            "only_old": list(self.only_old),
+            "only_new": list(self.only_new),
+        }
+
+
+def parse_percent(text: str) -> float:
+    """`5%` or `5` as 5.0. Raises `UsageError` for anything else and for a negative number."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--max-slowdown: expected a percentage such as 5%, found {text!r}")
+    return value
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """An earlier `bench.json`. Raises `UsageError` if it is not one."""
+    try:
+        record = parse_json_object(path.read_bytes(), str(path))
+    except (OSError, BundleError) as error:
+        raise UsageError(f"{path}: expected the JSON of resnetrt bench, found {error}") from error
+    if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
+        raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
+    return record
+
+
+def check_conditions(old: Mapping[str, Any], new: Mapping[str, Any], accept: Iterable[str] = ()) -> None:
+    """Raise `UsageError` naming every condition that differs, save those in `accept` and what is under test."""
+    before, after = _flat(old), _flat(new)
+    accepted = {*_MAY_DIFFER, *accept}
+    differing = [
+        f"{name} {before.get(name, _MISSING)} then, {after.get(name, _MISSING)} now"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name) and name not in accepted
+    ]
+    if differing:
+        raise UsageError(
+            f"--compare: the runs' conditions differ: {'; '.join(differing)}; "
+            "measure the old revision again here, or accept one by name with --accept"
+        )
+
+
+def compare_runs(old: Sequence[Row], new: Sequence[Row], limit_percent: float) -> Regression:
+    """Compare `results[]` of two runs, cell by cell. Raises `UsageError` if they share no cell."""
+    before, after = {_key(row): row for row in old}, {_key(row): row for row in new}
+    shared = [key for key in after if key in before]
+    if not shared:
+        raise UsageError("--compare: expected a cell that both runs measured, found none; use the same networks")
+    cells = [_judge(key, before, after, limit_percent) for key in shared]
+    return Regression(
+        limit_percent,
+        tuple(cells),
+        tuple(_name(key) for key in before if key not in after),
+        tuple(_name(key) for key in after if key not in before),
+    )
+
+
+def merge_rows(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows of `first` with the rounds of the same cells in `second` appended; other numbers stay the first's."""
+    more = {_key(row): row for row in second}
+    merged = []
+    for row in first:
+        extra = more.get(_key(row), {}).get("round_medians_ms", [])
+        merged.append({**row, "round_medians_ms": [*row["round_medians_ms"], *extra]})
+    return merged
+
+
+def _judge(key: Key, before: Mapping[Key, Row], after: Mapping[Key, Row], limit: float) -> CellVerdict:
+    (then, against), (now, against_now) = _normalised(key, before), _normalised(key, after)
+    if against != against_now:
+        raise UsageError(f"--compare: {BASELINE} was timed in one run only; time it in both")
+    value, low, high = slowdown(then, now)
+    verdict: Verdict = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
+    disturbed = bool(before[key].get("disturbed") or after[key].get("disturbed"))
+    return CellVerdict(*key, value, (low, high), against, verdict, disturbed)
+
+
+def _normalised(key: Key, rows: Mapping[Key, Row]) -> tuple[npt.NDArray[np.float64], str]:
+    """The cell's rounds over the baseline's same rounds, and what they were divided by."""
+    network, engine, batch, threads = key
+    times = np.asarray(rows[key]["round_medians_ms"], np.float64)
+    baseline = rows.get((network, BASELINE, batch, threads))
+    if engine == BASELINE or baseline is None:
+        return times, "time"
+    return times / np.asarray(baseline["round_medians_ms"], np.float64), BASELINE
+
+
+def slowdown(old: npt.ArrayLike, new: npt.ArrayLike) -> tuple[float, float, float]:
+    """How much larger the median of `new` is than that of `old`, in percent, with its 95 % bootstrap interval.
+
+    Rounds are resampled in both (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13); seeded, so equal
+    results give equal verdicts.
+    """
+    a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.choice(values, (_RESAMPLES, len(values))), axis=1) for values in (a, b)]
+    tail = 50 * (1 - _CONFIDENCE)
+    low, high = np.percentile(medians[1] / medians[0], [tail, 100 - tail])
+    value = np.median(b) / np.median(a)
+    return tuple(float(100 * (ratio - 1)) for ratio in (value, low, high))  # type: ignore[return-value]
+
+
+def _key(row: Row) -> Key:
+    return row["network"], row["engine"], row["batch"], row["threads"]
+
+
+def _name(key: Key) -> str:
+    network, engine, batch, threads = key
+    return f"{network} {engine} batch {batch} threads {threads}"
+
+
+def _flat(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    versions = {f"versions.{name}": value for name, value in conditions.get("versions", {}).items()}
+    return {name: value for name, value in conditions.items() if name != "versions"} | versions
