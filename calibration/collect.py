@@ -98,13 +98,15 @@ class _Collector:
         self._histogram = Histogram()
         self._mean = _Mean()
         self._amax: npt.NDArray[np.float64] | None = None
+        self._extremes: list[tuple[float, float]] = []
 
     def add(self, values: npt.NDArray[np.float32], results: dict[str, npt.NDArray[np.float32]]) -> None:
         low, high = results[f"{self.name}/ReduceMin"], results[f"{self.name}/ReduceMax"]
         amax = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
         self._amax = amax if self._amax is None else np.maximum(self._amax, amax)
         self._mean.add(results[f"{self.name}/ReduceMean"], len(values))
-        self._histogram.add(values, float(low.min()), float(high.max()))
+        self._extremes.append((float(low.min()), float(high.max())))
+        self._histogram.add(values, *self._extremes[-1])
 
     def statistics(self) -> TensorStatistics:
         histogram = self._histogram
@@ -114,8 +116,9 @@ class _Collector:
                 "check that the images are not blank and the weights not dead"
             )
         mean = self._mean.value
+        extremes = np.array(self._extremes, np.float32)
         return TensorStatistics(
-            histogram.minimum, histogram.maximum, histogram.bound, histogram.counts, mean, self._amax
+            histogram.minimum, histogram.maximum, histogram.bound, histogram.counts, mean, self._amax, extremes
         )
 
 

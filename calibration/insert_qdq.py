@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from resnetrt.calibration.ranges import QuantParams, quantize_weights
+from resnetrt.calibration.ranges import QuantParams
+from resnetrt.calibration.round_weights import quantize_weights
 from resnetrt.calibration.structure import weighted_layers
 
 _INT32_MAX = 2**31 - 1
@@ -39,10 +40,17 @@ def insert_activation_pairs(
             use.node.replace_input_with(use.idx, dequantize.outputs[0])
 
 
-def quantize_layers(graph: ir.Graph, input_scales: dict[str, float], integer_bias: bool, weight_max: int = 127) -> None:
+def quantize_layers(
+    graph: ir.Graph,
+    input_scales: dict[str, float],
+    integer_bias: bool,
+    weight_max: int = 127,
+    weight_method: str = "amax",
+) -> None:
     """Replace the float weights of every layer in `input_scales` (layer name: scale of its input) by int8 ones.
 
-    Weights are symmetric per output channel. With `integer_bias` biases become int32 with scale input x weight.
+    Weights are symmetric per output channel, scaled by `weight_method`. With `integer_bias` biases become int32 with
+    scale input x weight.
     """
     for layer in weighted_layers(graph):
         if layer.name not in input_scales:
@@ -53,7 +61,7 @@ def quantize_layers(graph: ir.Graph, input_scales: dict[str, float], integer_bia
         assert weight.const_value is not None
         array = weight.const_value.numpy()
         least = _least_scales(bias, input_scales[layer.name], array.shape[axis]) if integer_bias else None
-        integers, scales = quantize_weights(array, axis, weight_max, least)
+        integers, scales = quantize_weights(array, axis, weight_max, least, weight_method)
         layer.replace_input_with(1, _dequantized(graph, layer, f"{weight.name}", integers, scales, axis))
         _drop_if_unused(graph, weight)
         if integer_bias and bias is not None and bias.const_value is not None:

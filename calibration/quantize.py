@@ -22,13 +22,15 @@ from resnetrt.parity import Parity, require
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """`method` names a range method; `reduce_range` keeps weights to 7 bits, for CPUs without VNNI.
+    """`method` and `weight_method` name how ranges of activations and weights are found.
 
-    Without VNNI the 8-bit multiply-add saturates at 16 bits; 7-bit weights can't reach that.
+    `reduce_range` keeps weights to 7 bits, for CPUs without VNNI. Without VNNI the 8-bit multiply-add
+    saturates at 16 bits; 7-bit weights can't reach that.
     """
 
     method: str = "mse"
     reduce_range: bool = False
+    weight_method: str = "amax"
 
 
 def load_record(bundle: Bundle) -> CalibrationRecord:
@@ -60,6 +62,7 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
         evidence = {
             "parity": parity.to_json(),
             "method": options.method,
+            "weight_method": options.weight_method,
             "reduce_range": options.reduce_range,
             "calibration_sha256": bundle.manifest.files[FILE].sha256,
             "calibration_dataset": record.dataset,
@@ -89,7 +92,8 @@ def quantize_model(
         source = layer.inputs[0]
         if source is not None and source.name in params and layer.name not in keep_float:
             input_scales[layer.name or ""] = params[source.name].scale
-    quantize_layers(graph, input_scales, rules.integer_bias, 63 if options.reduce_range else 127)
+    weight_max = 63 if options.reduce_range else 127
+    quantize_layers(graph, input_scales, rules.integer_bias, weight_max, options.weight_method)
     insert_activation_pairs(graph, params, keep_float)
     model.graph.sort()
     return bytes(ir.serde.serialize_model(model).SerializeToString())

@@ -1,4 +1,4 @@
-"""Clipping ranges from a calibration record, and weights to integers. No data is needed here.
+"""Clipping ranges from a calibration record. No data is needed here.
 
 Methods are registered by name; each maps one tensor's statistics to `(low, high)` with `low <= 0 <= high`.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resnetrt.calibration.range_entropy import entropy_range
 from resnetrt.calibration.record import TensorStatistics
 from resnetrt.errors import CheckFailed, UsageError
 
@@ -17,7 +18,6 @@ FloatArray = npt.NDArray[np.float64]
 Method = Callable[[TensorStatistics, int], tuple[float, float]]
 
 METHODS: dict[str, Method] = {}
-_LEAST_SCALE = 2.0**-64  # of weights; smaller ones (a filter that weight decay killed) add nothing to any sum
 
 
 def method(name: str) -> Callable[[Method], Method]:
@@ -105,26 +105,27 @@ def _mse(statistics: TensorStatistics, levels: int) -> tuple[float, float]:
     return low * best, high * best
 
 
+@method("entropy")
+def _entropy(statistics: TensorStatistics, levels: int) -> tuple[float, float]:
+    """Least Kullback-Leibler divergence, as TensorRT's calibrator; see `range_entropy`."""
+    return entropy_range(statistics, levels)
+
+
+@method("moving_average")
+def _moving_average(statistics: TensorStatistics, _levels: int, momentum: float = 0.9) -> tuple[float, float]:
+    """Exponential moving average of the batches' extremes (Jacob et al. 2018, arXiv:1712.05877, section 3.1).
+
+    Batch `i` of `n` weighs `momentum ** (n - 1 - i)`, normalised, so that the first batch has no privilege.
+    """
+    extremes = statistics.batch_extremes
+    if len(extremes) == 0:
+        raise UsageError("range method moving_average: the calibration record is of an older format; calibrate again")
+    weights = momentum ** np.arange(len(extremes) - 1, -1, -1, dtype=np.float64)
+    low, high = (weights / weights.sum()) @ extremes.astype(np.float64)
+    return max(float(low), statistics.minimum), min(float(high), statistics.maximum)
+
+
 def _clip_error(values: FloatArray, weights: FloatArray, low: float, high: float, levels: int) -> float:
     step = (max(high, 0.0) - min(low, 0.0)) / levels
     quantized = np.clip(np.rint(values / step), round(low / step), round(high / step)) * step
     return float(np.dot(weights, np.square(values - quantized)))
-
-
-def quantize_weights(
-    weights: npt.NDArray[np.float32], axis: int, qmax: int = 127, least: npt.NDArray[np.float32] | None = None
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 per output channel (`axis`): integers in `[-qmax, qmax]` and float32 scales `(outputs,)`.
-
-    No scale is below `least` `(outputs,)`, nor so small that its product with the input's scale underflows. An all-zero
-    channel gets `least`, so that its bias, all that it has, keeps its precision; scale 1 where that is zero too.
-    """
-    moved = np.moveaxis(weights, axis, 0)
-    amax = np.abs(moved.reshape(len(moved), -1)).max(1).astype(np.float64)
-    floor = np.zeros(len(moved)) if least is None else least.astype(np.float64)
-    empty = np.where(floor > 0, floor, 1.0)
-    scales = np.maximum(np.where(amax > 0, np.maximum(amax / qmax, floor), empty), _LEAST_SCALE).astype(np.float32)
-    shape = [1] * weights.ndim
-    shape[axis] = -1
-    integers = np.clip(np.rint(weights / scales.reshape(shape)), -qmax, qmax).astype(np.int8)
-    return integers, scales

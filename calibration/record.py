@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from resnetrt.calibration.histogram import BINS_PER_SIDE, bin_centers
 from resnetrt.errors import BundleError, UsageError
 
 FILE = "calibration.safetensors"
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, 2)  # format 1 had no extremes per batch
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class TensorStatistics:
     """One tensor over all calibration images.
 
     Exact extremes, histogram `(2 * BINS_PER_SIDE,)` over `[-bound, bound)`; per channel `(C,)` mean, largest magnitude.
+    `batch_extremes` float32 `(batches, 2)`: minimum and maximum of each batch in turn; empty in records of format 1.
     """
 
     minimum: float
@@ -30,6 +32,7 @@ class TensorStatistics:
     counts: npt.NDArray[np.int64]
     channel_mean: npt.NDArray[np.float64]
     channel_amax: npt.NDArray[np.float64]
+    batch_extremes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
     @property
     def amax(self) -> float:
@@ -74,6 +77,7 @@ class CalibrationRecord:
             arrays[f"counts/{name}"] = item.counts
             arrays[f"channel_mean/{name}"] = item.channel_mean
             arrays[f"channel_amax/{name}"] = item.channel_amax
+            arrays[f"batch_extremes/{name}"] = item.batch_extremes
         for name, mean in sorted(self.output_means.items()):
             arrays[f"output_mean/{name}"] = mean
         header = {
@@ -92,8 +96,8 @@ class CalibrationRecord:
         try:
             header = _metadata(blob)
             arrays = load_safetensors(blob)
-            if header["format"] != _FORMAT:
-                raise BundleError(f"{where}: calibration record format {header['format']}, expected {_FORMAT}")
+            if header["format"] not in _READABLE:
+                raise BundleError(f"{where}: calibration record format {header['format']}, expected at most {_FORMAT}")
             tensors = {name: _statistics(name, values, arrays) for name, values in header["tensors"].items()}
             prefix = "output_mean/"
             means = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
@@ -119,4 +123,7 @@ def _statistics(name: str, values: list[float], arrays: dict[str, npt.NDArray[An
     if counts.shape != (2 * BINS_PER_SIDE,):
         raise ValueError(f"a histogram of {counts.shape} bins for {name}")
     mean, amax = arrays[f"channel_mean/{name}"], arrays[f"channel_amax/{name}"]
-    return TensorStatistics(values[0], values[1], values[2], counts, mean, amax)
+    extremes = arrays.get(f"batch_extremes/{name}", np.zeros((0, 2), np.float32))
+    if extremes.ndim != 2 or extremes.shape[1] != 2:
+        raise ValueError(f"extremes per batch of shape {extremes.shape} for {name}")
+    return TensorStatistics(values[0], values[1], values[2], counts, mean, amax, extremes)

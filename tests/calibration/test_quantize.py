@@ -322,7 +322,7 @@ def test_a_broken_quantizer_is_caught_and_nothing_is_stored(
 @pytest.mark.parametrize(
     ("rules", "method", "message"),
     [
-        ("cpu", "entropy", "unknown range method 'entropy'"),
+        ("cpu", "entrop", "unknown range method 'entrop'; did you mean entropy"),
         ("arm", "mse", "unknown dialect 'arm'; known: cpu, tensorrt"),
     ],
 )

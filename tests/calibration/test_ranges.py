@@ -15,10 +15,10 @@ from resnetrt.calibration.ranges import (
     _clip_error,
     affine_uint8,
     find_range,
-    quantize_weights,
     symmetric_int8,
 )
 from resnetrt.calibration.record import CalibrationRecord, TensorStatistics
+from resnetrt.calibration.round_weights import quantize_weights
 from resnetrt.errors import CheckFailed, UsageError
 
 finite = st.floats(-1e6, 1e6, width=32).map(lambda x: 0.0 if abs(x) < 1e-6 else x)
@@ -30,7 +30,9 @@ def statistics(values: np.ndarray) -> TensorStatistics:
     histogram = Histogram()
     histogram.add(values, float(values.min()), float(values.max()))
     nothing = np.zeros(1)
-    return TensorStatistics(histogram.minimum, histogram.maximum, histogram.bound, histogram.counts, nothing, nothing)
+    extremes = np.array([[values.min(), values.max()]], np.float32)
+    low, high = histogram.minimum, histogram.maximum
+    return TensorStatistics(low, high, histogram.bound, histogram.counts, nothing, nothing, extremes)
 
 
 def record_of(values: np.ndarray) -> CalibrationRecord:

@@ -11,6 +11,7 @@ from safetensors.numpy import save
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.histogram import BINS_PER_SIDE
 from resnetrt.calibration.quantize import load_record
+from resnetrt.calibration.ranges import find_range
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.errors import BundleError, UsageError
 
@@ -20,7 +21,8 @@ BINS = 2 * BINS_PER_SIDE
 def statistics(seed: int = 0) -> TensorStatistics:
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 1000, BINS)
-    return TensorStatistics(-1.5, 1.75, 2.0, counts, rng.normal(size=4), rng.random(4))
+    extremes = rng.normal(size=(3, 2)).astype(np.float32)
+    return TensorStatistics(-1.5, 1.75, 2.0, counts, rng.normal(size=4), rng.random(4), extremes)
 
 
 def new_record() -> CalibrationRecord:
@@ -58,7 +60,7 @@ def assert_equal(first: CalibrationRecord, second: CalibrationRecord) -> None:
     for name, item in first.tensors.items():
         other = second.tensors[name]
         assert (item.minimum, item.maximum, item.bound) == (other.minimum, other.maximum, other.bound)
-        for field in ("counts", "channel_mean", "channel_amax"):
+        for field in ("counts", "channel_mean", "channel_amax", "batch_extremes"):
             np.testing.assert_array_equal(getattr(item, field), getattr(other, field), strict=True)
     assert first.output_means.keys() == second.output_means.keys()
     for name, mean in first.output_means.items():
@@ -120,7 +122,7 @@ def test_safetensors_of_another_kind():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "calibration record format 2, expected 1"),
+        ({"format": 3}, "calibration record format 3, expected at most 2"),
         ({"tensors": {"gone": [0, 1, 1]}}, "found 'counts/gone'"),
         ({"tensors": {"input": [0]}}, "damaged calibration record|expected a calibration record"),
         ({"tensors": [1]}, "damaged calibration record|expected a calibration record"),
@@ -131,6 +133,14 @@ def test_a_header_that_does_not_fit(changes: dict[str, object], message: str):
     assert parse(with_header()).dataset == "x"
     with pytest.raises(BundleError, match=message):
         parse(with_header(**changes))
+
+
+def test_a_record_of_the_first_format_is_read_and_only_lacks_extremes_per_batch():
+    record = parse(with_header(format=1))
+    assert record["input"].minimum == -1.5
+    assert find_range(record["input"], "mse", 255)
+    with pytest.raises(UsageError, match="moving_average: the calibration record is of an older format; calibrate ag"):
+        find_range(record["input"], "moving_average", 255)
 
 
 def test_a_histogram_of_another_size():
