@@ -163,9 +163,7 @@ def _key(
     }
 
 
-def _describe(
-    rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]
-) -> None:
+def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]) -> None:
     """Add classes, flips and the self-test's findings; an engine that failed that does not pass."""
     names = list(dataset.class_names)
     for row in rows:
@@ -221,10 +219,10 @@ def _engine_hints(
     images = preprocessing.normalize(frames)
     logits = _whole(engine, frames, images)
     tries: list[Callable[[], str | None]] = [
+        lambda: engine_preprocessing(logits, reference.infer, frames, preprocessing),
         lambda: label_map(
             comparison.reference.predicted, comparison.candidates[name].predicted, class_names, "reference and engine"
         ),
-        lambda: engine_preprocessing(logits, reference.infer, frames, preprocessing),
         lambda: _scale_hint(bundle, name, images),
     ]
     found = [hint for attempt in tries if (hint := attempt())]
@@ -236,12 +234,13 @@ def _whole(engine: Engine, frames: UInt8Array, images: FloatArray) -> FloatArray
 
 
 def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
-    variant = bundle.manifest.engines[engine].variant
-    record = bundle.manifest.variants.get(variant)
+    made = bundle.manifest.engines[engine]
+    record = bundle.manifest.variants.get(made.variant)
     if record is None or record.precision != "int8" or record.input != "float32":
         return None
+    name = made.file if made.file.endswith(".onnx") else record.file  # what runs, where it can be read
     try:
-        faults = scale_faults(bundle.variant_file(variant), images[:32], bundle.variant_file("fp32"))
+        faults = scale_faults(bundle.file(name), images[:32], bundle.variant_file("fp32"))
     except BackendMissing:
         return None
     if not faults:

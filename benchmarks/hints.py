@@ -117,9 +117,9 @@ def label_map(expected: IntArray, found: IntArray, names: Sequence[str], what: s
     truth, answers = expected[test][seen], found[test][seen]
     before, after = float((answers == truth).mean()), float((renamed[answers] == truth).mean())
     moved = [label for label in np.unique(answers) if renamed[label] != label]
-    if after < 0.7 or 1 - after > 0.5 * (1 - before) or len(set(renamed[np.unique(answers)])) < 2:
-        return None
-    if len(set(renamed[moved])) < len(moved):  # several classes fall into one: a broken engine, not a renaming
+    common = np.flatnonzero(counts.sum(1) >= 3)
+    one_to_one = len(set(renamed[common])) == len(common) > 1  # else classes fall together: broken, not renamed
+    if after < 0.7 or 1 - after > 0.5 * (1 - before) or not one_to_one:
         return None
 
     def name(label: int) -> str:

@@ -78,7 +78,11 @@ def _activation_faults(
     import onnx
 
     graph = model.graph
-    pairs = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
+    pairs = [
+        node
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants and constants[node.input[1]].size == 1
+    ]
     inputs = {value.name for value in graph.input}
     outputs = {value.name for value in graph.output}
     names = [name for name in dict.fromkeys(node.input[0] for node in pairs) if name not in inputs]
@@ -88,8 +92,8 @@ def _activation_faults(
     values |= dict.fromkeys(inputs, images)
     faults = []
     for node in pairs:
-        scale, zero = float(constants[node.input[1]]), constants[node.input[2]]
-        words = _judge(values[node.input[0]], scale, int(zero), str(zero.dtype))
+        scale, zero = constants[node.input[1]], constants[node.input[2]]
+        words = _judge(values[node.input[0]], float(scale.item()), int(zero.item()), str(zero.dtype))
         if words:
             faults.append(ScaleFault(node.input[0], words))
     return faults

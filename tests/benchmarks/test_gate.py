@@ -1,0 +1,231 @@
+"""The gate's parts: verdicts, bounds, McNemar, Holm, calibration error, planning limits, files."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom
+
+from resnetrt.benchmarks import gate
+from resnetrt.benchmarks.accuracy import Comparison, Outcomes
+from resnetrt.benchmarks.classes import class_drops, holm
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
+from resnetrt.benchmarks.noninferiority import CORRECTION, drop_score, ratio_score
+from resnetrt.benchmarks.outcomes import FileJournal, read_results, write_results
+from resnetrt.benchmarks.plan import plan
+from resnetrt.benchmarks.regression import compare_releases, newcombe
+from resnetrt.errors import BackendMissing, DataError, UsageError
+
+HALF = Budget(max_drop_pp=0.5)
+counts = st.tuples(st.integers(0, 400), st.integers(0, 40), st.integers(0, 40), st.integers(1, 400))
+
+
+def outcomes(predicted, confidence=0.9):
+    n = len(predicted)
+    flat = np.full(n, float(confidence))
+    return Outcomes(np.asarray(predicted, np.int64), np.ones(n, bool), flat, flat + 1, flat * 0, flat)
+
+
+def compared(n=40, wrong=(), **engines):
+    labels = np.arange(n) % 4
+    return Comparison(
+        np.arange(n),
+        labels,
+        np.arange(n, dtype=np.uint64) + 7,
+        outcomes(labels),
+        {name: outcomes(np.where(np.isin(np.arange(n), bad), 3 - labels, labels)) for name, bad in engines.items()},
+        0,
+    )
+
+
+def test_an_engine_equal_to_its_reference_passes():
+    found = judge_pairs(Pairs(1800, 0, 0, 2000), HALF)
+    assert found.verdict == PASS
+    assert found.mcnemar_p == 1
+    assert found.more_images is None
+
+
+@pytest.mark.parametrize("budget", [HALF, Budget(min_relative=0.99)])
+def test_ten_images_decide_nothing_and_say_how_many_would(budget):
+    found = judge_pairs(Pairs(10, 0, 0, 10), budget)
+    assert found.verdict == INCONCLUSIVE
+    assert 200 < found.more_images < 2000
+    assert judge_pairs(Pairs(10 + found.more_images, 0, 0, 10 + found.more_images), budget).verdict == PASS
+
+
+@pytest.mark.parametrize("budget", [HALF, Budget(min_relative=0.99)])
+def test_a_large_loss_fails(budget):
+    assert judge_pairs(Pairs(1700, 100, 10, 2000), budget).verdict == FAIL
+
+
+def test_a_drop_at_the_budget_is_never_decided():
+    assert judge_pairs(Pairs(1800, 10, 0, 2000), HALF).more_images is None
+
+
+@given(counts)
+def test_the_verdict_says_where_the_bounds_lie(cells):
+    both, lost, gained, neither = cells
+    n = sum(cells)
+    found = judge_pairs(Pairs(both, lost, gained, n), Budget(max_drop_pp=2))
+    expected = PASS if found.bound_high < 2 else FAIL if found.bound_low > 2 else INCONCLUSIVE
+    assert found.verdict == expected
+    assert found.bound_low <= 100 * (lost - gained) / n + 1e-9
+    assert found.bound_high >= 100 * (lost - gained) / n - 1e-9
+    relative = judge_pairs(Pairs(both, lost, gained, n), Budget(min_relative=0.98))
+    expected = PASS if relative.bound_low > 0.98 else FAIL if relative.bound_high < 0.98 else INCONCLUSIVE
+    assert relative.verdict == expected
+
+
+@pytest.mark.parametrize(("both", "lost", "gained"), [(150, 12, 3), (800, 5, 9), (30, 1, 0), (90, 0, 4), (50, 0, 0)])
+@pytest.mark.parametrize("ratio", [0.9, 0.99, 1.0, 1.05])
+def test_the_ratio_score_against_a_numerical_maximum(both, lost, gained, ratio):
+    def unlikelihood(g):
+        cells = [(gained, g), (both, ratio - (1 + ratio) * g), (lost, 1 - ratio + ratio * g)]
+        return -sum(count * math.log(max(chance, 1e-300)) for count, chance in cells if count)
+
+    bounds = max(0.0, (ratio - 1) / ratio), ratio / (1 + ratio)
+    g = minimize_scalar(unlikelihood, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x
+    shares = (1 - ratio) ** 2 * (ratio - (1 + ratio) * g) + g + ratio**2 * (1 - ratio + ratio * g)
+    expected = (both * (1 - ratio) + gained - ratio * lost) / math.sqrt(max(1e-300, (both + lost + gained) * shares))
+    found = float(ratio_score(both, lost, gained, ratio))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3) or (shares < 1e-9 and found in (0, math.inf))
+
+
+@pytest.mark.parametrize("n", [50, 300, 1000, 5000])
+@pytest.mark.parametrize("budget", [0.002, 0.005, 0.02])
+def test_the_exact_chance_of_a_false_pass(n, budget):
+    """Summed over all outcomes near the budget; without the correction it is up to 6 %."""
+    sizes = {0.0: [], CORRECTION: []}
+    for flips in sorted({budget * k for k in (1.0001, 1.1, 1.6, 3, 8)} | {0.05, 0.2, 0.4}):
+        if not budget <= flips <= 0.5:
+            continue
+        k = np.arange(min(n, int(n * flips + 8 * math.sqrt(n * flips) + 8)) + 1)
+        lost = np.arange(k[-1] + 1)[:, None]
+        chance = binom.pmf(k, n, flips) * binom.pmf(lost, k, (flips + budget) / (2 * flips))
+        for correction, found in sizes.items():
+            passes = drop_score(lost, np.maximum(k - lost, 0), n, budget, correction) <= -1.6448536
+            found.append(float((chance * passes * (lost <= k)).sum()))
+    assert max(sizes[CORRECTION]) <= 0.05
+    assert max(sizes[CORRECTION]) < max(sizes[0.0]) <= 0.07
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_against_its_definition(p):
+    ranked = sorted(p)
+    expected = {v: max(min(1.0, (len(p) - j) * ranked[j]) for j in range(ranked.index(v) + 1)) for v in p}
+    for value, corrected in zip(p, holm(p), strict=True):
+        assert corrected >= expected[value] - 1e-12
+        assert corrected >= value
+
+
+def test_a_class_that_loses_is_found_among_a_hundred():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 20)
+    noisy = np.where(rng.random(2000) < 0.02, (labels + 1) % 100, labels)
+    bad = np.where(labels == 37, 36, noisy)
+    rows = class_drops(outcomes(labels), outcomes(bad), labels, [f"c{i}" for i in range(100)])
+    assert [row["name"] for row in rows if row["p_holm"] < 0.05] == ["c37"]
+    assert rows[0]["drop_pp"] == 100
+
+
+def test_calibration_error_by_hand():
+    found = outcomes([0, 0, 1, 1], 0.9)
+    assert calibration_error(found, np.array([0, 0, 1, 0])) == pytest.approx(0.9 - 0.75)
+    assert calibration_error(outcomes([0, 1], 1.0), np.array([0, 1])) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "expected one budget"),
+        ({"max_drop_pp": 1, "min_relative": 0.9}, "expected one budget"),
+        ({"max_drop_pp": 0}, "--max-drop: expected"),
+        ({"min_relative": 1.0}, "--min-relative: expected"),
+        ({"max_drop_pp": 1, "confidence": 95}, "--confidence: expected"),
+    ],
+)
+def test_senseless_budgets_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        Budget(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((Budget(min_relative=0.99), 0.03), "expected --max-drop"),
+        ((HALF, 0.0), "--flip-rate"),
+        ((HALF, 0.03, 1.0), "--power"),
+        ((HALF, 0.03, 0.9, 0.5), "--true-drop: expected less than the budget"),
+    ],
+)
+def test_senseless_plans_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        plan(*arguments)
+
+
+def test_without_scipy_the_extra_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(BackendMissing, match=r"pip install 'resnetrt\[report\]'"):
+        gate.mcnemar_p(3, 1)
+
+
+def test_results_come_back_as_they_were(tmp_path):
+    found = compared(a=[1, 2], b=[])
+    write_results(tmp_path / "r.safetensors", found, {"data": "d"})
+    back = read_results(tmp_path / "r.safetensors")
+    assert back.about == {"data": "d"}
+    assert back.comparison.rows() == found.rows()
+    np.testing.assert_array_equal(back.comparison.images, found.images)
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b"", lambda b: b"\xff" * 64, lambda b: b[: len(b) // 2]])
+def test_damaged_results_are_refused(tmp_path, spoil):
+    path = tmp_path / "r.safetensors"
+    write_results(path, compared(a=[]), {})
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataError, match="expected a results file"):
+        read_results(path)
+
+
+def test_a_journal_of_another_run_is_refused(tmp_path):
+    FileJournal(tmp_path / "j", {"n": 1})
+    with pytest.raises(UsageError, match="found those of another"):
+        FileJournal(tmp_path / "j", {"n": 2})
+
+
+def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
+    old = compared(a=[])
+    write_results(tmp_path / "old.safetensors", old, {})
+    new = compared(a=[0, 5, 6, 9])
+    order = np.random.default_rng(0).permutation(40)[:30]
+    shuffled = Comparison(
+        np.arange(30),
+        new.labels[order],
+        new.images[order],
+        new.reference.at(order),
+        {"renamed": new.candidates["a"].at(order)},
+        0,
+    )
+    row = compare_releases(shuffled, tmp_path / "old.safetensors", Budget(max_drop_pp=1))[0]
+    lost = sum(int(i in (0, 5, 6, 9)) for i in order)
+    assert (row["paired"], row["n"], row["lost"], row["gained"]) == (True, 30, lost, 0)
+
+
+def test_releases_that_do_not_pair_are_refused(tmp_path):
+    write_results(tmp_path / "old.safetensors", compared(x=[], y=[]), {})
+    with pytest.raises(UsageError, match="expected an engine of this run, a; found x, y"):
+        compare_releases(compared(a=[]), tmp_path / "old.safetensors", HALF)
+    (tmp_path / "old.json").write_text("[]")
+    with pytest.raises(DataError, match=r"expected a results file \(.safetensors\) or the object of evaluate"):
+        compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+
+
+def test_newcombe_against_his_table():
+    """Newcombe (1998), table II, method 10, first and second contrast."""
+    assert newcombe(56 / 70, 70, 48 / 80, 80, 0.975) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert newcombe(9 / 10, 10, 3 / 10, 10, 0.975) == pytest.approx((0.1705, 0.8090), abs=5e-5)

@@ -1,0 +1,261 @@
+"""The gate over whole bundles: planted faults and their hints, exit codes, files, a run that is killed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+import tiny_bundle
+from onnx import numpy_helper
+from PIL import Image
+
+from resnetrt.benchmarks.gate import Budget
+from resnetrt.benchmarks.gate_run import GateRequest, run_gate
+from resnetrt.benchmarks.outcomes import read_results
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.data import pixel_hash
+from resnetrt.calibration.record import FILE, CalibrationRecord
+from resnetrt.cli import run
+from resnetrt.errors import DataError
+from resnetrt.export.compilers import compile_variant
+
+N = 400
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle with engines fp32 and int8, and labelled images of which the reference gets nine in ten right."""
+    folder = tmp_path_factory.mktemp("gate")
+    bundle = tiny_bundle.make_bundle(folder / "tiny.bundle")
+    for variant in ("fp32", "int8.cpu", "fp32.frames"):
+        compile_variant(bundle, variant, "onnxruntime")
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 256, (N * 3, 4, 4, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    logits = tiny_bundle.reference(tiny_bundle.PREPROCESSING.normalize(x))
+    x, logits = x[np.argsort(np.diff(np.sort(logits, 1)[:, -2:], axis=1).ravel())[-N:]], None  # clear cases
+    x = x[rng.permutation(N)]
+    y = tiny_bundle.reference(tiny_bundle.PREPROCESSING.normalize(x)).argmax(1)
+    y = np.where(rng.random(N) < 0.1, rng.integers(0, 10, N), y)
+    np.savez(folder / "data.npz", x=x, y=y)
+    return folder
+
+
+@pytest.fixture
+def place(made, tmp_path):
+    import shutil
+
+    shutil.copytree(made / "tiny.bundle", tmp_path / "tiny.bundle")
+    shutil.copy(made / "data.npz", tmp_path / "data.npz")
+    return tmp_path
+
+
+FP32, INT8, FRAMES = "onnxruntime-fp32-cpu", "onnxruntime-int8-cpu", "onnxruntime-fp32.frames-cpu"
+
+
+def plant(place, engine, change):
+    """Change initializers of an engine's file after it was checked."""
+    bundle = Bundle.open(place / "tiny.bundle")
+    name = bundle.manifest.engines[engine].file
+    model = onnx.load(bundle.file(name))
+    for item in model.graph.initializer:
+        value = change(item.name, numpy_helper.to_array(item))
+        if value is not None:
+            item.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), item.name))
+    with bundle.edit() as editor:
+        editor.write(name, model.SerializeToString())
+
+
+def judged(place, engine, budget=None, **options):
+    bundle = Bundle.open(place / "tiny.bundle")
+    budget = budget or Budget(max_drop_pp=1.0)
+    return run_gate(bundle, GateRequest(str(place / "data.npz"), (engine,), budget=budget, **options))
+
+
+def row_of(place, engine, **options):
+    return judged(place, engine, **options).record["engines"][0]
+
+
+def test_fp32_against_itself_passes_without_a_flip(place):
+    row = row_of(place, FP32)
+    assert row["verdict"] == "PASS"
+    assert (row["flips_percent"], row["lost"], row["gained"], row["flips"], row["hints"]) == (0, 0, 0, [], [])
+    assert row["fp32_top1"] > 85
+
+
+def test_an_engine_that_takes_frames_is_judged_too(place):
+    assert row_of(place, FRAMES)["verdict"] == "PASS"
+
+
+def test_ten_images_are_inconclusive(place):
+    row = row_of(place, FP32, samples=10)
+    assert row["verdict"] == "INCONCLUSIVE"
+    assert row["more_images"] > 100
+
+
+@pytest.mark.parametrize(
+    ("engine", "change", "hint"),
+    [
+        (FP32, lambda name, v: v[:, ::-1] if name == "stem.w" else None, "preprocessing: red and blue are swapped"),
+        (FRAMES, lambda name, v: 0 * v if name == "shift" else None, "preprocessing: the mean is not subtracted"),
+        (
+            FRAMES,
+            lambda name, v: 0 * v if name == "shift" else 0 * v + np.float32(1 / 255) if name == "scale" else None,
+            "preprocessing: mean and standard deviation are missing",
+        ),
+        (INT8, lambda name, v: v / 40 if name == "r_scale" else None, r"bad scale: tensor r: \d+% .*too small"),
+        (INT8, lambda name, v: v * 250 if name == "r_scale" else None, r"bad scale: tensor r: .*too large"),
+        (INT8, lambda name, v: v * 9 if name == "conv.w_scale" else None, "bad scale: tensor conv.w: weights are off"),
+        (FP32, lambda name, v: np.roll(v, 1, 0) if name.startswith("fc.") else None, "label map: reference and engine"),
+    ],
+)
+def test_a_planted_fault_fails_and_is_named(place, engine, change, hint):
+    import re
+
+    plant(place, engine, change)
+    row = row_of(place, engine)
+    assert row["verdict"] == "FAIL"
+    assert row["selftest"], "the self-test sees it too"
+    assert re.match(hint, row["hints"][0]), row["hints"]
+
+
+def respoil(place, spoil):
+    stored = np.load(place / "data.npz")
+    x, y = spoil(stored["x"], stored["y"])
+    np.savez(place / "data.npz", x=x, y=y)
+
+
+def test_a_label_map_that_spoils_the_reference_too_is_named(place):
+    respoil(place, lambda x, y: (x, (y + 3) % 10))
+    row = row_of(place, FP32)
+    assert row["drop_pp"] == 0
+    assert row["verdict"] == "FAIL"
+    assert row["hints"][0].startswith("label map: labels and reference agree on")
+
+
+def test_a_recipe_that_spoils_the_reference_too_is_named(place):
+    respoil(place, lambda x, y: (x[..., ::-1], y))
+    row = row_of(place, FP32)
+    assert row["verdict"] == "FAIL"
+    assert row["hints"][0].startswith("preprocessing of the bundle: the FP32 reference itself is right on")
+    assert "red and blue are swapped" in row["hints"][0]
+
+
+def test_noise_in_an_engine_is_none_of_the_usual_mistakes(place):
+    rng = np.random.default_rng(0)
+    plant(place, FP32, lambda name, v: rng.permuted(v, axis=1) if name == "fc.w" else None)
+    row = row_of(place, FP32)
+    assert row["verdict"] == "FAIL"
+    assert "no usual mistake explains it" in row["hints"][0]
+
+
+def test_images_that_calibration_used_are_refused(place):
+    bundle = Bundle.open(place / "tiny.bundle")
+    used = tuple(pixel_hash(frame) for frame in np.load(place / "data.npz")["x"][:20])
+    with bundle.edit() as editor:
+        editor.write(FILE, CalibrationRecord("d", "0" * 64, used, {}, {}).to_bytes())
+    with pytest.raises(DataError, match="expected images that calibration has not used"):
+        judged(place, FP32)
+    row = row_of(place, FP32, allow_overlap=True)
+    assert row["calibration_overlap"] == 20
+    assert run(["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--max-drop", "1"]) == 4
+
+
+@pytest.mark.parametrize(("budget", "code"), [("1", 0), ("0.001", 3)])
+def test_the_command_writes_everything_and_exits_by_the_verdict(place, capsys, budget, code):
+    files = ["--junit", "j.xml", "--markdown", "m.md", "--contact-sheet", "s.png", "--results", "r.safetensors"]
+    files = [str(place / item) if "." in item else item for item in files]
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32]
+    assert run([*command, "--max-drop", budget, "--json", *files]) == code
+    record = json.loads(capsys.readouterr().out)
+    row = record["engines"][0]
+    assert {"engine", "n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db", "verdict"} <= set(row)
+    suite = ElementTree.fromstring((place / "j.xml").read_bytes()).find("testsuite")
+    assert suite.attrib["errors"] == ("1" if code == 3 else "0")
+    assert ("more images would decide" in (place / "m.md").read_text()) == (code == 3)
+    with Image.open(place / "s.png") as sheet:
+        assert sheet.size[0] > 300
+    assert read_results(place / "r.safetensors").comparison.rows()[0]["top1"] == row["top1"]
+    assert not (place / "r.safetensors.journal").exists()
+
+
+def test_a_failing_engine_exits_one_and_says_why(place, capsys):
+    plant(place, FP32, lambda name, v: v[:, ::-1] if name == "stem.w" else None)
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32]
+    assert run([*command, "--min-relative", "0.99", "--junit", str(place / "j.xml")]) == 1
+    assert "likely cause: preprocessing: red and blue are swapped" in capsys.readouterr().out
+    failure = ElementTree.fromstring((place / "j.xml").read_bytes()).find("testsuite/testcase/failure")
+    assert "outside the budget" in failure.attrib["message"]
+    assert "red and blue" in failure.text
+
+
+def test_two_releases(place, capsys):
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32]
+    assert run([*command, "--max-drop", "1", "--results", str(place / "old.safetensors"), "--json"]) == 0
+    (place / "old.json").write_text(capsys.readouterr().out)
+    plant(place, FP32, lambda name, v: np.roll(v, 1, 0) if name.startswith("fc.") else None)
+    for old in ("old.safetensors", "old.json"):
+        assert run([*command, "--max-drop", "1", "--baseline", str(place / old), "--json"]) == 1
+        row = json.loads(capsys.readouterr().out)["baseline"][0]
+        assert row["verdict"] == "FAIL"
+        assert row["paired"] == (old == "old.safetensors")
+
+
+def test_plan_needs_no_bundle(capsys):
+    assert run(["evaluate", "--plan", "--max-drop", "0.5", "--flip-rate", "0.03", "--json"]) == 0
+    assert 9_000 < json.loads(capsys.readouterr().out)["plan"]["n"] < 12_000
+    assert run(["evaluate", "--plan"]) == 2
+    assert run(["evaluate", "--max-drop", "1"]) == 2
+
+
+KILLED = """
+import os, signal, sys
+from resnetrt.benchmarks import outcomes
+from resnetrt.benchmarks.gate_run import GateRequest, run_gate
+from resnetrt.bundle import Bundle
+from pathlib import Path
+place, batches = Path(sys.argv[1]), int(sys.argv[2])
+add, done = outcomes.FileJournal.add, []
+def half(self, part):
+    if len(done) < batches:
+        done.append(1)
+        return add(self, part)
+    whole = self._path.read_bytes()
+    add(self, part)
+    more = self._path.read_bytes()[len(whole):]
+    self._path.write_bytes(whole + more[: len(more) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+outcomes.FileJournal.add = half
+run_gate(Bundle.open(place / "tiny.bundle"), GateRequest(str(place / "data.npz"), (sys.argv[3],), results=place / "r.safetensors"))
+"""
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_a_killed_run_goes_on_where_it_stopped(place, batches, monkeypatch):
+    from resnetrt.benchmarks import gate_run
+
+    command = [sys.executable, "-c", KILLED, str(place), str(batches), INT8]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(command, check=False, env=environment, capture_output=True).returncode == -9
+    assert (place / "r.safetensors.journal").exists()
+    assert not (place / "r.safetensors").exists()
+    seen = []
+    as_engine = gate_run._as_engine
+
+    def spy(session, output):
+        infer = as_engine(session, output)
+        return lambda images: seen.append(len(images)) or infer(images)
+
+    monkeypatch.setattr(gate_run, "_as_engine", spy)
+    request = GateRequest(str(place / "data.npz"), (INT8,), results=place / "r.safetensors")
+    resumed = run_gate(Bundle.open(place / "tiny.bundle"), request)
+    assert sum(seen) == N - 50 * batches
+    whole = run_gate(Bundle.open(place / "tiny.bundle"), GateRequest(str(place / "data.npz"), (INT8,)))
+    assert resumed.record["engines"][0] == whole.record["engines"][0]
+    stored = read_results(Path(place / "r.safetensors")).comparison
+    np.testing.assert_array_equal(stored.images, whole.comparison.images)
+    assert not (place / "r.safetensors.journal").exists()
