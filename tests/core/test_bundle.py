@@ -42,6 +42,14 @@ def test_round_trip(bundle: Bundle, manifest: Manifest):
     assert names(bundle.path.parent) == ["net.bundle"]
 
 
+def test_an_edit_does_not_vouch_for_files_that_were_tampered_with_meanwhile(bundle: Bundle):
+    (bundle.path / "engines/one.bin").write_bytes(bytes(1000))
+    with bundle.edit() as editor:
+        editor.write("other", b"x")
+    with pytest.raises(BundleError, match=r"file engines/one\.bin does not match its SHA-256"):
+        Bundle.open(bundle.path)
+
+
 def test_the_same_content_gives_the_same_bundle(tmp_path: Path, make_bundle: MakeBundle):
     assert contents(make_bundle(tmp_path / "a").path) == contents(make_bundle(tmp_path / "b").path)
 

@@ -23,8 +23,9 @@ def store(bundle: Bundle, blob: bytes) -> Bundle:
     return Bundle.open(bundle.path)
 
 
-def test_round_trip(bundle: Bundle):
-    saved = golden()
+@pytest.mark.parametrize("count", [1, 3])
+def test_round_trip(bundle: Bundle, count: int):
+    saved = golden(count)
     found = Golden.of(store(bundle, saved.to_bytes()))
     np.testing.assert_array_equal(found.frames, saved.frames)
     np.testing.assert_array_equal(found.logits, saved.logits)

@@ -16,7 +16,7 @@ from PIL import Image
 from resnetrt.errors import DataError, UsageError
 from resnetrt.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, convert_mode, decode
 
-IMAGENET = Preprocessing("RGB", 256, (224, 224), IMAGENET_MEAN, IMAGENET_STD)
+IMAGENET = Preprocessing("RGB", 256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
 MODES += ["I", "F", "I;16", "I;16B"]
 SMALL = Preprocessing("RGB", 40, (32, 36), IMAGENET_MEAN, IMAGENET_STD)
@@ -114,6 +114,10 @@ def test_frame_belongs_to_the_caller():
 @pytest.mark.parametrize("recipe", [IMAGENET, SMALL, GREY])
 def test_json_round_trip(recipe: Preprocessing):
     assert Preprocessing.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_mean_and_std_of_imagenet():
+    assert (IMAGENET.mean, IMAGENET.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_json_says_the_whole_recipe():
@@ -248,6 +252,12 @@ def test_truncated_files(kind: str, tmp_path: Path):
 def test_files_that_are_no_images(blob: bytes):
     with pytest.raises(DataError, match=rf"image {len(blob)} bytes: expected a readable image"):
         decode(blob)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 2000), (2000, 1)])
+def test_strips_that_would_fill_the_memory_are_refused(width: int, height: int):
+    with pytest.raises(DataError, match=rf"image of {width}x{height} pixels: expected sides within a factor of"):
+        SMALL.frame(photo(width, height))
 
 
 def test_missing_file_and_folder(tmp_path: Path):

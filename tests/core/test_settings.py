@@ -12,10 +12,10 @@ def test_defaults_without_variables():
 
 
 def test_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RESNETRT_THREADS", "3")
+    monkeypatch.setenv("RESNETRT_THREADS", "1")
     monkeypatch.setenv("RESNETRT_DEBUG", "yes")
     monkeypatch.setenv("RESNETRT_PROGRESS", "0")
-    assert read_settings() == Settings(threads=3, debug=True, progress=False)
+    assert read_settings() == Settings(threads=1, debug=True, progress=False)
 
 
 @pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes", "on", " On "])

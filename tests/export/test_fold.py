@@ -260,9 +260,10 @@ def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch, fault: Callabl
 
 def test_certificate_by_hand():
     """Scales of a power of two are exact; then one output is moved by exactly 8 ulp of its channel's peak."""
-    conv, norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, eps=0.25)
+    conv, norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3, eps=0.25)
     with torch.no_grad():
         conv.weight.zero_()
+        conv.weight[:2, :, 2, 1] = 2.0**-10  # a channel's range is that of its largest weight
         conv.weight[:, :, 0, 0] = torch.diag(torch.tensor([1.0, 2.0, 4.0]))
         conv.bias.zero_()
         norm.running_var.copy_(torch.tensor([0.0, 3.75, 0.2]))  # deviations 0.5, 2, ...
