@@ -1,10 +1,11 @@
 """The latency-vs-depth lab: networks x engines x batches beside eager PyTorch, and what the numbers say."""
 
 import os
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.benchmarks import baselines
@@ -20,7 +21,7 @@ from resnetrt.benchmarks.roofline import annotate
 from resnetrt.benchmarks.timing import Schedule
 from resnetrt.bundle import Bundle
 from resnetrt.conditions import conditions
-from resnetrt.errors import UsageError
+from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
@@ -110,6 +111,22 @@ def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence
     return Subject(bundle, engines)
 
 
+def measure_groups(
+    subjects: Sequence[Subject], options: LabOptions, groups: Set[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    """Rows of the given networks and batches only, measured anew."""
+    rows = []
+    for subject in subjects:
+        name = subject.bundle.manifest.name
+        batches = [batch for batch in options.batches if (name, batch) in groups]
+        if batches:
+            found = Findings()
+            chosen = replace(options, batches=batches, end_to_end=False, memory=False, profile=None)
+            _measure_subject(subject, chosen, found, _Shares(None, 1), lambda _: None)
+            rows += found.results
+    return rows
+
+
 class _Shares:
     """Deals the budget out: each group gets an equal part of what is left."""
 
@@ -158,8 +175,11 @@ def _measure_subject(subject: Subject, options: LabOptions, found: Findings, sha
                 name, bundle.manifest.preprocessing, sessions, eager, options.schedule(share.next())
             )
         found.layers += _profiles(name, sessions, images, options.profile)
-    if options.memory:
-        found.memory += [{"network": name, **measure_memory(bundle, e, options.threads)} for e in subject.engines]
+    for engine in subject.engines if options.memory else ():
+        try:
+            found.memory.append({"network": name, **measure_memory(bundle, engine, options.threads)})
+        except (EnvironmentFault, subprocess.TimeoutExpired) as error:
+            found.left_out.append(f"{name} {engine} memory: {error}")
 
 
 def _module(bundle: Bundle, found: Findings) -> Any:

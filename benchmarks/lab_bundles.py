@@ -22,7 +22,7 @@ from resnetrt.machine import read_cpu
 
 CALIBRATION_IMAGES = 16
 GOLDEN_IMAGES = 9  # the self-test's one image alone, then a batch of eight
-_MAKERS = ("core", "models", "export", "calibration", "runtime")  # folders whose code decides what a bundle holds
+_MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
 Say = Callable[[str], None]
 
 

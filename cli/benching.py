@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import UsageError
 
 if TYPE_CHECKING:
-    from resnetrt.benchmarks.lab import Subject
+    from resnetrt.benchmarks.lab import LabOptions, Subject
 
 HEADER = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99", "x eager", "GOPS", "% of peak", "limit")
+
+VERDICTS = ("network", "engine", "batch", "slowdown % [95 %]", "verdict")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ class BenchRequest:
 
 
 def run_bench(request: BenchRequest, as_json: bool) -> int:
-    """Measure, write what was asked for, print; returns the exit code."""
-    from resnetrt.benchmarks.lab import LabOptions, run_lab
-    from resnetrt.runtime.load import check_threads
+    """Measure, compare, write what was asked for, print; returns the exit code."""
+    from resnetrt.benchmarks.lab import lab_conditions, run_lab
+    from resnetrt.benchmarks.latency_regression import EXIT_CODES, check_conditions, parse_percent, read_record
+    from resnetrt.benchmarks.loadgen import check_scenarios
 
     started = time.monotonic()
 
@@ -53,7 +58,32 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         note(f"{time.monotonic() - started:6.1f} s  {line}")
 
     _pin(request.cpus)
-    options = LabOptions(
+    options = _options(request)
+    limit, old = parse_percent(request.max_slowdown), None
+    if request.loadgen:
+        check_scenarios(request.loadgen)
+    if request.compare is not None:
+        old = read_record(request.compare)
+        check_conditions(old["conditions"], lab_conditions(options), request.accept)
+    subjects = list(_subjects(request, say))
+    record = run_lab(subjects, options, say)
+    record["loadgen"] = list(_loadgen(request, subjects, options.threads, say))
+    regression = None
+    if old is not None:
+        from resnetrt.benchmarks.remeasure import compare_with_more_rounds
+
+        regression = compare_with_more_rounds(old["results"], record, subjects, options, limit, say)
+    if request.out is not None:
+        _write(record, request.out)
+    _show(record, as_json)
+    return 0 if regression is None else EXIT_CODES[regression.verdict]
+
+
+def _options(request: BenchRequest) -> "LabOptions":
+    from resnetrt.benchmarks.lab import LabOptions
+    from resnetrt.runtime.load import check_threads
+
+    return LabOptions(
         batches=request.batches,
         threads=check_threads(request.threads),
         rounds=request.rounds,
@@ -63,10 +93,37 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         memory=not request.only_latency,
         profile=request.profile,
     )
-    subjects = list(_subjects(request, say))
-    record = run_lab(subjects, options, say)
-    _show(record, as_json)
-    return 0
+
+
+def _loadgen(request: BenchRequest, subjects: "Sequence[Subject]", threads: int, say: Any) -> Iterator[dict[str, Any]]:
+    from resnetrt.benchmarks.loadgen import run_loadgen
+
+    for subject in subjects:
+        for engine in subject.engines:
+            for scenario in request.loadgen or ():
+                row = run_loadgen(
+                    subject.bundle, engine, scenario, threads, request.loadgen_seconds, request.server_qps
+                )
+                say(f"{row['network']} {engine} {row['label']}: {row['result']} {row['reason']}")
+                yield row
+
+
+def _write(record: Mapping[str, Any], folder: Path) -> None:
+    """`bench.json`; with matplotlib also `bench.html` and the pictures."""
+    from resnetrt.atomic import write_file
+    from resnetrt.errors import BackendMissing
+    from resnetrt.manifest import canonical_json
+
+    write_file(folder / "bench.json", canonical_json(dict(record)))
+    try:
+        from resnetrt.benchmarks.html_report import html_report
+        from resnetrt.benchmarks.pictures import draw_all, write_pictures
+
+        write_file(folder / "bench.html", html_report(record).encode())
+        write_pictures(draw_all(record), folder)
+    except BackendMissing as error:
+        note(f"no report: {error}")
+    note(f"written to {folder}")
 
 
 def _pin(cpus: Sequence[str] | None) -> None:
@@ -111,7 +168,18 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(record))
         return
+    from resnetrt.benchmarks.conclusions import conclusions
+
     print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
+    if record["loadgen"]:
+        header = ("network", "engine", "scenario", "result", "number", "unit")
+        print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)
+    if "regression" in record:
+        found = record["regression"]
+        print_table(
+            f"Against the earlier run: {found['verdict']}", VERDICTS, map(_verdict_cells, found["cells"]), left=2
+        )
+    click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
@@ -131,6 +199,16 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         _number(row["percent_of_peak"], 0),
         row["limit"] or "-",
     )
+
+
+def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    return (row["network"], row["engine"], row["label"], row["result"], _number(row["value"], 2), row["unit"])
+
+
+def _verdict_cells(cell: Mapping[str, Any]) -> Sequence[str]:
+    low, high = cell["ci_percent"]
+    change = f"{cell['slowdown_percent']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return (cell["network"], cell["engine"], str(cell["batch"]), change, cell["verdict"])
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,0 +1,46 @@
+"""`resnetrt report`: a bench run as one HTML file and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnetrt.cli.options import json_option
+from resnetrt.cli.output import emit_json
+
+
+@click.command("report")
+@click.argument("results", metavar="RESULTS.json", type=click.Path(path_type=Path))
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="The page. Default: beside RESULTS.json.")
+@click.option("--pictures", type=click.Path(path_type=Path), help="Also write each picture as SVG and PNG here.")
+@click.option("--accuracy", type=click.Path(path_type=Path), help="JSON of resnetrt evaluate, for the Pareto picture.")
+@json_option
+def command(results: Path, html_file: Path | None, pictures: Path | None, accuracy: Path | None, as_json: bool) -> None:
+    """Write a self-contained HTML report of what `resnetrt bench` measured."""
+    from resnetrt.atomic import write_file
+    from resnetrt.benchmarks.html_report import html_report
+    from resnetrt.benchmarks.latency_regression import read_record
+    from resnetrt.benchmarks.pictures import draw_all, write_pictures
+
+    record = read_record(results)
+    if accuracy is not None:
+        record["engines"] = _accuracy(accuracy)
+    target = html_file or results.with_suffix(".html")
+    write_file(target, html_report(record).encode())
+    files = [target, *(write_pictures(draw_all(record), pictures) if pictures else [])]
+    if as_json:
+        emit_json({"files": [str(path) for path in files]})
+        return
+    click.echo("\n".join(map(str, files)))
+
+
+def _accuracy(path: Path) -> list[dict[str, Any]]:
+    """The `engines[]` of an evaluation. Raises `UsageError` if the file has none."""
+    from resnetrt.errors import UsageError
+
+    try:
+        engines = json.loads(path.read_bytes())["engines"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--accuracy {path}: expected the JSON of resnetrt evaluate, found {error!r}") from error
+    return list(engines)
