@@ -6,7 +6,6 @@ stayed FP32 and why, is stored in the variant's evidence.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -16,6 +15,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.activation_ranges import recorded_amax
 from resnetrt.export.cast_graph import cast_graph, load_typed
+from resnetrt.export.cast_recipes import RECIPES, CastRecipe
 from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fp8 import insert_fp8
 from resnetrt.export.half_range import layers_out_of_range
@@ -31,24 +31,6 @@ _NOT_RUN = {
     "bf16": "not checked: ONNX Runtime has no BF16 convolution for the CPU",
     # measured with 1.32.0 on two ResNets: 21 dB without graph optimization, -3.6 dB and 0.1 dB with it
     "fp8": "not checked: ONNX Runtime's graph optimization breaks FP8 Q/DQ on the CPU",
-}
-
-
-@dataclass(frozen=True)
-class CastRecipe:
-    """How a variant is made: from `source`, over the 16-bit type `half`, for the `dialect` of one family of engines."""
-
-    variant: str
-    source: str
-    half: str
-    dialect: str | None = None
-
-
-RECIPES = {
-    "fp16": CastRecipe("fp16", "fp32", "fp16"),
-    "bf16": CastRecipe("bf16", "fp32", "bf16"),
-    "int8": CastRecipe("int8.tensorrt.fp16", "int8.tensorrt", "fp16", "tensorrt"),
-    "fp8": CastRecipe("fp8.tensorrt", "int8.tensorrt", "fp16", "tensorrt"),
 }
 
 
@@ -86,16 +68,6 @@ def add_cast_variant(bundle: Bundle, precision: str) -> tuple[str, Parity]:
             name, precision, dialect=recipe.dialect, evidence=evidence
         )
     return recipe.variant, parity
-
-
-def is_current(bundle: Bundle, precision: str) -> bool:
-    """Whether the bundle has the cast variant of `precision`, made from the source that it has now."""
-    recipe = RECIPES[precision]
-    variants, files = bundle.manifest.variants, bundle.manifest.files
-    if recipe.variant not in variants or recipe.source not in variants:
-        return recipe.variant in variants
-    made_from = variants[recipe.variant].evidence.get("source_sha256")
-    return made_from in (None, files[variants[recipe.source].file].sha256)
 
 
 def cast_model(

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
+from resnetrt.export.cast_recipes import RECIPES, is_current
 from resnetrt.export.compilers.engine import CompiledEngine
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
@@ -16,26 +17,49 @@ from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.selftest import selftest
 
-__all__ = ["COMPILERS", "CompiledEngine", "Compiler", "choose_variant", "compile_variant", "engine_id", "find_compiler"]
+__all__ = [
+    "COMPILERS",
+    "CompiledEngine",
+    "Compiler",
+    "choose_variant",
+    "compile_variant",
+    "engine_id",
+    "find_compiler",
+    "usual_variants",
+]
+
+UINT8 = ".uint8"  # ends the name of a variant that takes uint8 frames
 
 
 class Compiler(Protocol):
     """What a module of this folder defines.
 
-    `TARGETS` are its targets, `DIALECT` the INT8 dialect made for it.
+    `TARGETS` are its targets, `DIALECT` the INT8 dialect made for it, `CASTS` the precisions for which it takes the
+    variant of `resnetrt.export.cast_recipes`.
     """
 
     TARGETS: tuple[str, ...]
     DIALECT: str
+    CASTS: tuple[str, ...]
 
     @staticmethod
     def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
         """Compile the ONNX file. Raises `UsageError` for what it can't do, `BackendMissing` for what is not here."""
 
+    @staticmethod
+    def resolve_target(target: str | None) -> str:
+        """`target` in its usual form, or the default for None; raises `UsageError` for one that there is not."""
+
+    @staticmethod
+    def obstacle(target: str) -> str:
+        """Why an engine for `target` can't run on this machine; empty if it can."""
+
 
 COMPILERS: dict[str, str] = {
     "onnxruntime": "resnetrt.export.compilers.onnxruntime",
     "openvino": "resnetrt.export.compilers.openvino",
+    "tensorrt": "resnetrt.export.compilers.tensorrt",
+    "tensorrt_rtx": "resnetrt.export.compilers.tensorrt_rtx",
 }
 
 
@@ -49,37 +73,54 @@ def find_compiler(backend: str) -> Compiler:
 def engine_id(variant: str, record: VariantRecord, backend: str, target: str) -> str:
     """`backend-precision-target`; a variant that is not the backend's usual one of its precision stands by its name.
 
-    So `int8.cpu` becomes `openvino-int8-cpu`, and `int8.tensorrt` on the same backend `openvino-int8.tensorrt-cpu`.
+    So `int8.cpu` becomes `openvino-int8-cpu`, `int8.tensorrt` on the same backend `openvino-int8.tensorrt-cpu`, and
+    `int8.cpu.uint8`, which takes frames, `openvino-int8-cpu-uint8`.
     """
-    usual = (record.precision, f"{record.precision}.{find_compiler(backend).DIALECT}")
-    return f"{backend}-{record.precision if variant in usual else variant}-{target}"
+    usual = usual_variants(backend, record.precision)
+    plain = variant.removesuffix(UINT8)
+    return f"{backend}-{record.precision if plain in usual else plain}-{target}" + ("-uint8" if plain != variant else "")
 
 
-def choose_variant(bundle: Bundle, backend: str, precision: str) -> str:
+def usual_variants(backend: str, precision: str) -> tuple[str, ...]:
+    """Names of the variants that `backend` takes for `precision`, the best first."""
+    chosen = find_compiler(backend)
+    best = RECIPES[precision].variant if precision in chosen.CASTS else f"{precision}.{chosen.DIALECT}"
+    return (best, precision)
+
+
+def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str = "float32") -> str:
     """The variant to compile for `backend` at `precision`: the one in its dialect, else the one without a dialect.
 
-    Raises `UsageError` naming the variants there are.
+    With `input_type` `uint8` it is the one that takes frames.
+
+    A cast (FP16, BF16, FP8, and INT8 over FP16 for TensorRT) is added to the bundle if it is not there or was made
+    from an older source. Raises `UsageError` naming the variants there are.
     """
     variants = bundle.manifest.variants
-    for name in (f"{precision}.{find_compiler(backend).DIALECT}", precision):
-        if name in variants:
-            return name
+    suffix = UINT8 if input_type == "uint8" else ""
+    if not suffix and precision in find_compiler(backend).CASTS and "fp32" in variants and not is_current(bundle, precision):
+        from resnetrt.export.cast import add_cast_variant
+
+        return add_cast_variant(bundle, precision)[0]
+    for name in usual_variants(backend, precision):
+        if name + suffix in variants:
+            return name + suffix
     raise UsageError.unknown(f"precision of {bundle.path} for {backend}", precision, variants)
 
 
 def compile_variant(
-    bundle: Bundle, variant: str, backend: str, target: str = "cpu", options: Mapping[str, Any] | None = None
+    bundle: Bundle, variant: str, backend: str, target: str | None = None, options: Mapping[str, Any] | None = None
 ) -> str:
     """Compile `variant` for `backend` and add the engine to the bundle; returns its id. An older one is replaced.
 
     The engine is loaded from the staged file and compared with the golden outputs before the bundle changes; the
     result is stored in its sidecar. Raises `CheckFailed` with the numbers if it fails, and then nothing is written.
+    An engine that this machine can't run (an RTX engine without that GPU) is stored with `parity.verdict` `not run`.
     """
     path = bundle.variant_file(variant)
     record = bundle.manifest.variants[variant]
     chosen = find_compiler(backend)
-    if target not in chosen.TARGETS:
-        raise UsageError.unknown(f"{backend} target", target, chosen.TARGETS)
+    target = chosen.resolve_target(target)
     compiled = chosen.compile_engine(path, record.precision, target, options or {})
     name = engine_id(variant, record, backend, target)
     blob_name, sidecar_name = f"engines/{name}.{compiled.extension}", f"engines/{name}.json"
@@ -96,11 +137,15 @@ def compile_variant(
         "tools": compiled.tools,
         "options": compiled.options,
         "built_on": _this_cpu(),
+        **compiled.details,
     }
+    obstacle = chosen.obstacle(target)
     with bundle.edit() as editor:
         staged = editor.new_path(blob_name)
         staged.write_bytes(compiled.blob)
-        sidecar["parity"] = _check(bundle, staged, sidecar)
+        sidecar["parity"] = _not_run(obstacle, record) if obstacle else _check(bundle, staged, sidecar)
+        for ending, companion in compiled.companions.items():
+            editor.write_json(f"engines/{name}.{ending}", companion)
         editor.write_json(sidecar_name, sidecar)
         editor.manifest.engines[name] = EngineRecord(blob_name, sidecar_name, variant)
     return name
@@ -112,6 +157,11 @@ def _check(bundle: Bundle, staged: Path, sidecar: dict[str, Any]) -> dict[str, A
         session.preprocessing = bundle.manifest.preprocessing
         found = selftest(session, golden, bundle.manifest.output)
     return found.to_json() | {"tolerance": tolerance(sidecar["backend"], sidecar["precision"]).reason}
+
+
+def _not_run(reason: str, record: VariantRecord) -> dict[str, Any]:
+    """What stands in place of parity: why it was not run, and that of the variant, which is another computation."""
+    return {"verdict": "not run", "reason": reason, "variant": record.evidence.get("parity", "not checked")}
 
 
 def _this_cpu() -> dict[str, Any]:

@@ -10,7 +10,10 @@ from resnetrt.runtime.session import TensorSpec
 
 @dataclass(frozen=True)
 class CompiledEngine:
-    """An engine in memory: file content and extension, versions of the tools, options as used, inputs and outputs."""
+    """An engine in memory: file content and extension, versions of the tools, options as used, inputs and outputs.
+
+    `details` go into the sidecar; `companions` are JSON objects to store beside it, by the end of their file names.
+    """
 
     blob: bytes
     extension: str
@@ -18,6 +21,8 @@ class CompiledEngine:
     outputs: tuple[TensorSpec, ...]
     tools: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    companions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def require_precision(backend: str, target: str, precision: str, known: Iterable[str]) -> None:
@@ -33,3 +38,12 @@ def require_known_options(backend: str, options: Mapping[str, Any], known: Itera
     for name in options:
         if name not in known:
             raise UsageError.unknown(f"option of {backend}", name, known)
+
+
+def choose_target(backend: str, targets: tuple[str, ...], target: str | None) -> str:
+    """`target`, or the first of `targets` for None. Raises `UsageError` for one that is not among them."""
+    if target is None:
+        return targets[0]
+    if target not in targets:
+        raise UsageError.unknown(f"{backend} target", target, targets)
+    return target

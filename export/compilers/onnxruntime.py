@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetrt.export.compilers.engine import CompiledEngine, require_known_options, require_precision
+from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.onnxruntime import PROVIDERS, create_native, specs
 
 TARGETS = tuple(PROVIDERS)
-DIALECT = "cpu"
+DIALECT = "onnxruntime"
+CASTS = ("fp16",)
 # On an x86 CPU it casts FP16 nodes to FP32 and runs those, and it has no BF16 convolution.
 _PRECISIONS = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8"), "trt-ep": ("fp32", "fp16", "int8")}
 
@@ -32,3 +33,13 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
         outputs=specs(native.get_outputs()),
         tools={"onnxruntime": ort.__version__},
     )
+
+
+def resolve_target(target: str | None) -> str:
+    """See `resnetrt.export.compilers.Compiler`."""
+    return choose_target("onnxruntime", TARGETS, target)
+
+
+def obstacle(_target: str) -> str:
+    """See `resnetrt.export.compilers.Compiler`: compiling needs the device itself."""
+    return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.errors import UsageError
-from resnetrt.export.compilers.engine import CompiledEngine, require_known_options, require_precision
+from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, specs
 from resnetrt.runtime.backends.openvino import require_precision as require_precision_of_cpu
@@ -18,6 +18,7 @@ from resnetrt.runtime.load import check_threads
 
 TARGETS = ("cpu",)
 DIALECT = "cpu"
+CASTS = ("fp16", "bf16")
 
 
 def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
@@ -42,3 +43,13 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
         tools={"openvino": ov.get_version()},
         options={"INFERENCE_PRECISION_HINT": settings["INFERENCE_PRECISION_HINT"]},
     )
+
+
+def resolve_target(target: str | None) -> str:
+    """See `resnetrt.export.compilers.Compiler`."""
+    return choose_target("openvino", TARGETS, target)
+
+
+def obstacle(_target: str) -> str:
+    """See `resnetrt.export.compilers.Compiler`: compiling needs the device itself."""
+    return ""

@@ -1,0 +1,111 @@
+"""The two TensorRT products that one code path serves, and the GPUs they build for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.runtime.backends import import_package
+from resnetrt.runtime.cuda.device import find_devices
+
+PORTABLE = "portable"
+HERE = "gpu"
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """`backend` is also the module's name, `part` the name of its package in `resnetrt.parts`.
+
+    `ahead_of_time`: it builds without a GPU, for the GPUs in `targets`; the other one builds for the GPU it sees.
+    """
+
+    backend: str
+    part: str
+    title: str
+    ahead_of_time: bool
+    targets: tuple[str, ...]
+
+    def load(self) -> Any:
+        """The module; raises `BackendMissing` if it is not installed, or needs a GPU and there is none.
+
+        Full TensorRT crashes the process without a device, so the driver is asked first.
+        """
+        if not self.ahead_of_time:
+            devices, reason = find_devices()
+            if not devices:
+                raise BackendMissing(
+                    f"{self.title} builds on the GPU that the engine is for: expected an NVIDIA GPU, found none "
+                    f"({reason}); without one, compile with --backend tensorrt_rtx"
+                )
+        return import_package(self.part)
+
+
+RTX = Flavour(
+    "tensorrt_rtx",
+    "tensorrt-rtx",
+    "TensorRT-RTX",
+    True,
+    ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
+)
+FULL = Flavour("tensorrt", "tensorrt", "TensorRT", False, (HERE,))
+
+# compute capabilities that TensorRT-RTX refuses, with GPUs that have them
+_NOT_RTX = {
+    "sm70": "V100",
+    "sm87": "Jetson Orin",
+    "sm90": "H100, H200, GH200",
+    "sm100": "B200, GB200",
+    "sm103": "B300",
+    "sm110": "Jetson Thor",
+}
+
+
+def resolve_rtx_target(target: str | None) -> str:
+    """`portable` for None, else the capabilities in order, joined by `+`: `sm80+sm86`. `UsageError` for others."""
+    if target in (None, "", PORTABLE):
+        return PORTABLE
+    assert target is not None
+    wanted = [item.strip() for item in target.replace("+", ",").split(",") if item.strip()]
+    for name in wanted:
+        if name in _NOT_RTX:
+            raise UsageError(
+                f"TensorRT-RTX does not support {name} ({_NOT_RTX[name]}): it builds for {', '.join(RTX.targets)}; "
+                "use --backend tensorrt on that GPU"
+            )
+        if name not in RTX.targets:
+            raise UsageError.unknown("tensorrt_rtx target", name, (*RTX.targets, PORTABLE))
+    return "+".join(sorted(set(wanted), key=RTX.targets.index))
+
+
+def resolve_full_target(target: str | None) -> str:
+    """The compute capability of the GPU here, as `sm90`; raises `UsageError` if `target` is another one."""
+    devices, reason = find_devices()
+    if target in (None, "", HERE):
+        return devices[0].target if devices else HERE
+    found = [device.target for device in devices]
+    if target not in found:
+        raise UsageError(
+            f"TensorRT builds for the GPU that it sees: expected target {' or '.join(found) or HERE}, found {target}"
+            f"{' (' + reason + ')' if reason else ''}"
+        )
+    assert target is not None
+    return target
+
+
+def capabilities(target: str) -> list[int]:
+    """Compute capabilities as numbers, 86 for `sm86`; those of `portable` are all that TensorRT-RTX builds for then."""
+    if target == PORTABLE:
+        return [80, 86, 89, 120, 121]
+    return [int(name.removeprefix("sm")) for name in target.split("+") if name.startswith("sm")]
+
+
+def obstacle(flavour: Flavour, target: str) -> str:
+    """Why an engine for `target` can't run on this machine; empty if it can."""
+    devices, reason = find_devices()
+    if not devices:
+        return f"no GPU: {reason}"
+    here = devices[0].target
+    if flavour is RTX and here not in RTX.targets:
+        return f"TensorRT-RTX does not run on this GPU ({here})"
+    if target not in (PORTABLE, HERE) and here not in target.split("+"):
+        return f"this GPU is {here}, the engine is for {target}"
+    return ""

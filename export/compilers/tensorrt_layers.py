@@ -1,0 +1,101 @@
+"""The layers of a built engine, read from TensorRT's build log (ProfilingVerbosity.DETAILED).
+
+A layer of the engine is one kernel; its metadata names the ONNX nodes that it fuses. The log's form is no API: it was
+read from TensorRT-RTX 1.7.1, and a log without layers is said, not passed over.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), ", re.MULTILINE)
+_ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[^\]]*)\],.*?Datatype: (?P<dtype>\w+)")
+_TACTIC = re.compile(r"TacticName: (.*?), StreamId")
+_DTYPES = {
+    "Float": "fp32",
+    "Half": "fp16",
+    "BFloat16": "bf16",
+    "Int8": "int8",
+    "FP8": "fp8",
+    "Int32": "int32",
+    "Int64": "int64",
+    "Bool": "bool",
+    "UInt8": "uint8",
+}
+
+
+@dataclass(frozen=True)
+class LayerTensor:
+    """A tensor of a layer: name, precision (`fp32`, `fp16`, `int8`, ..., or TensorRT's word), shape, -1 if free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One kernel: `type` is TensorRT's (`correlation` is a convolution), `onnx` the ONNX nodes it computes."""
+
+    name: str
+    type: str
+    inputs: tuple[LayerTensor, ...]
+    constants: tuple[LayerTensor, ...]
+    outputs: tuple[LayerTensor, ...]
+    onnx: tuple[str, ...]
+    tactic: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the field names."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "EngineLayer":
+        """The inverse of `to_json`."""
+
+        def tensors(key: str) -> tuple[LayerTensor, ...]:
+            return tuple(LayerTensor(item["name"], item["dtype"], tuple(item["shape"])) for item in record[key])
+
+        return cls(
+            record["name"],
+            record["type"],
+            tensors("inputs"),
+            tensors("constants"),
+            tensors("outputs"),
+            tuple(record["onnx"]),
+            record["tactic"],
+        )
+
+
+def parse_layers(texts: Iterable[str]) -> list[EngineLayer]:
+    """The engine's layers in order, from the texts of the build log; empty if it was not detailed."""
+    return [_parse(line) for text in texts for line in text.splitlines() if _LAYER.match(line)]
+
+
+def _parse(line: str) -> EngineLayer:
+    head = _LAYER.match(line)
+    assert head is not None
+    tactic = _TACTIC.search(line)
+    return EngineLayer(
+        name=head["name"],
+        type=head["type"],
+        inputs=_section(line, "Inputs"),
+        constants=_section(line, "Constants"),
+        outputs=_section(line, "Outputs"),
+        onnx=tuple(dict.fromkeys(_ONNX.findall(line))),
+        tactic=tactic[1] if tactic else "",
+    )
+
+
+def _section(line: str, title: str) -> tuple[LayerTensor, ...]:
+    """The tensors between `title: [` and the next section."""
+    found = re.search(rf"{title}: \[(.*?)\](?=, (?:Constants|Outputs|TacticName): ?)", line)
+    if found is None:
+        return ()
+    tensors = []
+    for tensor in _TENSOR.finditer(found[1]):
+        dims = tuple(int(axis) for axis in tensor["dims"].split(",") if axis.strip())
+        tensors.append(LayerTensor(tensor["name"], _DTYPES.get(tensor["dtype"], tensor["dtype"]), dims))
+    return tuple(tensors)

@@ -1,0 +1,113 @@
+"""What a parsed TensorRT network says about itself: inputs, outputs, and the precision of each ONNX node."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from resnetrt.errors import UsageError
+from resnetrt.runtime.session import TensorSpec
+
+COMPUTE = ("CONVOLUTION", "MATRIX_MULTIPLY")
+_NUMPY = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "FP8": "float8_e4m3fn",
+}
+_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+_MOVES = ("CONSTANT", "SHUFFLE", "CAST", "QUANTIZE", "DEQUANTIZE", "SHAPE", "IDENTITY")
+
+
+@dataclass(frozen=True)
+class NetworkLayer:
+    """A layer as parsed: TensorRT's type, the ONNX node it comes from, the precision that its types ask for."""
+
+    type: str
+    onnx: str
+    precision: str
+
+
+def input_specs(network: Any) -> tuple[TensorSpec, ...]:
+    """The network's inputs."""
+    return tuple(_spec(network.get_input(i)) for i in range(network.num_inputs))
+
+
+def output_specs(network: Any) -> tuple[TensorSpec, ...]:
+    """The network's outputs."""
+    return tuple(_spec(network.get_output(i)) for i in range(network.num_outputs))
+
+
+def network_layers(network: Any) -> list[NetworkLayer]:
+    """The layers that compute, in order. What reads dequantized tensors only is `int8` or `fp8`."""
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    quantized = {
+        layer.get_output(0).name: _word(layer.get_input(0).dtype)
+        for layer in layers
+        if _word(layer.type) == "DEQUANTIZE"
+    }
+    return [
+        NetworkLayer(_word(layer.type), _onnx_node(layer), _precision(layer, quantized))
+        for layer in layers
+        if _word(layer.type) not in _MOVES
+    ]
+
+
+def precision_by_node(layers: list[NetworkLayer]) -> dict[str, str]:
+    """The precision of each ONNX node; of one that became several layers, that of its convolution or product."""
+    found = {layer.onnx: layer.precision for layer in layers}
+    return found | {layer.onnx: layer.precision for layer in layers if layer.type in COMPUTE}
+
+
+def check_target_types(layers: list[NetworkLayer], capabilities: list[int], what: str) -> None:
+    """Raise `UsageError` for a type that a target's hardware lacks, naming the first layer.
+
+    FP8 needs compute capability 8.9, BF16 8.0; on 7.5 TensorRT-RTX has no FP32 kernels.
+    """
+    lacks = (
+        ("fp8", 89, "FP8 needs compute capability 8.9 or newer"),
+        ("bf16", 80, "BF16 needs compute capability 8.0 or newer"),
+        ("fp32", 80, "compute capability 7.5 (Turing) has no FP32 kernels in TensorRT-RTX"),
+    )
+    for precision, least, reason in lacks:
+        low = [f"sm{number}" for number in capabilities if number < least]
+        found = next((layer for layer in layers if layer.precision == precision and layer.type in COMPUTE), None)
+        if low and found is not None:
+            raise UsageError(
+                f"{what}: {reason}, and layer {found.onnx} is {precision}; leave {', '.join(low)} out of --target"
+                f"{' or choose --precision fp16' if precision != 'fp8' else ''}"
+            )
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    shape = tuple(None if axis < 0 else int(axis) for axis in tensor.shape)
+    return TensorSpec(tensor.name, _NUMPY.get(_word(tensor.dtype), _word(tensor.dtype).lower()), shape)
+
+
+def _word(enumerated: Any) -> str:
+    return str(enumerated).rpartition(".")[2]
+
+
+def _onnx_node(layer: Any) -> str:
+    text = str(layer.metadata)
+    return text.removeprefix("[ONNX Layer: ").removesuffix("]") if text.startswith("[ONNX Layer: ") else layer.name
+
+
+def _precision(layer: Any, quantized: dict[str, str]) -> str:
+    types = {quantized.get(tensor.name, _word(tensor.dtype)) for tensor in _floats(layer)}
+    if len(types) > 1:  # a float operand, as the shortcut of a residual add is quantized alone
+        types -= {"INT8", "FP8"}
+    word = next(iter(sorted(types)), _word(layer.get_output(0).dtype))
+    return _PRECISIONS.get(word, word.lower())
+
+
+def _floats(layer: Any) -> Iterator[Any]:
+    """Inputs that carry data: for a convolution the image and the kernel, not the bias."""
+    count = min(layer.num_inputs, 2)
+    for tensor in (layer.get_input(i) for i in range(count)):
+        if tensor is not None and _word(tensor.dtype) in _PRECISIONS:
+            yield tensor

@@ -1,0 +1,25 @@
+"""TensorRT-RTX: an engine for one or several generations of RTX GPUs, built on any machine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnetrt.export.compilers.engine import CompiledEngine
+from resnetrt.export.compilers.tensorrt_build import build_engine
+from resnetrt.export.compilers.tensorrt_flavour import RTX, resolve_rtx_target
+from resnetrt.export.compilers.tensorrt_flavour import obstacle as obstacle_of
+
+TARGETS = RTX.targets
+DIALECT = "tensorrt"
+CASTS = ("fp16", "bf16", "int8", "fp8")
+resolve_target = resolve_rtx_target
+
+
+def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
+    """See `resnetrt.export.compilers.Compiler`; options are those of `TensorRTOptions`."""
+    return build_engine(RTX, variant_path, precision, target, options)
+
+
+def obstacle(target: str) -> str:
+    """See `resnetrt.export.compilers.Compiler`."""
+    return obstacle_of(RTX, target)
