@@ -1,0 +1,122 @@
+"""The protocol on NVIDIA's cuda-bindings: the CUDA runtime API, which shares the primary context with everyone."""
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.errors import EnvironmentFault
+from resnetrt.runtime.cuda.protocol import Bytes
+
+DLPACK_CUDA = 2
+
+
+def open_device(device: int) -> "CudaBindings":
+    """The device of that number; raises `ImportError` if the package is not here."""
+    return CudaBindings(importlib.import_module("cuda.bindings.runtime"), device)
+
+
+class CudaBindings:
+    """See `resnetrt.runtime.cuda.protocol.Cuda`."""
+
+    name = "cuda-bindings"
+    supports_graphs = True
+
+    def __init__(self, runtime: Any, device: int) -> None:
+        self._rt = runtime
+        self.dlpack_device = (DLPACK_CUDA, device)
+        kinds = runtime.cudaMemcpyKind
+        self._to_device, self._to_host = kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost
+        self._call("cudaSetDevice", device)
+
+    def allocate(self, size_bytes: int) -> int:
+        """See `Cuda`."""
+        return int(self._call("cudaMalloc", size_bytes))
+
+    def free(self, address: int) -> None:
+        """See `Cuda`."""
+        self._call("cudaFree", address)
+
+    def allocate_host(self, size_bytes: int) -> Bytes:
+        """See `Cuda`."""
+        address = int(self._call("cudaHostAlloc", size_bytes, self._rt.cudaHostAllocDefault))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
+
+    def free_host(self, address: int) -> None:
+        """See `Cuda`."""
+        self._call("cudaFreeHost", address)
+
+    def create_stream(self) -> Any:
+        """See `Cuda`."""
+        return self._call("cudaStreamCreateWithFlags", self._rt.cudaStreamNonBlocking)
+
+    def destroy_stream(self, stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaStreamDestroy", stream)
+
+    def handle(self, stream: Any) -> int:
+        """See `Cuda`."""
+        return int(stream)
+
+    def copy_in(self, device: int, host: npt.NDArray[Any], stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaMemcpyAsync", device, host.ctypes.data, host.nbytes, self._to_device, stream)
+
+    def copy_out(self, host: npt.NDArray[Any], device: int, stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaMemcpyAsync", host.ctypes.data, device, host.nbytes, self._to_host, stream)
+
+    def synchronize(self, stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def create_event(self) -> Any:
+        """See `Cuda`."""
+        return self._call("cudaEventCreate")
+
+    def record(self, event: Any, stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaEventRecord", event, stream)
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """See `Cuda`."""
+        self._call("cudaEventSynchronize", end)
+        return float(self._call("cudaEventElapsedTime", start, end))
+
+    def destroy_event(self, event: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaEventDestroy", event)
+
+    def capture(self, stream: Any, work: Callable[[], object]) -> Any:
+        """See `Cuda`. A failed capture is ended, so that the stream can be used on."""
+        mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream, mode)
+        try:
+            work()
+        except BaseException:
+            self._rt.cudaStreamEndCapture(stream)
+            raise
+        graph = self._call("cudaStreamEndCapture", stream)
+        try:
+            return self._call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaGraphExecDestroy", graph)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        status, *results = getattr(self._rt, name)(*arguments)
+        if int(status) != 0:
+            _, text = self._rt.cudaGetErrorString(status)
+            words = text.decode() if isinstance(text, bytes) else text
+            raise EnvironmentFault(f"CUDA: {name} failed: {status.name}: {words}")
+        return results[0] if results else None

@@ -1,0 +1,144 @@
+"""The protocol in host memory, for tests and for engines that are doubles.
+
+It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads too early reads old values.
+"""
+
+import ctypes
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.errors import EnvironmentFault
+from resnetrt.runtime.cuda.protocol import Bytes
+
+DLPACK_CPU = 1
+Work = Callable[[], object]
+
+
+class HostCuda:
+    """See `resnetrt.runtime.cuda.protocol.Cuda`; `counts` says how often each thing was done."""
+
+    name = "host"
+    supports_graphs = True
+    dlpack_device = (DLPACK_CPU, 0)
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._memory: dict[int, Bytes] = {}
+        self._queues: dict[int, list[Work]] = {}
+        self._capturing: int | None = None
+        self._next = 1
+
+    @property
+    def held(self) -> int:
+        """How many allocations are not freed yet."""
+        return len(self._memory)
+
+    def allocate(self, size_bytes: int) -> int:
+        """See `Cuda`. Refused during a capture, as CUDA does."""
+        if self._capturing is not None:
+            raise EnvironmentFault("CUDA: host memory: an allocation is not allowed while a graph is captured")
+        self.counts["allocate"] += 1
+        array = np.full(size_bytes, 0xA5, np.uint8)  # never zeros: reading what was not written must show
+        self._memory[array.ctypes.data] = array
+        return array.ctypes.data
+
+    def free(self, address: int) -> None:
+        """See `Cuda`."""
+        del self._memory[address]
+
+    def allocate_host(self, size_bytes: int) -> Bytes:
+        """See `Cuda`."""
+        return self._memory[self.allocate(size_bytes)]
+
+    def free_host(self, address: int) -> None:
+        """See `Cuda`."""
+        self.free(address)
+
+    def create_stream(self) -> int:
+        """See `Cuda`."""
+        self._next += 1
+        self._queues[self._next] = []
+        return self._next
+
+    def destroy_stream(self, stream: int) -> None:
+        """See `Cuda`."""
+        del self._queues[stream]
+
+    def handle(self, stream: int) -> int:
+        """See `Cuda`."""
+        return stream
+
+    def enqueue(self, stream: int, work: Work) -> None:
+        """Let `work` happen when its turn comes; this is how an engine double executes."""
+        self._queues[stream].append(work)
+
+    def copy_in(self, device: int, host: npt.NDArray[Any], stream: int) -> None:
+        """See `Cuda`."""
+        self._check_contiguous(host)
+        self.counts["copy_in"] += 1
+        self.enqueue(stream, lambda: ctypes.memmove(device, host.ctypes.data, host.nbytes))
+
+    def copy_out(self, host: npt.NDArray[Any], device: int, stream: int) -> None:
+        """See `Cuda`."""
+        self._check_contiguous(host)
+        self.counts["copy_out"] += 1
+        self.enqueue(stream, lambda: ctypes.memmove(host.ctypes.data, device, host.nbytes))
+
+    def synchronize(self, stream: int) -> None:
+        """See `Cuda`. Refused during a capture, as CUDA does."""
+        if self._capturing == stream:
+            raise EnvironmentFault("CUDA: host memory: a stream can't be waited for while it is captured")
+        self.counts["synchronize"] += 1
+        queue, self._queues[stream] = self._queues[stream], []
+        for work in queue:
+            work()
+
+    def create_event(self) -> list[float]:
+        """See `Cuda`."""
+        return []
+
+    def record(self, event: list[float], stream: int) -> None:
+        """See `Cuda`."""
+        event.clear()
+        self.enqueue(stream, lambda: event.append(time.perf_counter()))
+
+    def elapsed_ms(self, start: list[float], end: list[float]) -> float:
+        """See `Cuda`."""
+        for stream in self._queues:
+            self.synchronize(stream)
+        return (end[0] - start[0]) * 1000
+
+    def destroy_event(self, event: list[float]) -> None:
+        """See `Cuda`."""
+
+    def capture(self, stream: int, work: Callable[[], object]) -> list[Work]:
+        """See `Cuda`."""
+        self.counts["capture"] += 1
+        before, self._queues[stream] = self._queues[stream], []
+        self._capturing = stream
+        try:
+            work()
+            return self._queues[stream]
+        finally:
+            self._capturing = None
+            self._queues[stream] = before
+
+    def launch(self, graph: list[Work], stream: int) -> None:
+        """See `Cuda`."""
+        self.counts["launch"] += 1
+        self._queues[stream].extend(graph)
+
+    def destroy_graph(self, graph: list[Work]) -> None:
+        """See `Cuda`."""
+        self.counts["destroy_graph"] += 1
+        graph.clear()
+
+    @staticmethod
+    def _check_contiguous(host: npt.NDArray[Any]) -> None:
+        if not host.flags.c_contiguous:
+            raise EnvironmentFault("CUDA: host memory: a copy needs a contiguous array")

@@ -1,0 +1,99 @@
+"""What the runtime needs of CUDA; `cuda-bindings`, `pycuda` and plain host memory implement it."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Stream = Any
+Event = Any
+Graph = Any
+
+
+class Cuda(Protocol):
+    """Memory, streams, events and graphs of one device.
+
+    Addresses are integers; streams, events and graphs are whatever the implementation uses, to be handed back to it.
+    Copies and `launch` only enqueue: their memory is in use until `synchronize`. Each call raises `EnvironmentFault`
+    with CUDA's own words when it fails.
+    """
+
+    name: str
+    supports_graphs: bool
+    dlpack_device: tuple[int, int]
+
+    def allocate(self, size_bytes: int) -> int:
+        """Address of new device memory."""
+
+    def free(self, address: int) -> None:
+        """Free what `allocate` gave."""
+
+    def allocate_host(self, size_bytes: int) -> Bytes:
+        """New page-locked host memory."""
+
+    def free_host(self, address: int) -> None:
+        """Free what `allocate_host` gave, by its address."""
+
+    def create_stream(self) -> Stream:
+        """A stream that does not wait for the default stream."""
+
+    def destroy_stream(self, stream: Stream) -> None:
+        """Destroy what `create_stream` gave."""
+
+    def handle(self, stream: Stream) -> int:
+        """The `cudaStream_t` as an integer, for TensorRT and DLPack."""
+
+    def copy_in(self, device: int, host: npt.NDArray[Any], stream: Stream) -> None:
+        """Copy a contiguous host array to the device."""
+
+    def copy_out(self, host: npt.NDArray[Any], device: int, stream: Stream) -> None:
+        """Fill a contiguous host array from the device."""
+
+    def synchronize(self, stream: Stream) -> None:
+        """Wait until everything in `stream` is done."""
+
+    def create_event(self) -> Event:
+        """An event that takes the time."""
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Let `event` happen behind what `stream` holds now."""
+
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        """Milliseconds between two recorded events; waits for `end`."""
+
+    def destroy_event(self, event: Event) -> None:
+        """Destroy what `create_event` gave."""
+
+    def capture(self, stream: Stream, work: Callable[[], object]) -> Graph:
+        """The graph of what `work` enqueues in `stream`, which is not run; `supports_graphs` must be true."""
+
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        """Enqueue a captured graph."""
+
+    def destroy_graph(self, graph: Graph) -> None:
+        """Destroy what `capture` gave."""
+
+
+class DeviceBuffer:
+    """Device memory that is freed when nothing refers to it any more."""
+
+    def __init__(self, cuda: Cuda, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.address = cuda.allocate(max(size_bytes, 1))
+        weakref.finalize(self, cuda.free, self.address)
+
+
+class PinnedBuffer:
+    """Page-locked host memory, freed when nothing refers to it any more; `bytes` must not outlive it."""
+
+    def __init__(self, cuda: Cuda, size_bytes: int) -> None:
+        self.bytes = cuda.allocate_host(max(size_bytes, 1))
+        weakref.finalize(self, cuda.free_host, self.bytes.ctypes.data)
+
+    def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """The beginning of the buffer as an array of `shape` and `dtype`."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        return self.bytes[:size].view(dtype).reshape(shape)
