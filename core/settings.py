@@ -14,11 +14,13 @@ class Settings:
     """`threads`: CPU threads per engine (`RESNETRT_THREADS`, default all cores of this process).
 
     `debug`: show tracebacks (`RESNETRT_DEBUG`). `progress`: draw progress bars on a terminal (`RESNETRT_PROGRESS`).
+    `cuda`: the package for GPU memory, cuda-bindings or pycuda (`RESNETRT_CUDA`, default the first that is installed).
     """
 
     threads: int
     debug: bool = False
     progress: bool = True
+    cuda: str | None = None
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -28,6 +30,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         threads=_positive(env, "RESNETRT_THREADS", len(os.sched_getaffinity(0))),
         debug=_boolean(env, "RESNETRT_DEBUG", False),
         progress=_boolean(env, "RESNETRT_PROGRESS", True),
+        cuda=env.get("RESNETRT_CUDA", "").strip() or None,
     )
 
 

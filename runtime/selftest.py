@@ -41,9 +41,10 @@ def _run(session: Session, frames: Array, output: str) -> Array:
 def _parts(session: Session, frames: Array) -> list[Array]:
     """Batches of one size, the last filled up with the first images again; before them the first image alone.
 
-    Every new batch size costs compilation, so there are two. An engine of fixed batch gets batches of that size only.
+    Every new batch size costs compilation, so there are two. An engine with limits gets batches within them.
     """
-    fixed, count = session.inputs[0].shape[0], len(frames)
-    size, start = (fixed, 0) if fixed else (_BATCH, 1)
+    (low, high), count = session.batch_limits, len(frames)
+    size = max(low, min(_BATCH, high or _BATCH))
+    start = 1 if low == 1 < size else 0
     alone = [frames[:start]] if start else []
     return [*alone, *(frames[np.arange(first, first + size) % count] for first in range(start, count, size))]

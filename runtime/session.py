@@ -51,7 +51,9 @@ class Session(ABC):
     """A loaded engine with one input. Not for several threads at once: give each thread its own session.
 
     `sidecar` is the engine's record (id, backend, precision, ...); `threads` how many CPU threads it uses;
-    `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked.
+    `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked;
+    `batch_limits` the smallest and largest batch, None where there is no limit; `fallbacks` says, for each engine that
+    failed its self-test before this one was taken instead, why.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class Session(ABC):
         self.threads = threads
         self.preprocessing: Preprocessing | None = None
         self.selftest: Parity | None = None
+        self.fallbacks: tuple[str, ...] = ()
         self.closed = False
+        self.batch_limits: tuple[int, int | None] = (inputs[0].shape[0] or 1, inputs[0].shape[0])
         self._dtype = np.dtype(inputs[0].dtype)
         self._image_shape = inputs[0].shape[1:]
         self._batch_size = inputs[0].shape[0]

@@ -23,6 +23,8 @@ class Backend(Protocol):
 BACKENDS: dict[str, str] = {
     "onnxruntime": "resnetrt.runtime.backends.onnxruntime",
     "openvino": "resnetrt.runtime.backends.openvino",
+    "tensorrt": "resnetrt.runtime.backends.tensorrt",
+    "tensorrt_rtx": "resnetrt.runtime.backends.tensorrt",
 }
 
 

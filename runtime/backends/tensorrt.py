@@ -1,0 +1,140 @@
+"""TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each batch size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from resnetrt.errors import UsageError
+from resnetrt.runtime.backends.tensorrt_library import (
+    check_fits,
+    deserialize,
+    import_library,
+    require_device,
+)
+from resnetrt.runtime.backends.tensorrt_logger import logger_of
+from resnetrt.runtime.backends.tensorrt_runner import Runner
+from resnetrt.runtime.cuda import Cuda, open_cuda
+from resnetrt.runtime.cuda.dlpack import DeviceTensor, borrow
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
+from resnetrt.settings import read_settings
+
+_PRECISIONS = {"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "Int8": "int8"}
+_WARM_UP = 2
+
+
+def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "TensorRtSession":
+    """Load an engine; see `resnetrt.runtime.backends.Backend`.
+
+    Device, compute capability, library and version are checked before the library sees the file.
+    """
+    what = f"engine {sidecar['id']}"
+    device = require_device(what)
+    check_fits(sidecar, device)
+    trt = import_library(sidecar)
+    cuda = open_cuda(read_settings().cuda)
+    engine, runtime = deserialize(trt, engine_path.read_bytes(), what, sidecar)
+    return TensorRtSession(sidecar, engine, cuda, threads, trt, runtime)
+
+
+class TensorRtSession(Session):
+    """An engine in TensorRT, on the first device, to be used in the thread that loaded it. Outputs are new arrays.
+
+    A batch is copied once to pinned memory and from there to the device; fill `staging` to save the first copy, or use
+    `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured CUDA graph.
+    """
+
+    def __init__(
+        self, sidecar: dict[str, Any], engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
+    ) -> None:
+        self._trt, self._runtime, self._engine = trt, runtime, engine
+        self._runner = Runner(engine, cuda, f"engine {sidecar['id']}", self._last_error)
+        super().__init__(sidecar, self._runner.inputs, self._runner.outputs, threads)
+        self.batch_limits = self._runner.batch_limits
+        self._host_only = cuda.dlpack_device[0] == 1
+        self._cuda = cuda
+
+    @property
+    def graphs(self) -> int:
+        """Batch sizes with a captured CUDA graph."""
+        return sum(slot.graph is not None for slot in self._runner.slots.values())
+
+    def staging(self, count: int) -> Array:
+        """The pinned input of a batch of `count` images; `infer` of this very array makes no host copy."""
+        self._require_open()
+        return self._runner.staging(count)
+
+    def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
+        """Run a batch that lies in device memory; the outputs stay there. No host copy, no device copy.
+
+        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; take an output with
+        `torch.from_dlpack`. Outputs are complete and hold until the next inference of this session.
+        Raises `UsageError` for another dtype, shape or device.
+        """
+        self._require_open()
+        stream = None if self._host_only else self._cuda.handle(self._runner.stream)
+        borrowed = borrow(tensor, stream)
+        found = (borrowed.dtype, borrowed.shape[1:], borrowed.device)
+        if found != (self._dtype.name, self._image_shape, self._cuda.dlpack_device) or not borrowed.shape[0]:
+            raise UsageError(
+                f"engine {self.sidecar['id']}: expected {self.inputs[0]} on DLPack device {self._cuda.dlpack_device}, "
+                f"found {borrowed.dtype} {borrowed.shape} on {borrowed.device}"
+            )
+        return self._runner.run_borrowed(borrowed)
+
+    def execution_ms(self, count: int, runs: int = 100) -> list[float]:
+        """Milliseconds of each run of a batch of `count`, copies included, by CUDA events on the device."""
+        self._require_open()
+        return self._runner.execution_ms(count, runs)
+
+    def _infer(self, batch: Array) -> Outputs:
+        return self._runner.run(batch)
+
+    def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
+        profiler = _make_profiler(self._trt)
+        self._runner.profile(batch, runs, _WARM_UP, profiler)
+        precisions = self._precisions()
+        return [
+            LayerTime(name, "layer", sum(times) / len(times), precisions.get(name, "unknown"))
+            for name, times in profiler.times.items()
+        ]
+
+    def _precisions(self) -> dict[str, str]:
+        """Output type of each layer, from the inspector; empty unless the engine was built with detailed layers."""
+        if self._trt is None:
+            return {}
+        text = self._engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
+        layers = json.loads(text).get("Layers", [])
+        return {layer["Name"]: _precision(layer) for layer in layers if isinstance(layer, dict)}
+
+    def _close(self) -> None:
+        self._runner.close()
+        self._engine = None
+        self._runtime = None
+
+    def _require_open(self) -> None:
+        if self.closed:
+            self._refuse(None)
+
+    def _last_error(self) -> str:
+        errors = logger_of(self._trt).errors if self._trt is not None else []
+        return errors[0] if errors else ""
+
+
+def _make_profiler(trt: Any) -> Any:
+    base: Any = trt.IProfiler if trt is not None else object
+
+    class Profiler(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.times: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
+
+
+def _precision(layer: dict[str, Any]) -> str:
+    outputs = layer.get("Outputs") or [{}]
+    words = str(outputs[0].get("Format/Datatype", "")).replace(",", " ").split()
+    return next((_PRECISIONS[word] for word in words if word in _PRECISIONS), "unknown")

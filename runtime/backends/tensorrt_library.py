@@ -1,0 +1,122 @@
+"""Which TensorRT library loads an engine, and whether it can: found out before the library sees the file."""
+
+import importlib
+import re
+from typing import Any
+
+from resnetrt.errors import BackendMissing, BundleError
+from resnetrt.parts import PARTS
+from resnetrt.runtime.backends import compile_again
+from resnetrt.runtime.backends.tensorrt_logger import logger_of
+from resnetrt.runtime.cuda.device import Device, find_devices
+
+# Modules by backend, in the order of preference. The lean and dispatch runtimes take version-compatible engines only.
+LIBRARIES = {"tensorrt": ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"), "tensorrt_rtx": ("tensorrt_rtx",)}
+_RTX_LACKS = {(9, 0): " (H100, H200)", (10, 0): " (B200)", (10, 3): " (B300)"}
+
+
+def require_device(what: str) -> Device:
+    """The first device. Raises `BackendMissing` without one; the lean runtime would crash instead."""
+    devices, reason = find_devices()
+    if not devices:
+        raise BackendMissing(f"{what}: expected an NVIDIA GPU, found none: {reason}")
+    return devices[0]
+
+
+def check_fits(sidecar: dict[str, Any], device: Device) -> None:
+    """Raise `BundleError` in one sentence if the engine was built for another GPU than `device`."""
+    what, targets = f"engine {sidecar['id']}", _targets(sidecar)
+    if sidecar["backend"] == "tensorrt_rtx" and device.capability in _RTX_LACKS:
+        raise BackendMissing(
+            f"{what}: TensorRT-RTX does not run on compute capability {_dotted(device.capability)}"
+            f"{_RTX_LACKS[device.capability]}; use the backend tensorrt on this GPU"
+        )
+    if not targets or device.capability in targets or _compatible(sidecar, targets, device):
+        return
+    built = ", ".join(map(_dotted, targets))
+    raise BundleError(
+        f"{what}: built for compute capability {built}, this GPU has {_dotted(device.capability)}; "
+        f"{compile_again(sidecar)} --target {device.target}"
+    )
+
+
+def import_library(sidecar: dict[str, Any]) -> Any:
+    """The module that can load the engine.
+
+    Raises `BackendMissing` if none is installed, `BundleError` if those that are have another version.
+    """
+    backend, what = sidecar["backend"], f"engine {sidecar['id']}"
+    missing: list[str] = []
+    unfit: list[str] = []
+    for name in LIBRARIES[backend]:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:  # without a driver some raise OSError or RuntimeError
+            missing.append(f"{name} ({error})")
+            continue
+        reason = _version_trouble(name, str(module.__version__), sidecar)
+        if not reason:
+            return module
+        unfit.append(reason)
+    if unfit:
+        raise BundleError(f"{what}: {'; '.join(unfit)}; {compile_again(sidecar)}")
+    install = next(part.install for part in PARTS if part.module == backend)
+    raise BackendMissing(f"{what}: none of these imports: {'; '.join(missing)}; run: {install}")
+
+
+def built_version(sidecar: dict[str, Any]) -> str | None:
+    """The TensorRT version that the sidecar says the engine was built with."""
+    tools = {name.replace("-", "_"): version for name, version in sidecar["tools"].items()}
+    return tools.get(sidecar["backend"])
+
+
+def deserialize(trt: Any, blob: Any, what: str, sidecar: dict[str, Any]) -> tuple[Any, Any]:
+    """The engine and the runtime that it needs to live; raises `BundleError` with the first error that was logged."""
+    log = logger_of(trt)
+    log.errors.clear()
+    runtime = trt.Runtime(log)
+    if _is_version_compatible(sidecar):
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(blob)
+    if engine is None:
+        reason = log.errors[0] if log.errors else "it does not say why"
+        raise BundleError(f"{what}: TensorRT can't load it: {reason}; {compile_again(sidecar)}")
+    return engine, runtime
+
+
+def _version_trouble(name: str, here: str, sidecar: dict[str, Any]) -> str:
+    """Why the library `name` of version `here` can't load the engine; empty if it can."""
+    built, compatible = built_version(sidecar), _is_version_compatible(sidecar)
+    if name in {"tensorrt_lean", "tensorrt_dispatch"} and not compatible:
+        return f"{name} {here} loads version-compatible engines only, this one is not"
+    if built is None:
+        return f"its sidecar does not say which {sidecar['backend']} built it"
+    if here == built or (compatible and _numbers(here)[0] == _numbers(built)[0] and _numbers(here) >= _numbers(built)):
+        return ""
+    return f"built by {sidecar['backend']} {built}, this is {name} {here}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version))) or (0,)
+
+
+def _is_version_compatible(sidecar: dict[str, Any]) -> bool:
+    return bool(sidecar.get("options", {}).get("version_compatible"))
+
+
+def _targets(sidecar: dict[str, Any]) -> list[tuple[int, int]]:
+    """Compute capabilities that the engine was built for; from the target's name where the record lacks them."""
+    numbers = sidecar.get("tensorrt", {}).get("compute_capabilities") or re.findall(r"sm(\d+)", str(sidecar["target"]))
+    return [divmod(int(number), 10) for number in numbers]
+
+
+def _compatible(sidecar: dict[str, Any], targets: list[tuple[int, int]], device: Device) -> bool:
+    """Hardware-compatible engines: `ampere_plus` runs on 8.0 and newer, RTX's `portable` also on what follows 12.0."""
+    if sidecar.get("tensorrt", {}).get("portable"):
+        return device.capability > (12, 0)
+    level = str(sidecar.get("options", {}).get("hardware_compatible") or "").lower()
+    return level == "ampere_plus" and device.capability >= (8, 0) and min(targets) >= (8, 0)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"

@@ -1,0 +1,113 @@
+"""A TensorRT engine in host memory, driven by ONNX Runtime: the surface of ICudaEngine and IExecutionContext."""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from resnetrt.runtime.cuda.host import HostCuda
+
+_TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
+_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
+
+
+class EngineDouble:
+    """What the runner uses of an ICudaEngine. `profiles` are (min, opt, max) batches."""
+
+    def __init__(self, path: Path, cuda: HostCuda, profiles: Sequence[tuple[int, int, int]] = ((1, 8, 16),)) -> None:
+        self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.cuda = cuda
+        self.profiles = list(profiles)
+        self.contexts: list[ContextDouble] = []
+        self.fail: set[str] = set()  # calls that report failure, as TensorRT does: by their return value
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        self._tensors = {node.name: node for node in (*inputs, *outputs)}
+        self._modes = {node.name: "INPUT" for node in inputs} | {node.name: "OUTPUT" for node in outputs}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.profiles)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return SimpleNamespace(name=self._modes[name])
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=_TYPES[self._tensors[name].type])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(axis if isinstance(axis, int) else -1 for axis in self._tensors[name].shape)
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        rest = self.get_tensor_shape(name)[1:]
+        return [(batch, *rest) for batch in self.profiles[index]]
+
+    def create_execution_context(self) -> "ContextDouble | None":
+        if "create_execution_context" in self.fail:
+            return None
+        self.contexts.append(ContextDouble(self))
+        return self.contexts[-1]
+
+
+class ContextDouble:
+    """What the runner uses of an IExecutionContext. It computes when its stream gets to it."""
+
+    def __init__(self, engine: EngineDouble) -> None:
+        self.engine = engine
+        self.profile = 0
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+        self.profiler: Any = None
+        self.enqueue_emits_profile = False
+        self.runs = 0
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self.profile = index
+        self.engine.cuda.enqueue(stream, lambda: None)
+        return "set_optimization_profile_async" not in self.engine.fail
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self.engine.profiles[self.profile]
+        fixed = self.engine.get_tensor_shape(name)
+        self.shape = shape
+        fits = low <= shape[0] <= high if fixed[0] < 0 else shape[0] == fixed[0]
+        return fits and shape[1:] == fixed[1:] and "set_input_shape" not in self.engine.fail
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return "set_tensor_address" not in self.engine.fail
+
+    def infer_shapes(self) -> list[str]:
+        return ["input"] if "infer_shapes" in self.engine.fail or not self.shape else []
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if "execute_async_v3" in self.engine.fail:
+            return False
+        addresses, shape = dict(self.addresses), self.shape
+        self.engine.cuda.enqueue(stream, lambda: self._compute(addresses, shape))
+        return True
+
+    def _compute(self, addresses: dict[str, int], shape: tuple[int, ...]) -> None:
+        self.runs += 1
+        session = self.engine.session
+        name = session.get_inputs()[0].name
+        batch = _read(addresses[name], shape, _DTYPES[self.engine.get_tensor_dtype(name).name])
+        for node, value in zip(session.get_outputs(), session.run(None, {name: batch}), strict=True):
+            ctypes.memmove(addresses[node.name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
+        if self.profiler is not None and self.enqueue_emits_profile:
+            self.profiler.report_layer_time("everything", 0.5)
+
+
+def _read(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()

@@ -1,0 +1,317 @@
+"""The CUDA protocol: host memory here, cuda-bindings and pycuda where there is a GPU, and their absence."""
+
+# ruff: noqa: N802, N815 - the doubles have CUDA's own names
+
+import ctypes
+import importlib
+import inspect
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
+from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, find_devices, open_cuda
+from resnetrt.runtime.cuda.cuda_bindings import CudaBindings
+from resnetrt.runtime.cuda.host import HostCuda
+from resnetrt.runtime.cuda.pycuda import PyCuda
+
+
+def members(kind: type) -> dict[str, inspect.Signature]:
+    public = {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
+    return {name: inspect.signature(value) for name, value in public.items()}
+
+
+@pytest.fixture(params=["host", "cuda-bindings", "pycuda"])
+def cuda(request: pytest.FixtureRequest) -> Cuda:
+    if request.param == "host":
+        return HostCuda()
+    try:
+        return open_cuda(request.param)
+    except BackendMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kind", [HostCuda, CudaBindings, PyCuda])
+def test_every_implementation_has_the_whole_protocol(kind: type):
+    found = members(kind)
+    for name, signature in members(Cuda).items():
+        assert list(found[name].parameters) == list(signature.parameters), name
+    assert {"name", "supports_graphs"} <= set(vars(kind))
+
+
+class TestProtocol:
+    """The same for every implementation."""
+
+    def test_copies_there_and_back(self, cuda: Cuda):
+        stream = cuda.create_stream()
+        source, target = PinnedBuffer(cuda, 4000), PinnedBuffer(cuda, 4000)
+        device = DeviceBuffer(cuda, 4000)
+        source.bytes[:] = np.arange(4000) % 251
+        target.bytes[:] = 0
+        cuda.copy_in(device.address, source.bytes, stream)
+        cuda.copy_out(target.bytes, device.address, stream)
+        cuda.synchronize(stream)
+        np.testing.assert_array_equal(target.bytes, source.bytes)
+        assert cuda.handle(stream) > 0
+        cuda.destroy_stream(stream)
+
+    def test_a_graph_reads_anew_at_each_launch(self, cuda: Cuda):
+        if not cuda.supports_graphs:
+            pytest.skip(f"{cuda.name} has no graphs")
+        stream = cuda.create_stream()
+        source, target, device = PinnedBuffer(cuda, 64), PinnedBuffer(cuda, 64), DeviceBuffer(cuda, 64)
+        target.bytes[:] = 0
+
+        def work() -> None:
+            cuda.copy_in(device.address, source.bytes, stream)
+            cuda.copy_out(target.bytes, device.address, stream)
+
+        graph = cuda.capture(stream, work)
+        cuda.synchronize(stream)
+        assert not target.bytes.any()  # captured, not run
+        for value in (3, 7):
+            source.bytes[:] = value
+            cuda.launch(graph, stream)
+            cuda.synchronize(stream)
+            assert set(target.bytes.tolist()) == {value}
+        cuda.destroy_graph(graph)
+        cuda.destroy_stream(stream)
+
+    def test_a_failed_capture_leaves_the_stream_usable(self, cuda: Cuda):
+        if not cuda.supports_graphs:
+            pytest.skip(f"{cuda.name} has no graphs")
+        stream = cuda.create_stream()
+        with pytest.raises(ZeroDivisionError):
+            cuda.capture(stream, lambda: 1 / 0)
+        cuda.synchronize(stream)
+        cuda.destroy_stream(stream)
+
+    def test_events(self, cuda: Cuda):
+        stream, start, end = cuda.create_stream(), cuda.create_event(), cuda.create_event()
+        cuda.record(start, stream)
+        cuda.record(end, stream)
+        assert cuda.elapsed_ms(start, end) >= 0
+        cuda.destroy_event(start)
+        cuda.destroy_event(end)
+        cuda.destroy_stream(stream)
+
+    def test_views_of_pinned_memory(self, cuda: Cuda):
+        buffer = PinnedBuffer(cuda, 100)
+        view = buffer.view((3, 2), np.dtype("float32"))
+        view[:] = 1
+        assert buffer.bytes[:24].view("float32").tolist() == [1] * 6
+
+
+class TestHost:
+    def test_a_capture_refuses_what_cuda_refuses(self):
+        cuda = HostCuda()
+        stream = cuda.create_stream()
+        with pytest.raises(EnvironmentFault, match="allocation is not allowed while a graph is captured"):
+            cuda.capture(stream, lambda: cuda.allocate(1))
+        with pytest.raises(EnvironmentFault, match="can't be waited for while it is captured"):
+            cuda.capture(stream, lambda: cuda.synchronize(stream))
+
+    def test_strided_copies_are_refused(self):
+        cuda = HostCuda()
+        with pytest.raises(EnvironmentFault, match="contiguous"):
+            cuda.copy_in(0, np.zeros((4, 4))[:, 0], cuda.create_stream())
+
+
+class FakeRuntime:
+    """cuda.bindings.runtime over host memory: names, argument order and returned tuples as in the real one."""
+
+    cudaHostAllocDefault = 0
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+
+    class Status(int):
+        name = "cudaErrorMemoryAllocation"
+
+    def __init__(self) -> None:
+        self.kept: dict[int, np.ndarray] = {}
+        self.status = self.Status(0)
+
+    def cudaSetDevice(self, device: int) -> tuple:
+        return (self.status,)
+
+    def cudaMalloc(self, size: int) -> tuple:
+        array = np.zeros(size, np.uint8)
+        self.kept[array.ctypes.data] = array
+        return self.status, array.ctypes.data
+
+    def cudaHostAlloc(self, size: int, flags: int) -> tuple:
+        return self.cudaMalloc(size)
+
+    def cudaFree(self, address: int) -> tuple:
+        del self.kept[address]
+        return (self.status,)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: object) -> tuple:
+        ctypes.memmove(target, source, size)
+        return (self.status,)
+
+    def cudaGetErrorString(self, status: object) -> tuple:
+        return self.Status(0), b"out of memory"
+
+
+class TestCudaBindings:
+    def test_copies_through_a_fake_runtime(self):
+        cuda = CudaBindings(FakeRuntime(), 0)
+        pinned, device = cuda.allocate_host(8), cuda.allocate(8)
+        cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
+        cuda.copy_out(pinned, device, None)
+        assert pinned.tolist() == list(range(8))
+        cuda.free(device)
+
+    def test_a_failure_names_the_call_and_cudas_words(self):
+        runtime = FakeRuntime()
+        cuda = CudaBindings(runtime, 0)
+        runtime.status = runtime.Status(2)
+        message = "CUDA: cudaMalloc failed: cudaErrorMemoryAllocation: out of memory"
+        with pytest.raises(EnvironmentFault, match=message):
+            cuda.allocate(8)
+
+    def test_every_name_that_is_used_exists(self):
+        runtime = pytest.importorskip("cuda.bindings.runtime")
+        source = inspect.getsource(sys.modules[CudaBindings.__module__])
+        names = {
+            word for word in source.replace('"', " ").replace(".", " ").replace("(", " ").split() if "cuda" in word
+        }
+        used = {name.strip(",)") for name in names if name.startswith("cuda") and name[4:5].isupper()}
+        assert len(used) > 15
+        enums = {**vars(runtime.cudaMemcpyKind), **vars(runtime.cudaStreamCaptureMode)}
+        assert [name for name in used if not hasattr(runtime, name) and name not in enums] == []
+
+
+class FakeDriver:
+    """pycuda.driver over host memory, as far as the protocol uses it."""
+
+    class Error(Exception):
+        pass
+
+    class Allocation:
+        def __init__(self, size: int) -> None:
+            self.array = np.zeros(size, np.uint8)
+
+        def __int__(self) -> int:
+            return self.array.ctypes.data
+
+        def free(self) -> None:
+            self.array = np.zeros(0, np.uint8)
+
+    def __init__(self) -> None:
+        self.pushed = 0
+
+    def init(self) -> None:
+        pass
+
+    def Device(self, index: int) -> object:
+        def push() -> None:
+            self.pushed += 1
+
+        return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(push=push))
+
+    def mem_alloc(self, size: int) -> Allocation:
+        if size > 1000:
+            raise self.Error("cuMemAlloc failed: out of memory")
+        return self.Allocation(size)
+
+    def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def memcpy_htod_async(self, target: int, source: np.ndarray, stream: object) -> None:
+        ctypes.memmove(target, source.ctypes.data, source.nbytes)
+
+    def memcpy_dtoh_async(self, target: np.ndarray, source: int, stream: object) -> None:
+        ctypes.memmove(target.ctypes.data, source, target.nbytes)
+
+
+class TestPyCuda:
+    def test_copies_in_the_primary_context(self):
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        assert driver.pushed == 1
+        pinned, device = cuda.allocate_host(8), cuda.allocate(8)
+        cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
+        cuda.copy_out(pinned, device, None)
+        assert pinned.tolist() == list(range(8))
+        cuda.free(device)
+        cuda.free_host(pinned.ctypes.data)
+
+    def test_a_failure_is_ours(self):
+        with pytest.raises(EnvironmentFault, match="CUDA: pycuda: cuMemAlloc failed: out of memory"):
+            PyCuda(FakeDriver(), 0).allocate(10**6)
+
+    def test_it_never_makes_a_context_of_its_own(self):
+        source = inspect.getsource(sys.modules[PyCuda.__module__])
+        assert "make_context" not in source
+        assert "import pycuda.autoinit" not in source
+
+    def test_graphs_are_refused(self):
+        with pytest.raises(EnvironmentFault, match="pycuda has no graphs"):
+            PyCuda(FakeDriver(), 0).capture(None, lambda: None)
+
+
+class TestDevices:
+    def test_without_a_driver_there_are_none_and_the_reason_is_said(self):
+        devices, reason = find_devices()
+        assert bool(devices) != bool(reason)
+
+    def test_the_driver_is_asked_where_cuda_bindings_is_missing(self, monkeypatch: pytest.MonkeyPatch):
+        real = importlib.import_module
+
+        def without(name: str, package: str | None = None) -> object:
+            if name.startswith("cuda"):
+                raise ModuleNotFoundError(name)
+            return real(name, package)
+
+        monkeypatch.setattr(importlib, "import_module", without)
+        devices, reason = find_devices()
+        assert devices or "libcuda.so.1" in reason or "cuInit" in reason or "no device" in reason
+
+    def test_devices_as_cuda_bindings_tells_them(self, monkeypatch: pytest.MonkeyPatch):
+        runtime = SimpleNamespace(
+            cudaGetDeviceCount=lambda: (0, 2),
+            cudaDeviceAttr=lambda key: key,
+            cudaDeviceGetAttribute=lambda key, index: (0, {75: 8, 76: 6 + 3 * index}[key]),
+        )
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
+        devices, reason = find_devices()
+        assert ([device.target for device in devices], reason) == (["sm86", "sm89"], "")
+
+    def test_a_driver_that_raises_is_a_reason(self, monkeypatch: pytest.MonkeyPatch):
+        def fail() -> None:
+            raise OSError("nothing there")
+
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", SimpleNamespace(cudaGetDeviceCount=fail))
+        assert find_devices() == ((), "cuda-bindings failed: nothing there")
+
+
+class TestOpen:
+    def test_an_unknown_package_is_a_usage_error(self):
+        with pytest.raises(UsageError, match="unknown CUDA package 'pyCuda'; did you mean pycuda"):
+            open_cuda("pyCuda")
+
+    def test_no_device_is_one_line(self):
+        if find_devices()[0]:
+            pytest.skip("there is a device")
+        with pytest.raises(BackendMissing, match=r"^CUDA: expected a device 0, found 0 \(.+\)$"):
+            open_cuda()
+
+    def test_no_package_names_what_installs_it(self, monkeypatch: pytest.MonkeyPatch):
+        from resnetrt.runtime.cuda import choose
+        from resnetrt.runtime.cuda.device import Device
+
+        monkeypatch.setattr(choose, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
+        for name in ("cuda.bindings.runtime", "pycuda.driver"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(BackendMissing, match=r"none of these imports: cuda-bindings .*; run: pip install"):
+            open_cuda()
+
+    def test_importing_the_runtime_loads_no_cuda_package(self):
+        code = "import sys, resnetrt.runtime.cuda; print([n for n in sys.modules if n.startswith(('cuda', 'pycuda'))])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"

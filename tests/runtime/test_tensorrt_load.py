@@ -1,0 +1,212 @@
+"""What is checked before TensorRT sees an engine file: each fault is one sentence, never a crash."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import engine_double
+import numpy as np
+import pytest
+import tiny_bundle
+
+from resnetrt.bundle import Bundle
+from resnetrt.errors import BackendMissing, BundleError, ResnetrtError
+from resnetrt.manifest import EngineRecord
+from resnetrt.runtime import load
+from resnetrt.runtime.backends import tensorrt, tensorrt_library
+from resnetrt.runtime.cuda.device import Device, find_devices
+from resnetrt.runtime.cuda.host import HostCuda
+
+VERSION = "10.9.0.34"
+
+
+def sidecar(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> dict[str, Any]:
+    name = f"{backend}-fp32-{target}"
+    about = {"id": name, "backend": backend, "precision": "fp32", "target": target, "variant": "fp32"}
+    return about | {"tools": {backend: VERSION}, "options": options}
+
+
+def fake_tensorrt(path: Path, cuda: HostCuda, version: str = VERSION) -> Any:
+    """A module with TensorRT's surface whose engines are doubles."""
+
+    class Logger:
+        ERROR = 1
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, blob: bytes) -> Any:
+            if blob != b"engine":
+                self.logger.log(1, "Serialization assertion plan.header.size == blobSize failed.")
+                self.logger.log(1, "a second, misleading line")
+                return None
+            return engine_double.EngineDouble(path, cuda)
+
+    module = ModuleType("tensorrt")
+    module.__dict__.update(__version__=version, ILogger=Logger, Runtime=Runtime, IProfiler=object)
+    return module
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, shared_bundle: Bundle) -> HostCuda:
+    """A machine that seems to have an sm86 and TensorRT 10.9."""
+    cuda = HostCuda()
+    monkeypatch.setattr(tensorrt_library, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
+    monkeypatch.setattr(tensorrt, "open_cuda", lambda _: cuda)
+    for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(shared_bundle.variant_file("fp32"), cuda))
+    return cuda
+
+
+@pytest.fixture
+def engine_file(tmp_path: Path) -> Path:
+    (tmp_path / "m.engine").write_bytes(b"engine")
+    return tmp_path / "m.engine"
+
+
+def test_a_fitting_engine_is_loaded(gpu: HostCuda, engine_file: Path):
+    with tensorrt.load(engine_file, sidecar(), 1) as session:
+        batch = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(2))
+        expected = tiny_bundle.reference(batch)
+        np.testing.assert_allclose(session.infer(batch)["logits"], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "message"),
+    [
+        (
+            sidecar(target="sm89"),
+            BundleError,
+            r"engine tensorrt-fp32-sm89: built for compute capability 8\.9, this GPU has 8\.6; compile it again: .* "
+            r"--target sm86$",
+        ),
+        (sidecar(target="sm120+sm89"), BundleError, r"built for compute capability 12\.0, 8\.9, this GPU has 8\.6"),
+        (
+            sidecar() | {"tools": {"tensorrt": "10.8.0.1"}},
+            BundleError,
+            r"built by tensorrt 10\.8\.0\.1, this is tensorrt 10\.9",
+        ),
+        (sidecar() | {"tools": {}}, BundleError, "its sidecar does not say which tensorrt built it"),
+        (
+            sidecar(version_compatible=True) | {"tools": {"tensorrt": "9.3.0"}},
+            BundleError,
+            r"built by tensorrt 9\.3\.0, this is tensorrt 10\.9",
+        ),
+        (
+            sidecar("tensorrt_rtx"),
+            BackendMissing,
+            r"engine tensorrt_rtx-fp32-sm86: none of these imports: tensorrt_rtx",
+        ),
+    ],
+)
+def test_a_wrong_engine_is_one_sentence(
+    gpu: HostCuda, engine_file: Path, engine: dict[str, Any], kind: type[ResnetrtError], message: str
+):
+    with pytest.raises(kind, match=message) as caught:
+        tensorrt.load(engine_file, engine, 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        sidecar(target="sm80", hardware_compatible="ampere_plus"),
+        sidecar(version_compatible=True) | {"tools": {"tensorrt": "10.3.0.26"}},
+        sidecar(target="sm89+sm86"),
+        sidecar() | {"target": "portable", "tensorrt": {"compute_capabilities": [80, 86], "portable": True}},
+    ],
+)
+def test_compatible_engines_are_taken(gpu: HostCuda, engine_file: Path, engine: dict[str, Any]):
+    tensorrt.load(engine_file, engine, 1).close()
+
+
+def test_the_first_logged_error_is_told(gpu: HostCuda, tmp_path: Path):
+    (tmp_path / "m.engine").write_bytes(b"eng")
+    with pytest.raises(
+        BundleError, match=r"TensorRT can't load it: Serialization assertion .* failed\.; compile it again"
+    ):
+        tensorrt.load(tmp_path / "m.engine", sidecar(), 1)
+
+
+def test_h100_and_rtx_is_one_sentence(gpu: HostCuda, engine_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tensorrt_library, "find_devices", lambda: ((Device(0, (9, 0)),), ""))
+    with pytest.raises(
+        BackendMissing, match=r"does not run on compute capability 9\.0 \(H100, H200\); use the backend"
+    ):
+        tensorrt.load(engine_file, sidecar("tensorrt_rtx"), 1)
+
+
+class TestLeanRuntimes:
+    @pytest.fixture
+    def lean_only(self, gpu: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt_lean", sys.modules["tensorrt"])
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+    @pytest.mark.usefixtures("lean_only")
+    def test_take_version_compatible_engines(self, engine_file: Path):
+        tensorrt.load(engine_file, sidecar(version_compatible=True), 1).close()
+
+    @pytest.mark.usefixtures("lean_only")
+    def test_refuse_others(self, engine_file: Path):
+        with pytest.raises(
+            BundleError, match=r"tensorrt_lean .* loads version-compatible engines only, this one is not"
+        ):
+            tensorrt.load(engine_file, sidecar(), 1)
+
+
+def test_without_a_device_the_library_is_not_even_imported(tmp_path: Path):
+    """On the machine as it is; TensorRT's lean runtime would crash the process here."""
+    if find_devices()[0]:
+        pytest.skip("there is a device")
+    code = """
+import json, sys
+from pathlib import Path
+from resnetrt.errors import ResnetrtError
+from resnetrt.runtime.backends import find_backend
+sidecar = json.loads(sys.argv[1])
+try:
+    find_backend(sidecar["backend"]).load(Path("nothing"), sidecar, 1)
+except ResnetrtError as error:
+    print(error.exit_code, error)
+print(any(name.startswith("tensorrt") for name in sys.modules))
+"""
+    for backend in ("tensorrt", "tensorrt_rtx"):
+        command = [sys.executable, "-c", code, json.dumps(sidecar(backend))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        first, second = done.stdout.splitlines()
+        assert first.startswith(f"4 engine {backend}-fp32-sm86: expected an NVIDIA GPU, found none: ")
+        assert second == "False"
+
+
+def test_a_bundle_with_such_an_engine_is_refused_in_one_line(bundle: Bundle):
+    if find_devices()[0]:
+        pytest.skip("there is a device")
+    about = sidecar() | {"variant_sha256": bundle.manifest.files["fp32.onnx"].sha256}
+    with bundle.edit() as editor:
+        editor.write("engines/e.engine", b"engine")
+        editor.write_json("engines/e.json", about | {"id": "tensorrt-fp32-sm86"})
+        editor.manifest.engines["tensorrt-fp32-sm86"] = EngineRecord("engines/e.engine", "engines/e.json", "fp32")
+    with pytest.raises(BackendMissing, match="expected an NVIDIA GPU, found none"):
+        load(bundle, "tensorrt-fp32-sm86")
+
+
+def test_inspector_words_become_precisions():
+    layers = {
+        "Layers": [
+            {"Name": "a", "Outputs": [{"Format/Datatype": "Channel major FP16 format"}]},
+            {"Name": "b", "Outputs": [{"Format/Datatype": "Int8"}]},
+            {"Name": "c", "Outputs": []},
+            "d",
+        ]
+    }
+    inspector = SimpleNamespace(get_engine_information=lambda _: json.dumps(layers))
+    session = object.__new__(tensorrt.TensorRtSession)
+    session._engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    session._trt = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=1))
+    assert session._precisions() == {"a": "fp16", "b": "int8", "c": "unknown"}

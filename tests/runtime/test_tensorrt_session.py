@@ -1,0 +1,282 @@
+"""The TensorRT session over host memory, with an engine double in the place of the engine; no GPU needed."""
+
+from collections.abc import Callable, Iterator
+
+import engine_double
+import numpy as np
+import pytest
+import tiny_bundle
+from engine_double import EngineDouble
+
+from resnetrt.bundle import Bundle
+from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.golden import Golden
+from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.cuda.host import HostCuda
+from resnetrt.runtime.selftest import selftest
+
+Make = Callable[..., TensorRtSession]
+
+
+def images(count: int, seed: int = 5) -> np.ndarray:
+    return tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(count, seed))
+
+
+@pytest.fixture
+def cuda() -> HostCuda:
+    return HostCuda()
+
+
+@pytest.fixture
+def make(cuda: HostCuda, shared_bundle: Bundle) -> Make:
+    def build(variant: str = "fp32", profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 16),)) -> TensorRtSession:
+        engine = EngineDouble(shared_bundle.variant_file(variant), cuda, profiles)
+        precision = shared_bundle.manifest.variants[variant].precision
+        sidecar = {"id": f"tensorrt-{precision}-sm86", "backend": "tensorrt", "precision": precision, "target": "sm86"}
+        session = TensorRtSession(sidecar, engine, cuda, threads=1)
+        session.preprocessing = tiny_bundle.PREPROCESSING
+        return session
+
+    return build
+
+
+@pytest.fixture
+def session(make: Make) -> Iterator[TensorRtSession]:
+    with make() as made:
+        yield made
+
+
+def engine_of(session: TensorRtSession) -> EngineDouble:
+    engine = session._engine
+    assert isinstance(engine, EngineDouble)
+    return engine
+
+
+class TestInfer:
+    @pytest.mark.parametrize("count", [1, 3, 8, 16])
+    def test_equals_the_reference(self, session: TensorRtSession, count: int):
+        logits = session.infer(images(count))["logits"]
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(count)), rtol=0, atol=1e-4)
+
+    def test_batch_sizes_may_alternate(self, session: TensorRtSession):
+        for count, seed in ((1, 5), (8, 6), (1, 7), (3, 8), (8, 9), (1, 5)):
+            logits = session.infer(images(count, seed))["logits"]
+            np.testing.assert_allclose(logits, tiny_bundle.reference(images(count, seed)), rtol=0, atol=1e-4)
+
+    def test_outputs_belong_to_the_caller(self, session: TensorRtSession):
+        first = session.infer(images(2))["logits"]
+        before = first.copy()
+        session.infer(images(2, seed=6))
+        np.testing.assert_array_equal(first, before)
+
+    def test_frames_and_strided_batches(self, make: Make):
+        with make("fp32.frames") as session:
+            frames = tiny_bundle.frames(3)
+            expected = tiny_bundle.reference(images(3, seed=0))
+            np.testing.assert_allclose(session.infer(frames)["logits"], expected, rtol=0, atol=1e-4)
+            twisted = np.asfortranarray(frames)
+            np.testing.assert_allclose(session.infer(twisted)["logits"], expected, rtol=0, atol=1e-4)
+
+    def test_passes_the_golden_selftest(self, session: TensorRtSession, shared_bundle: Bundle):
+        assert selftest(session, Golden.of(shared_bundle), "logits").n == 20
+
+    @pytest.mark.parametrize("profiles", [((1, 1, 1),), ((2, 3, 4),), ((1, 1, 1), (4, 4, 4)), ((1, 2, 3),)])
+    def test_the_selftest_keeps_within_the_profiles(self, make: Make, shared_bundle: Bundle, profiles: tuple):
+        with make(profiles=profiles) as session:
+            assert selftest(session, Golden.of(shared_bundle), "logits").n == 20
+
+    @pytest.mark.parametrize("count", [17, 100])
+    def test_a_batch_over_the_profile_is_one_sentence(self, session: TensorRtSession, count: int):
+        with pytest.raises(UsageError, match=rf"engine tensorrt-fp32-sm86: expected 1 to 16 images .* found {count}"):
+            session.infer(images(count))
+
+    def test_the_profile_tuned_nearest_is_taken(self, make: Make):
+        with make(profiles=((1, 1, 4), (2, 8, 16))) as session:
+            for count in (1, 3, 16):
+                session.infer(images(count))
+            assert [context.profile for context in engine_of(session).contexts] == [0, 0, 1]
+
+    def test_a_closed_session_refuses(self, make: Make):
+        session = make()
+        session.close()
+        for use in (
+            lambda: session.infer(images(1)),
+            lambda: session.staging(1),
+            lambda: session.infer_dlpack(images(1)),
+        ):
+            with pytest.raises(UsageError, match="the session is closed"):
+                use()
+
+
+class TestHotPath:
+    @pytest.mark.parametrize("count", [1, 8])
+    def test_one_launch_and_no_allocation(self, session: TensorRtSession, cuda: HostCuda, count: int):
+        session.infer(images(count))
+        before = cuda.counts.copy()
+        for seed in range(5):
+            session.infer(images(count, seed))
+        assert cuda.counts - before == {"launch": 5, "synchronize": 5}
+        assert session.graphs == 1
+
+    def test_without_graphs_one_copy_in_and_one_out(self, make: Make, cuda: HostCuda):
+        cuda.supports_graphs = False
+        with make() as session:
+            session.infer(images(4))
+            before = cuda.counts.copy()
+            session.infer(images(4, seed=6))
+            assert cuda.counts - before == {"copy_in": 1, "copy_out": 1, "synchronize": 1}
+            assert session.graphs == 0
+
+    def test_a_graph_is_captured_after_a_warm_up(self, session: TensorRtSession, cuda: HostCuda):
+        session.infer(images(2))
+        (context,) = engine_of(session).contexts
+        assert cuda.counts["capture"] == 1
+        assert context.runs == 2  # warm-up, then the graph
+
+    def test_a_full_set_of_graphs_drops_the_oldest(self, session: TensorRtSession, cuda: HostCuda):
+        for count in range(1, 10):
+            session.infer(images(count))
+        session.infer(images(2))  # still there
+        assert (session.graphs, cuda.counts["capture"], cuda.counts["destroy_graph"]) == (8, 9, 1)
+        logits = session.infer(images(1))["logits"]  # captured again
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(1)), rtol=0, atol=1e-4)
+        assert cuda.counts["capture"] == 10
+
+    def test_the_staging_array_is_not_copied(self, session: TensorRtSession, monkeypatch: pytest.MonkeyPatch):
+        staging = session.staging(4)
+        staging[:] = images(4)
+        monkeypatch.setattr(np, "copyto", None)  # any host copy would fail
+        logits = session.infer(staging)["logits"]
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(4)), rtol=0, atol=1e-4)
+
+    def test_a_failed_capture_is_logged_and_lived_with(
+        self, make: Make, cuda: HostCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        def refuse(*_: object) -> None:
+            raise EnvironmentFault("CUDA: not in this stream")
+
+        monkeypatch.setattr(cuda, "capture", refuse)
+        with make() as session:
+            logits = session.infer(images(2))["logits"]
+            session.infer(images(3))
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
+        assert [record.getMessage() for record in caplog.records] == [
+            "engine tensorrt-fp32-sm86: no CUDA graph, every run is enqueued layer by layer: CUDA: not in this stream"
+        ]
+
+    def test_a_context_that_can_not_be_captured_runs_without(self, make: Make, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(engine_double.ContextDouble, "is_stream_capturable", lambda *_: False, raising=False)
+        with make() as session:
+            session.infer(images(2))
+            assert session.graphs == 0
+
+    def test_closing_frees_everything(self, make: Make, cuda: HostCuda):
+        session = make()
+        session.infer(images(3))
+        assert cuda.held == 4
+        session.close()
+        del session
+        assert cuda.held == 0
+
+    def test_events_take_the_time(self, session: TensorRtSession):
+        times = session.execution_ms(8, runs=5)
+        assert len(times) == 5
+        assert all(ms > 0 for ms in times)
+
+    def test_layers_are_profiled_in_a_context_apart(self, session: TensorRtSession):
+        (layer,) = session.profile(images(2), runs=3)
+        assert (layer.name, layer.ms, layer.precision) == ("everything", 0.5, "unknown")
+        assert [context.profiler is not None for context in engine_of(session).contexts] == [False, True]
+
+
+class TestDlpack:
+    def test_torch_in_and_out_without_a_copy(self, session: TensorRtSession, cuda: HostCuda):
+        torch = pytest.importorskip("torch")
+        batch = torch.from_numpy(images(3))
+        session.infer_dlpack(batch)
+        before = cuda.counts.copy()
+        outputs = session.infer_dlpack(batch)
+        assert cuda.counts - before == {"synchronize": 1}
+        logits = torch.from_dlpack(outputs["logits"])
+        assert logits.data_ptr() == outputs["logits"].address
+        np.testing.assert_allclose(logits.numpy(), tiny_bundle.reference(images(3)), rtol=0, atol=1e-4)
+
+    def test_numpy_in_and_out(self, session: TensorRtSession):
+        outputs = session.infer_dlpack(images(2))
+        logits = np.from_dlpack(outputs["logits"])
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
+
+    def test_the_next_batch_goes_through_the_own_buffers_again(self, session: TensorRtSession):
+        session.infer(images(2))
+        session.infer_dlpack(images(2, seed=6))
+        logits = session.infer(images(2))["logits"]
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
+
+    def test_an_output_outlives_the_session(self, make: Make, cuda: HostCuda):
+        session = make()
+        logits = np.from_dlpack(session.infer_dlpack(images(2))["logits"])
+        session.close()
+        del session
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
+        assert cuda.held == 1
+        del logits
+        assert cuda.held == 0
+
+    def test_a_capsule_that_nobody_takes_is_freed(self, make: Make, cuda: HostCuda):
+        session = make()
+        capsule = session.infer_dlpack(images(2))["logits"].__dlpack__()
+        session.close()
+        del session
+        assert cuda.held == 1
+        del capsule
+        assert cuda.held == 0
+
+    @pytest.mark.parametrize(
+        ("batch", "message"),
+        [
+            (np.zeros((2, 3, 16, 16)), r"found float64 \(2, 3, 16, 16\)"),
+            (np.zeros((2, 3, 16, 17), np.float32), r"found float32 \(2, 3, 16, 17\)"),
+            (np.zeros((0, 3, 16, 16), np.float32), r"found float32 \(0, 3, 16, 16\)"),
+            (np.zeros((2, 16, 16, 3), np.float32).transpose(0, 3, 1, 2), "expected a contiguous tensor"),
+            ([1.0], "expected a tensor with __dlpack__, found builtins.list"),
+        ],
+    )
+    def test_another_tensor_is_refused(self, session: TensorRtSession, batch: object, message: str):
+        with pytest.raises(UsageError, match=message):
+            session.infer_dlpack(batch)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "create_execution_context",
+        "set_optimization_profile_async",
+        "set_input_shape",
+        "set_tensor_address",
+        "infer_shapes",
+        "execute_async_v3",
+    ],
+)
+def test_a_call_that_only_returns_its_failure_is_an_error(make: Make, call: str):
+    with make(profiles=((1, 1, 1), (2, 4, 8))) as session:
+        engine_of(session).fail.add(call)
+        with pytest.raises(EnvironmentFault, match=f"engine tensorrt-fp32-sm86: TensorRT's {call} failed"):
+            session.infer(images(4))
+
+
+def test_int8_variants_run_too(make: Make):
+    with make("int8.cpu") as session:
+        found = session.infer(images(8))["logits"]
+    assert np.abs(found - tiny_bundle.reference(images(8))).max() < 1
+
+
+def test_the_double_is_lazy(cuda: HostCuda):
+    """The guard of these tests: what is read before synchronization is not there yet."""
+    stream = cuda.create_stream()
+    target, source = cuda.allocate_host(4), np.arange(4, dtype=np.uint8)
+    device = cuda.allocate(4)
+    cuda.copy_in(device, source, stream)
+    cuda.copy_out(target, device, stream)
+    assert target.tolist() == [0xA5] * 4
+    cuda.synchronize(stream)
+    assert target.tolist() == [0, 1, 2, 3]
