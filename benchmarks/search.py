@@ -1,0 +1,86 @@
+"""Which blocks to keep in higher precision: few evaluations, the guilty and cheap first.
+
+Blocks are ranked by what quantizing each alone does to the logits, for what keeping it costs. The first k of that
+ranking are kept, k galloping 0, 1, 2, 4, ... until the gate passes, then bisected down to the least that passes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resnetrt.benchmarks.gate import PASS
+
+_NOISE_SHARE = 1e-3  # blocks below this share of all noise come last, however cheap
+Evaluate = Callable[[frozenset[str]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`noise`: sum of squared logit errors over that of the logits with only this block quantized.
+
+    `cost_ms`: measured time of keeping only this block in higher precision, over full INT8.
+    """
+
+    block: str
+    noise: float
+    cost_ms: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation on the search split: the blocks kept, and the gate's row."""
+
+    kept: frozenset[str]
+    row: Mapping[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate passed."""
+        return bool(self.row["verdict"] == PASS)
+
+
+def rank(sensitivities: Sequence[Sensitivity], least_ms: float) -> list[str]:
+    """Block names, the most noise per millisecond first; a cost below `least_ms` is no more than its noise."""
+    total = sum(item.noise for item in sensitivities) or 1.0
+
+    def worth(item: Sensitivity) -> tuple[bool, float]:
+        return item.noise >= _NOISE_SHARE * total, item.noise / max(item.cost_ms, least_ms)
+
+    return [item.block for item in sorted(sensitivities, key=worth, reverse=True)]
+
+
+def search(ranking: Sequence[str], evaluate: Evaluate, found: list[Trial]) -> None:
+    """Append every trial to `found`, so that what was learnt survives an exception of `evaluate`."""
+
+    def passes(count: int) -> bool:
+        kept = frozenset(ranking[:count])
+        found.append(Trial(kept, evaluate(kept)))
+        return found[-1].passed
+
+    failed, count = -1, 0
+    while not passes(count):
+        if count >= len(ranking):
+            return
+        failed, count = count, min(max(1, 2 * count), len(ranking))
+    while count - failed > 1:
+        middle = (failed + count) // 2
+        failed, count = (failed, middle) if passes(middle) else (middle, count)
+
+
+def best(found: Sequence[Trial]) -> Trial | None:
+    """The passing trial that keeps the fewest blocks; None if none passed."""
+    return min((trial for trial in found if trial.passed), key=lambda trial: len(trial.kept), default=None)
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """For each row whether no other is both as fast and as accurate, and better in one (`median_ms`, `top1`)."""
+
+    def beaten(row: Mapping[str, Any]) -> bool:
+        return any(
+            other["median_ms"] <= row["median_ms"]
+            and other["top1"] >= row["top1"]
+            and (other["median_ms"] < row["median_ms"] or other["top1"] > row["top1"])
+            for other in rows
+        )
+
+    return [not beaten(row) for row in rows]

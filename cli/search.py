@@ -1,0 +1,73 @@
+"""`resnetrt search`: mixed precision under an accuracy budget."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.output import emit_json, print_table
+
+
+@click.command("search")
+@bundle_argument
+@click.option("--data", required=True, help="Labelled images, half to search on and half to confirm.")
+@click.option("--max-drop", type=float, help="Budget: percentage points of top-1 that may be lost.")
+@click.option("--min-relative", type=float, help="Budget: share of the FP32 top-1 to keep, as 0.99.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of each verdict.")
+@click.option("--backend", default="onnxruntime", show_default=True, help="Where time is measured.")
+@click.option("--target", default="cpu", show_default=True, help="Target of the backend.")
+@click.option("--method", default="mse", show_default=True, help="Range method: minmax, percentile or mse.")
+@click.option("--samples", type=click.IntRange(2), default=4000, show_default=True, help="Images at most.")
+@click.option("--budget", "minutes", type=float, default=30.0, show_default=True, help="Minutes at most.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Write the Pareto front as <PATH>.svg and .png.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Keep the fewest and cheapest blocks of BUNDLE in FP32 until INT8 passes the gate; confirm on held-out images.
+
+    Exit code 0 confirmed, 1 nothing passed or not confirmed, 3 too few images to tell. Ctrl-C keeps the best so far.
+    """
+    from resnetrt.benchmarks.gate import EXIT_CODES, Budget
+    from resnetrt.benchmarks.search_run import SearchRequest, SearchRun
+    from resnetrt.bundle import Bundle
+    from resnetrt.calibration.quantize import QuantizeOptions
+
+    budget = Budget(given["max_drop"], given["min_relative"], given["confidence"])
+    names = ("data", "backend", "target", "samples", "minutes")
+    options = QuantizeOptions(given["method"])
+    request = SearchRequest(budget=budget, options=options, **{name: given[name] for name in names})
+    record = SearchRun(Bundle.open(given["bundle"]), request).run()
+    if given["picture"] is not None and record["front"]:
+        from resnetrt.benchmarks.plot import write_tradeoff
+
+        write_tradeoff(record["front"], f"{given['bundle'].name}: blocks kept in FP32", given["picture"])
+    if given["as_json"]:
+        emit_json(record)
+    else:
+        _print(record)
+    ctx.exit(EXIT_CODES.get(record["verdict"], 1))
+
+
+def _print(record: dict[str, Any]) -> None:
+    print_table("", ("variant", "median ms", "top-1 %", "drop pp", "verdict", "front", "blocks in FP32"), [
+        (
+            row["engine"],
+            f"{row['median_ms']:.3g}",
+            f"{row['top1']:.2f}",
+            f"{row['drop_pp'] + 0.0:.2f}",
+            row["verdict"],
+            "*" if row["pareto"] else "",
+            ", ".join(row["kept"]) if len(row["kept"]) < 6 else f"{len(row['kept'])} blocks",
+        )
+        for row in record["front"]
+    ])  # fmt: skip
+    if record["stopped"]:
+        click.echo(f"{record['stopped']} after {record['evaluations']} evaluations; this is the best so far")
+    if record["held_out"] is None:
+        click.echo("no variant passed on the search images; nothing was stored")
+        return
+    held = record["held_out"]
+    click.echo(f"held-out: {held['verdict']}: drop {held['drop_pp'] + 0.0:.2f} pp of {held['n']} images")
+    if record["stored"]:
+        click.echo(f"stored variant {record['stored']['variant']} and engine {record['stored']['engine']}")
