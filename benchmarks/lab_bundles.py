@@ -82,6 +82,6 @@ def _engine(bundle: Bundle, backend: str, precision: str, say: Say) -> str:
     variant = choose_variant(bundle, backend, precision)
     name = engine_id(variant, bundle.manifest.variants[variant], backend, "cpu")
     if name not in bundle.manifest.engines:
-        compile_variant(bundle, variant, backend)
+        name = compile_variant(bundle, variant, backend)
         say(f"compile {bundle.manifest.name} {name}")
     return name

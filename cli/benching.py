@@ -141,7 +141,7 @@ def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
     from resnetrt.benchmarks.lab import Subject, bundle_subject
     from resnetrt.benchmarks.lab_bundles import default_work, lab_bundle
     from resnetrt.bundle import Bundle
-    from resnetrt.export.compilers import COMPILERS, find_compiler
+    from resnetrt.export.compilers import find_compiler
 
     if not request.bundles and not request.depths:
         raise UsageError("bench: expected BUNDLEs or --depths, found neither; try --depths 18,50")
@@ -150,8 +150,15 @@ def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
     for path in request.bundles:
         yield bundle_subject(Bundle.open(path), request.precisions or (), request.backends or ())
     for depth in request.depths or ():
-        precisions, backends = request.precisions or ("fp32", "int8"), request.backends or tuple(COMPILERS)
+        precisions, backends = request.precisions or ("fp32", "int8"), request.backends or _cpu_backends()
         yield Subject(*lab_bundle(_name(depth), precisions, backends, request.work or default_work(), say))
+
+
+def _cpu_backends() -> tuple[str, ...]:
+    """Every backend that has engines for the CPU."""
+    from resnetrt.export.compilers import COMPILERS, find_compiler
+
+    return tuple(backend for backend in COMPILERS if "cpu" in find_compiler(backend).TARGETS)
 
 
 def _name(depth: int) -> str:
