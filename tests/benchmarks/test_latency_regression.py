@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from resnetrt.benchmarks.lab import LabOptions
 from resnetrt.benchmarks.latency import Contender, measure_latency
 from resnetrt.benchmarks.latency_regression import (
     check_conditions,
@@ -15,6 +16,7 @@ from resnetrt.benchmarks.latency_regression import (
     read_record,
     slowdown,
 )
+from resnetrt.benchmarks.remeasure import compare_with_more_rounds
 from resnetrt.benchmarks.timing import Schedule
 from resnetrt.errors import UsageError
 
@@ -150,3 +152,21 @@ def test_a_file_that_is_no_run_is_refused(content, tmp_path):
         read_record(path)
     with pytest.raises(UsageError, match="expected the JSON of resnetrt bench"):
         read_record(tmp_path / "absent.json")
+
+
+def test_undecided_cells_get_more_rounds_until_they_are_decided(monkeypatch):
+    few = Schedule(rounds=5, block_calls=3, settle_s=0, warm_up_s=0)
+    old, asked = run(1), []
+
+    def measure_groups(subjects, options, groups):
+        asked.append(set(groups))
+        return run(7 + len(asked), slower=1.10, schedule=Schedule(rounds=30, block_calls=20, settle_s=0, warm_up_s=0))
+
+    monkeypatch.setattr("resnetrt.benchmarks.remeasure.measure_groups", measure_groups)
+    record = {"results": run(2, slower=1.05, schedule=few)}
+    found = compare_with_more_rounds(old, record, [], LabOptions(), 5.0, lambda _: None)
+    assert ("resnet50", 1) in asked[0]
+    assert len(asked) <= 2
+    assert found.verdict == "FAIL"
+    assert record["regression"]["verdict"] == "FAIL"
+    assert all(len(row["round_medians_ms"]) == 5 for row in record["results"])

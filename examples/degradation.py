@@ -1,0 +1,134 @@
+"""Plain and residual networks of several depths on Fashion-MNIST: training error against depth.
+
+Deeper plain networks train worse, residual ones do not (He et al., Deep Residual Learning, 2015, figures 1 and 6); what
+depth costs in latency stands beside it, measured on the same machine in the same run.
+
+    python examples/degradation.py --depths 8,14,20,32,44,56 --epochs 3 --out benchmarks/results/degradation
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnetrt.benchmarks.latency import Contender, measure_latency
+from resnetrt.benchmarks.noise import watch
+from resnetrt.benchmarks.reference import eager_infer
+from resnetrt.benchmarks.theme import FAINT, OTHER, PAPER, PRECISIONS, dress_axes, dressed, image_bytes
+from resnetrt.benchmarks.timing import Schedule
+from resnetrt.conditions import conditions
+from resnetrt.models.definitions import definition
+
+KINDS = {"plain": ("none", PRECISIONS["int8"]), "residual": ("pad", PRECISIONS["fp32"])}
+DATA = Path("/usr/share/datasets/fashion-mnist")
+
+
+def network(depth: int, shortcut: str) -> nn.Module:
+    """A network of section 4.2 of the paper with `depth = 6n + 2` layers on one channel, from seed 0."""
+    torch.manual_seed(0)
+    blocks = ((depth - 2) // 6,) * 3
+    return definition("fashion_resnet20", blocks=blocks, shortcut=shortcut).build()
+
+
+def load(images: int) -> tuple[Tensor, Tensor]:
+    """The first `images` training pictures, normalised, and their labels."""
+    from train_fashion import load_split
+
+    x, y = load_split(DATA, "train")
+    pictures = definition("fashion_resnet20").preprocessing.normalize(x[:images])
+    return torch.from_numpy(pictures), torch.from_numpy(y[:images].astype(np.int64))
+
+
+def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> list[float]:
+    """Training error in percent after each epoch, measured in the epoch's forward passes; no augmentation."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    batch, errors = 128, []
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (len(x) // batch))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        model.train()
+        wrong, order = 0, torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x) - batch + 1, batch):
+            index = order[start : start + batch]
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(x[index].contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), y[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            wrong += int((logits.argmax(1) != y[index]).sum())
+        errors.append(100 * wrong / (len(x) // batch * batch))
+    model.eval()
+    return errors
+
+
+def run(depths: list[int], epochs: int, images: int) -> list[dict[str, Any]]:
+    """Train every kind at every depth, then time all of one depth side by side."""
+    x, y = load(images)
+    rows = []
+    for depth in depths:
+        contenders, found = [], []
+        for kind, (shortcut, _) in KINDS.items():
+            started = time.monotonic()
+            model = network(depth, shortcut).to(memory_format=torch.channels_last)
+            errors = train(model, x, y, epochs)
+            found.append({"kind": kind, "depth": depth, "train_error_percent": errors})
+            contenders.append(Contender(kind, "eager", "fp32", eager_infer(model), torch.get_num_threads()))
+            print(f"{kind} {depth}: training error {errors[-1]:.1f} %, {time.monotonic() - started:.0f} s", flush=True)
+        with watch() as noise:
+            times = measure_latency("", depth, contenders, x[:1].numpy(), (1,), Schedule(rounds=9, budget_s=4))
+        for row, timing in zip(found, times, strict=True):
+            names = ("median_ms", "ci_ms", "n")
+            rows.append(row | {name: timing[name] for name in names} | {"disturbed": noise.disturbed})
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], title: str) -> Any:
+    """Training error and eager latency against depth, side by side."""
+    with dressed() as figure_class:
+        figure = figure_class(figsize=(10.0, 4.2), facecolor=PAPER, layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for kind, (_, colour) in KINDS.items():
+            own = [row for row in rows if row["kind"] == kind]
+            depths = [row["depth"] for row in own]
+            left.plot(depths, [row["train_error_percent"][-1] for row in own], "o-", color=colour, label=kind)
+            low = [max(0.0, row["median_ms"] - row["ci_ms"][0]) for row in own]
+            high = [max(0.0, row["ci_ms"][1] - row["median_ms"]) for row in own]
+            medians = [row["median_ms"] for row in own]
+            right.errorbar(depths, medians, yerr=[low, high], fmt="o-", color=colour, capsize=3, label=kind)
+        dress_axes(left, "What depth does to training", "depth (layers)", "training error in the last epoch, %")
+        dress_axes(right, "What depth costs", "depth (layers)", "eager latency, batch 1, ms")
+        for axes in (left, right):
+            axes.set_facecolor(PAPER)
+            axes.set_ylim(bottom=0)
+            axes.set_xticks(sorted({row["depth"] for row in rows}))
+            axes.legend(frameon=False, edgecolor=FAINT)
+        figure.supxlabel(title, fontsize=8, color=OTHER)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depths", default="8,14,20,32,44,56")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=60000)
+    parser.add_argument("--out", type=Path, default=Path("degradation"))
+    args = parser.parse_args()
+    rows = run([int(depth) for depth in args.depths.split(",")], args.epochs, args.images)
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = {"conditions": conditions(), "epochs": args.epochs, "images": args.images, "results": rows}
+    (args.out / "degradation.json").write_text(json.dumps(record, indent=2) + "\n")
+    figure = draw(rows, f"Fashion-MNIST, {args.images} images, {args.epochs} epochs, one seed; intervals 95 %")
+    for kind in ("svg", "png"):
+        (args.out / f"degradation.{kind}").write_bytes(image_bytes(figure, kind, "degradation"))
+
+
+if __name__ == "__main__":
+    main()

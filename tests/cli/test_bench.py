@@ -1,0 +1,68 @@
+"""`resnetrt bench`: exit codes, refusals and files; what is measured is tested in tests/benchmarks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_bundle import make_bundle
+
+from resnetrt.cli import run
+from resnetrt.export.compilers import compile_variant
+
+PEAKS = {"best": {"fp32": 100.0}, "copy_gb_s": 20.0, "matmul": []}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS)
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    compile_variant(bundle, "fp32", "onnxruntime")
+    return bundle.path
+
+
+def bench(path: Path, *more: str) -> int:
+    quick = ["--batches", "1", "--threads", "1", "--rounds", "6", "--budget", "0.02", "--only-latency"]
+    return run(["bench", str(path), *quick, *more])
+
+
+def test_json_has_the_designs_names_and_files_are_written(tiny, tmp_path, capsys):
+    assert bench(tiny, "--json", "--out", str(tmp_path / "out")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {"schema_version", "conditions", "models", "results", "peaks", "noise", "left_out"} <= printed.keys()
+    assert [row["engine"] for row in printed["results"]] == ["onnxruntime-fp32-cpu"]
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["results"] == printed["results"]
+    assert (tmp_path / "out" / "bench.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(("factor", "code", "verdict"), [(10.0, 0, "PASS"), (0.1, 1, "FAIL")])
+def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsys):
+    assert bench(tiny, "--out", str(tmp_path)) == 0
+    old = json.loads((tmp_path / "bench.json").read_text())
+    for row in old["results"]:
+        row["round_medians_ms"] = [factor * ms for ms in row["round_medians_ms"]]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    capsys.readouterr()
+    assert bench(tiny, "--compare", str(tmp_path / "old.json")) == code
+    assert f"Against the earlier run: {verdict}" in capsys.readouterr().out
+
+
+def test_other_conditions_are_refused_before_anything_is_measured(tiny, tmp_path, capsys):
+    (tmp_path / "old.json").write_text(json.dumps({"results": [], "conditions": {"cpu": "another"}}))
+    assert bench(tiny, "--compare", str(tmp_path / "old.json")) == 2
+    assert "cpu another then, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench"], "expected BUNDLEs or --depths, found neither"),
+        (["bench", "--depths", "19"], "--depths: expected some of 18, 34, 50, 101, 152, found 19"),
+        (["bench", "--depths", "18", "--backends", "openvion"], "did you mean openvino"),
+        (["bench", "--depths", "18", "--cpus", "x"], "--cpus x: expected cores among"),
+        (["bench", "--depths", "18", "--max-slowdown", "much"], "expected a percentage"),
+        (["bench", "--depths", "18", "--loadgen", "Multi"], "unknown LoadGen scenario 'Multi'"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, capsys):
+    assert run(arguments) == 2
+    assert message in capsys.readouterr().err
