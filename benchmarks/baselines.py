@@ -2,6 +2,8 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,17 +74,7 @@ def _nncf(bundle: Bundle, batch: FloatArray, threads: int) -> Infer:
     """NNCF's MIXED preset on the bundle's FP32 ONNX, run by OpenVINO with the same threads."""
     if importlib.util.find_spec("nncf") is None or importlib.util.find_spec("openvino") is None:
         raise BackendMissing(f"{NNCF}: expected the package nncf, found none; run: pip install 'resnetrt[peers]'")
-    import nncf
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(bundle.variant_file("fp32"))
-    images = _calibration_images(bundle)
-    dataset = nncf.Dataset([image[None] for image in images])
-    quantized = nncf.quantize(model, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    settings["INFERENCE_PRECISION_HINT"] = "f32"
-    request: Any = core.compile_model(quantized, "CPU", settings).create_infer_request()
+    request = _nncf_request(bundle.path, threads)
 
     def infer(images: FloatArray) -> FloatArray:
         logits: FloatArray = next(iter(request.infer({0: images}, share_inputs=True).values()))
@@ -90,6 +82,21 @@ def _nncf(bundle: Bundle, batch: FloatArray, threads: int) -> Infer:
 
     infer(batch)
     return infer
+
+
+@lru_cache(maxsize=1)  # every batch size of a network uses the same
+def _nncf_request(path: Path, threads: int) -> Any:
+    import nncf
+    import openvino as ov
+
+    bundle, core = Bundle.open(path), ov.Core()
+    model = core.read_model(bundle.variant_file("fp32"))
+    images = _calibration_images(bundle)
+    dataset = nncf.Dataset([image[None] for image in images])
+    quantized = nncf.quantize(model, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    settings["INFERENCE_PRECISION_HINT"] = "f32"
+    return core.compile_model(quantized, "CPU", settings).create_infer_request()
 
 
 def _calibration_images(bundle: Bundle) -> FloatArray:

@@ -45,7 +45,7 @@ def draw_all(record: Record) -> dict[str, "Figure"]:
         found["roofline"] = draw_roofline(record)
     for layers in record.get("layers", ()):
         found[f"layers-{layers['network']}"] = draw_layers(layers)
-    if record.get("engines"):
+    if record.get("engines") and len({row["network"] for row in record["results"]}) == 1:
         found["pareto"] = _draw_pareto(record)
     return found
 
