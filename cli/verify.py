@@ -1,6 +1,7 @@
 """`resnetrt verify`: parity of engines with the eager model."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ from resnetrt.cli.output import emit_json, note, print_table
 @click.option("--weights", type=click.Path(path_type=Path), help="The weights file the bundle was exported with.")
 @click.option("--data", help="Fresh images for the live check. Default: the golden images.")
 @click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="Images of --data.")
+@click.option("--bisect", "bisecting", is_flag=True, help="Name the first block that diverges; --engine or a variant.")
 @json_option
 @click.pass_context
 def command(
@@ -23,12 +25,16 @@ def command(
     weights: Path | None,
     data: str | None,
     count: int,
+    bisecting: bool,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE's engines with the eager model: stored golden logits, and live eager where torch is there."""
     from resnetrt.benchmarks.verify import verify_bundle
     from resnetrt.bundle import Bundle
 
+    if bisecting:
+        _bisect(ctx, bundle, engines, weights, as_json)
+        return
     reference, verdicts = verify_bundle(Bundle.open(bundle), engines, weights, data, count)
     failed = any(verdict.problems for verdict in verdicts)
     rows = [verdict.to_json() for verdict in verdicts]
@@ -51,3 +57,43 @@ def _numbers(live: dict[str, float] | None) -> tuple[str, str, str]:
     if live is None:
         return "-", "-", "-"
     return f"{live['max_abs']:.1e}", f"{live['sqnr_db']:.1f}", f"{live['top1_agreement']:.1%}"
+
+
+def _bisect(ctx: click.Context, path: Path, engines: tuple[str, ...], weights: Path | None, as_json: bool) -> None:
+    from resnetrt.benchmarks.bisect import bisect
+    from resnetrt.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    names = engines or tuple(sorted(bundle.manifest.engines or bundle.manifest.variants))
+    rows = [bisect(bundle, name, weights).to_json() for name in names]
+    if as_json:
+        emit_json({"bundle": str(path), "engines": rows})
+    else:
+        for row in rows:
+            _print_blocks(row)
+    if any(row["first"] for row in rows):
+        ctx.exit(1)
+
+
+def _print_blocks(row: dict[str, Any]) -> None:
+    header = ("block", "SQNR dB", "at least", "max abs", "max error in steps", "rms in steps", "")
+    print_table(f"{row['engine']} against {row['reference']}", header, [
+        (
+            item["block"],
+            *(_number(item[key], ".1f") for key in ("sqnr_db", "limit_db")),
+            _number(item["max_abs"], ".2e"),
+            *(_number(item[key], ".2f") for key in ("max_steps", "rms_steps")),
+            "" if item["within"] else "outside",
+        )
+        for item in row["blocks"]
+    ])  # fmt: skip
+    first, before = row["first"], row["before"]
+    if first is None:
+        click.echo(f"{row['engine']}: every block keeps its tolerance")
+        return
+    then = "nothing before it" if before is None else f"{before['block']} before it {_number(before['sqnr_db'], '.1f')} dB"
+    click.echo(f"{row['engine']}: {first['block']} diverges first: {_number(first['sqnr_db'], '.1f')} dB; {then}")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,227 @@
+"""Which block diverges first: features block by block, of the reference and of an engine's ONNX file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.blocks import Block, find_blocks
+from resnetrt.benchmarks.reference import rebuild_eager
+from resnetrt.bundle import Bundle
+from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.golden import Golden
+from resnetrt.parity import sqnr_db, tolerance
+from resnetrt.preprocess import FloatArray
+from resnetrt.runtime import load
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Features = Mapping[str, npt.NDArray[np.float64]]
+_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """How far one block's output is from the reference's; `within` says whether `sqnr_db` reaches `limit_db`.
+
+    `max_abs` and `rms` are in units of the tensor, `max_steps` and `rms_steps` in steps of its INT8 grid (None without).
+    """
+
+    block: str
+    tensor: str
+    sqnr_db: float
+    limit_db: float
+    max_abs: float
+    rms: float
+    max_steps: float | None
+    rms_steps: float | None
+
+    @property
+    def within(self) -> bool:
+        """Whether the block keeps its tolerance; NaN does not."""
+        return self.sqnr_db >= self.limit_db
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers under their names; None for one that is not finite."""
+        record = asdict(self) | {"within": self.within}
+        return {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in record.items()}
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """`rows` in graph order; `first` is the first outside its tolerance, `before` the row above it; None if there is none.
+
+    The last row is named `engine` if the engine's own answer was compared: only it fails when the backend is to blame.
+    """
+
+    engine: str
+    reference: str
+    rows: tuple[BlockError, ...]
+
+    @property
+    def first(self) -> BlockError | None:
+        """The first block outside its tolerance."""
+        return next((row for row in self.rows if not row.within), None)
+
+    @property
+    def before(self) -> BlockError | None:
+        """The block before the first that diverges."""
+        first = self.first
+        place = self.rows.index(first) if first is not None else 0
+        return self.rows[place - 1] if place else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of `verify --bisect --json`."""
+        first, before = self.first, self.before
+        return {
+            "engine": self.engine,
+            "reference": self.reference,
+            "blocks": [row.to_json() for row in self.rows],
+            "first": first and first.to_json(),
+            "before": before and before.to_json(),
+        }
+
+
+def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = _IMAGES) -> Bisection:
+    """Compare engine or variant `name` with the reference, block by block, on at most `count` golden images.
+
+    The reference is the live eager model where torch and its weights are here, else the FP32 ONNX file. Raises
+    `UsageError` for an unknown name, or if only the FP32 file is there to judge itself.
+    """
+    manifest = bundle.manifest
+    engine = manifest.engines.get(name)
+    variant = name if engine is None else engine.variant
+    if variant not in manifest.variants:
+        raise UsageError.unknown(f"engine or variant of {bundle.path}", name, [*manifest.engines, *manifest.variants])
+    record = manifest.variants[variant]
+    path = bundle.file(engine.file if engine is not None and engine.file.endswith(".onnx") else record.file)
+    blocks = find_blocks(bundle.variant_file("fp32"))
+    frames = Golden.of(bundle).frames[:count]
+    images = manifest.preprocessing.normalize(frames)
+    reference, expected = _reference(bundle, weights, blocks, images, judges_itself=record.file == "fp32.onnx")
+    found, scales = onnx_features(path, [block.output for block in blocks], frames if record.input == "uint8" else images)
+    backend = bundle.read_json(engine.sidecar)["backend"] if engine is not None else "onnxruntime"
+    limit = tolerance(backend, record.precision).sqnr_db
+    rows = [
+        compare_block(block.name, block.output, expected[block.output], found[block.output], limit, scales)
+        for block in blocks
+        if block.output in expected and block.output in found
+    ]
+    if engine is not None:
+        rows.append(_engine_row(bundle, name, frames, expected[blocks[-1].output], limit))
+    return Bisection(name, reference, tuple(rows))
+
+
+def compare_block(
+    block: str,
+    tensor: str,
+    expected: npt.NDArray[np.float64],
+    found: npt.NDArray[np.float64],
+    limit_db: float,
+    scales: Mapping[str, float],
+) -> BlockError:
+    """The error of one tensor; NaN and infinity count as outside any tolerance."""
+    error = found - expected
+    finite = bool(np.isfinite(error).all())
+    max_abs, rms = (float(np.abs(error).max()), float(np.sqrt(np.square(error).mean()))) if finite else (np.inf, np.inf)
+    scale = scales.get(tensor)
+    steps = (None, None) if scale is None else (max_abs / scale, rms / scale)
+    return BlockError(block, tensor, sqnr_db(expected, found) if finite else -np.inf, limit_db, max_abs, rms, *steps)
+
+
+def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> tuple[Features, dict[str, float]]:
+    """The named tensors of the ONNX file `path` run as written, without fusions, and the INT8 scales of those that have.
+
+    Tensors that the file does not have are left out.
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    present = {output for node in model.graph.node for output in node.output}
+    wanted = [name for name in names if name in present]
+    outputs = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in wanted if n not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = session.run(wanted, {session.get_inputs()[0].name: batch})
+    constants = {item.name: item for item in model.graph.initializer}
+    scales = {
+        node.input[0]: float(onnx.numpy_helper.to_array(constants[node.input[1]]).max())
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] in wanted and node.input[1] in constants
+    }
+    return {name: np.asarray(value, np.float64) for name, value in zip(wanted, values, strict=True)}, scales
+
+
+def _reference(
+    bundle: Bundle, weights: Path | None, blocks: Sequence[Block], images: FloatArray, judges_itself: bool
+) -> tuple[str, Features]:
+    names = [block.output for block in blocks]
+    exported, _ = onnx_features(bundle.variant_file("fp32"), names, images)
+    try:
+        module = rebuild_eager(bundle, weights)
+    except UsageError as error:
+        if judges_itself:
+            raise UsageError(f"--bisect: expected the eager model to judge the FP32 file by, found none: {error}") from error
+        return "onnx-fp32", exported
+    return "eager-fp32", eager_features(module, blocks, images, exported)
+
+
+def eager_features(
+    module: "nn.Module", blocks: Sequence[Block], images: FloatArray, exported: Features
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Outputs of the eager modules that stand for the blocks, by the name of the block's tensor.
+
+    A residual block is a module. A layer outside one is a module too, but its folded BatchNorm and activation may belong
+    to its parent: of those outputs, with and without ReLU, the one nearest to `exported` is taken. Blocks without a
+    module of the tensor's shape are left out; the last block is the logits.
+    """
+    import torch
+
+    modules = dict(module.named_modules())
+    wanted = {name for block in blocks for name in (block.name, block.name.rpartition(".")[0]) if name in modules}
+    outputs: dict[str, Any] = {}
+    hooks = [
+        modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out))
+        for name in wanted
+        if name
+    ]
+    try:
+        with torch.inference_mode():
+            logits = module(torch.from_numpy(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {}
+    for block in blocks:
+        own = [outputs.get(name) for name in (block.name, block.name.rpartition(".")[0])]
+        values = [np.asarray(value, np.float64) for value in own if isinstance(value, torch.Tensor)]
+        values += [np.maximum(value, 0) for value in values]
+        target = exported[block.output]
+        fitting = [value for value in values if value.shape == target.shape]
+        if fitting:
+            found[block.output] = min(fitting, key=lambda value, target=target: float(np.square(value - target).sum()))
+    return found | {blocks[-1].output: np.asarray(logits, np.float64)}
+
+
+def _engine_row(
+    bundle: Bundle, name: str, frames: npt.NDArray[np.uint8], expected: npt.NDArray[np.float64], limit: float
+) -> BlockError:
+    output = bundle.manifest.output
+    try:
+        session = load(bundle, name)
+    except CheckFailed:
+        session = load(bundle, name, selftest=False)
+    with session:
+        batch = session.inputs[0].shape[0] or len(frames)
+        at = np.arange(-(-len(frames) // batch) * batch) % len(frames)
+        parts = [session.infer_frames(frames[at[i : i + batch]])[output].copy() for i in range(0, len(at), batch)]
+    logits = np.concatenate(parts)[: len(frames)].astype(np.float64)
+    return compare_block("engine", output, expected, logits, limit, {})
