@@ -127,13 +127,25 @@ class ActivatedBatchNorm(nn.BatchNorm2d):
 
 
 class Aliases(nn.Module):
-    """The layers are called by names that the module lists after others for the same layers."""
+    """The layers have other names too, listed after those by which they are called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
         self.norm = self.bn
         self.features = nn.Sequential(self.conv, self.bn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x)).mean((2, 3))
+
+
+class LateAliases(nn.Module):
+    """The layers are called by names that are listed after others for the same layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.conv, self.bn = self.features
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x)).mean((2, 3))

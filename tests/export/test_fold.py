@@ -193,7 +193,7 @@ def test_one_is_folded_though_another_is_kept():
     assert difference(net, result.module) < MAX_RELATIVE_ERROR
 
 
-@pytest.mark.parametrize("make", [small_models.Aliases, small_models.Keywords])
+@pytest.mark.parametrize("make", [small_models.Aliases, small_models.LateAliases, small_models.Keywords])
 def test_folds_whatever_the_layers_are_called(make: Callable[[], nn.Module]):
     net = randomize(make())
     result = fold_batch_norms(net, IMAGES)
