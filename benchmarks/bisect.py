@@ -28,7 +28,7 @@ _IMAGES = 16
 class BlockError:
     """How far one block's output is from the reference's; `within` says whether `sqnr_db` reaches `limit_db`.
 
-    `max_abs` and `rms` are in units of the tensor, `max_steps` and `rms_steps` in steps of its INT8 grid (None without).
+    `max_abs` and `rms` are in units of the tensor, `max_steps` and `rms_steps` in steps of its INT8 grid if it has one.
     """
 
     block: str
@@ -53,7 +53,7 @@ class BlockError:
 
 @dataclass(frozen=True)
 class Bisection:
-    """`rows` in graph order; `first` is the first outside its tolerance, `before` the row above it; None if there is none.
+    """`rows` in graph order; `first` is the first outside its tolerance, `before` the row above it, None without.
 
     The last row is named `engine` if the engine's own answer was compared: only it fails when the backend is to blame.
     """
@@ -103,7 +103,8 @@ def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = 
     frames = Golden.of(bundle).frames[:count]
     images = manifest.preprocessing.normalize(frames)
     reference, expected = _reference(bundle, weights, blocks, images, judges_itself=record.file == "fp32.onnx")
-    found, scales = onnx_features(path, [block.output for block in blocks], frames if record.input == "uint8" else images)
+    batch = frames if record.input == "uint8" else images
+    found, scales = onnx_features(path, [block.output for block in blocks], batch)
     backend = bundle.read_json(engine.sidecar)["backend"] if engine is not None else "onnxruntime"
     limit = tolerance(backend, record.precision).sqnr_db
     rows = [
@@ -134,7 +135,7 @@ def compare_block(
 
 
 def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> tuple[Features, dict[str, float]]:
-    """The named tensors of the ONNX file `path` run as written, without fusions, and the INT8 scales of those that have.
+    """The named tensors of the ONNX file `path` run as written, without fusions, and their INT8 scales where there are.
 
     Tensors that the file does not have are left out.
     """
@@ -169,7 +170,9 @@ def _reference(
         module = rebuild_eager(bundle, weights)
     except UsageError as error:
         if judges_itself:
-            raise UsageError(f"--bisect: expected the eager model to judge the FP32 file by, found none: {error}") from error
+            raise UsageError(
+                f"--bisect: expected the eager model to judge the FP32 file by, found none: {error}"
+            ) from error
         return "onnx-fp32", exported
     return "eager-fp32", eager_features(module, blocks, images, exported)
 
@@ -179,9 +182,9 @@ def eager_features(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Outputs of the eager modules that stand for the blocks, by the name of the block's tensor.
 
-    A residual block is a module. A layer outside one is a module too, but its folded BatchNorm and activation may belong
-    to its parent: of those outputs, with and without ReLU, the one nearest to `exported` is taken. Blocks without a
-    module of the tensor's shape are left out; the last block is the logits.
+    A residual block is a module. A layer outside one is a module too, but its folded BatchNorm and activation may
+    belong to its parent: of those outputs, with and without ReLU, the one nearest to `exported` is taken. Blocks
+    without a module of the tensor's shape are left out; the last block is the logits.
     """
     import torch
 
@@ -207,7 +210,8 @@ def eager_features(
         target = exported[block.output]
         fitting = [value for value in values if value.shape == target.shape]
         if fitting:
-            found[block.output] = min(fitting, key=lambda value, target=target: float(np.square(value - target).sum()))
+            errors = [float(np.square(value - target).sum()) for value in fitting]
+            found[block.output] = fitting[int(np.argmin(errors))]
     return found | {blocks[-1].output: np.asarray(logits, np.float64)}
 
 

@@ -1,6 +1,5 @@
 """A network's blocks, from the graph's structure: residual blocks, and each layer that is in none."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,5 +68,10 @@ def _end(node: ir.Node) -> ir.Node:
 
 
 def _name(nodes: list[ir.Node]) -> str:
-    prefix = os.path.commonprefix([f"{node.name}." for node in nodes]).rpartition(".")[0]
-    return prefix or nodes[-1].name or ""
+    """The module that holds all `nodes`: the parts that their names begin with in common."""
+    prefix = []
+    for parts in zip(*((node.name or "").split(".") for node in nodes), strict=False):
+        if len(set(parts)) > 1:
+            break
+        prefix.append(parts[0])
+    return ".".join(prefix) or nodes[-1].name or ""

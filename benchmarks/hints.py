@@ -96,7 +96,8 @@ def reference_preprocessing(
         return None
     return (
         f"preprocessing of the bundle: the FP32 reference itself is right on {right.mean():.0%} of {len(frames)} "
-        f"images as the bundle prepares them, and on {best.mean():.0%} where {words}; export again with the model's own recipe"
+        f"images as the bundle prepares them, and on {best.mean():.0%} where {words}; "
+        "export again with the model's own recipe"
     )
 
 

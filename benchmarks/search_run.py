@@ -16,10 +16,11 @@ from resnetrt.benchmarks.blocks import find_blocks
 from resnetrt.benchmarks.evaluate import calibration_hashes
 from resnetrt.benchmarks.gate import PASS, Budget, Pairs, gate_rows, judge_pairs
 from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.replay import Split
 from resnetrt.benchmarks.search import Sensitivity, Trial, best, pareto, rank, search
 from resnetrt.benchmarks.timing import Schedule, Timing, measure
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset, IntArray, open_dataset
+from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.quantize import QuantizeOptions, check_quantized, load_record, quantize_model
 from resnetrt.errors import Inconclusive
@@ -27,12 +28,13 @@ from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.export.onnx_parity import measure_parity, run_onnx
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import require
-from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.preprocess import FloatArray
 from resnetrt.progress import track
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.load import check_threads
 
 Build = Callable[[frozenset[str]], bytes]
+_BATCH = 50
 _SCORED = 32  # images of the cheap score
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.03, settle_s=0.01, warm_up_s=0.05)
 _FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
@@ -52,22 +54,8 @@ class SearchRequest:
     build: Build | None = None
 
 
-class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
+class OutOfTime(Exception):
     """The time budget is spent."""
-
-
-class Frames:
-    """Decoded frames in memory, as an image source: each trial reads the same ones."""
-
-    def __init__(self, frames: UInt8Array, dataset: Dataset) -> None:
-        self._frames = frames
-        self._row = {int(index): row for row, index in enumerate(dataset.indices)}
-        self.identity = dataset.identity
-
-    def batches(self, indices: IntArray, size: int) -> Iterator[UInt8Array]:
-        """Yield the frames of `indices`, at most `size` at a time."""
-        for start in range(0, len(indices), size):
-            yield self._frames[[self._row[int(index)] for index in indices[start : start + size]]]
 
 
 class SearchRun:
@@ -112,20 +100,15 @@ class SearchRun:
         unchanged = judge_pairs(Pairs(half, 0, 0, half), request.budget)
         if unchanged.verdict != PASS:
             raise Inconclusive(
-                f"search: expected enough images to tell {request.budget}, found {half} in each half of {request.data}; "
-                f"even an unchanged network needs {unchanged.more_images} more in each; add images or raise the budget"
+                f"search: expected enough images to tell {request.budget}, found {half} in each half of "
+                f"{request.data}; even an unchanged network needs {unchanged.more_images} more in each; "
+                "add images or raise the budget"
             )
         return dataset.select(np.arange(half)), dataset.select(np.arange(half, 2 * half))
 
-    def _cached(self, dataset: Dataset) -> "_Split":
-        frames = np.concatenate([batch.frames for batch in dataset.batches(50)])
-        images = self.bundle.manifest.preprocessing.normalize
-        fp32 = self.bundle.variant_file("fp32")
-        logits = np.concatenate([run_onnx(fp32, images(frames[i : i + 50]), 50) for i in range(0, len(frames), 50)])
-        known = Dataset(
-            dataset.name, dataset.labels, dataset.class_names, dataset.indices, dataset.groups, Frames(frames, dataset)
-        )
-        return _Split(known, logits)
+    def _cached(self, dataset: Dataset) -> Split:
+        fp32, normalize = self.bundle.variant_file("fp32"), self.bundle.manifest.preprocessing.normalize
+        return Split.load(dataset, lambda frames: run_onnx(fp32, normalize(frames), _BATCH))
 
     def _rank(self, dataset: Dataset) -> list[str]:
         """Score every block alone; most noise for its time first."""
@@ -139,7 +122,8 @@ class SearchRun:
             path = self._file(frozenset(names) - {name})
             noise[name] = float(np.square(run_onnx(path, images) - expected).sum() / np.square(expected).sum())
         full, timings = self._costs(names, images[:1])
-        self.sensitivities = [Sensitivity(name, noise[name], timings[name].median_ms - full.median_ms) for name in names]
+        costs = {name: timings[name].median_ms - full.median_ms for name in names}
+        self.sensitivities = [Sensitivity(name, noise[name], costs[name]) for name in names]
         return rank(self.sensitivities, max(full.spread_ms, 0.01 * full.median_ms))
 
     def _costs(self, names: list[str], image: FloatArray) -> tuple[Timing, dict[str, Timing]]:
@@ -155,15 +139,16 @@ class SearchRun:
                 calls[name] = partial(stack.enter_context(self._engine(kept)), image)
             return measure(calls, schedule, lambda rounds: track(rounds, "timing", len(rounds), "rounds"))
 
-    def _evaluate(self, split: "_Split", kept: frozenset[str], limited: bool = True) -> dict[str, Any]:
+    def _evaluate(self, split: Split, kept: frozenset[str], limited: bool = True) -> dict[str, Any]:
         self._check_time(limited)
         with self._engine(kept) as infer:
             comparison = compare_accuracy(
-                split.replay(50),
+                split.replay(_BATCH),
                 {_label(kept): infer},
                 split.dataset,
                 self.bundle.manifest.preprocessing,
                 calibration_hashes(self.bundle),
+                batch_size=_BATCH,
             )
         return gate_rows(comparison, self.request.budget)[0]
 
@@ -250,7 +235,8 @@ class SearchRun:
                 f"{name}.onnx", precision, dialect=self.dialect.name, evidence=evidence | {"parity": parity.to_json()}
             )
             editor.manifest.variants[name] = record
-        return {"variant": name, "engine": compile_variant(self.bundle, name, self.request.backend, self.request.target)}
+        engine = compile_variant(self.bundle, name, self.request.backend, self.request.target)
+        return {"variant": name, "engine": engine}
 
     def _record(
         self,
@@ -274,19 +260,6 @@ class SearchRun:
             "front": front,
             "stored": stored,
         }
-
-
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """Half of the data with the reference's logits, which every trial uses again."""
-
-    dataset: Dataset
-    logits: FloatArray
-
-    def replay(self, size: int) -> Infer:
-        """The reference, answering batch after batch of `size` from memory."""
-        parts = iter(self.logits[start : start + size] for start in range(0, len(self.logits), size))
-        return lambda _images: next(parts)
 
 
 def _front_row(row: Any, timing: Timing, kept: Sequence[str]) -> dict[str, Any]:

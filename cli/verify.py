@@ -91,7 +91,9 @@ def _print_blocks(row: dict[str, Any]) -> None:
     if first is None:
         click.echo(f"{row['engine']}: every block keeps its tolerance")
         return
-    then = "nothing before it" if before is None else f"{before['block']} before it {_number(before['sqnr_db'], '.1f')} dB"
+    then = "nothing before it"
+    if before is not None:
+        then = f"{before['block']} before it {_number(before['sqnr_db'], '.1f')} dB"
     click.echo(f"{row['engine']}: {first['block']} diverges first: {_number(first['sqnr_db'], '.1f')} dB; {then}")
 
 

@@ -67,7 +67,7 @@ def test_a_drop_at_the_budget_is_never_decided():
 
 @given(counts)
 def test_the_verdict_says_where_the_bounds_lie(cells):
-    both, lost, gained, neither = cells
+    both, lost, gained, _ = cells
     n = sum(cells)
     found = judge_pairs(Pairs(both, lost, gained, n), Budget(max_drop_pp=2))
     expected = PASS if found.bound_high < 2 else FAIL if found.bound_low > 2 else INCONCLUSIVE

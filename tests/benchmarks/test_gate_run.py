@@ -173,7 +173,8 @@ def test_the_command_writes_everything_and_exits_by_the_verdict(place, capsys, b
     assert run([*command, "--max-drop", budget, "--json", *files]) == code
     record = json.loads(capsys.readouterr().out)
     row = record["engines"][0]
-    assert {"engine", "n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db", "verdict"} <= set(row)
+    stable = {"engine", "n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db", "verdict"}
+    assert stable <= set(row)
     suite = ElementTree.fromstring((place / "j.xml").read_bytes()).find("testsuite")
     assert suite.attrib["errors"] == ("1" if code == 3 else "0")
     assert ("more images would decide" in (place / "m.md").read_text()) == (code == 3)
@@ -230,7 +231,8 @@ def half(self, part):
     self._path.write_bytes(whole + more[: len(more) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
 outcomes.FileJournal.add = half
-run_gate(Bundle.open(place / "tiny.bundle"), GateRequest(str(place / "data.npz"), (sys.argv[3],), results=place / "r.safetensors"))
+request = GateRequest(str(place / "data.npz"), (sys.argv[3],), results=place / "r.safetensors")
+run_gate(Bundle.open(place / "tiny.bundle"), request)
 """
 
 
