@@ -1,21 +1,53 @@
-"""`resnetrt compile`: an engine from a variant."""
+"""`resnetrt compile`: an engine from a variant, or with --check whether TensorRT's parser takes it."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from resnetrt.cli.options import bundle_argument, json_option
 from resnetrt.cli.output import emit_json
 
+_TENSORRT: list[Any] = [
+    click.option("--profiles", help="TensorRT: batch sizes min:opt:max, several with commas: 1:8:32,64:64:64."),
+    click.option("--workspace-mib", type=int, help="TensorRT: limit of scratch memory."),
+    click.option("--builder-optimization-level", type=int, help="TensorRT: 0 to 5."),
+    click.option("--timing-cache", help="TensorRT: file of tactic timings to read and update."),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: run on later versions of the same major."),
+    click.option("--hardware-compatible", help="TensorRT: ampere_plus or same_compute_capability."),
+    click.option("--refit", is_flag=True, help="TensorRT: weights can be exchanged."),
+    click.option("--weight-streaming", is_flag=True, help="TensorRT: weights may stay in host memory."),
+    click.option("--dla-core", type=int, help="TensorRT on a Jetson: compile for this DLA core."),
+    click.option("--gpu-fallback", is_flag=True, help="TensorRT: what the DLA lacks runs on the GPU."),
+    click.option("--tf32", is_flag=True, help="TensorRT: FP32 layers may round to TF32."),
+]
+
+
+def _tensorrt_options(function: Any) -> Any:
+    for option in reversed(_TENSORRT):
+        function = option(function)
+    return function
+
 
 @click.command("compile")
 @bundle_argument
-@click.option("--backend", required=True, help="onnxruntime, openvino, ...")
-@click.option("--precision", default=None, help="fp32, fp16, int8, ...: the variant in the backend's own dialect.")
+@click.option("--backend", required=True, help="onnxruntime, openvino, tensorrt or tensorrt_rtx.")
+@click.option("--precision", default=None, help="fp32, fp16, bf16, int8, fp8: the variant made for the backend.")
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
-@click.option("--target", default="cpu", show_default=True)
+@click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
+@click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
+@_tensorrt_options
 @json_option
-def command(bundle: Path, backend: str, precision: str | None, variant: str | None, target: str, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    backend: str,
+    precision: str | None,
+    variant: str | None,
+    target: str | None,
+    check: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Compile one of BUNDLE's variants for a backend; kept only if it agrees with the eager model."""
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError
@@ -25,11 +57,42 @@ def command(bundle: Path, backend: str, precision: str | None, variant: str | No
         raise UsageError("compile: expected one of --precision and --variant; try --precision int8")
     opened = Bundle.open(bundle)
     chosen = variant or choose_variant(opened, backend, precision or "")
-    engine = compile_variant(opened, chosen, backend, target)
+    if check:
+        _check(opened.variant_file(chosen), backend, as_json)
+        return
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    engine = compile_variant(opened, chosen, backend, target, given)
     sidecar = opened.read_json(opened.manifest.engines[engine].sidecar)
     if as_json:
         emit_json({"bundle": str(bundle), "engine": engine, "sidecar": sidecar})
         return
     size = opened.manifest.files[opened.manifest.engines[engine].file].size_bytes
-    parity = sidecar["parity"]
-    click.echo(f"{engine}: {size / 1e6:.2f} MB, SQNR {parity['sqnr_db']:.1f} dB on {parity['n']} golden images")
+    click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(sidecar['parity'])}")
+
+
+def _check(path: Path, backend: str, as_json: bool) -> None:
+    """Print the nodes that the parser refuses; `CheckFailed` if there are any."""
+    from dataclasses import asdict
+
+    from resnetrt.errors import CheckFailed
+    from resnetrt.export.compilers import check_variant
+
+    problems = check_variant(path, backend)
+    if as_json:
+        emit_json({"file": path.name, "backend": backend, "unsupported": [asdict(problem) for problem in problems]})
+    for problem in problems if not as_json else ():
+        click.echo(f"{problem.node} ({problem.op}): {problem.reason}")
+    if problems:
+        raise CheckFailed(f"{path.name}: {backend} does not take {len(problems)} of its nodes")
+    if not as_json:
+        click.echo(f"{path.name}: {backend} takes every node")
+
+
+def _parity(parity: dict[str, Any]) -> str:
+    if parity.get("verdict") != "not run":
+        return f"SQNR {parity['sqnr_db']:.1f} dB on {parity['n']} golden images"
+    variant = parity["variant"]
+    known = (
+        f"its variant: SQNR {variant['sqnr_db']:.1f} dB" if isinstance(variant, dict) else "its variant: not checked"
+    )
+    return f"parity not run ({parity['reason']}); {known}"

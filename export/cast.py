@@ -83,11 +83,12 @@ def cast_model(
         model = load_typed(str(bundle.variant_file(recipe.source)), half.least_opset)
     if precision == "int8":
         fit_scales(model.graph)
-    kept = _cast(model.graph, half, amax or {})
+    kept = cast_to_half(model.graph, half, amax or {})
     return model, kept
 
 
-def _cast(graph: ir.Graph, half: HalfType, amax: Mapping[str, float]) -> dict[str, str]:
+def cast_to_half(graph: ir.Graph, half: HalfType, amax: Mapping[str, float]) -> dict[str, str]:
+    """Retype `graph` to `half` but for the layers that do not fit, which are returned with the reasons."""
     kept = layers_out_of_range(graph, half, amax)
     cast_graph(graph, half, kept)
     graph.sort()

@@ -17,6 +17,7 @@ from resnetrt.export.half_types import HALF_OPERATORS, HalfType
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _CHANNEL_LOSS = 2.0**-8  # rounding of normal numbers loses at most 2**-11 of a channel
 _HALF_STEP = 2.0**-25
+_HEADROOM = 2.0  # other images may reach further than those of the calibration record
 _COARSE = 2.0**8  # an activation is kept out of the lowest 8 bits of the subnormal range
 
 Array = npt.NDArray[np.float64]
@@ -134,8 +135,8 @@ def _activations(graph: ir.Graph, amax: Mapping[str, float]) -> Iterator[tuple[i
 
 
 def _activation_reason(value: ir.Value, magnitude: float, half: HalfType) -> str | None:
-    if magnitude > half.largest:
-        return f"activation {value.name} reaches {magnitude:.3g}, beyond {half.largest:.6g}"
+    if magnitude * _HEADROOM > half.largest:
+        return f"activation {value.name} reaches {magnitude:.3g}, beyond {half.largest:.6g} / {_HEADROOM:g}"
     if 0 < magnitude < half.smallest * _COARSE:
         return f"activation {value.name} reaches only {magnitude:.2g}, too little for {half.name}"
     return None

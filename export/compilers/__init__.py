@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
@@ -17,10 +17,14 @@ from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.selftest import selftest
 
+if TYPE_CHECKING:
+    from resnetrt.export.compilers.tensorrt_parse import UnsupportedNode
+
 __all__ = [
     "COMPILERS",
     "CompiledEngine",
     "Compiler",
+    "check_variant",
     "choose_variant",
     "compile_variant",
     "engine_id",
@@ -78,7 +82,9 @@ def engine_id(variant: str, record: VariantRecord, backend: str, target: str) ->
     """
     usual = usual_variants(backend, record.precision)
     plain = variant.removesuffix(UINT8)
-    return f"{backend}-{record.precision if plain in usual else plain}-{target}" + ("-uint8" if plain != variant else "")
+    return f"{backend}-{record.precision if plain in usual else plain}-{target}" + (
+        "-uint8" if plain != variant else ""
+    )
 
 
 def usual_variants(backend: str, precision: str) -> tuple[str, ...]:
@@ -98,7 +104,12 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
     """
     variants = bundle.manifest.variants
     suffix = UINT8 if input_type == "uint8" else ""
-    if not suffix and precision in find_compiler(backend).CASTS and "fp32" in variants and not is_current(bundle, precision):
+    if (
+        not suffix
+        and precision in find_compiler(backend).CASTS
+        and "fp32" in variants
+        and not is_current(bundle, precision)
+    ):
         from resnetrt.export.cast import add_cast_variant
 
         return add_cast_variant(bundle, precision)[0]
@@ -106,6 +117,20 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
         if name + suffix in variants:
             return name + suffix
     raise UsageError.unknown(f"precision of {bundle.path} for {backend}", precision, variants)
+
+
+def check_variant(path: Path, backend: str) -> "list[UnsupportedNode]":
+    """The nodes of an ONNX file that the parser of `backend` refuses; nothing is built.
+
+    Raises `UsageError` for a backend other than TensorRT's.
+    """
+    from resnetrt.export.compilers.tensorrt_flavour import FULL, RTX
+    from resnetrt.export.compilers.tensorrt_parse import check_model
+
+    flavours = {flavour.backend: flavour for flavour in (FULL, RTX)}
+    if backend not in flavours:
+        raise UsageError(f"--check: expected a backend with a parser to ask ({', '.join(flavours)}), found {backend}")
+    return check_model(path, flavours[backend])
 
 
 def compile_variant(

@@ -82,7 +82,7 @@ def build_engine(
         companions={
             LAYERS_FILE: {
                 "source": f"build log of {flavour.backend} {version}",
-                "layers": [layer.to_json() for layer in engine_layers],
+                "layers": [item.to_json() for item in engine_layers],
             }
         },
     )

@@ -59,8 +59,8 @@ def network_layers(network: Any) -> list[NetworkLayer]:
 
 def precision_by_node(layers: list[NetworkLayer]) -> dict[str, str]:
     """The precision of each ONNX node; of one that became several layers, that of its convolution or product."""
-    found = {layer.onnx: layer.precision for layer in layers}
-    return found | {layer.onnx: layer.precision for layer in layers if layer.type in COMPUTE}
+    found = {item.onnx: item.precision for item in layers}
+    return found | {item.onnx: item.precision for item in layers if item.type in COMPUTE}
 
 
 def check_target_types(layers: list[NetworkLayer], capabilities: list[int], what: str) -> None:
@@ -75,7 +75,7 @@ def check_target_types(layers: list[NetworkLayer], capabilities: list[int], what
     )
     for precision, least, reason in lacks:
         low = [f"sm{number}" for number in capabilities if number < least]
-        found = next((layer for layer in layers if layer.precision == precision and layer.type in COMPUTE), None)
+        found = next((item for item in layers if item.precision == precision and item.type in COMPUTE), None)
         if low and found is not None:
             raise UsageError(
                 f"{what}: {reason}, and layer {found.onnx} is {precision}; leave {', '.join(low)} out of --target"

@@ -37,7 +37,7 @@ def bundle(pristine: Bundle, tmp_path: Path) -> Bundle:
     return Bundle.open(tmp_path / "tiny.bundle")
 
 
-@pytest.fixture(params=sorted(COMPILERS))
+@pytest.fixture(params=["onnxruntime", "openvino"])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -147,8 +147,8 @@ def test_unknown_names_suggest_the_known_ones(bundle: Bundle):
 def test_the_variant_in_the_backends_dialect_is_chosen(bundle: Bundle, backend: str):
     assert choose_variant(bundle, backend, "int8") == "int8.cpu"
     assert choose_variant(bundle, backend, "fp32") == "fp32"
-    with pytest.raises(UsageError, match=f"unknown precision of .* for {backend} 'fp16'; did you mean fp32"):
-        choose_variant(bundle, backend, "fp16")
+    with pytest.raises(UsageError, match=f"unknown precision of .* for {backend} 'fp4'; did you mean fp32"):
+        choose_variant(bundle, backend, "fp4")
 
 
 def test_a_target_without_its_device_is_missing(bundle: Bundle):
