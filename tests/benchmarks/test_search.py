@@ -131,17 +131,15 @@ def test_an_interrupt_keeps_the_best_so_far(fashion_bundle, monkeypatch):
     evaluate = searcher._evaluate
 
     def interrupted(split, kept, limited=True):
-        row = evaluate(split, kept, limited)
-        if limited and len(searcher.trials) == 0:
-            return row | {"verdict": "FAIL"}
-        if limited and len(searcher.trials) == 2:
+        if limited and len(searcher.trials) == 4:
             raise KeyboardInterrupt
-        return row | ({"verdict": "FAIL"} if limited and len(kept) == 1 else {})
+        return evaluate(split, kept, limited) | ({"verdict": "FAIL"} if len(kept) < 4 else {})
 
     monkeypatch.setattr(searcher, "_evaluate", interrupted)
     monkeypatch.setattr(searcher, "_rank", lambda data: [block.name for block in searcher.blocks])
     found = searcher.run()
-    assert (found["stopped"], found["kept"], found["stored"]) == ("interrupted", None, None)
+    assert (found["stopped"], found["evaluations"], len(found["kept"])) == ("interrupted", 4, 4)
+    assert found["stored"]["variant"] in Bundle.open(fashion_bundle.path).manifest.variants
 
 
 def test_a_spent_budget_stops(fashion_bundle):
