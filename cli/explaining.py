@@ -1,0 +1,75 @@
+"""What `quantize` says about a variant's layers: warnings, the worst ten, a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.layer_report import LayerRow, explain_variant
+from resnetrt.calibration.suspects import Suspect, suspects_of
+from resnetrt.cli.output import note, print_table
+from resnetrt.errors import UsageError
+
+_WORST = 10
+_WARNINGS = 12
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The layer report of one variant and what is suspicious about it."""
+
+    variant: str
+    rows: Sequence[LayerRow]
+    suspects: Sequence[Suspect]
+
+    @classmethod
+    def of(cls, bundle: Bundle, variant: str) -> "Explanation":
+        """Measure on the bundle's golden images."""
+        rows = explain_variant(bundle, variant)
+        return cls(variant, rows, suspects_of(bundle, bundle.variant_file(variant), rows))
+
+    def warn(self) -> None:
+        """One line on stderr for each suspect, the first dozen."""
+        for suspect in self.suspects[:_WARNINGS]:
+            note(f"warning: {self.variant}: {suspect}")
+        if len(self.suspects) > _WARNINGS:
+            note(f"warning: {self.variant}: {len(self.suspects) - _WARNINGS} more; list them with --json")
+
+    def to_json(self, layers: bool) -> dict[str, Any]:
+        """`warnings`, and `layers` (all of them, in graph order) if asked for."""
+        found: dict[str, Any] = {"warnings": [suspect.to_json() for suspect in self.suspects]}
+        return found | ({"layers": [row.to_json() for row in self.rows]} if layers else {})
+
+    def print_worst(self) -> None:
+        """The ten layers with the lowest SQNR of their own, worst first."""
+        worst = sorted(self.rows, key=lambda row: row.own_sqnr_db)[:_WORST]
+        header = ("layer", "reads", "own dB", "net dB", "range", "seen", "clipped %", "at ends %")
+        print_table(f"{self.variant}: layers that lose most", header, map(_cells, worst), left=2)
+
+    def draw(self, path: Path) -> None:
+        """The picture of all layers."""
+        from resnetrt.benchmarks.plot_layers import write_layer_plot
+
+        write_layer_plot(self.rows, f"{self.variant}: what quantization costs, layer by layer", path)
+        note(f"picture: {path}")
+
+
+def check_plot(path: Path | None, dialects: Sequence[str]) -> None:
+    """Refuse before any work what can't be drawn: `UsageError`."""
+    if path is None:
+        return
+    if len(dialects) != 1:
+        raise UsageError(f"--explain-plot {path}: expected one dialect, found {len(dialects)}; choose with --dialect")
+    if path.suffix not in (".svg", ".png"):
+        raise UsageError(f"--explain-plot {path}: expected a file name that ends in .svg or .png")
+
+
+def _cells(row: LayerRow) -> tuple[str, ...]:
+    shares = (f"{100 * row.clipped:.3f}", f"{100 * row.saturated:.3f}")
+    reach, seen = _interval(row.low, row.high), _interval(row.minimum, row.maximum)
+    return (row.layer, row.input or "floats", f"{row.own_sqnr_db:.1f}", f"{row.sqnr_db:.1f}", reach, seen, *shares)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.3g} .. {high:.3g}"

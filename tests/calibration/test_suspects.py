@@ -1,0 +1,154 @@
+"""Every check of suspicious layers fires on a planted fault, names it, and is silent on a healthy network."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_data import Calibrated
+
+from resnetrt.bundle import Bundle
+from resnetrt.calibration import insert_qdq
+from resnetrt.calibration.dialects import DIALECTS
+from resnetrt.calibration.layer_report import LayerRow, explain_variant, layer_report
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_model, quantize_variant
+from resnetrt.calibration.suspects import CHECKS, Evidence, find_suspects, layer_weights, suspects_of
+from resnetrt.errors import CheckFailed
+
+ROW = LayerRow("b", "Conv", "b", 30.0, 40.0, "r", 0.1, 0.0, 25.5, 0.0, 20.0, 0.0001, 0.001)
+
+
+@pytest.fixture(scope="module")
+def healthy(small_calibrated: Calibrated, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    path = tmp_path_factory.mktemp("healthy") / "int8.onnx"
+    found = small_calibrated
+    path.write_bytes(quantize_model(found.path, found.record, DIALECTS["cpu"], QuantizeOptions()))
+    return Evidence(layer_report(found.path, path, found.images), found.record, layer_weights(found.path), {})
+
+
+@pytest.fixture(scope="module")
+def small_calibrated(calibrated: Callable[[str], Calibrated]) -> Calibrated:
+    return calibrated("projection")
+
+
+def with_channels(evidence: Evidence, layer: str, change: Callable[[np.ndarray], np.ndarray]) -> Evidence:
+    """The evidence with other largest magnitudes of the channels that `layer` reads."""
+    assert evidence.record is not None
+    name = next(row.input for row in evidence.rows if row.layer == layer)
+    assert name is not None
+    item = evidence.record[name]
+    tensors = evidence.record.tensors | {name: replace(item, channel_amax=change(item.channel_amax.copy()))}
+    return replace(evidence, record=replace(evidence.record, tensors=tensors))
+
+
+def lines(evidence: Evidence) -> list[str]:
+    return [str(suspect) for suspect in find_suspects(evidence)]
+
+
+def test_a_healthy_network_is_not_suspected(healthy: Evidence):
+    assert lines(healthy) == []
+
+
+@pytest.mark.parametrize("rules", DIALECTS)
+def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: str):
+    variant, _ = quantize_variant(fashion_bundle, rules, QuantizeOptions())
+    rows = explain_variant(fashion_bundle, variant)
+    found = suspects_of(fashion_bundle, fashion_bundle.variant_file(variant), rows)
+    assert [item for item in found if item.layer in {row.layer for row in rows}] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (
+            replace(ROW, own_sqnr_db=12.5),
+            r"b: its own quantization leaves 12\.5 dB \(expected at least 20\); keep it in",
+        ),
+        (replace(ROW, own_sqnr_db=9.0, clipped=0.2), "b: its own quantization leaves 9.0 dB .*; try --method minmax"),
+        (replace(ROW, clipped=0.034), r"b: 3\.4% of its input r lie outside \[0, 25\.5\]; try --method minmax"),
+    ],
+)
+def test_rows(row: LayerRow, text: str):
+    assert lines(Evidence([ROW], None, {}, {})) == []
+    with pytest.raises(AssertionError, match=text):
+        assert not lines(Evidence([row], None, {}, {}))[0:1]
+
+
+def test_few_images(healthy: Evidence):
+    assert healthy.record is not None
+    few = replace(healthy, record=replace(healthy.record, image_hashes=("a",) * 8))
+    assert lines(few) == ["calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"]
+
+
+def test_golden_images_beyond_the_calibrated_range(healthy: Evidence):
+    rows = [replace(row, maximum=99.0) if row.input == "relu" else row for row in healthy.rows]
+    (line,) = lines(replace(healthy, rows=rows))
+    assert line.startswith("stages.0.0.conv1.conv: golden images reach 99 in relu, calibration only ")
+
+
+def test_an_outlier_channel(healthy: Evidence):
+    layer = "stages.1.0.conv1.conv"
+    row = next(row for row in healthy.rows if row.layer == layer)
+    step = 50 * (row.step or 0)
+    rows = [replace(r, step=step) if r.layer == layer else r for r in healthy.rows]
+    (found, *_) = [line for line in lines(replace(healthy, rows=rows)) if "integers" in line]
+    assert found.startswith(f"{layer}: channel ")
+    assert "the median channel" in found
+
+
+def test_channels_that_round_to_zero_count_only_if_their_weights_do(healthy: Evidence):
+    layer = "stages.1.0.conv1.conv"
+
+    def fade(amax: np.ndarray) -> np.ndarray:
+        amax[1] = 1e-4
+        return amax
+
+    faint = with_channels(healthy, layer, fade)
+    assert lines(faint) == []
+    loud = healthy.weights[layer].copy()
+    loud[:, 1] *= 1e5
+    found = lines(replace(faint, weights=healthy.weights | {layer: loud}))
+    line = next(line for line in found if "round to zero" in line)
+    assert line.startswith(f"{layer}: 1 of 4 channels of its input ")
+
+
+def test_dead_channels(healthy: Evidence):
+    def kill(amax: np.ndarray) -> np.ndarray:
+        amax[:5] = 0
+        return amax
+
+    (line,) = lines(with_channels(healthy, "stages.1.0.conv2.conv", kill))
+    assert line.startswith("stages.1.0.conv2.conv: 5 of 8 channels of its input ")
+    assert "are dead (always zero)" in line
+
+
+def test_tiny_variance(healthy: Evidence):
+    fold = {"convolutions": [{"batch_norm": "stem.bn", "tiny_variance_channels": [3, 4, 5, 6, 7]}]}
+    (line,) = lines(replace(healthy, fold=fold))
+    assert line.startswith("stem.bn: the running variance of channels 3, 4, 5, 6 and 1 more is at most eps; check")
+
+
+def test_every_check_has_a_test():
+    assert len(CHECKS) == 8
+
+
+def test_a_collapse_names_the_layer(fashion_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    right = insert_qdq.quantize_weights
+
+    def wrong(weights: np.ndarray, *args: object, **options: object) -> object:
+        integers, scales = right(weights, *args, **options)  # type: ignore[arg-type]
+        return integers, scales[::-1].copy() * np.float32(3) if weights.shape[:2] == (32, 16) else scales
+
+    monkeypatch.setattr(insert_qdq, "quantize_weights", wrong)
+    with pytest.raises(CheckFailed) as caught:
+        quantize_variant(fashion_bundle, "cpu", QuantizeOptions())
+    assert "parity with the eager model failed" in str(caught.value)
+    assert "Suspicious: stages.1.0." in str(caught.value)
+    assert set(Bundle.open(fashion_bundle.path).manifest.variants) == {"fp32"}
+
+
+def test_layer_weights_of_a_gemm_not_transposed(tmp_path: Path, small_calibrated: Calibrated):
+    weights = layer_weights(small_calibrated.path)
+    assert weights["fc"].shape == (5, 8)
+    assert weights["stem.conv"].shape[1] == 3
