@@ -27,13 +27,13 @@ class SameStatistics(dict[str, TensorStatistics]):
         return TensorStatistics(-3.0, 3.0, 4.0, counts, np.zeros(1), np.full(1, 3.0))
 
 
-def write_fp32(name: str, folder: Path) -> Path:
-    """`name`, folded and traced."""
+def write_fp32(name: str, folder: Path, size: int = 224) -> Path:
+    """`name` for images of `size`, folded and traced."""
     torch.manual_seed(0)
     module = resolve(name).module.eval()
-    fold = fold_batch_norms(module, torch.randn(2, 3, 224, 224))
+    fold = fold_batch_norms(module, torch.randn(2, 3, size, size))
     path = folder / f"{name}.fp32.onnx"
-    trace_to_onnx(fold.module, (3, 224, 224), path)
+    trace_to_onnx(fold.module, (3, size, size), path)
     return path
 
 

@@ -11,6 +11,8 @@ from resnetrt.runtime.backends.tensorrt_logger import ERROR, Lines
 
 _SOURCE = re.compile(r" ?\(?(?:In|at) [\w:~]+ at /_src/[^\s)]+\)?| In \w+ at /_src/\S+")
 _PREFIX = re.compile(r"^(?:\[[^\]]*\] ?)?(?:\w+::\w+: )?Error Code \d+: ")
+# what follows the first error in the same text, without a GPU always about the driver
+_LATER = re.compile(r"(?<=.) \[\w+\.cpp::\w+::\d+\] Error Code .*| In node -?\d+ with name: and operator: .*")
 _QUANTIZE = "quantize with: resnetrt quantize --dialect tensorrt"
 # text in an error: what to do about it
 _ADVICE = {
@@ -32,7 +34,7 @@ def first_error(lines: Lines) -> str:
 
 def clean(text: str) -> str:
     """One line, without TensorRT's own prefixes and source positions."""
-    line = " ".join(text.split())
+    line = _LATER.sub("", " ".join(text.split()))
     return _SOURCE.sub("", _PREFIX.sub("", line)).strip() or line
 
 

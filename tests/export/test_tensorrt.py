@@ -23,6 +23,8 @@ from resnetrt.runtime.cuda.device import find_devices
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'resnetrt[rtx]'")
 no_gpu = pytest.mark.skipif(bool(find_devices()[0]), reason="says what happens without a GPU; this machine has one")
 
+# deep networks are exported for small images: the graph is the same and it is quicker
+SIZES = {"resnet101": 64, "resnet152": 64}
 FOUR = "sm80,sm86,sm89,sm120"
 BITS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
@@ -36,7 +38,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
     def make(name: str, precision: str) -> Path:
         path = folder / f"{name}.{precision}.onnx"
         if precision == "fp32":
-            return network_files.write_fp32(name, folder)
+            return network_files.write_fp32(name, folder, SIZES.get(name, 224))
         if precision == "int8":
             network_files.write_int8(make(name, "fp32"), folder / f"{name}.int8.fp32.onnx")
             assert network_files.write_half(folder / f"{name}.int8.fp32.onnx", path) == {}
@@ -84,7 +86,7 @@ def test_resnets_build_for_four_generations_in_one_plan(
     convolutions = [kind for node, kind in facts["layer_precisions"].items() if "conv" in node]
     assert len(convolutions) >= depth - 2
     assert set(convolutions) == {precision}
-    assert engine.inputs[0].shape == (None, 3, 224, 224)
+    assert engine.inputs[0].shape[:2] == (None, 3)
     assert (engine.inputs[0].dtype, engine.outputs[0].dtype) == ("float32", "float32")
     done = {node for layer in layers(engine) for node in layer.onnx}
     assert {node for node in facts["layer_precisions"] if "conv" in node} <= done
@@ -92,23 +94,17 @@ def test_resnets_build_for_four_generations_in_one_plan(
 
 def test_fp16_resnet50_is_fused_and_computes_in_fp16(network: Callable[[str, str], Path]):
     path = network("resnet50", "fp16")
-    graph = onnx.load(path, load_external_data=False).graph
-    operators = {node.name: node.op_type for node in graph.node}
-    found = layers(build(path, "fp16", FOUR))
-    kernels = [{operators.get(node, "") for node in layer.onnx} for layer in found]
-    fused = dict.fromkeys(("Relu", "Add"), 0)
-    for layer, kernel in zip(found, kernels, strict=True):
-        if "Conv" not in kernel:
-            continue
-        for node in layer.onnx:
-            if operators.get(node) in fused:
-                fused[operators[node]] += 1
-        if layer.type == "correlation":
-            assert {tensor.dtype for tensor in (*layer.inputs, *layer.outputs)} == {"fp16"}
-    assert fused == {"Relu": 49, "Add": 16}
-    convolutions = [node for layer in found for node in layer.onnx if operators.get(node) == "Conv"]
-    assert len(set(convolutions)) == 53
-    assert not [layer for layer in found if layer.type == "correlation" and "fp32" in {t.dtype for t in layer.inputs}]
+    operators = {node.name: node.op_type for node in onnx.load(path).graph.node}
+    found = [layer for layer in layers(build(path, "fp16", FOUR)) if layer.type != "kgen"]
+    kernels = [layer for layer in found if "Conv" in {operators.get(node) for node in layer.onnx}]
+    fused = {node for layer in kernels for node in layer.onnx}
+    count = {kind: sum(operators.get(node) == kind for node in fused) for kind in ("Conv", "Relu", "Add")}
+    assert count == {"Conv": 53, "Relu": 49, "Add": 16}
+    assert len(kernels) == 53
+    for layer in kernels:
+        assert {tensor.dtype for tensor in (*layer.inputs, *layer.constants[:1], *layer.outputs)} == {"fp16"}, (
+            layer.name
+        )
 
 
 class TestBuild:

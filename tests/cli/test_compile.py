@@ -1,0 +1,76 @@
+"""`resnetrt compile` with TensorRT-RTX: exit codes and what is printed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_bundle
+
+from resnetrt.cli import run
+from resnetrt.runtime.cuda.device import find_devices
+
+pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'resnetrt[rtx]'")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> str:
+    return str(tiny_bundle.make_bundle(tmp_path / "tiny.bundle").path)
+
+
+def compile_rtx(bundle: str, *arguments: str) -> int:
+    return run(["compile", bundle, "--backend", "tensorrt_rtx", *arguments])
+
+
+def test_the_cast_is_made_and_the_missing_parity_is_said(bundle: str, capsys: pytest.CaptureFixture[str]):
+    arguments = ("--precision", "fp16", "--target", "sm86,sm89", "--profiles", "1:4:8")
+    assert compile_rtx(bundle, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("tensorrt_rtx-fp16-sm86+sm89: ")
+    if not find_devices()[0]:
+        assert "parity not run (no GPU: " in printed
+        assert "its variant: SQNR " in printed
+
+
+def test_json_has_the_sidecar(bundle: str, capsys: pytest.CaptureFixture[str]):
+    assert compile_rtx(bundle, "--precision", "fp32", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["engine"] == "tensorrt_rtx-fp32-portable"
+    assert record["sidecar"]["tensorrt"]["profiles"][0]["opt"] == [8, 3, 16, 16]
+
+
+def test_check_builds_nothing(bundle: str, capsys: pytest.CaptureFixture[str]):
+    assert compile_rtx(bundle, "--variant", "fp32", "--check") == 0
+    assert capsys.readouterr().out == "fp32.onnx: tensorrt_rtx takes every node\n"
+    assert not (Path(bundle) / "engines").exists()
+
+
+def test_check_names_what_is_refused(bundle: str, capsys: pytest.CaptureFixture[str]):
+    assert compile_rtx(bundle, "--variant", "int8.cpu", "--check") == 1
+    printed = capsys.readouterr()
+    assert "(DequantizeLinear): " in printed.out
+    assert "cudaError" not in printed.out
+    assert "tensorrt_rtx does not take" in printed.err
+
+
+def test_check_needs_a_parser(bundle: str, capsys: pytest.CaptureFixture[str]):
+    assert run(["compile", bundle, "--backend", "openvino", "--precision", "fp32", "--check"]) == 2
+    assert "expected a backend with a parser to ask (tensorrt, tensorrt_rtx), found openvino" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--precision", "fp32", "--target", "sm75"), "7.5 (Turing) has no FP32"),
+        (("--precision", "fp16", "--target", "sm90"), "does not support sm90"),
+        (("--precision", "fp16", "--profiles", "8:4:2"), "expected min <= opt <= max"),
+        (("--precision", "fp16", "--version-compatible"), "needs the lean runtime"),
+        (("--variant", "int8.tensorrt"), "with: resnetrt quantize --dialect tensorrt"),
+    ],
+)
+def test_what_can_not_be_built_is_one_line(
+    bundle: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+):
+    assert compile_rtx(bundle, *arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
