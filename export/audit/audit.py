@@ -14,6 +14,8 @@ from resnetrt.export.audit.source import SourceGraph
 READERS: dict[str, str] = {
     "onnxruntime": "resnetrt.export.audit.onnxruntime",
     "openvino": "resnetrt.export.audit.openvino",
+    "tensorrt": "resnetrt.export.audit.tensorrt",
+    "tensorrt_rtx": "resnetrt.export.audit.tensorrt",
 }
 
 

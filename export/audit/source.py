@@ -33,12 +33,13 @@ class Convolution:
 
 
 class SourceGraph:
-    """The ONNX graph of a variant, indexed for the audit."""
+    """The ONNX graph of a variant, indexed for the audit: its `convolutions` by name, and the operator of each node."""
 
     def __init__(self, path: Path) -> None:
         model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
         graph = model.graph
         self._nodes = [(node.name or node.output[0], node) for node in graph.node]
+        self.ops = {name: node.op_type for name, node in self._nodes}
         self._shapes = {item.name: list(item.dims) for item in graph.initializer}
         for value in (*graph.input, *graph.value_info, *graph.output):
             self._shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]

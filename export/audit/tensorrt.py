@@ -1,0 +1,52 @@
+"""TensorRT: the engine's kernels, from the layer list that the compiler took out of the detailed build log."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from resnetrt.errors import BundleError
+from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
+from resnetrt.export.audit.source import SourceGraph
+from resnetrt.export.compilers.tensorrt_layers import EngineLayer
+from resnetrt.manifest import parse_json_object
+from resnetrt.runtime.backends import compile_again
+
+# kernels that are generated around the convolutions; they name the convolutions that they serve
+_GENERATED = "kgen"
+_CHANGES = {"QuantizeLinear", "DequantizeLinear", "Cast"}
+
+
+def read_layers(engine_path: Path, sidecar: dict[str, Any], source: SourceGraph) -> Evidence:
+    """The layers stored beside the engine; raises `BundleError` if there are none."""
+    path = engine_path.with_name(f"{sidecar['id']}.layers.json")
+    record = parse_json_object(path.read_bytes(), str(path)) if path.is_file() else {}
+    layers = [EngineLayer.from_json(item) for item in record.get("layers", [])]
+    if not layers:
+        raise BundleError(f"engine {sidecar['id']}: no layers are stored beside it; {compile_again(sidecar)}")
+    return Evidence(executed(layers, source), str(record["source"]), complete=True)
+
+
+def executed(layers: Collection[EngineLayer], source: SourceGraph) -> tuple[ExecutedLayer, ...]:
+    """The layers in the audit's words. A convolution belongs to its own kernel, not to a generated one beside it."""
+    kernels = {name for layer in layers if layer.type != _GENERATED for name in layer.onnx}
+    return tuple(_layer(layer, source, kernels & source.convolutions.keys()) for layer in layers)
+
+
+def _layer(layer: EngineLayer, source: SourceGraph, owned: Collection[str]) -> ExecutedLayer:
+    generated = layer.type == _GENERATED
+    names = tuple(name for name in layer.onnx if not (generated and name in owned))
+    # what a kernel computes in is its weight's type: an INT8 convolution may write float
+    tensors = layer.outputs if generated else (*layer.constants[:1], *layer.inputs[:1], *layer.outputs[:1])
+    precision = precision_of(tensors[0].dtype) if tensors else UNKNOWN
+    return ExecutedLayer(layer.name, layer.type, precision, _kind(generated, names, source), names)
+
+
+def _kind(generated: bool, names: Collection[str], source: SourceGraph) -> Kind:
+    if not generated:
+        return "compute"
+    ops = {source.ops.get(name, "") for name in names}
+    if not ops:
+        return "reformat"
+    if ops <= _CHANGES:
+        return "cast" if ops == {"Cast"} else "quantize"
+    return "compute"
