@@ -18,10 +18,10 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart install test lint types bench clean distclean
+.PHONY: help quickstart install test lint types bench gpu-check clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 quickstart: $(VENV)/.run ## install what it needs, then run the whole pipeline on the embedded model into quickstart/
 	$(BIN)/resnetrt quickstart --out quickstart
@@ -41,6 +41,9 @@ types: $(VENV)/.dev ## mypy --strict over every source file
 DEPTHS ?= 18,34,50,101,152
 bench: $(VENV)/.run ## latency against depth beside eager PyTorch (DEPTHS=18,50)
 	$(BIN)/resnetrt bench --depths $(DEPTHS)
+
+gpu-check: $(VENV)/.run ## all that this machine's GPU can run, into gpu-check.json; without a GPU, why nothing ran
+	$(BIN)/python -m resnetrt.benchmarks.gpu_check gpu-check.json
 
 clean: ## remove what was built or measured here
 	rm -rf build quickstart *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
