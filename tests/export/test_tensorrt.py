@@ -102,9 +102,8 @@ def test_fp16_resnet50_is_fused_and_computes_in_fp16(network: Callable[[str, str
     assert count == {"Conv": 53, "Relu": 49, "Add": 16}
     assert len(kernels) == 53
     for layer in kernels:
-        assert {tensor.dtype for tensor in (*layer.inputs, *layer.constants[:1], *layer.outputs)} == {"fp16"}, (
-            layer.name
-        )
+        tensors = (*layer.inputs, *layer.constants[:1], *layer.outputs)
+        assert {tensor.dtype for tensor in tensors} == {"fp16"}, layer.name
 
 
 class TestBuild:
