@@ -56,10 +56,10 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     from resnetrt.benchmarks.gate import EXIT_CODES
     from resnetrt.benchmarks.gate_run import GateRequest, run_gate
     from resnetrt.bundle import Bundle
-    from resnetrt.errors import UsageError
 
-    if given["bundle"] is None or given["data"] is None:
-        raise UsageError("evaluate: expected BUNDLE and --data, or --plan")
+    for name, what in (("bundle", "argument 'BUNDLE'"), ("data", "option '--data'")):
+        if given[name] is None:
+            raise click.UsageError(f"Missing {what}; only --plan does without")
     names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline")
     request = GateRequest(budget=_budget(given), **{name: given[name] for name in names})
     run = run_gate(Bundle.open(given["bundle"]), request)
