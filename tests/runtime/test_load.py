@@ -14,7 +14,7 @@ import tiny_bundle
 import resnetrt.runtime
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
-from resnetrt.export.compilers import find_compiler
+from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.golden import FILE, Golden
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import BACKENDS, find_backend
@@ -216,6 +216,15 @@ def test_every_backend_loads_lazily():
 
 
 class TestOnnxRuntime:
+    @pytest.mark.parametrize(("target", "provider"), [("cuda", "CUDA"), ("trt-ep", "Tensorrt")])
+    def test_compiling_for_a_gpu_that_is_not_there_is_one_line(self, bundle: Bundle, target: str, provider: str):
+        before = dict(bundle.manifest.engines)
+        message = f"onnxruntime, target {target}: expected the execution provider {provider}ExecutionProvider, found "
+        with pytest.raises(BackendMissing, match=message) as caught:
+            compile_variant(bundle, "fp32", "onnxruntime", target)
+        assert "\n" not in str(caught.value)
+        assert bundle.manifest.engines == before
+
     def test_a_provider_that_is_not_there_is_missing(self, bundle: Bundle):
         rewrite_sidecar(bundle, "onnxruntime-fp32-cpu", target="cuda")
         with pytest.raises(BackendMissing, match="expected the execution provider CUDAExecutionProvider, found"):
@@ -270,7 +279,7 @@ class TestOpenVino:
 import json, sys
 from pathlib import Path
 from resnetrt.errors import ResnetrtError
-from resnetrt.export.compilers import find_compiler
+from resnetrt.export.compilers import compile_variant, find_compiler
 try:
     find_compiler("openvino").compile_engine(Path(sys.argv[1]), "fp16", "cpu", {})
 except ResnetrtError as error:
