@@ -13,13 +13,29 @@ from resnetrt.cli.output import emit_json
 @click.option("--data", required=True, help="Image folder, .npz, or an embedded set such as fashion_calib.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images at most.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which images, when there are more.")
+@click.option("--write-trt-cache", type=click.Path(path_type=Path), help="Also a TensorRT calibration cache, as text.")
+@click.option("--trt-method", default="entropy", show_default=True, help="Range method of the scales in the cache.")
+@click.option("--trt-version", default="10.3.0", show_default=True, help="The TensorRT that is to take the cache.")
 @json_option
-def command(bundle: Path, data: str, samples: int, seed: int, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    data: str,
+    samples: int,
+    seed: int,
+    write_trt_cache: Path | None,
+    trt_method: str,
+    trt_version: str,
+    as_json: bool,
+) -> None:
     """Run calibration images through BUNDLE's FP32 model and store the calibration record."""
     from resnetrt.bundle import Bundle
     from resnetrt.calibration.collect import calibrate_bundle
+    from resnetrt.calibration.trt_cache import check_header, write_cache
 
+    check_header(trt_method, trt_version)
     record = calibrate_bundle(Bundle.open(bundle), data, samples, seed)
+    if write_trt_cache is not None:
+        write_cache(write_trt_cache, record, trt_method, trt_version)
     if as_json:
         emit_json({"bundle": str(bundle), "images": len(record.image_hashes), "tensors": len(record.tensors)})
         return

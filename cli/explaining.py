@@ -9,7 +9,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.layer_report import LayerRow, explain_variant
 from resnetrt.calibration.suspects import Suspect, suspects_of
 from resnetrt.cli.output import note, print_table
-from resnetrt.errors import UsageError
+from resnetrt.errors import CheckFailed, UsageError
 
 _WORST = 10
 _WARNINGS = 12
@@ -26,7 +26,11 @@ class Explanation:
     @classmethod
     def of(cls, bundle: Bundle, variant: str) -> "Explanation":
         """Measure on the bundle's golden images."""
-        rows = explain_variant(bundle, variant)
+        try:
+            rows = explain_variant(bundle, variant)
+        except CheckFailed as error:  # an imported file may bear other names
+            note(f"warning: {variant}: no layer report: {error}")
+            rows = []
         return cls(variant, rows, suspects_of(bundle, bundle.variant_file(variant), rows))
 
     def warn(self) -> None:
@@ -43,6 +47,8 @@ class Explanation:
 
     def print_worst(self) -> None:
         """The ten layers with the lowest SQNR of their own, worst first."""
+        if not self.rows:
+            return
         worst = sorted(self.rows, key=lambda row: row.own_sqnr_db)[:_WORST]
         header = ("layer", "reads", "own dB", "net dB", "range", "seen", "clipped %", "at ends %")
         print_table(f"{self.variant}: layers that lose most", header, map(_cells, worst), left=2)
@@ -51,6 +57,8 @@ class Explanation:
         """The picture of all layers."""
         from resnetrt.benchmarks.plot_layers import write_layer_plot
 
+        if not self.rows:
+            return
         write_layer_plot(self.rows, f"{self.variant}: what quantization costs, layer by layer", path)
         note(f"picture: {path}")
 

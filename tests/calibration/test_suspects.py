@@ -1,5 +1,6 @@
 """Every check of suspicious layers fires on a planted fault, names it, and is silent on a healthy network."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,8 +72,7 @@ def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: st
 )
 def test_rows(row: LayerRow, text: str):
     assert lines(Evidence([ROW], None, {}, {})) == []
-    with pytest.raises(AssertionError, match=text):
-        assert not lines(Evidence([row], None, {}, {}))[0:1]
+    assert re.match(text, lines(Evidence([row], None, {}, {}))[0])
 
 
 def test_few_images(healthy: Evidence):
