@@ -116,7 +116,7 @@ def write_int8(fp32: Path, path: Path) -> None:
 
 
 def make_bundle(path: Path) -> Bundle:
-    """A bundle with 20 golden images and the variants fp32, fp32.frames, int8.cpu, int8.tensorrt (the same file)."""
+    """A bundle with 20 golden images and the variants fp32, fp32.frames, and int8 in every dialect (the same file)."""
     manifest = Manifest(
         name="tiny",
         model={"definition": "tiny"},
@@ -132,13 +132,16 @@ def make_bundle(path: Path) -> Bundle:
         write_onnx(fp32)
         write_onnx(editor.new_path("fp32.frames.onnx"), takes_frames=True)
         write_int8(fp32, editor.new_path("int8.cpu.onnx"))
-        editor.write("int8.tensorrt.onnx", (fp32.parent / "int8.cpu.onnx").read_bytes())
+        for dialect in ("tensorrt", "onnxruntime"):
+            editor.write(f"int8.{dialect}.onnx", (fp32.parent / "int8.cpu.onnx").read_bytes())
         logits = reference(PREPROCESSING.normalize(images)).astype(np.float32)
         editor.write(FILE, Golden(images, logits).to_bytes())
         manifest.variants = {
             "fp32": VariantRecord("fp32.onnx", "fp32"),
             "fp32.frames": VariantRecord("fp32.frames.onnx", "fp32", input="uint8"),
             "int8.cpu": VariantRecord("int8.cpu.onnx", "int8", dialect="cpu"),
+            "int8.onnxruntime": VariantRecord("int8.onnxruntime.onnx", "int8", dialect="onnxruntime"),
+            "int8.onnxruntime": VariantRecord("int8.onnxruntime.onnx", "int8", dialect="onnxruntime"),
             "int8.tensorrt": VariantRecord("int8.tensorrt.onnx", "int8", dialect="tensorrt"),
         }
     return Bundle.open(path)

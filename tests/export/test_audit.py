@@ -10,13 +10,14 @@ import tiny_bundle
 from onnx import numpy_helper
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.dialects import DIALECTS
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.audit import ExecutedLayer, Requirement, audit_engine, broken_requirements
 from resnetrt.export.audit.audit import READERS, judge
 from resnetrt.export.audit.layers import Evidence
 from resnetrt.export.audit.source import SourceGraph
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.compilers import choose_variant, compile_variant
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
 
@@ -25,27 +26,28 @@ CPU_BACKENDS = ("onnxruntime", "openvino")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     bundle = tiny_bundle.make_bundle(tmp_path_factory.mktemp("audit") / "tiny.bundle")
     for backend in CPU_BACKENDS:
-        for variant in ("fp32", "int8.cpu"):
-            compile_variant(bundle, variant, backend)
+        for precision in ("fp32", "int8"):
+            compile_variant(bundle, choose_variant(bundle, backend, precision), backend)
     return bundle
 
 
 @pytest.fixture(scope="module")
 def fashion(exported_fashion: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The embedded network in both INT8 dialects, compiled for ONNX Runtime and OpenVINO."""
+    """The embedded network in every INT8 dialect; each backend has its own and the one for TensorRT."""
     path = tmp_path_factory.mktemp("audit") / "fashion.bundle"
     shutil.copytree(exported_fashion, path)
     bundle = Bundle.open(path)
-    for dialect in ("cpu", "tensorrt"):
-        variant, _ = quantize_variant(bundle, dialect, QuantizeOptions("mse"))
-        for backend in CPU_BACKENDS:
+    for dialect in DIALECTS:
+        quantize_variant(bundle, dialect, QuantizeOptions("mse"))
+    for backend in CPU_BACKENDS:
+        for variant in ("int8.tensorrt", choose_variant(bundle, backend, "int8")):
             compile_variant(bundle, variant, backend)
     return bundle
 
 
-def plant_island(bundle: Bundle, conv: str) -> None:
-    """Give `conv` of int8.cpu the float weight that its int8 weight stands for: the same numbers, but no INT8."""
-    model = onnx.load(bundle.variant_file("int8.cpu"))
+def plant_island(bundle: Bundle, variant: str, conv: str) -> None:
+    """Give `conv` of an INT8 variant the float weight that its int8 weight stands for: equal numbers, but no INT8."""
+    model = onnx.load(bundle.variant_file(variant))
     arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     producers = {node.output[0]: node for node in model.graph.node}
     node = next(node for node in model.graph.node if node.name == conv)
@@ -54,7 +56,7 @@ def plant_island(bundle: Bundle, conv: str) -> None:
     model.graph.initializer.append(numpy_helper.from_array(weight, "planted"))
     node.input[1] = "planted"
     with bundle.edit() as editor:
-        editor.write("int8.cpu.onnx", model.SerializeToString())
+        editor.write(bundle.manifest.variants[variant].file, model.SerializeToString())
 
 
 class TestEngines:
@@ -71,8 +73,9 @@ class TestEngines:
     def test_a_planted_fp32_island_is_found(self, pristine: Bundle, tmp_path: Path, backend: str):
         shutil.copytree(pristine.path, tmp_path / "tiny.bundle")
         bundle = Bundle.open(tmp_path / "tiny.bundle")
-        plant_island(bundle, "conv")
-        name = compile_variant(bundle, "int8.cpu", backend)
+        variant = choose_variant(bundle, backend, "int8")
+        plant_island(bundle, variant, "conv")
+        name = compile_variant(bundle, variant, backend)
         audit = audit_engine(bundle, name)
         assert audit.share_by_precision == {"fp32": round(16 / 19, 6), "int8": round(3 / 19, 6)}
         assert [(item.conv, item.precision) for item in audit.islands] == [("conv", "fp32")]
