@@ -56,7 +56,7 @@ def with_outlier(bundle):
 
 def per_tensor_weights(bundle):
     """A builder that rounds the weights of INT8 layers to one grid a tensor, with channels spread by BatchNorm."""
-    rescale_channels(bundle, GUILTY, np.geomspace(1, 3000, 32))
+    rescale_channels(bundle, GUILTY, np.geomspace(1, 1e5, 32))
 
     def build(keep_float: frozenset[str]) -> bytes:
         fp32 = bundle.variant_file("fp32")
