@@ -141,7 +141,6 @@ def make_bundle(path: Path) -> Bundle:
             "fp32.frames": VariantRecord("fp32.frames.onnx", "fp32", input="uint8"),
             "int8.cpu": VariantRecord("int8.cpu.onnx", "int8", dialect="cpu"),
             "int8.onnxruntime": VariantRecord("int8.onnxruntime.onnx", "int8", dialect="onnxruntime"),
-            "int8.onnxruntime": VariantRecord("int8.onnxruntime.onnx", "int8", dialect="onnxruntime"),
             "int8.tensorrt": VariantRecord("int8.tensorrt.onnx", "int8", dialect="tensorrt"),
         }
     return Bundle.open(path)
