@@ -65,7 +65,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {parity['n']} images")
     record = calibrate_bundle(bundle, request.calib_data, request.samples)
     say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
-    for dialect in ("cpu", "tensorrt"):
+    for dialect in ("cpu", "onnxruntime", "tensorrt"):
         variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
         say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
     engines = _compile_all(bundle, say)

@@ -1,4 +1,4 @@
-"""Each target's Q/DQ rules, as data; the table in the design says why they differ."""
+"""Each target's Q/DQ rules, as data; docs/decisions/003 says what was measured for each."""
 
 from dataclasses import dataclass
 
@@ -23,8 +23,12 @@ class Dialect:
 
 
 DIALECTS = {
+    # TensorRT fuses conv + add + ReLU when the main branch is float; zero points must be zero, biases float.
     "tensorrt": Dialect("tensorrt", symmetric=True, main_branch=False, both_sides=False, integer_bias=False),
-    "cpu": Dialect("cpu", symmetric=False, main_branch=True, both_sides=True, integer_bias=True),
+    # OpenVINO fuses the add too: a pair on the main branch would cost 1 to 1.5 dB and gain nothing.
+    "cpu": Dialect("cpu", symmetric=False, main_branch=False, both_sides=True, integer_bias=False),
+    # ONNX Runtime runs a convolution on integers only if its output is quantized, main branch or not.
+    "onnxruntime": Dialect("onnxruntime", symmetric=False, main_branch=True, both_sides=True, integer_bias=True),
 }
 
 

@@ -1,5 +1,7 @@
 """Write Q/DQ pairs, integer weights and biases into a float graph (ONNX QuantizeLinear/DequantizeLinear)."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,24 @@ from resnetrt.calibration.round_weights import quantize_weights
 from resnetrt.calibration.structure import weighted_layers
 
 _INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """The quantized input of a layer: its scale, and the mean of each channel `(C,)` over the calibration images."""
+
+    scale: float
+    means: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """How weights and biases are stored; see `quantize_layers`."""
+
+    integer_bias: bool
+    bias_correction: bool = True
+    weight_max: int = 127
+    weight_method: str = "amax"
 
 
 def insert_activation_pairs(
@@ -40,36 +60,56 @@ def insert_activation_pairs(
             use.node.replace_input_with(use.idx, dequantize.outputs[0])
 
 
-def quantize_layers(
-    graph: ir.Graph,
-    input_scales: dict[str, float],
-    integer_bias: bool,
-    weight_max: int = 127,
-    weight_method: str = "amax",
-) -> None:
-    """Replace the float weights of every layer in `input_scales` (layer name: scale of its input) by int8 ones.
+def quantize_layers(graph: ir.Graph, inputs: Mapping[str, LayerInput], options: LayerOptions) -> None:
+    """Replace the float weights of every layer named in `inputs` by int8 ones, symmetric per output channel.
 
-    Weights are symmetric per output channel, scaled by `weight_method`. With `integer_bias` biases become int32 with
-    scale input x weight.
+    Rounding the weights shifts the mean of each output by (W' - W) E[x]; with `options.bias_correction` the bias takes
+    that back (Nagel et al. 2019, arXiv:1906.04721, section 4.2, with the measured input means). With
+    `options.integer_bias` biases become int32 with scale input x weight.
     """
     for layer in weighted_layers(graph):
-        if layer.name not in input_scales:
-            continue
-        axis = output_axis(layer)
-        weight, bias = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
-        assert weight is not None
-        assert weight.const_value is not None
-        array = weight.const_value.numpy()
-        least = _least_scales(bias, input_scales[layer.name], array.shape[axis]) if integer_bias else None
-        integers, scales = quantize_weights(array, axis, weight_max, least, weight_method)
-        layer.replace_input_with(1, _dequantized(graph, layer, f"{weight.name}", integers, scales, axis))
-        _drop_if_unused(graph, weight)
-        if integer_bias and bias is not None and bias.const_value is not None:
-            bias_scales = (scales * np.float32(input_scales[layer.name])).astype(np.float32)
-            stored = np.rint(bias.const_value.numpy().astype(np.float64) / bias_scales)
-            stored = np.clip(stored, -_INT32_MAX, _INT32_MAX).astype(np.int32)
-            layer.replace_input_with(2, _dequantized(graph, layer, f"{bias.name}", stored, bias_scales, 0))
-            _drop_if_unused(graph, bias)
+        if layer.name in inputs:
+            _quantize_layer(graph, layer, inputs[layer.name], options)
+
+
+def _quantize_layer(graph: ir.Graph, layer: ir.Node, source: LayerInput, options: LayerOptions) -> None:
+    axis = output_axis(layer)
+    weight, bias = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
+    assert weight is not None
+    assert weight.const_value is not None
+    array = weight.const_value.numpy()
+    least = _least_scales(bias, source.scale, array.shape[axis]) if options.integer_bias else None
+    integers, scales = quantize_weights(array, axis, options.weight_max, least, options.weight_method)
+    layer.replace_input_with(1, _dequantized(graph, layer, f"{weight.name}", integers, scales, axis))
+    _drop_if_unused(graph, weight)
+    if bias is None or bias.const_value is None:
+        return
+    values = bias.const_value.numpy().astype(np.float64)
+    if options.bias_correction:
+        shape = [1] * array.ndim
+        shape[axis] = -1
+        values = values - mean_shift(integers * scales.reshape(shape) - array.astype(np.float64), axis, source.means)
+    if options.integer_bias:
+        bias_scales = (scales * np.float32(source.scale)).astype(np.float32)
+        stored = np.clip(np.rint(values / bias_scales), -_INT32_MAX, _INT32_MAX).astype(np.int32)
+        layer.replace_input_with(2, _dequantized(graph, layer, f"{bias.name}", stored, bias_scales, 0))
+        _drop_if_unused(graph, bias)
+    elif options.bias_correction:
+        corrected = _initializer(graph, f"{layer.name}/{bias.name}.corrected", values.astype(np.float32))
+        layer.replace_input_with(2, corrected)
+        _drop_if_unused(graph, bias)
+
+
+def mean_shift(error: npt.NDArray[np.float64], axis: int, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What a weight error adds to the mean of each output, `(outputs,)`, for inputs with the channel means `(C,)`.
+
+    Weights are `(outputs, C / groups, ...)` or, with `axis` 1, `(C, outputs)`. Zero padding at the border is left out.
+    """
+    moved = np.moveaxis(error, axis, 0)
+    per_channel = moved.reshape(*moved.shape[:2], -1).sum(2)
+    groups = len(means) // per_channel.shape[1]
+    grouped = means.reshape(groups, -1).repeat(len(per_channel) // groups, 0)
+    return np.asarray((per_channel * grouped).sum(1))
 
 
 def output_axis(layer: ir.Node) -> int:

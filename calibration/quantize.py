@@ -3,21 +3,28 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.bake import PIXELS, bake_float, bake_integer
 from resnetrt.calibration.dialects import Dialect
 from resnetrt.calibration.dialects import dialect as find_dialect
-from resnetrt.calibration.insert_qdq import insert_activation_pairs, quantize_layers
-from resnetrt.calibration.placement import place
+from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
+from resnetrt.calibration.placement import Points, place
 from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
+from resnetrt.calibration.suspects import blaming
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.export.compilers import UINT8
 from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import Parity, require
+from resnetrt.preprocess import Preprocessing
+
+_PIXEL_PAIR = QuantParams(float(np.float32(1 / 255)), 0, "int8")
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,19 @@ class QuantizeOptions:
     """`method` and `weight_method` name how ranges of activations and weights are found.
 
     `reduce_range` keeps weights to 7 bits, for CPUs without VNNI. Without VNNI the 8-bit multiply-add
-    saturates at 16 bits; 7-bit weights can't reach that.
+    saturates at 16 bits; 7-bit weights can't reach that. `bias_correction` takes back the mean error of the rounded
+    weights. `input` is `float32`, or `uint8` for frames `(N, H, W, C)` with the preprocessing baked in.
     """
 
     method: str = "mse"
     reduce_range: bool = False
     weight_method: str = "amax"
+    bias_correction: bool = True
+    input: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.input not in ("float32", "uint8"):
+            raise UsageError(f"quantize input: expected float32 or uint8, found {self.input!r}")
 
 
 def load_record(bundle: Bundle) -> CalibrationRecord:
@@ -44,31 +58,37 @@ def load_record(bundle: Bundle) -> CalibrationRecord:
 
 
 def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions) -> tuple[str, Parity]:
-    """Add the variant `int8.<dialect>` to the bundle; returns its name and its parity with eager on the golden images.
+    """Add the variant `int8.<dialect>` (or `int8.<dialect>.uint8`) to the bundle; returns its name and golden parity.
 
     Raises `UsageError` without a calibration record, `CheckFailed` when the result is outside the INT8 tolerance.
     """
     record = load_record(bundle)
     rules = find_dialect(dialect_name)
-    variant = f"int8.{rules.name}"
+    variant = f"int8.{rules.name}" + (UINT8 if options.input == "uint8" else "")
     name = f"{variant}.onnx"
-    model = quantize_model(bundle.variant_file("fp32"), record, rules, options)
+    model = quantize_model(
+        bundle.variant_file("fp32"), record, rules, options, preprocessing=bundle.manifest.preprocessing
+    )
     with bundle.edit() as editor:
         path = editor.new_path(name)
         path.write_bytes(model)
         check_quantized(path)
         parity = measure_parity(bundle, path)
-        require(parity, "onnxruntime", "int8", f"variant {variant}")
+        with blaming(bundle, path):
+            require(parity, "onnxruntime", "int8", f"variant {variant}")
         evidence = {
             "parity": parity.to_json(),
             "method": options.method,
             "weight_method": options.weight_method,
             "reduce_range": options.reduce_range,
+            "bias_correction": options.bias_correction,
             "calibration_sha256": bundle.manifest.files[FILE].sha256,
             "calibration_dataset": record.dataset,
             "calibration_images": len(record.image_hashes),
         }
-        editor.manifest.variants[variant] = VariantRecord(name, "int8", dialect=rules.name, evidence=evidence)
+        editor.manifest.variants[variant] = VariantRecord(
+            name, "int8", input=options.input, dialect=rules.name, evidence=evidence
+        )
     return variant, parity
 
 
@@ -78,25 +98,88 @@ def quantize_model(
     rules: Dialect,
     options: QuantizeOptions,
     keep_float: frozenset[str] = frozenset(),
+    preprocessing: Preprocessing | None = None,
 ) -> bytes:
     """The serialised INT8 model of the FP32 one at `path` under a dialect's rules.
 
-    Layers and residual adds whose node names are in `keep_float` stay float and read float inputs.
+    Layers and residual adds whose node names are in `keep_float` stay float and read float inputs. With
+    `options.input` `uint8`, `preprocessing` is baked in and the pixels enter the first convolution exactly.
     """
     model = ir.load(str(path))
     graph = model.graph
     points = place(graph, rules, keep_float)
-    params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
-    input_scales = {}
-    for layer in weighted_layers(graph):
-        source = layer.inputs[0]
-        if source is not None and source.name in params and layer.name not in keep_float:
-            input_scales[layer.name or ""] = params[source.name].scale
-    weight_max = 63 if options.reduce_range else 127
-    quantize_layers(graph, input_scales, rules.integer_bias, weight_max, options.weight_method)
+    inputs = _layer_inputs(graph, points, record, rules, options, keep_float)
+    if options.input == "uint8":
+        assert preprocessing is not None
+        points, inputs = _bake(graph, points, inputs, record, rules, keep_float, preprocessing)
+    params = {
+        name: _PIXEL_PAIR if name == PIXELS else range_params(record, source, rules, options.method)
+        for name, source in points.items()
+    }
+    layer_options = LayerOptions(
+        rules.integer_bias, options.bias_correction, 63 if options.reduce_range else 127, options.weight_method
+    )
+    quantize_layers(graph, inputs, layer_options)
     insert_activation_pairs(graph, params, keep_float)
     model.graph.sort()
     return bytes(ir.serde.serialize_model(model).SerializeToString())
+
+
+def _layer_inputs(
+    graph: ir.Graph,
+    points: Points,
+    record: CalibrationRecord,
+    rules: Dialect,
+    options: QuantizeOptions,
+    keep_float: frozenset[str],
+) -> dict[str, LayerInput]:
+    """Scale and channel means of the quantized input of every layer that becomes integer."""
+    inputs = {}
+    for layer in weighted_layers(graph):
+        source = layer.inputs[0]
+        if source is not None and source.name in points and layer.name not in keep_float:
+            scale = range_params(record, points[source.name], rules, options.method).scale
+            inputs[layer.name or ""] = LayerInput(scale, record[source.name].channel_mean)
+    return inputs
+
+
+def _bake(
+    graph: ir.Graph,
+    points: Points,
+    inputs: dict[str, LayerInput],
+    record: CalibrationRecord,
+    rules: Dialect,
+    keep_float: frozenset[str],
+    preprocessing: Preprocessing,
+) -> tuple[Points, dict[str, LayerInput]]:
+    """Bake the preprocessing in; exactly, unless the first layer stays float."""
+    name = graph.inputs[0].name or ""
+    points = {point: source for point, source in points.items() if point != name}
+    if any(use.node.name in keep_float for use in graph.inputs[0].uses()):
+        bake_float(graph, preprocessing)
+        return points, inputs
+    baked = bake_integer(graph, preprocessing, rules.symmetric, record[name].channel_mean)
+    pixels = {PIXELS: PIXELS} if rules.symmetric else {}
+    return pixels | points, inputs | {baked.layer: baked.source}
+
+
+def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:
+    """Add `fp32.uint8`: the FP32 model with its preprocessing in front; returns its name and golden parity.
+
+    Raises `CheckFailed` when it is outside the FP32 tolerance.
+    """
+    variant = "fp32" + UINT8
+    model = ir.load(str(bundle.variant_file("fp32")))
+    bake_float(model.graph, bundle.manifest.preprocessing)
+    with bundle.edit() as editor:
+        path = editor.new_path(f"{variant}.onnx")
+        path.write_bytes(bytes(ir.serde.serialize_model(model).SerializeToString()))
+        check_quantized(path)
+        parity = measure_parity(bundle, path)
+        require(parity, "onnxruntime", "fp32", f"variant {variant}")
+        record = VariantRecord(path.name, "fp32", input="uint8", evidence={"parity": parity.to_json()})
+        editor.manifest.variants[variant] = record
+    return variant, parity
 
 
 def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method: str) -> QuantParams:

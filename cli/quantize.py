@@ -15,23 +15,74 @@ from resnetrt.cli.output import emit_json
 )
 @click.option("--weights-method", default="amax", show_default=True, help="Weights' ranges per channel: amax or mse.")
 @click.option(
-    "--dialect", "dialects", type=WORDS, default="cpu,tensorrt", show_default=True, help="Targets' Q/DQ rules."
+    "--dialect",
+    "dialects",
+    type=WORDS,
+    default="cpu,onnxruntime,tensorrt",
+    show_default=True,
+    help="Targets' Q/DQ rules.",
+)
+@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@click.option(
+    "--input",
+    "input_type",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.",
 )
 @click.option("--reduce-range", is_flag=True, help="7-bit weights, for CPUs without VNNI.")
+@click.option(
+    "--from-trt-cache",
+    type=click.Path(path_type=Path),
+    help="Ranges from a TensorRT calibration cache, not the record.",
+)
+@click.option(
+    "--import",
+    "import_file",
+    type=click.Path(path_type=Path),
+    help="Lint and verify another tool's Q/DQ ONNX for --dialect and store it as int8.<dialect>.imported.",
+)
+@click.option("--explain", is_flag=True, help="Print the ten layers that lose most of their output.")
+@click.option("--explain-plot", type=click.Path(path_type=Path), help="Draw all layers into this .svg or .png file.")
 @json_option
 def command(
-    bundle: Path, method: str, weights_method: str, dialects: tuple[str, ...], reduce_range: bool, as_json: bool
+    bundle: Path,
+    method: str,
+    weights_method: str,
+    dialects: tuple[str, ...],
+    no_bias_correction: bool,
+    input_type: str,
+    reduce_range: bool,
+    from_trt_cache: Path | None,
+    import_file: Path | None,
+    explain: bool,
+    explain_plot: Path | None,
+    as_json: bool,
 ) -> None:
     """Add INT8 variants to BUNDLE, checked against eager on the golden images."""
     from resnetrt.bundle import Bundle
-    from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+    from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant
+    from resnetrt.cli.explaining import Explanation, check_plot
+    from resnetrt.cli.variant_sources import choose_maker
 
-    options = QuantizeOptions(method, reduce_range, weights_method)
+    check_plot(explain_plot, dialects)
+    make = choose_maker(from_trt_cache, import_file, dialects, input_type)
+    options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type)
     opened, variants = Bundle.open(bundle), []
+    if input_type == "uint8":
+        add_uint8_variant(opened)
     for dialect in dialects:
-        variant, parity = quantize_variant(opened, dialect, options)
-        variants.append({"variant": variant, "dialect": dialect, "method": method, "parity": parity.to_json()})
+        variant, parity = make(opened, dialect, options)
         if not as_json:
             click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {parity.n} golden images, method {method}")
+        explanation = Explanation.of(opened, variant)
+        explanation.warn()
+        row = {"variant": variant, "dialect": dialect, "method": method, "parity": parity.to_json()}
+        variants.append(row | explanation.to_json(explain))
+        if explain and not as_json:
+            explanation.print_worst()
+        if explain_plot is not None:
+            explanation.draw(explain_plot)
     if as_json:
         emit_json({"bundle": str(bundle), "variants": variants})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +12,23 @@ from resnetrt.parity import Parity, compare
 from resnetrt.preprocess import FloatArray
 from resnetrt.settings import read_settings
 
+_BATCH = 8
+
 
 def measure_parity(bundle: Bundle, model_path: Path) -> Parity:
-    """Run the ONNX file at `model_path` in ONNX Runtime on the bundle's golden images and compare with eager."""
-    golden = Golden.of(bundle)
-    images = bundle.manifest.preprocessing.normalize(golden.frames)
-    return compare(golden.logits, run_onnx(model_path, images))
+    """Run the ONNX file at `model_path` in ONNX Runtime on the bundle's golden images and compare with eager.
+
+    A model with uint8 input gets the frames as they are, any other the preprocessed images.
+    """
+    golden, session = Golden.of(bundle), _session(model_path)
+    takes_frames = session.get_inputs()[0].type == "tensor(uint8)"
+    images = golden.frames if takes_frames else bundle.manifest.preprocessing.normalize(golden.frames)
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
+    return compare(golden.logits, np.concatenate(parts))
 
 
-def run_onnx(model_path: Path, images: FloatArray, batch: int = 8) -> FloatArray:
+def run_onnx(model_path: Path, images: FloatArray, batch: int = _BATCH) -> FloatArray:
     """Logits of `images` `(N, C, H, W)` by ONNX Runtime on the CPU, in small batches."""
     run = onnx_runner(model_path)
     return np.concatenate([run(images[i : i + batch]) for i in range(0, len(images), batch)])
@@ -27,12 +36,7 @@ def run_onnx(model_path: Path, images: FloatArray, batch: int = 8) -> FloatArray
 
 def onnx_runner(model_path: Path) -> Callable[[FloatArray], FloatArray]:
     """A function from float32 `(N, C, H, W)` to the first output of the ONNX file, on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = read_settings().threads
-    session = onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+    session = _session(model_path)
     name = session.get_inputs()[0].name
 
     def run(images: FloatArray) -> FloatArray:
@@ -40,3 +44,12 @@ def onnx_runner(model_path: Path) -> Callable[[FloatArray], FloatArray]:
         return logits
 
     return run
+
+
+def _session(model_path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = read_settings().threads
+    return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])

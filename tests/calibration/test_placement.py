@@ -9,7 +9,7 @@ import pytest
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import watched_values
-from resnetrt.calibration.dialects import DIALECTS, dialect
+from resnetrt.calibration.dialects import DIALECTS, Dialect, dialect
 from resnetrt.calibration.placement import place
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
 from resnetrt.calibration.record import FILE, CalibrationRecord
@@ -92,18 +92,13 @@ def test_tensorrt_points_of_a_padded_network(small_onnx: Callable[[str], Path]):
     }
 
 
-def test_cpu_points_of_a_padded_network(small_onnx: Callable[[str], Path]):
-    tensorrt = place(ir.load(str(small_onnx("pad"))).graph, DIALECTS["tensorrt"])
-    cpu = place(ir.load(str(small_onnx("pad"))).graph, DIALECTS["cpu"])
-    assert cpu.items() - tensorrt.items() == {
-        ("stages.0.0.conv2.conv", "stages.0.0.conv2.conv"),
-        ("stages.0.1.conv2.conv", "stages.0.1.conv2.conv"),
-        ("stages.1.0.conv2.conv", "stages.1.0.conv2.conv"),
-        ("stages.1.0.shortcut.slice_1", "stages.0.1.relu_4"),
-        ("stages.1.0.shortcut.slice_2", "stages.0.1.relu_4"),
-        ("mean", "view"),
-    }
-    assert tensorrt.items() <= cpu.items()
+@pytest.mark.parametrize("rules", DIALECTS.values(), ids=DIALECTS)
+def test_points_that_a_dialect_adds_to_those_of_tensorrt(small_onnx: Callable[[str], Path], rules: Dialect):
+    least = place(ir.load(str(small_onnx("pad"))).graph, DIALECTS["tensorrt"])
+    found = place(ir.load(str(small_onnx("pad"))).graph, rules)
+    main = {f"stages.{block}.conv2.conv": f"stages.{block}.conv2.conv" for block in ("0.0", "0.1", "1.0")}
+    moved = {f"stages.1.0.shortcut.slice_{number}": "stages.0.1.relu_4" for number in (1, 2)} | {"mean": "view"}
+    assert found == least | (main if rules.main_branch else {}) | (moved if rules.both_sides else {})
 
 
 def test_pool_of_the_stem(small_onnx: Callable[[str], Path]):
@@ -146,22 +141,21 @@ def test_every_layer_computes_on_integers(quantized: Callable[[str, str], ir.Gra
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensorrt_quantizes_the_shortcut_and_never_the_main_branch(
-    quantized: Callable[[str, str], ir.Graph], kind: str
+@pytest.mark.parametrize("rules", DIALECTS)
+def test_shortcuts_always_and_main_branches_only_where_the_dialect_says(
+    quantized: Callable[[str, str], ir.Graph], kind: str, rules: str
 ):
-    found = adds(quantized(kind, "tensorrt"))
+    found = adds(quantized(kind, rules))
     assert len(found) == {"plain": 0, "fashion": 9}.get(kind, 3)
     for main, shortcut, node in found:
-        assert not is_dequantized(main), node.name
         assert is_dequantized(shortcut), node.name
-        assert main.producer().op_type == "Conv"  # type: ignore[union-attr]
+        assert is_dequantized(main) == DIALECTS[rules].main_branch, node.name
+        float_main = source_of(main) if is_dequantized(main) else main
+        assert float_main.producer().op_type == "Conv"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cpu_quantizes_both_inputs_of_an_add(quantized: Callable[[str, str], ir.Graph], kind: str):
-    for main, shortcut, node in adds(quantized(kind, "cpu")):
-        assert is_dequantized(main), node.name
-        assert is_dequantized(shortcut), node.name
+def test_tensorrt_never_quantizes_a_main_branch():
+    assert not DIALECTS["tensorrt"].main_branch
 
 
 @pytest.mark.parametrize("kind", ["projection", "pad", "bottleneck", "fashion"])
@@ -205,33 +199,40 @@ def test_cpu_pairs_on_both_sides_of_moves_have_one_scale(quantized: Callable[[st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensorrt_is_symmetric_with_float_biases(quantized: Callable[[str, str], ir.Graph], kind: str):
-    graph = quantized(kind, "tensorrt")
-    for node in graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+@pytest.mark.parametrize("rules", DIALECTS)
+def test_integers_of_activations(quantized: Callable[[str, str], ir.Graph], kind: str, rules: str):
+    for node in quantized(kind, rules):
+        if node.op_type == "QuantizeLinear":
             zero = constant(node.inputs[2])
-            assert zero.dtype == np.int8
-            assert not zero.any()
-        if node.op_type in ("Conv", "Gemm"):
-            assert constant(node.inputs[2]).dtype == np.float32
+            assert zero.dtype == (np.int8 if DIALECTS[rules].symmetric else np.uint8)
+            assert not (DIALECTS[rules].symmetric and zero.any())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cpu_is_unsigned_with_integer_biases(quantized: Callable[[str, str], ir.Graph], kind: str):
-    graph = quantized(kind, "cpu")
-    for node in graph:
-        if node.op_type == "QuantizeLinear":
-            assert constant(node.inputs[2]).dtype == np.uint8
-        if node.op_type in ("Conv", "Gemm"):
-            bias = node.inputs[2].producer()  # type: ignore[union-attr]
-            weight = node.inputs[1].producer()  # type: ignore[union-attr]
-            assert bias is not None
-            assert weight is not None
-            assert bias.op_type == "DequantizeLinear"
-            assert constant(bias.inputs[0]).dtype == np.int32
-            expected = constant(weight.inputs[1]) * np.float32(scale_of(node.inputs[0]))
-            np.testing.assert_array_equal(constant(bias.inputs[1]), expected)
-            assert not constant(bias.inputs[2]).any()
+@pytest.mark.parametrize("rules", DIALECTS)
+def test_biases_are_float_or_have_the_scale_of_the_sum(
+    quantized: Callable[[str, str], ir.Graph], kind: str, rules: str
+):
+    for node in quantized(kind, rules):
+        if node.op_type not in ("Conv", "Gemm"):
+            continue
+        if not DIALECTS[rules].integer_bias:
+            assert constant(node.inputs[2]).dtype == np.float32
+            continue
+        bias = node.inputs[2].producer()  # type: ignore[union-attr]
+        weight = node.inputs[1].producer()  # type: ignore[union-attr]
+        assert bias is not None
+        assert weight is not None
+        assert bias.op_type == "DequantizeLinear"
+        assert constant(bias.inputs[0]).dtype == np.int32
+        expected = constant(weight.inputs[1]) * np.float32(scale_of(node.inputs[0]))
+        np.testing.assert_array_equal(constant(bias.inputs[1]), expected)
+        assert not constant(bias.inputs[2]).any()
+
+
+def test_tensorrt_is_symmetric_with_float_biases():
+    assert DIALECTS["tensorrt"].symmetric
+    assert not DIALECTS["tensorrt"].integer_bias
 
 
 def test_cpu_uses_zero_point_zero_behind_a_relu(quantized: Callable[[str, str], ir.Graph]):
@@ -266,4 +267,4 @@ def test_unknown_dialect():
 
 def test_dialects_are_named_as_they_are_registered():
     assert {name: rules.name for name, rules in DIALECTS.items()} == {name: name for name in DIALECTS}
-    assert set(DIALECTS) == {"tensorrt", "cpu"}
+    assert set(DIALECTS) >= {"tensorrt", "cpu"}

@@ -65,7 +65,10 @@ class TestCompileVariant:
         sidecar = reopened.read_json(record.sidecar)
         assert sidecar["id"] == name
         assert (sidecar["backend"], sidecar["precision"], sidecar["target"]) == (backend, precision, "cpu")
-        assert (sidecar["variant"], sidecar["dialect"]) == (variant, "cpu" if precision == "int8" else None)
+        assert (sidecar["variant"], sidecar["dialect"]) == (
+            variant,
+            find_compiler(backend).DIALECT if precision == "int8" else None,
+        )
         assert sidecar["variant_sha256"] == sha256_of(bundle.variant_file(variant))
         assert sidecar["inputs"] == [TensorSpec("input", "float32", (None, 3, 16, 16)).to_json()]
         assert sidecar["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [None, 10]}]
@@ -76,7 +79,7 @@ class TestCompileVariant:
         assert sidecar["parity"]["tolerance"]
 
     def test_the_evidence_is_what_the_selftest_finds(self, bundle: Bundle, backend: str):
-        name = compile_variant(bundle, "int8.cpu", backend)
+        name = compile_variant(bundle, choose_variant(bundle, backend, "int8"), backend)
         stored = bundle.read_json(f"engines/{name}.json")["parity"]
         with load(bundle, name) as session:
             assert session.selftest is not None
@@ -100,6 +103,9 @@ class TestCompileVariant:
         assert compile_variant(bundle, "int8.tensorrt", backend) == f"{backend}-int8.tensorrt-cpu"
         assert compile_variant(bundle, "fp32.frames", backend) == f"{backend}-fp32.frames-cpu"
         record = VariantRecord("mixed.onnx", "int8", dialect="cpu")
+        frames = VariantRecord("f.onnx", "int8", input="uint8", dialect=find_compiler(backend).DIALECT)
+        usual = choose_variant(bundle, backend, "int8")
+        assert engine_id(f"{usual}.uint8", frames, backend, "cpu") == f"{backend}-int8-cpu-uint8"
         assert engine_id("mixed", record, backend, "cpu") == f"{backend}-mixed-cpu"
 
     def test_an_unreadable_variant_is_one_clear_error(self, bundle: Bundle, backend: str):
@@ -145,7 +151,9 @@ def test_unknown_names_suggest_the_known_ones(bundle: Bundle):
 
 
 def test_the_variant_in_the_backends_dialect_is_chosen(bundle: Bundle, backend: str):
-    assert choose_variant(bundle, backend, "int8") == "int8.cpu"
+    assert (
+        choose_variant(bundle, backend, "int8") == {"openvino": "int8.cpu", "onnxruntime": "int8.onnxruntime"}[backend]
+    )
     assert choose_variant(bundle, backend, "fp32") == "fp32"
     with pytest.raises(UsageError, match=f"unknown precision of .* for {backend} 'fp4'; did you mean fp32"):
         choose_variant(bundle, backend, "fp4")

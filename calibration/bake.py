@@ -1,0 +1,158 @@
+"""Bake the preprocessing into a graph, so that it takes camera frames: uint8 `(N, H, W, C)` instead of normalised NCHW.
+
+In an INT8 graph pixels enter the first convolution exactly, because they are integers already. With p the pixel,
+w (p/255 - mean)/std = (w/std) p/255 - (w mean/std), and the second term is a convolution of the constant one over the
+image: a fourth channel that is one inside and, like every channel, zero in the padding. So the borders are exact too,
+which a corrected bias alone would not be.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from resnetrt.calibration.insert_qdq import LayerInput
+from resnetrt.errors import UsageError
+from resnetrt.preprocess import Preprocessing
+
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class BakedInput:
+    """The first layer's name and quantized input. With a symmetric pair, `PIXELS` is the float value to put it behind."""
+
+    layer: str
+    source: LayerInput
+
+
+def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> None:
+    """Put the preprocessing, as it is, in front of a float graph. Raises `UsageError` if there are several inputs."""
+    old = _only_input(graph)
+    frames = _frames_input(graph, old)
+    channel_shape = (1, -1, 1, 1)
+    value: ir.Value = frames
+    steps: list[tuple[str, list[ir.Value], dict[str, object]]] = [
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+        ("Cast", [], {"to": int(ir.DataType.FLOAT)}),
+        ("Div", [_constant(graph, "pixel_scale", np.float32(255))], {}),
+        ("Sub", [_constant(graph, "pixel_mean", _float(preprocessing.mean).reshape(channel_shape))], {}),
+        ("Div", [_constant(graph, "pixel_std", _float(preprocessing.std).reshape(channel_shape))], {}),
+    ]
+    nodes = []
+    for index, (operator, constants, attributes) in enumerate(steps):
+        node = ir.node(operator, [value, *constants], attributes, name=f"preprocessing.{index}")
+        value = node.outputs[0]
+        value.name = f"preprocessing.{index}"
+        nodes.append(node)
+    ir.convenience.replace_all_uses_with(old, value)
+    graph.insert_before(graph[0], nodes)
+
+
+def bake_integer(
+    graph: ir.Graph, preprocessing: Preprocessing, symmetric: bool, input_means: npt.NDArray[np.float64]
+) -> BakedInput:
+    """Make the first convolution read pixels as integers; its weights become `(outputs, C + 1, kH, kW)`.
+
+    `input_means` `(C,)` are those of the normalised input, for bias correction. With `symmetric` the integers are
+    p - 128 (int8, zero point 0), else p (uint8). Raises `UsageError` unless one convolution alone reads the input.
+    """
+    old = _only_input(graph)
+    layer = _only_convolution(old)
+    frames = _frames_input(graph, old)
+    _widen_weights(graph, layer, preprocessing, symmetric)
+    mean = _float(preprocessing.mean).astype(np.float64) + _float(preprocessing.std) * input_means
+    offset, one = (128 / 255, 127 / 255) if symmetric else (0.0, 1.0)
+    source = LayerInput(float(np.float32(1 / 255)), np.append(mean - offset, one))
+    nodes, value = _shifted_pixels(graph, frames) if symmetric else _raw_pixels(graph, frames)
+    graph.insert_before(graph[0], nodes)
+    layer.replace_input_with(0, value)
+    return BakedInput(layer.name or "", source)
+
+
+def _raw_pixels(graph: ir.Graph, frames: ir.Value) -> tuple[list[ir.Node], ir.Value]:
+    """uint8 pixels with a channel of 255, dequantized by 1/255."""
+    padded = _pad_channel(graph, frames, np.array(255, np.uint8))
+    moved = _node("Transpose", [padded.outputs[0]], f"{PIXELS}.quantized", {"perm": [0, 3, 1, 2]})
+    scale = _constant(graph, f"{PIXELS}.scale", np.float32(1 / 255))
+    zero = _constant(graph, f"{PIXELS}.zero_point", np.array(0, np.uint8))
+    dequantize = _node("DequantizeLinear", [moved.outputs[0], scale, zero], f"{PIXELS}.dequantized")
+    return [padded, moved, dequantize], dequantize.outputs[0]
+
+
+def _shifted_pixels(graph: ir.Graph, frames: ir.Value) -> tuple[list[ir.Node], ir.Value]:
+    """(p - 128)/255 as float, with a channel of 127/255: exact under a symmetric pair of scale 1/255."""
+    cast = _node("Cast", [frames], f"{PIXELS}.float", {"to": int(ir.DataType.FLOAT)})
+    centre = _constant(graph, f"{PIXELS}.centre", np.float32(128))
+    shifted = _node("Sub", [cast.outputs[0], centre], f"{PIXELS}.shifted")
+    padded = _pad_channel(graph, shifted.outputs[0], np.float32(127))
+    moved = _node("Transpose", [padded.outputs[0]], f"{PIXELS}.nchw", {"perm": [0, 3, 1, 2]})
+    factor = _constant(graph, f"{PIXELS}.factor", np.float32(1 / 255))
+    scaled = _node("Mul", [moved.outputs[0], factor], PIXELS)
+    return [cast, shifted, padded, moved, scaled], scaled.outputs[0]
+
+
+def _widen_weights(graph: ir.Graph, layer: ir.Node, preprocessing: Preprocessing, symmetric: bool) -> None:
+    weight = layer.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    mean = np.asarray(preprocessing.mean, np.float64)[:, None, None]
+    std = np.asarray(preprocessing.std, np.float64)[:, None, None]
+    scaled = weight.const_value.numpy().astype(np.float64) / std
+    offset, one = (128 / 255, 127 / 255) if symmetric else (0.0, 1.0)
+    constant = (scaled * (offset - mean)).sum(1, keepdims=True) / one
+    widened = np.concatenate([scaled, constant], 1).astype(np.float32)
+    layer.replace_input_with(1, _constant(graph, f"{weight.name}.pixels", widened))
+    if not weight.uses() and weight.name is not None:
+        del graph.initializers[weight.name]
+
+
+def _pad_channel(graph: ir.Graph, value: ir.Value, fill: npt.NDArray[np.uint8] | np.float32) -> ir.Node:
+    """One more channel at the end of NHWC, filled with `fill`."""
+    pads = _constant(graph, f"{PIXELS}.pads", np.array([0, 0, 0, 0, 0, 0, 0, 1], np.int64))
+    return _node("Pad", [value, pads, _constant(graph, f"{PIXELS}.one", fill)], f"{PIXELS}.padded")
+
+
+def _only_input(graph: ir.Graph) -> ir.Value:
+    if len(graph.inputs) != 1:
+        raise UsageError(f"--input uint8: expected a model with one input, found {len(graph.inputs)}")
+    return graph.inputs[0]
+
+
+def _only_convolution(value: ir.Value) -> ir.Node:
+    uses = list(value.uses())
+    layer = uses[0].node if len(uses) == 1 else None
+    groups = None if layer is None else layer.attributes.get("group")
+    if layer is None or layer.op_type != "Conv" or (groups is not None and groups.as_int() != 1):
+        found = ", ".join(use.node.op_type for use in uses) or "nothing"
+        raise UsageError(f"--input uint8: expected one convolution alone to read the input, found {found}")
+    return layer
+
+
+def _frames_input(graph: ir.Graph, old: ir.Value) -> ir.Value:
+    """Replace the graph's input by uint8 NHWC frames of the same name."""
+    assert old.shape is not None
+    batch, channels, height, width = old.shape
+    shape = ir.Shape([batch, height, width, channels])
+    name = old.name
+    old.name = f"{name}.normalised"
+    frames = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=shape)
+    graph.inputs[0] = frames
+    return frames
+
+
+def _node(operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, object] | None = None) -> ir.Node:
+    node = ir.node(operator, inputs, attributes or {}, name=name)  # type: ignore[arg-type]
+    node.outputs[0].name = name
+    return node
+
+
+def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _float(values: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    return np.asarray(values, np.float32)
