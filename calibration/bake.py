@@ -6,6 +6,7 @@ image: a fourth channel that is one inside and, like every channel, zero in the 
 which a corrected bias alone would not be.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class BakedInput:
-    """The first layer's name and quantized input. With a symmetric pair, `PIXELS` is the float value to put it behind."""
+    """The first layer's name and its quantized input. A symmetric pair is still to be put behind `PIXELS`."""
 
     layer: str
     source: LayerInput
@@ -33,7 +34,7 @@ def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> None:
     frames = _frames_input(graph, old)
     channel_shape = (1, -1, 1, 1)
     value: ir.Value = frames
-    steps: list[tuple[str, list[ir.Value], dict[str, object]]] = [
+    steps: list[tuple[str, list[ir.Value], dict[str, int | Sequence[int]]]] = [
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
         ("Cast", [], {"to": int(ir.DataType.FLOAT)}),
         ("Div", [_constant(graph, "pixel_scale", np.float32(255))], {}),
@@ -142,8 +143,10 @@ def _frames_input(graph: ir.Graph, old: ir.Value) -> ir.Value:
     return frames
 
 
-def _node(operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, object] | None = None) -> ir.Node:
-    node = ir.node(operator, inputs, attributes or {}, name=name)  # type: ignore[arg-type]
+def _node(
+    operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, int | Sequence[int]] | None = None
+) -> ir.Node:
+    node = ir.node(operator, inputs, attributes or {}, name=name)
     node.outputs[0].name = name
     return node
 

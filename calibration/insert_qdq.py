@@ -68,8 +68,8 @@ def quantize_layers(graph: ir.Graph, inputs: Mapping[str, LayerInput], options: 
     `options.integer_bias` biases become int32 with scale input x weight.
     """
     for layer in weighted_layers(graph):
-        if layer.name in inputs:
-            _quantize_layer(graph, layer, inputs[layer.name], options)
+        if (source := inputs.get(layer.name or "")) is not None:
+            _quantize_layer(graph, layer, source, options)
 
 
 def _quantize_layer(graph: ir.Graph, layer: ir.Node, source: LayerInput, options: LayerOptions) -> None:
@@ -84,11 +84,12 @@ def _quantize_layer(graph: ir.Graph, layer: ir.Node, source: LayerInput, options
     _drop_if_unused(graph, weight)
     if bias is None or bias.const_value is None:
         return
-    values = bias.const_value.numpy().astype(np.float64)
+    values: npt.NDArray[np.float64] = bias.const_value.numpy().astype(np.float64)
     if options.bias_correction:
         shape = [1] * array.ndim
         shape[axis] = -1
-        values = values - mean_shift(integers * scales.reshape(shape) - array.astype(np.float64), axis, source.means)
+        error: npt.NDArray[np.float64] = integers * scales.astype(np.float64).reshape(shape) - array
+        values = values - mean_shift(error, axis, source.means)
     if options.integer_bias:
         bias_scales = (scales * np.float32(source.scale)).astype(np.float32)
         stored = np.clip(np.rint(values / bias_scales), -_INT32_MAX, _INT32_MAX).astype(np.int32)
