@@ -99,20 +99,29 @@ class _Collector:
         self._mean = _Mean()
         self._amax: npt.NDArray[np.float64] | None = None
         self._extremes: list[tuple[float, float]] = []
+        self._low: npt.NDArray[np.float32] | None = None
+        self._varies = False
 
     def add(self, values: npt.NDArray[np.float32], results: dict[str, npt.NDArray[np.float32]]) -> None:
         low, high = results[f"{self.name}/ReduceMin"], results[f"{self.name}/ReduceMax"]
         amax = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
         self._amax = amax if self._amax is None else np.maximum(self._amax, amax)
         self._mean.add(results[f"{self.name}/ReduceMean"], len(values))
+        self._note_variation(low, high, pixels=math.prod(values.shape[2:]))
         self._extremes.append((float(low.min()), float(high.max())))
         self._histogram.add(values, *self._extremes[-1])
 
+    def _note_variation(self, low: npt.NDArray[np.float32], high: npt.NDArray[np.float32], pixels: int) -> None:
+        """Whether some channel differs between pixels or images; pooled tensors of a single image can't tell."""
+        self._low = low if self._low is None else self._low
+        self._varies |= pixels <= 1 or bool((low != self._low).any() or (high != low).any())
+
     def statistics(self) -> TensorStatistics:
         histogram = self._histogram
-        if histogram.minimum == histogram.maximum or self._amax is None:
+        if histogram.minimum == histogram.maximum or self._amax is None or not self._varies:
+            value = f"{histogram.minimum:g}" if histogram.minimum == histogram.maximum else "in every channel"
             raise DataError(
-                f"calibration: tensor {self.name} is constant ({histogram.minimum:g}) over all images; "
+                f"calibration: tensor {self.name} is constant ({value}) over all images; "
                 "check that the images are not blank and the weights not dead"
             )
         mean = self._mean.value

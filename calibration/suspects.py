@@ -118,8 +118,11 @@ def few_images(evidence: Evidence) -> Iterator[Suspect]:
 @check
 def low_sqnr(evidence: Evidence) -> Iterator[Suspect]:
     """A layer whose own quantization leaves little of its output."""
+    guilty = False  # a layer since the last add; its noise goes straight into the next one, which is not to blame
     for row in evidence.rows:
-        if row.own_sqnr_db < LEAST_OWN_DB:
+        inherited, guilty = guilty and row.op == "Add", guilty and row.op != "Add"
+        if row.own_sqnr_db < LEAST_OWN_DB and not inherited:
+            guilty = row.op != "Add"
             clips = row.clipped > MOST_CLIPPED
             problem = f"its own quantization leaves {row.own_sqnr_db:.1f} dB (expected at least {LEAST_OWN_DB:.0f})"
             remedy = "try --method minmax, or calibrate with more images" if clips else "keep it in a higher precision"
@@ -192,7 +195,7 @@ def tiny_variance(evidence: Evidence) -> Iterator[Suspect]:
     for item in evidence.fold.get("convolutions", []):
         channels = item["tiny_variance_channels"]
         if channels:
-            problem = f"the running variance of channels {_listed(channels)} is at most eps"
+            problem = f"running variance of at most eps in {len(channels)} channels ({_listed(channels)})"
             remedy = "check that these channels are not dead; recompute the statistics or raise eps in training"
             yield Suspect(item["batch_norm"], problem, remedy)
 

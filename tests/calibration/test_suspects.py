@@ -126,7 +126,14 @@ def test_dead_channels(healthy: Evidence):
 def test_tiny_variance(healthy: Evidence):
     fold = {"convolutions": [{"batch_norm": "stem.bn", "tiny_variance_channels": [3, 4, 5, 6, 7]}]}
     (line,) = lines(replace(healthy, fold=fold))
-    assert line.startswith("stem.bn: the running variance of channels 3, 4, 5, 6 and 1 more is at most eps; check")
+    assert line.startswith("stem.bn: running variance of at most eps in 5 channels (3, 4, 5, 6 and 1 more); check")
+
+
+def test_an_add_is_not_blamed_for_the_layer_before_it():
+    low = replace(ROW, layer="conv", own_sqnr_db=5.0)
+    add = replace(ROW, layer="add", op="Add", own_sqnr_db=7.0)
+    for rows, names in (([low, add, ROW], ["conv"]), ([ROW, add], ["add"]), ([low, add, add], ["conv", "add"])):
+        assert [item.layer for item in find_suspects(Evidence(rows, None, {}, {}))] == names
 
 
 def test_every_check_has_a_test():

@@ -1,0 +1,175 @@
+"""Networks and data that break quantizers: SQNR stays above a floor, or a warning or error names the place."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_models
+import torch
+from small_data import dataset_of, recipe, smooth_frames
+from torch import nn
+
+from resnetrt.calibration.collect import calibrate
+from resnetrt.calibration.dialects import DIALECTS
+from resnetrt.calibration.layer_report import LayerRow, layer_report
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
+from resnetrt.calibration.record import CalibrationRecord
+from resnetrt.calibration.suspects import Evidence, find_suspects, layer_weights
+from resnetrt.errors import DataError
+from resnetrt.export.fold import fold_batch_norms
+from resnetrt.export.trace import trace_to_onnx
+from resnetrt.models.resnet import ResNet, ResNetConfig
+
+KIND = "projection"
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Case:
+    """A network through folding, calibration and quantization, judged on images that calibration did not see."""
+
+    def __init__(self, module: nn.Module, folder: Path, images: int = 64, frames: Array | None = None) -> None:
+        fold = fold_batch_norms(module, small_models.pictures(KIND, 4))
+        self.path, self.fold, self.folder = folder / "fp32.onnx", fold.to_json(), folder
+        trace_to_onnx(fold.module, small_models.SHAPES[KIND], self.path)
+        seen = smooth_frames(KIND, images) if frames is None else frames
+        self.record: CalibrationRecord = calibrate(self.path, dataset_of(seen, recipe(KIND)), recipe(KIND))
+        self.test = recipe(KIND).normalize(smooth_frames(KIND, 24, seed=99))
+
+    def verdicts(self) -> Iterator[tuple[float, list[str]]]:
+        """Of every dialect."""
+        return (self.judge(rules) for rules in DIALECTS)
+
+    def judge(self, rules: str) -> tuple[float, list[str]]:
+        """SQNR of the logits in dB, and the warnings."""
+        path = self.folder / "int8.onnx"
+        path.write_bytes(quantize_model(self.path, self.record, DIALECTS[rules], QuantizeOptions()))
+        self.rows: list[LayerRow] = layer_report(self.path, path, self.test)
+        evidence = Evidence(self.rows, self.record, layer_weights(self.path), self.fold)
+        return self.rows[-1].sqnr_db, [str(suspect) for suspect in find_suspects(evidence)]
+
+
+def network(depths: tuple[int, ...] = (2, 1)) -> ResNet:
+    module = small_models.randomize(ResNet(ResNetConfig("basic", 4, depths, stem="small", num_classes=5)))
+    assert isinstance(module, ResNet)
+    return module
+
+
+def scale_channels(module: ResNet, factors: Array) -> None:
+    """The same function in floats: channels of the first block's inner tensor times `factors`, undone after it."""
+    block: Any = module.stages[0][0]
+    factor = torch.tensor(factors, dtype=torch.float32)
+    with torch.no_grad():
+        block.conv1.bn.weight.mul_(factor)
+        block.conv1.bn.bias.mul_(factor)
+        block.conv2.conv.weight.div_(factor[None, :, None, None])
+
+
+INNER = "stages.0.0.conv2.conv"  # the layer that reads that tensor
+
+
+def test_a_healthy_network_sets_the_standard(tmp_path: Path):
+    for sqnr, warnings in Case(network(), tmp_path).verdicts():
+        assert sqnr > 38  # measured: 45 (tensorrt) to 47
+        assert warnings == []
+
+
+def test_channels_spread_by_a_thousand(tmp_path: Path):
+    """A scale per tensor can't hold both ends. The logits keep 16 dB and parity passes; the layer has 2 dB."""
+    module = network()
+    scale_channels(module, np.array([0.03, 0.3, 3, 30]))
+    for sqnr, warnings in Case(module, tmp_path).verdicts():
+        assert sqnr > 30 or any(line.startswith(f"{INNER}: its own quantization leaves ") for line in warnings)
+        assert all(line.startswith(f"{INNER}: ") for line in warnings), warnings
+
+
+def test_logits_spread_by_a_thousand_cost_nothing(tmp_path: Path):
+    """Weights have a scale per output channel."""
+    module = network()
+    with torch.no_grad():
+        module.fc.weight.mul_(torch.tensor([1e-3, 1e-2, 0.1, 1, 10])[:, None])
+    for sqnr, warnings in Case(module, tmp_path).verdicts():
+        assert sqnr > 30
+        assert warnings == []
+
+
+def test_an_outlier_channel(tmp_path: Path):
+    module = network()
+    scale_channels(module, np.array([1, 1, 300, 1]))
+    for sqnr, warnings in Case(module, tmp_path).verdicts():
+        named = any(line.startswith(f"{INNER}: channel 2 of its input ") and "integers" in line for line in warnings)
+        assert named or sqnr > 30, (sqnr, warnings)
+        assert all(line.startswith(f"{INNER}: ") for line in warnings), warnings
+
+
+def test_nearly_dead_channels(tmp_path: Path):
+    """Filters that weight decay killed, with and without a bias left."""
+    module = network()
+    kill(module, [0, 1e-30, 1e-12], [-1.0, 0.5, -0.5])
+    for sqnr, warnings in Case(module, tmp_path).verdicts():
+        assert sqnr > 30
+        assert [line for line in warnings if "are dead" not in line] == []
+
+
+def test_mostly_dead_channels(tmp_path: Path):
+    module = network()
+    kill(module, [0, 0, 0], [-1, -1, -1])
+    for sqnr, warnings in Case(module, tmp_path).verdicts():
+        assert sqnr > 30
+        (line,) = warnings
+        assert line.startswith("stages.0.1.conv2.conv: 3 of 4 channels of its input ")
+        assert "are dead (always zero)" in line
+
+
+def kill(module: ResNet, weights: list[float], biases: list[float]) -> None:
+    """Give the first channels of an inner BatchNorm these weights and biases."""
+    block: Any = module.stages[0][1]
+    with torch.no_grad():
+        block.conv1.bn.weight[:3] = torch.tensor(weights)
+        block.conv1.bn.bias[:3] = torch.tensor(biases)
+
+
+def test_eight_images(tmp_path: Path):
+    for sqnr, warnings in Case(network(), tmp_path, images=8).verdicts():
+        assert sqnr > 38
+        assert warnings == ["calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"]
+
+
+def test_blank_images_are_an_error_that_names_the_tensor(tmp_path: Path):
+    """Also where each channel is normalised to another constant."""
+    blank = np.full((8, 16, 16, 3), 128, np.uint8)
+    with pytest.raises(
+        DataError, match=r"tensor \S+ is constant \(.*\) over all images; check that the images are not bl"
+    ):
+        Case(network(), tmp_path, frames=blank)
+
+
+def test_nearly_blank_images(tmp_path: Path):
+    """Not constant, so they calibrate; but what real images bring lies far outside, and that is said."""
+    rng = np.random.default_rng(0)
+    dim = (120 + rng.integers(0, 4, (64, 16, 16, 3))).astype(np.uint8)
+    for sqnr, warnings in Case(network(), tmp_path, frames=dim).verdicts():
+        assert sqnr < 20
+        assert any("golden images reach" in line and "in input" in line for line in warnings), warnings
+        assert any(line.startswith("stem.conv: ") and "lie outside" in line for line in warnings)
+
+
+def test_a_batch_norm_with_tiny_variance(tmp_path: Path):
+    module = network()
+    block: Any = module.stages[0][0]
+    with torch.no_grad():
+        block.conv1.bn.running_var[1] = 1e-9
+    for sqnr, warnings in Case(module, tmp_path).verdicts():
+        assert sqnr > 30
+        assert any(line.startswith("stages.0.0.conv1.bn: running variance of at most eps in 1 ch") for line in warnings)
+
+
+def test_depth_110(tmp_path: Path):
+    """18 blocks a stage, as in He et al. 2016; the noise of 110 layers adds up, though each has 29 dB of its own."""
+    case = Case(network((18, 18, 18)), tmp_path, images=32)
+    for sqnr, warnings in case.verdicts():
+        assert sum(row.op in ("Conv", "Gemm") and "shortcut" not in row.layer for row in case.rows) == 110
+        assert sqnr > 16, sqnr
+        assert min(row.own_sqnr_db for row in case.rows) > 25
+        assert warnings == []
