@@ -43,9 +43,7 @@ def _pair_names(comparison: Comparison, old: list[str], path: Path) -> dict[str,
     return common
 
 
-def _paired(
-    comparison: Comparison, stored: Results, new: str, then: str, budget: Budget, path: Path
-) -> dict[str, Any]:
+def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget: Budget, path: Path) -> dict[str, Any]:
     before = stored.comparison
     _, now_rows, then_rows = np.intersect1d(comparison.images, before.images, return_indices=True)
     if len(now_rows) == 0:
