@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     """A bundle with engines fp32 and int8, and labelled images of which the reference gets nine in ten right."""
     folder = tmp_path_factory.mktemp("gate")
     bundle = tiny_bundle.make_bundle(folder / "tiny.bundle")
-    for variant in ("fp32", "int8.cpu", "fp32.frames"):
+    for variant in ("fp32", "int8.onnxruntime", "fp32.frames"):
         compile_variant(bundle, variant, "onnxruntime")
     rng = np.random.default_rng(5)
     x = rng.integers(0, 256, (N * 3, 4, 4, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
