@@ -11,13 +11,14 @@ import torch
 from small_data import dataset_of, recipe, smooth_frames
 from torch import nn
 
+from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate
 from resnetrt.calibration.dialects import DIALECTS
 from resnetrt.calibration.layer_report import LayerRow, layer_report
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_model, quantize_variant
 from resnetrt.calibration.record import CalibrationRecord
 from resnetrt.calibration.suspects import Evidence, find_suspects, layer_weights
-from resnetrt.errors import DataError
+from resnetrt.errors import CheckFailed, DataError
 from resnetrt.export.fold import fold_batch_norms
 from resnetrt.export.trace import trace_to_onnx
 from resnetrt.models.resnet import ResNet, ResNetConfig
@@ -173,3 +174,10 @@ def test_depth_110(tmp_path: Path):
         assert sqnr > 16, sqnr
         assert min(row.own_sqnr_db for row in case.rows) > 25
         assert warnings == []
+
+
+@pytest.mark.parametrize("rules", ["cpu", "tensorrt"])
+def test_entropy_on_images_with_a_constant_background(fashion_bundle: Bundle, rules: str):
+    """KL prefers to clip a tenth of the values; the collapse is refused, with the layer and the remedy."""
+    with pytest.raises(CheckFailed, match=r"Suspicious: (stem|stages)\S+: .*try --method minmax"):
+        quantize_variant(fashion_bundle, rules, QuantizeOptions("entropy"))
