@@ -1,0 +1,53 @@
+"""Sessions of everybody's models, through the same code: same compiler call, same settings, same `infer`."""
+
+from pathlib import Path
+from typing import Any
+
+from resnetrt.bundle import Bundle
+from resnetrt.export.compilers import compile_variant, find_compiler
+from resnetrt.preprocess import Preprocessing
+from resnetrt.runtime import load
+from resnetrt.runtime.backends import find_backend
+from resnetrt.runtime.session import Session
+
+
+def open_own(model: Path, backend: str, threads: int) -> Session:
+    """An engine of this project: compiled in its bundle, loaded and checked as for users."""
+    bundle = Bundle.open(model.parent)
+    variant = next(name for name, record in bundle.manifest.variants.items() if record.file == model.name)
+    return load(bundle, compile_variant(bundle, variant, backend), threads=threads)
+
+
+def open_file(
+    model: Path, backend: str, threads: int, preprocessing: Preprocessing, precision: str = "int8"
+) -> Session:
+    """An engine of any model file, ONNX or OpenVINO's IR, with the settings that this project's engines get."""
+    compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
+    blob = model.parent / f"{model.stem}-{backend}.engine.{compiled.extension}"
+    blob.write_bytes(compiled.blob)
+    sidecar: dict[str, Any] = {
+        "id": f"{model.stem}-{backend}",
+        "backend": backend,
+        "precision": precision,
+        "target": "cpu",
+        "tools": compiled.tools,
+    }
+    session = find_backend(backend).load(blob, sidecar, threads)
+    session.preprocessing = preprocessing
+    return session
+
+
+def bake_preprocessing(model: Path, preprocessing: Preprocessing) -> Path:
+    """The model with OpenVINO's own PrePostProcessor in front: takes uint8 `(N, H, W, C)`. Returns a new IR file."""
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(ov.Core().read_model(model))
+    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(ov.Type.f32).mean([255 * v for v in preprocessing.mean]).scale(
+        [255 * v for v in preprocessing.std]
+    )
+    path = model.with_name(f"{model.stem}-frames.xml")
+    ov.save_model(steps.build(), path, compress_to_fp16=False)
+    return path

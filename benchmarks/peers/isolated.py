@@ -1,0 +1,91 @@
+"""One quantizer in a process of its own: how long it takes, how much memory it needs, and the model it makes.
+
+python -m resnetrt.benchmarks.peers.isolated TOOL BUNDLE DATA SAMPLES OUT
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from resnetrt.benchmarks.peers.tools import TOOLS, Job, Tool
+from resnetrt.bundle import Bundle
+from resnetrt.errors import BackendMissing, EnvironmentFault
+
+_TIMEOUT_S = 1800
+# what a tool imports on first use is loaded before its time counts
+_IMPORTS = {"onnxruntime": ("onnxruntime.quantization",), "nncf": ("nncf", "openvino"), "resnetrt": ("onnxruntime",)}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized model. `seconds` from images and FP32 model on disk to INT8 model on disk, without imports.
+
+    `peak_rss_bytes` is of the whole process, `imports_rss_bytes` what it had before the work began.
+    """
+
+    tool: str
+    model: str
+    samples: int
+    seconds: float
+    peak_rss_bytes: int
+    imports_rss_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """The model's file; this project's lies in a bundle."""
+        return Path(self.model)
+
+
+def make(tool: Tool, bundle: Bundle, data: str, samples: int, folder: Path) -> Made:
+    """Quantize a copy of `bundle` in a new process; `folder` receives the model.
+
+    Raises `BackendMissing` without its package, `EnvironmentFault` with the last line of a process that fails.
+    """
+    if not tool.installed:
+        raise BackendMissing(f"{tool.name}: {tool.package} is not installed; pip install 'resnetrt[peers]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / f"{tool.name}-{samples}.bundle"
+    shutil.rmtree(own, ignore_errors=True)
+    shutil.copytree(bundle.path, own)
+    out = folder / f"{tool.name}-{samples}"
+    command = [sys.executable, "-m", "resnetrt.benchmarks.peers.isolated", tool.name, own, data, samples, out]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, cwd=folder
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EnvironmentFault(f"{tool.name} on {bundle.path}: its process ended with {done.returncode}: {last}")
+    return Made(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def work(tool: Tool, job: Job) -> Made:
+    """Quantize in this process."""
+    for name in _IMPORTS[tool.package]:
+        importlib.import_module(name)
+    imports = _resident("VmRSS")
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        model = tool.quantize(job)
+    seconds = time.perf_counter() - started
+    return Made(tool.name, str(model.resolve()), job.samples, seconds, _resident("VmHWM"), imports)
+
+
+def _resident(field: str) -> int:
+    """VmRSS (now) or VmHWM (the most so far), in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+if __name__ == "__main__":
+    name, bundle_path, spec, count, target = sys.argv[1:]
+    found = work(TOOLS[name], Job(Bundle.open(bundle_path), spec, int(count), Path(target)))
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # what a tool does while the interpreter ends is not measured here

@@ -1,0 +1,118 @@
+"""What to compare, and the networks it is compared on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.peers.tools import TOOLS, Tool
+from resnetrt.benchmarks.prepare import prepare_export
+from resnetrt.bundle import Bundle
+from resnetrt.errors import UsageError, WeightsError
+from resnetrt.export.export import export_bundle
+
+STEPS = ("calibration", "fidelity", "latency", "frames")
+DEPTH_STEPS = ("latency", "frames")  # weights are random there
+# what is worth timing on large networks: one of each kind of graph
+DEPTH_TOOLS = (
+    "nncf-performance",
+    "nncf-mixed",
+    "ort-int8-minmax",
+    "ort-uint8-minmax",
+    *(name for name, tool in TOOLS.items() if tool.package == "resnetrt"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """`networks` are trained, with weights in `weights_dir` (None: those shipped); `depths` are timed only.
+
+    `calib` and `eval_data` are data sets of the trained networks, `depth_calib` one for the others. `more_samples` is
+    a second number of images for this project's calibration. `tools` empty means all that are installed.
+    """
+
+    networks: Sequence[str] = ()
+    weights_dir: Path | None = None
+    calib: str = "fashion_calib"
+    eval_data: str = "fashion_test"
+    samples: int = 512
+    eval_samples: int = 2500
+    more_samples: int | None = None
+    depths: Sequence[int] = ()
+    depth_calib: str = "fashion_calib"
+    depth_samples: int = 16
+    tools: Sequence[str] = ()
+    steps: Sequence[str] = STEPS
+    batches: Sequence[int] = (1, 8)
+    rounds: int = 11
+    min_block_s: float = 0.1
+    repeats: int = 3
+    threads: int = 2
+    work: Path = Path("build/peers")
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if step not in STEPS:
+                raise UsageError.unknown("step", step, STEPS)
+        for tool in self.tools:
+            if tool not in TOOLS:
+                raise UsageError.unknown("tool", tool, TOOLS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network as a bundle with `fp32.onnx` and no more; `weights` is None where they are shipped or random."""
+
+    bundle: Bundle
+    weights: Path | None
+    calib: str
+    samples: int
+    steps: tuple[str, ...]
+    tools: tuple[Tool, ...]
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.bundle.manifest.name
+
+    @property
+    def folder(self) -> Path:
+        """Where everything made from it goes."""
+        return self.bundle.path.parent
+
+
+def open_subject(request: Request, network: str | int) -> Subject:
+    """Export a trained network (a name) or a random one (a depth) to a new bundle in the work folder."""
+    name = network if isinstance(network, str) else f"resnet{network}"
+    trained = isinstance(network, str)
+    weights = find_weights(request.weights_dir, name) if trained else None
+    golden: dict[str, Any] = {"golden_data": request.eval_data} if trained else {"golden_count": 9}
+    path = request.work.resolve() / name / "base.bundle"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bundle, _ = export_bundle(prepare_export(name, weights, **golden), path, overwrite=True)
+    wanted = tuple(request.tools) or (tuple(TOOLS) if trained else DEPTH_TOOLS)
+    tools = tuple(TOOLS[tool] for tool in wanted if trained or tool in DEPTH_TOOLS)
+    possible = STEPS if trained else DEPTH_STEPS
+    return Subject(
+        bundle,
+        weights,
+        request.calib if trained else request.depth_calib,
+        request.samples if trained else request.depth_samples,
+        tuple(step for step in possible if step in request.steps),
+        tools,
+    )
+
+
+def find_weights(folder: Path | None, network: str) -> Path | None:
+    """The file of `folder` whose name ends like the network's: `cifar10-resnet20.safetensors` for `cifar_resnet20`.
+
+    Raises `WeightsError` unless there is exactly one.
+    """
+    if folder is None:
+        return None
+    ending = network.rpartition("_")[2]
+    found = sorted(path for path in folder.glob("*.safetensors") if path.stem.endswith(ending))
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        raise WeightsError(f"weights of {network}: expected one file *{ending}.safetensors in {folder}, found {listed}")
+    return found[0]

@@ -1,0 +1,183 @@
+"""The four comparisons on one network; each returns rows and lines that say what was left out and why."""
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.accuracy import OnFrames, compare_accuracy
+from resnetrt.benchmarks.evaluate import session_infer
+from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.peers.engines import bake_preprocessing, open_file
+from resnetrt.benchmarks.peers.isolated import Made, make
+from resnetrt.benchmarks.peers.request import Request, Subject
+from resnetrt.benchmarks.peers.store import Rows
+from resnetrt.benchmarks.peers.tools import CPU_BACKENDS, REFERENCE, Tool
+from resnetrt.benchmarks.peers.workshop import Workshop
+from resnetrt.benchmarks.reference import find_reference
+from resnetrt.benchmarks.timing import Schedule, Timing, measure, ratio
+from resnetrt.calibration.data import open_dataset, pixel_hash
+from resnetrt.golden import Golden
+from resnetrt.preprocess import UInt8Array
+from resnetrt.runtime.session import Session
+
+_PATIENCE_S = 15.0  # a calibration is not repeated beyond this
+
+
+def calibration(shop: Workshop) -> Rows:
+    """Time and memory of every tool, in processes of their own, in turns."""
+    subject, request = shop.subject, shop.request
+    cases = [(tool, subject.samples) for tool in subject.tools]
+    if request.more_samples is not None:
+        cases += [(tool, request.more_samples) for tool in subject.tools if tool.package == "resnetrt"]
+    found: dict[tuple[str, int], list[Made]] = {(tool.name, samples): [] for tool, samples in cases}
+    for _ in range(request.repeats):
+        for tool, samples in cases:
+            runs = found[tool.name, samples]
+            if sum(run.seconds for run in runs) < _PATIENCE_S and not _failed(shop, tool):
+                action = partial(make, tool, subject.bundle, subject.calib, samples, subject.folder)
+                made = shop.attempt(tool.name, action)
+                runs += [] if made is None else [made]
+                if made is not None and samples == subject.samples:
+                    shop.remember(tool, made)
+    ran = [(tool, samples, found[tool.name, samples]) for tool, samples in cases]
+    return [_calibration_row(shop, tool, samples, runs) for tool, samples, runs in ran if runs]
+
+
+def _failed(shop: Workshop, tool: Tool) -> bool:
+    start = f"{shop.subject.name} {tool.name}: "
+    return any(line.startswith(start) for line in shop.left_out)
+
+
+def _calibration_row(shop: Workshop, tool: Tool, samples: int, runs: list[Made]) -> dict[str, Any]:
+    return {
+        "network": shop.subject.name,
+        "tool": tool.name,
+        "dialect": tool.dialect,
+        "samples": samples,
+        "n": len(runs),
+        "calibration_s": statistics.median(run.seconds for run in runs),
+        "calibration_s_min": min(run.seconds for run in runs),
+        "peak_rss_bytes": max(run.peak_rss_bytes for run in runs),
+        "imports_rss_bytes": max(run.imports_rss_bytes for run in runs),
+    }
+
+
+def fidelity(shop: Workshop) -> Rows:
+    """SQNR, flips and drop against the eager model, every engine in one pass over the same images."""
+    subject, request = shop.subject, shop.request
+    manifest = subject.bundle.manifest
+    found = {f"{tool.name}|{backend}": (tool, backend, session) for tool, backend, session in shop.sessions()}
+    dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    dataset = dataset.subset(min(request.eval_samples, len(dataset)))
+    seen = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
+    hashes = [pixel_hash(frame) for batch in seen.batches(50) for frame in batch.frames]
+    reference = find_reference(subject.bundle, subject.weights)
+    engines = {name: _infer(session) for name, (_, _, session) in found.items()}
+    rows = compare_accuracy(reference.infer, engines, dataset, manifest.preprocessing, hashes).rows()
+    kept = ("n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
+    return [
+        _engine_names(subject.name, *found[row["engine"]][:2])
+        | {"reference": reference.name}
+        | {name: row[name] for name in kept}
+        for row in rows
+    ]
+
+
+def _infer(session: Session) -> Infer | OnFrames:
+    if session.inputs[0].dtype != "uint8":
+        return session_infer(session)
+
+    def infer(frames: UInt8Array) -> npt.NDArray[np.float32]:
+        return next(iter(session.infer(frames).values()))
+
+    return OnFrames(infer)
+
+
+def latency(shop: Workshop) -> Rows:
+    """The engine alone, on the input it takes: rotated blocks, the ratio to `REFERENCE` paired by rounds."""
+    subject, request = shop.subject, shop.request
+    found: dict[str, tuple[str, str | None, str, Session]] = {}
+    for made_by, backend, session in shop.sessions():
+        found[f"{made_by.name}|{backend}"] = (made_by.name, made_by.dialect, backend, session)
+    for backend in CPU_BACKENDS:
+        opener = partial(_open_float, shop, backend)
+        if (plain := shop.session(f"fp32|{backend}", opener)) is not None:
+            found[f"fp32|{backend}"] = ("fp32", None, backend, plain)
+    rows = []
+    for batch in request.batches:
+        frames = _frames(subject, batch)
+        calls = {name: partial(session.infer, session.prepare(frames)) for name, (*_, session) in found.items()}
+        timings = measure(calls, _schedule(request))
+        for name, (tool, dialect, backend, _) in found.items():
+            names = {"network": subject.name, "tool": tool, "dialect": dialect, "backend": backend, "batch": batch}
+            rows.append(names | _timing(timings, name))
+    return rows
+
+
+def _open_float(shop: Workshop, backend: str) -> Session:
+    bundle = shop.subject.bundle
+    path = bundle.variant_file("fp32")
+    copy = shop.subject.folder / "fp32.onnx"
+    copy.write_bytes(path.read_bytes())
+    return open_file(copy, backend, shop.request.threads, bundle.manifest.preprocessing, "fp32")
+
+
+def frames(shop: Workshop) -> Rows:
+    """From a decoded uint8 NHWC frame to logits, all in OpenVINO: who does the preprocessing, and how fast."""
+    subject, request = shop.subject, shop.request
+    preprocessing = subject.bundle.manifest.preprocessing
+    found: dict[str, tuple[str, str, Session]] = {}
+    for tool, backend, session in shop.sessions():
+        if backend != "openvino":
+            continue
+        how = "in the graph" if tool.input == "uint8" else "numpy"
+        found[f"{tool.name}|{backend}"] = (tool.name, how, session)
+        if tool.name == REFERENCE and (made := shop.made(tool)) is not None:
+            model = bake_preprocessing(made.path, preprocessing)
+            opener = partial(open_file, model, backend, request.threads, preprocessing)
+            if (baked := shop.session("prepostprocessor", opener)) is not None:
+                found[f"{tool.name}|{backend}|frames"] = (tool.name, "PrePostProcessor", baked)
+    rows = []
+    for batch in request.batches:
+        images = _frames(subject, batch)
+        timings = measure({k: partial(v[2].infer_frames, images) for k, v in found.items()}, _schedule(request))
+        for name, (tool_name, how, _) in found.items():
+            names = {"network": subject.name, "tool": tool_name, "preprocessing": how, "batch": batch}
+            rows.append(names | _timing(timings, name))
+    return rows
+
+
+def _frames(subject: Subject, batch: int) -> UInt8Array:
+    golden = Golden.of(subject.bundle).frames
+    return np.ascontiguousarray(golden[np.arange(batch) % len(golden)])
+
+
+def _schedule(request: Request) -> Schedule:
+    return Schedule(rounds=request.rounds, min_block_s=request.min_block_s)
+
+
+def _timing(timings: dict[str, Timing], name: str) -> dict[str, Any]:
+    """`ratio` is the paired one; `quiet_ratio` is of the fastest rounds, which a busy machine disturbs least."""
+    reference = timings.get(f"{REFERENCE}|openvino")
+    paired = None if reference is None else ratio(timings[name], reference)
+    return timings[name].to_json() | {
+        "ratio": paired and paired.value,
+        "ratio_ci": paired and [paired.low, paired.high],
+        "quiet_ratio": reference and min(timings[name].round_medians_ms) / min(reference.round_medians_ms),
+    }
+
+
+def _engine_names(network: str, tool: Tool, backend: str) -> dict[str, Any]:
+    return {"network": network, "tool": tool.name, "dialect": tool.dialect, "backend": backend, "input": tool.input}
+
+
+RUN: dict[str, Callable[[Workshop], Rows]] = {
+    "calibration": calibration,
+    "fidelity": fidelity,
+    "latency": latency,
+    "frames": frames,
+}

@@ -1,0 +1,99 @@
+"""The results on disk: one group for each step on each network, kept when it is finished and not made again.
+
+A group belongs to a recipe: the versions of the tools, this project's source code, the processor and the arguments.
+One of another recipe is replaced.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.lab_bundles import recipe_hash
+from resnetrt.conditions import conditions
+from resnetrt.errors import DataError
+
+SCHEMA_VERSION = 1
+Rows = list[dict[str, Any]]
+
+
+class Results:
+    """Groups in a JSON file, written after each. With `again` nothing that is there counts as finished."""
+
+    def __init__(self, path: Path, again: bool = False) -> None:
+        self.path = path
+        self.groups = _read(path)
+        self._again = again
+
+    def group(
+        self, step: str, network: str, arguments: dict[str, Any], run: Callable[[], tuple[Rows, list[str]]]
+    ) -> bool:
+        """Keep the rows and lines about what was left out that `run` returns; whether it had to run."""
+        recipe = recipe_of(arguments)
+        place = (step, network)
+        old = self.groups.get(place)
+        if old is not None and old["recipe"] == recipe and not self._again:
+            return False
+        rows, left_out = run()
+        self.groups[place] = {
+            "step": step,
+            "network": network,
+            "recipe": recipe,
+            "arguments": arguments,
+            "conditions": conditions() | {"peers": peer_versions()},
+            "rows": rows,
+            "left_out": left_out,
+        }
+        self._write()
+        return True
+
+    def rows(self, step: str) -> Rows:
+        """The rows of a step on every network."""
+        return [row for (kind, _), group in self.groups.items() if kind == step for row in group["rows"]]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "conditions": conditions() | {"peers": peer_versions()},
+            "groups": list(self.groups.values()),
+        }
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        staged.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        staged.replace(self.path)
+
+
+def recipe_of(arguments: dict[str, Any]) -> str:
+    """Twelve hex digits over everything that decides a result."""
+    decides = json.dumps([recipe_hash(), peer_versions(), arguments], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:12]
+
+
+def peer_versions() -> dict[str, str]:
+    """Versions of the peers that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("nncf", "onnxruntime", "openvino"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {record['schema_version']}")
+        return {(group["step"], group["network"]): group for group in record["groups"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected results of an earlier run, found {error}; name another file") from error

@@ -1,0 +1,50 @@
+"""All steps on all networks, each finished group kept."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from resnetrt.benchmarks.peers.request import Request, Subject, open_subject
+from resnetrt.benchmarks.peers.steps import RUN
+from resnetrt.benchmarks.peers.store import Results, Rows
+from resnetrt.benchmarks.peers.workshop import Workshop
+from resnetrt.errors import UsageError
+
+Say = Callable[[str], None]
+# the arguments that decide the result of a step, beside those of its subject
+_DECIDES = {
+    "calibration": ("more_samples", "repeats"),
+    "fidelity": ("eval_data", "eval_samples"),
+    "latency": ("batches", "rounds", "min_block_s"),
+    "frames": ("batches", "rounds", "min_block_s"),
+}
+
+
+def run_study(request: Request, results: Results, say: Say) -> None:
+    """Add to `results` what the request asks for and is not there. Raises `UsageError` if it asks for no network."""
+    networks: list[str | int] = [*request.networks, *request.depths]
+    if not networks:
+        raise UsageError("peers: expected at least one network or depth, found none; name them with --networks")
+    for network in networks:
+        subject = open_subject(request, network)
+        with ExitStack() as stack:
+            shop = Workshop(subject, request, stack)
+            for step in subject.steps:
+                ran = results.group(step, subject.name, _arguments(request, subject, step), partial(_run, step, shop))
+                say(f"{subject.name} {step}: {'done' if ran else 'kept from an earlier run'}")
+
+
+def _run(step: str, shop: Workshop) -> tuple[Rows, list[str]]:
+    rows = RUN[step](shop)
+    return rows, list(shop.left_out)
+
+
+def _arguments(request: Request, subject: Subject, step: str) -> dict[str, Any]:
+    own = {name: getattr(request, name) for name in _DECIDES[step]}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()} | {
+        "calib": subject.calib,
+        "samples": subject.samples,
+        "threads": request.threads,
+        "tools": [tool.name for tool in subject.tools],
+    }
