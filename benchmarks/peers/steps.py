@@ -1,7 +1,7 @@
 """The four comparisons on one network; each returns rows and lines that say what was left out and why."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from resnetrt.benchmarks.accuracy import OnFrames, compare_accuracy
 from resnetrt.benchmarks.evaluate import session_infer
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, open_file
-from resnetrt.benchmarks.peers.isolated import Made, make
+from resnetrt.benchmarks.peers.isolated import Made
 from resnetrt.benchmarks.peers.request import Request, Subject
 from resnetrt.benchmarks.peers.store import Rows
 from resnetrt.benchmarks.peers.tools import CPU_BACKENDS, REFERENCE, Tool
@@ -27,29 +27,23 @@ from resnetrt.runtime.session import Session
 _PATIENCE_S = 15.0  # a calibration is not repeated beyond this
 
 
-def calibration(shop: Workshop) -> Rows:
-    """Time and memory of every tool, in processes of their own, in turns."""
+def calibration(shop: Workshop, tools: Sequence[Tool]) -> Rows:
+    """Time and memory of each tool, in processes of their own."""
     subject, request = shop.subject, shop.request
-    cases = [(tool, subject.samples) for tool in subject.tools]
-    if request.more_samples is not None:
-        cases += [(tool, request.more_samples) for tool in subject.tools if tool.package == "resnetrt"]
-    found: dict[tuple[str, int], list[Made]] = {(tool.name, samples): [] for tool, samples in cases}
-    for _ in range(request.repeats):
-        for tool, samples in cases:
-            runs = found[tool.name, samples]
-            if sum(run.seconds for run in runs) < _PATIENCE_S and not _failed(shop, tool):
-                action = partial(make, tool, subject.bundle, subject.calib, samples, subject.folder)
-                made = shop.attempt(tool.name, action)
-                runs += [] if made is None else [made]
-                if made is not None and samples == subject.samples:
-                    shop.remember(tool, made)
-    ran = [(tool, samples, found[tool.name, samples]) for tool, samples in cases]
-    return [_calibration_row(shop, tool, samples, runs) for tool, samples, runs in ran if runs]
-
-
-def _failed(shop: Workshop, tool: Tool) -> bool:
-    start = f"{shop.subject.name} {tool.name}: "
-    return any(line.startswith(start) for line in shop.left_out)
+    rows = []
+    for tool in tools:
+        numbers = [subject.samples]
+        if request.more_samples is not None and tool.package == "resnetrt":
+            numbers.append(request.more_samples)
+        for samples in numbers:
+            runs: list[Made] = []
+            while len(runs) < request.repeats and sum(run.seconds for run in runs) < _PATIENCE_S:
+                made = shop.make(tool, samples)
+                if made is None:
+                    break
+                runs.append(made)
+            rows += [_calibration_row(shop, tool, samples, runs)] if runs else []
+    return rows
 
 
 def _calibration_row(shop: Workshop, tool: Tool, samples: int, runs: list[Made]) -> dict[str, Any]:
@@ -66,11 +60,13 @@ def _calibration_row(shop: Workshop, tool: Tool, samples: int, runs: list[Made])
     }
 
 
-def fidelity(shop: Workshop) -> Rows:
+def fidelity(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """SQNR, flips and drop against the eager model, every engine in one pass over the same images."""
     subject, request = shop.subject, shop.request
     manifest = subject.bundle.manifest
-    found = {f"{tool.name}|{backend}": (tool, backend, session) for tool, backend, session in shop.sessions()}
+    found = {f"{tool.name}|{backend}": (tool, backend, session) for tool, backend, session in shop.sessions(tools)}
+    if not found:
+        return []
     dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
     dataset = dataset.subset(min(request.eval_samples, len(dataset)))
     seen = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
@@ -97,11 +93,11 @@ def _infer(session: Session) -> Infer | OnFrames:
     return OnFrames(infer)
 
 
-def latency(shop: Workshop) -> Rows:
+def latency(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """The engine alone, on the input it takes: rotated blocks, the ratio to `REFERENCE` paired by rounds."""
     subject, request = shop.subject, shop.request
     found: dict[str, tuple[str, str | None, str, Session]] = {}
-    for made_by, backend, session in shop.sessions():
+    for made_by, backend, session in shop.sessions(tools):
         found[f"{made_by.name}|{backend}"] = (made_by.name, made_by.dialect, backend, session)
     for backend in CPU_BACKENDS:
         opener = partial(_open_float, shop, backend)
@@ -126,12 +122,12 @@ def _open_float(shop: Workshop, backend: str) -> Session:
     return open_file(copy, backend, shop.request.threads, bundle.manifest.preprocessing, "fp32")
 
 
-def frames(shop: Workshop) -> Rows:
+def frames(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """From a decoded uint8 NHWC frame to logits, all in OpenVINO: who does the preprocessing, and how fast."""
     subject, request = shop.subject, shop.request
     preprocessing = subject.bundle.manifest.preprocessing
     found: dict[str, tuple[str, str, Session]] = {}
-    for tool, backend, session in shop.sessions():
+    for tool, backend, session in shop.sessions(tools):
         if backend != "openvino":
             continue
         how = "in the graph" if tool.input == "uint8" else "numpy"
@@ -175,7 +171,7 @@ def _engine_names(network: str, tool: Tool, backend: str) -> dict[str, Any]:
     return {"network": network, "tool": tool.name, "dialect": tool.dialect, "backend": backend, "input": tool.input}
 
 
-RUN: dict[str, Callable[[Workshop], Rows]] = {
+RUN: dict[str, Callable[[Workshop, Sequence[Tool]], Rows]] = {
     "calibration": calibration,
     "fidelity": fidelity,
     "latency": latency,

@@ -1,5 +1,7 @@
 """The results on disk: one group for each step on each network, kept when it is finished and not made again.
 
+Where tools need not be measured side by side, each has its own group, so that a long run can be cut anywhere.
+
 A group belongs to a recipe: the versions of the tools, this project's source code, the processor and the arguments.
 One of another recipe is replaced.
 """
@@ -28,11 +30,16 @@ class Results:
         self._again = again
 
     def group(
-        self, step: str, network: str, arguments: dict[str, Any], run: Callable[[], tuple[Rows, list[str]]]
+        self,
+        step: str,
+        network: str,
+        arguments: dict[str, Any],
+        run: Callable[[], tuple[Rows, list[str]]],
+        tool: str | None = None,
     ) -> bool:
         """Keep the rows and lines about what was left out that `run` returns; whether it had to run."""
         recipe = recipe_of(arguments)
-        place = (step, network)
+        place = (step, network, tool)
         old = self.groups.get(place)
         if old is not None and old["recipe"] == recipe and not self._again:
             return False
@@ -40,6 +47,7 @@ class Results:
         self.groups[place] = {
             "step": step,
             "network": network,
+            "tool": tool,
             "recipe": recipe,
             "arguments": arguments,
             "conditions": conditions() | {"peers": peer_versions()},
@@ -51,7 +59,7 @@ class Results:
 
     def rows(self, step: str) -> Rows:
         """The rows of a step on every network."""
-        return [row for (kind, _), group in self.groups.items() if kind == step for row in group["rows"]]
+        return [row for (kind, _, _), group in self.groups.items() if kind == step for row in group["rows"]]
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds."""
@@ -87,13 +95,13 @@ def peer_versions() -> dict[str, str]:
     return found
 
 
-def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def _read(path: Path) -> dict[tuple[str, str, str | None], dict[str, Any]]:
     if not path.exists():
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {record['schema_version']}")
-        return {(group["step"], group["network"]): group for group in record["groups"]}
+        return {(group["step"], group["network"], group["tool"]): group for group in record["groups"]}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected results of an earlier run, found {error}; name another file") from error

@@ -1,6 +1,6 @@
 """All steps on all networks, each finished group kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -8,10 +8,12 @@ from typing import Any
 from resnetrt.benchmarks.peers.request import Request, Subject, open_subject
 from resnetrt.benchmarks.peers.steps import RUN
 from resnetrt.benchmarks.peers.store import Results, Rows
+from resnetrt.benchmarks.peers.tools import Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
 from resnetrt.errors import UsageError
 
 Say = Callable[[str], None]
+TOOL_BY_TOOL = ("calibration", "fidelity")
 # the arguments that decide the result of a step, beside those of its subject
 _DECIDES = {
     "calibration": ("more_samples", "repeats"),
@@ -30,21 +32,31 @@ def run_study(request: Request, results: Results, say: Say) -> None:
         subject = open_subject(request, network)
         with ExitStack() as stack:
             shop = Workshop(subject, request, stack)
-            for step in subject.steps:
-                ran = results.group(step, subject.name, _arguments(request, subject, step), partial(_run, step, shop))
-                say(f"{subject.name} {step}: {'done' if ran else 'kept from an earlier run'}")
+            for step, tool in _groups(subject):
+                tools = subject.tools if tool is None else (tool,)
+                name = None if tool is None else tool.name
+                arguments = _arguments(request, subject, step, tools)
+                ran = results.group(step, subject.name, arguments, partial(_run, step, shop, tools), name)
+                say(f"{subject.name} {step} {name or ''}: {'done' if ran else 'kept from an earlier run'}")
 
 
-def _run(step: str, shop: Workshop) -> tuple[Rows, list[str]]:
-    rows = RUN[step](shop)
-    return rows, list(shop.left_out)
+def _groups(subject: Subject) -> Iterator[tuple[str, Tool | None]]:
+    """Steps with the tool they are for; None for all tools side by side."""
+    for step in subject.steps:
+        yield from ((step, tool) for tool in (subject.tools if step in TOOL_BY_TOOL else (None,)))
 
 
-def _arguments(request: Request, subject: Subject, step: str) -> dict[str, Any]:
+def _run(step: str, shop: Workshop, tools: Sequence[Tool]) -> tuple[Rows, list[str]]:
+    before = len(shop.left_out)
+    rows = RUN[step](shop, tools)
+    return rows, shop.left_out[before:]
+
+
+def _arguments(request: Request, subject: Subject, step: str, tools: Sequence[Tool]) -> dict[str, Any]:
     own = {name: getattr(request, name) for name in _DECIDES[step]}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()} | {
         "calib": subject.calib,
         "samples": subject.samples,
         "threads": request.threads,
-        "tools": [tool.name for tool in subject.tools],
+        "tools": [tool.name for tool in tools],
     }

@@ -1,13 +1,17 @@
 """One network's models and sessions, each made once and shared by the steps."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from resnetrt.benchmarks.peers.engines import open_file, open_own
 from resnetrt.benchmarks.peers.isolated import Made, make
 from resnetrt.benchmarks.peers.request import Request, Subject
+from resnetrt.benchmarks.peers.store import recipe_of
 from resnetrt.benchmarks.peers.tools import Tool
 from resnetrt.errors import ResnetrtError
 from resnetrt.runtime.session import Session
@@ -27,18 +31,25 @@ class Workshop:
         self._sessions: dict[str, Session | None] = {}
 
     def made(self, tool: Tool) -> Made | None:
-        """The tool's model, or None if it can't make one."""
+        """The tool's model, from an earlier run if nothing changed; None if it can't make one."""
         if tool.name not in self._made:
-            self._made[tool.name] = self.attempt(tool.name, partial(self._make, tool))
+            self._made[tool.name] = self._earlier(tool) or self.make(tool, self.subject.samples)
         return self._made[tool.name]
 
-    def remember(self, tool: Tool, made: Made) -> None:
-        """Use this model."""
-        self._made[tool.name] = made
+    def make(self, tool: Tool, samples: int) -> Made | None:
+        """A new model in a process of its own."""
+        subject = self.subject
+        action = partial(make, tool, subject.bundle, subject.calib, samples, subject.folder)
+        made = self.attempt(tool.name, action)
+        if made is not None and samples == subject.samples:
+            self._made[tool.name] = made
+            note = {"recipe": self._recipe(), "made": asdict(made)}
+            self._note(tool).write_text(json.dumps(note), encoding="utf-8")
+        return made
 
-    def sessions(self) -> Iterator[tuple[Tool, str, Session]]:
-        """Every tool's model on every backend for it."""
-        for tool in self.subject.tools:
+    def sessions(self, tools: Sequence[Tool]) -> Iterator[tuple[Tool, str, Session]]:
+        """The model of each tool on every backend for it."""
+        for tool in tools:
             made = self.made(tool)
             for backend in tool.backends if made is not None else ():
                 assert made is not None
@@ -61,9 +72,21 @@ class Workshop:
             self.left_out.append(f"{self.subject.name} {what}: {error}")
             return None
 
-    def _make(self, tool: Tool) -> Made:
-        subject = self.subject
-        return make(tool, subject.bundle, subject.calib, subject.samples, subject.folder)
+    def _earlier(self, tool: Tool) -> Made | None:
+        try:
+            note = json.loads(self._note(tool).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        made = Made(**note["made"])
+        return made if note["recipe"] == self._recipe() and made.path.exists() else None
+
+    def _note(self, tool: Tool) -> Path:
+        return self.subject.folder / f"{tool.name}-{self.subject.samples}.json"
+
+    def _recipe(self) -> str:
+        manifest = self.subject.bundle.manifest
+        fp32 = manifest.files[manifest.variants["fp32"].file].sha256
+        return recipe_of({"fp32": fp32, "calib": self.subject.calib, "samples": self.subject.samples})
 
     def _open(self, tool: Tool, made: Made, backend: str) -> Session:
         if tool.package == "resnetrt":
