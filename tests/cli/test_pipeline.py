@@ -47,7 +47,7 @@ def test_stages_one_by_one(cli, tmp_path):
     assert exported["fold"]["folded"] == 21
     assert cli("calibrate", bundle, "--data", "fashion_calib", "--samples", 64, "--json").json()["images"] == 64
     variants = cli("quantize", bundle, "--method", "percentile", "--json").json()["variants"]
-    assert [row["variant"] for row in variants] == ["int8.cpu", "int8.tensorrt"]
+    assert [row["variant"] for row in variants] == ["int8.cpu", "int8.onnxruntime", "int8.tensorrt"]
     for backend in ("onnxruntime", "openvino"):
         assert cli("compile", bundle, "--backend", backend, "--precision", "int8").code == 0
     found = cli("compile", bundle, "--backend", "openvino", "--variant", "int8.tensorrt", "--json").json()
