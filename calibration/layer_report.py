@@ -54,6 +54,10 @@ class LayerRow:
         return asdict(self)
 
 
+_PIXELS = 32 * 64 * 64  # per-layer statistics need pixels, not images: four of 224x224 say as much and take seconds
+_LEAST_IMAGES = 4
+
+
 def explain_variant(bundle: Bundle, variant: str) -> list[LayerRow]:
     """The layer report of a variant of a bundle on its golden images."""
     return explain_file(bundle, bundle.variant_file(variant))
@@ -62,6 +66,8 @@ def explain_variant(bundle: Bundle, variant: str) -> list[LayerRow]:
 def explain_file(bundle: Bundle, quantized: Path) -> list[LayerRow]:
     """The layer report of an INT8 file that is not, or not yet, part of the bundle."""
     frames = Golden.of(bundle).frames
+    _, height, width, _ = frames.shape
+    frames = frames[: max(_LEAST_IMAGES, _PIXELS // (height * width))]
     return layer_report(bundle.variant_file("fp32"), quantized, bundle.manifest.preprocessing.normalize(frames), frames)
 
 
