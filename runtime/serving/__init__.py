@@ -1,0 +1,1 @@
+"""`resnetrt serve`: the Open Inference Protocol over HTTP and gRPC."""

@@ -1,0 +1,242 @@
+"""One engine, one worker thread for each loaded instance of it, and the queue they take batches from."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from resnetrt.bundle import Bundle
+from resnetrt.errors import UsageError
+from resnetrt.runtime.load import load
+from resnetrt.runtime.session import Array, Outputs, Session
+from resnetrt.runtime.stream.faults import Closed, DeadlineExceeded, Dropped, Overloaded
+from resnetrt.runtime.stream.options import BatchOptions
+from resnetrt.runtime.stream.pending import Pending, Request
+from resnetrt.runtime.stream.statistics import Statistics
+from resnetrt.runtime.stream.stream import Stream
+from resnetrt.runtime.stream.worker import Worker
+
+# called after each batch with its input, its outputs and its session, in the worker thread; must not block
+After = Callable[[Array, Outputs, Session], None]
+
+
+class Batcher:
+    """Runs requests of several streams in common batches. `sessions` are instances of one engine, owned from now on.
+
+    With `frames` requests are uint8 `(N, H, W, C)` frames, preprocessed as the bundle says; otherwise they have the
+    dtype and shape of the engine's input. `after` is called with each batch that ran.
+    """
+
+    def __init__(
+        self,
+        sessions: Sequence[Session],
+        options: BatchOptions | None = None,
+        *,
+        frames: bool = False,
+        statistics: Statistics | None = None,
+        after: After | None = None,
+    ) -> None:
+        if not sessions:
+            raise UsageError("batcher: expected at least one session, found none")
+        self.sessions = tuple(sessions)
+        self.options = options or BatchOptions()
+        self.statistics = statistics or Statistics()
+        self.dtype, self.image_shape = _request_kind(sessions[0], frames)
+        low, high = sessions[0].batch_limits
+        self.max_batch_size = min(self.options.max_batch_size, high or self.options.max_batch_size)
+        if low > self.options.max_batch_size:
+            raise UsageError(f"max_batch_size: the engine takes {low} images at least, found {self.max_batch_size}")
+        self._pending = Pending(self.options)
+        self._changed = threading.Condition()
+        self._closing = False
+        workers = [Worker(session, frames, self.max_batch_size, self.statistics, after) for session in sessions]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(worker,), name=f"resnetrt-engine-{index}", daemon=True)
+            for index, worker in enumerate(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Bundle | Path | str,
+        engine: str | None = None,
+        options: BatchOptions | None = None,
+        *,
+        instances: int = 1,
+        threads: int | None = None,
+        fallback: bool = False,
+        frames: bool = False,
+    ) -> Self:
+        """A batcher over `instances` of an engine, each self-tested; arguments and errors as `runtime.load`."""
+        return cls(load_instances(bundle, engine, instances, threads, fallback), options, frames=frames)
+
+    def stream(self, capacity: int | None = None, overload: str = "reject") -> Stream:
+        """A source of requests of which `capacity` may wait (default `max_queue_size`).
+
+        One more is refused with `Overloaded` ("reject") or takes the place of the stream's oldest ("drop-oldest").
+        """
+        return Stream(self, capacity or self.options.max_queue_size, overload)
+
+    def warm_up(self) -> None:
+        """Run every batch size once on each instance, so that no request pays for what an engine prepares at first.
+
+        Only before the first request: sessions are not for two threads.
+        """
+        for session in self.sessions:
+            low, high = session.batch_limits
+            for size in range(low, (low if low == high else self.max_batch_size) + 1):
+                shape = (size, *(axis or 1 for axis in session.inputs[0].shape[1:]))
+                session.infer(np.zeros(shape, session.inputs[0].dtype))
+
+    def check(self, batch: Array) -> None:
+        """Raise `UsageError` unless `batch` is an array of this batcher's dtype and shape, of 1 to the most images."""
+        found = f"{batch.dtype} {batch.shape}" if isinstance(batch, np.ndarray) else type(batch).__name__
+        axes = ", ".join(str(axis) for axis in self.image_shape)
+        if not isinstance(batch, np.ndarray) or batch.dtype != self.dtype or batch.shape[1:] != self.image_shape:
+            raise UsageError(f"request: expected {self.dtype} (N, {axes}), found {found}")
+        if not 1 <= len(batch) <= self.max_batch_size:
+            raise UsageError(f"request: expected 1 to {self.max_batch_size} images, found {len(batch)}")
+
+    def submit(self, request: Request, capacity: int, drop_oldest: bool = False) -> Future[Outputs]:
+        """Queue a checked request of a stream with `capacity`. Raises `Overloaded` or `Closed`."""
+        with self._changed:
+            over = self._pending.take_over() if self._full(request, capacity) else []
+            dropped = self._make_room(request, capacity) if drop_oldest else []
+            full, closing = self._full(request, capacity), self._closing
+            if not (full or closing):
+                self._pending.add(request)
+                self._changed.notify()
+        self._end(over)
+        self._drop(dropped)
+        if closing:
+            raise Closed("the engine is being closed and takes no more requests")
+        if full:
+            self.statistics.ended("rejected")
+            raise Overloaded(f"the queue is full: {len(self._pending)} requests wait; try again later")
+        return request.future
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._pending)
+
+    def close(self, drain: bool = True) -> None:
+        """Take no more requests, run those that wait (or fail them with `Closed`), and close the sessions."""
+        with self._changed:
+            self._closing = True
+            left = [] if drain else self._pending.take_all()
+            self._changed.notify_all()
+        for request in left:
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_exception(Closed("the engine was closed while the request waited"))
+        for thread in self._threads:
+            thread.join()
+        for session in self.sessions:
+            session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=kind is None)
+
+    def _full(self, request: Request, capacity: int) -> bool:
+        total = len(self._pending)
+        return total >= self.options.max_queue_size or (
+            total >= capacity and self._pending.count_of(request.owner) >= capacity
+        )
+
+    def _make_room(self, request: Request, capacity: int) -> list[Request]:
+        """Take older requests of the same stream out of the queue, until this one fits or none is left."""
+        dropped = []
+        while self._full(request, capacity) and self._pending.count_of(request.owner):
+            dropped.append(self._pending.take_oldest_of(request.owner))
+        return dropped
+
+    def _serve(self, worker: Worker) -> None:
+        while members := self._next_batch():
+            worker.run(members)
+
+    def _next_batch(self) -> list[Request]:
+        """Wait for the next batch; empty when the batcher is closed and nothing waits."""
+        while True:
+            with self._changed:
+                over = self._pending.take_over()
+                members = self._await_batch() if not over else []
+                done = self._closing and not self._pending and not over and not members
+            self._end(over)
+            running = [request for request in members if request.future.set_running_or_notify_cancel()]
+            for _ in range(len(members) - len(running)):
+                self.statistics.ended("cancelled")
+            if running or done:
+                return running
+
+    def _await_batch(self) -> list[Request]:
+        """The next batch if one is ready; else wait until something changes, and give none."""
+        if not self._pending:
+            if not self._closing:
+                self._changed.wait()
+            return []
+        hold_ns = 0 if self._closing else self._pending.hold_ns()
+        if hold_ns:
+            self._changed.wait(hold_ns / 1e9)
+            return []
+        members = self._pending.take_batch()
+        if self._pending:
+            self._changed.notify()  # for another instance
+        return members
+
+    def _drop(self, dropped: list[Request]) -> None:
+        for request in dropped:
+            if request.future.set_running_or_notify_cancel():
+                self.statistics.ended("dropped", time.monotonic_ns() - request.queued_ns)
+                request.future.set_exception(Dropped("a newer request of the stream took this one's place"))
+            else:
+                self.statistics.ended("cancelled", time.monotonic_ns() - request.queued_ns)
+
+    def _end(self, over: list[Request]) -> None:
+        """Tell requests that were cancelled or too late; outside the lock, as futures run their callbacks."""
+        now = time.monotonic_ns()
+        for request in over:
+            if request.future.set_running_or_notify_cancel():
+                self.statistics.ended("expired", now - request.queued_ns)
+                waited = (now - request.queued_ns) / 1e6
+                request.future.set_exception(DeadlineExceeded(f"the request waited {waited:.1f} ms, past its deadline"))
+            else:
+                self.statistics.ended("cancelled", now - request.queued_ns)
+
+
+def load_instances(
+    bundle: Bundle | Path | str, engine: str | None, instances: int, threads: int | None, fallback: bool
+) -> list[Session]:
+    """Sessions of one engine, each self-tested; what the first one fell back to, the others take too."""
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
+    sessions = [load(bundle, engine, threads=threads, fallback=fallback)]
+    try:
+        for _ in range(1, instances):
+            sessions.append(load(bundle, sessions[0].sidecar["id"], threads=threads))
+    except BaseException:
+        for session in sessions:
+            session.close()
+        raise
+    return sessions
+
+
+def _request_kind(session: Session, frames: bool) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    """The dtype of a request and the shape of one image in it."""
+    spec, preprocessing = session.inputs[0], session.preprocessing
+    if frames and spec.dtype != "uint8":
+        if preprocessing is None:
+            raise UsageError(f"engine {session.sidecar['id']}: no preprocessing is known; load it from its bundle")
+        return np.dtype(np.uint8), (*preprocessing.size, preprocessing.channels)
+    return np.dtype(spec.dtype), tuple(axis or 1 for axis in spec.shape[1:])

@@ -1,0 +1,100 @@
+"""Runs batches on one session: gathers the requests' images, infers, hands out each request's part."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from resnetrt.runtime.session import Array, Outputs, Session
+from resnetrt.runtime.stream.faults import EngineFailed
+from resnetrt.runtime.stream.pending import Request
+from resnetrt.runtime.stream.statistics import Execution, Statistics
+
+_log = logging.getLogger("resnetrt.stream")
+
+
+class Worker:
+    """One instance of the engine. Used by one thread."""
+
+    def __init__(
+        self,
+        session: Session,
+        frames: bool,
+        max_batch_size: int,
+        statistics: Statistics,
+        after: Callable[[Array, Outputs, Session], None] | None,
+    ) -> None:
+        self._session = session
+        self._frames = frames
+        self._statistics = statistics
+        self._after = after
+        self._least = session.batch_limits[0]
+        self._room = max(max_batch_size, self._least)
+        self._buffer: Array | None = None
+
+    def run(self, members: Sequence[Request]) -> None:
+        """Settle the future of every member. If a batch fails, its members run one by one, so that one can't fail all.
+
+        The members' futures are running already.
+        """
+        try:
+            outputs, execution = self._infer(members)
+        except Exception as error:  # each backend has its own types
+            if len(members) > 1:
+                _log.warning("a batch of %d requests failed, each runs again alone: %s", len(members), error)
+                for member in members:
+                    self.run([member])
+            else:
+                self._fail(members[0], error)
+            return
+        self._statistics.executed(execution)
+        first = 0
+        for member in members:
+            part = slice(first, first + len(member.batch))
+            first = part.stop
+            member.future.set_result({name: value[part] for name, value in outputs.items()})
+
+    def _infer(self, members: Sequence[Request]) -> tuple[Outputs, Execution]:
+        started = time.monotonic_ns()
+        images = sum(len(member.batch) for member in members)
+        batch = self._gather(members, images)
+        if self._frames:
+            batch = self._session.prepare(batch)
+        gathered = time.monotonic_ns()
+        outputs = self._session.infer(batch)
+        inferred = time.monotonic_ns()
+        if len(batch) > images:
+            outputs = {name: value[:images] for name, value in outputs.items()}
+        self._tell(batch[:images], outputs)
+        done = time.monotonic_ns()
+        queued = tuple(member.queued_ns for member in members)
+        return outputs, Execution(images, queued, started, gathered - started, inferred - gathered, done - inferred)
+
+    def _tell(self, batch: Array, outputs: Outputs) -> None:
+        if self._after is None:
+            return
+        try:
+            self._after(batch, outputs, self._session)
+        except Exception:  # whoever looks on must not fail the requests
+            _log.exception("engine %s: what is called after each batch failed", self._session.sidecar["id"])
+
+    def _gather(self, members: Sequence[Request], images: int) -> Array:
+        """The members' images as one batch: a single request's own array where it will do, else the one buffer."""
+        first = members[0].batch
+        if len(members) == 1 and images >= self._least and first.flags.c_contiguous:
+            return first
+        if self._buffer is None:
+            self._buffer = np.zeros((self._room, *first.shape[1:]), first.dtype)
+        at = 0
+        for member in members:
+            self._buffer[at : at + len(member.batch)] = member.batch
+            at += len(member.batch)
+        return self._buffer[: max(images, self._least)]
+
+    def _fail(self, member: Request, error: Exception) -> None:
+        self._statistics.ended("failed", time.monotonic_ns() - member.queued_ns)
+        _log.error("engine %s failed on a request: %s", self._session.sidecar["id"], error)
+        fault = EngineFailed(f"engine {self._session.sidecar['id']}: inference failed: {error}")
+        fault.__cause__ = error
+        member.future.set_exception(fault)

@@ -1,0 +1,39 @@
+"""A session whose engine waits when told to: what a test of a queue needs and no real engine offers."""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from resnetrt.runtime.session import LayerTime, Outputs, Session, TensorSpec
+
+
+class GatedSession(Session):
+    """Doubles its input, float32 `(N, 2)`. A batch with a NaN raises. `gate` holds back every run while it is clear."""
+
+    def __init__(self, batch: int | None = None) -> None:
+        spec = TensorSpec("x", "float32", (batch, 2))
+        super().__init__({"id": "gated"}, (spec,), (TensorSpec("y", "float32", (batch, 2)),), 1)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[np.ndarray] = []
+        self.addresses: list[int] = []
+
+    def _infer(self, batch: Any) -> Outputs:
+        self.entered.release()
+        assert self.gate.wait(30)
+        self.batches.append(batch.copy())
+        self.addresses.append(batch.ctypes.data)
+        if np.isnan(batch).any():
+            raise ValueError("no numbers")
+        return {"y": batch * 2}
+
+    def _profile(self, batch: Any, runs: int) -> list[LayerTime]:
+        return []
+
+    def _close(self) -> None:
+        return None
+
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]

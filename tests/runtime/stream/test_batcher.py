@@ -1,0 +1,263 @@
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+from gated_session import GatedSession
+
+from resnetrt.errors import UsageError
+from resnetrt.runtime.stream import (
+    Batcher,
+    BatchOptions,
+    Closed,
+    DeadlineExceeded,
+    Dropped,
+    EngineFailed,
+    Overloaded,
+)
+
+WAIT_S = 30
+
+
+def image(value: float, count: int = 1) -> np.ndarray:
+    return np.full((count, 2), value, np.float32)
+
+
+@pytest.fixture
+def session():
+    return GatedSession()
+
+
+@pytest.fixture
+def make(session):
+    """A batcher whose engine is busy with a first request, of value -1, until `session.gate` is set."""
+    made = []
+
+    def build(**options) -> Batcher:
+        batcher = Batcher([session], BatchOptions(**options))
+        made.append(batcher)
+        session.gate.clear()
+        batcher.stream().infer_async(image(-1))
+        assert session.entered.acquire(timeout=WAIT_S)
+        return batcher
+
+    yield build
+    session.gate.set()
+    for batcher in made:
+        batcher.close()
+
+
+def finish(session, *futures):
+    session.gate.set()
+    return [future.result(WAIT_S)["y"] for future in futures]
+
+
+def test_each_request_gets_its_own_part_of_a_common_batch(make, session):
+    batcher = make()
+    streams = [batcher.stream(), batcher.stream()]
+    sent = [image(1), image(2, 3), image(3, 2)]
+    futures = [streams[index % 2].infer_async(batch) for index, batch in enumerate(sent)]
+    results = finish(session, *futures)
+    assert session.sizes() == [1, 6]
+    for result, batch in zip(results, sent, strict=True):
+        np.testing.assert_array_equal(result, batch * 2)
+
+
+def test_a_batch_is_never_larger_than_allowed_and_keeps_the_order(make, session):
+    stream = make(max_batch_size=4).stream()
+    finish(session, *[stream.infer_async(image(value, 3 if value == 1 else 1)) for value in range(6)])
+    assert session.sizes() == [1, 4, 4]
+    assert np.concatenate(session.batches)[1:, 0].tolist() == [0, 1, 1, 1, 2, 3, 4, 5]
+
+
+def test_a_preferred_size_is_taken_when_it_is_reached(make, session):
+    stream = make(max_batch_size=8, preferred_batch_size=(2, 4)).stream()
+    finish(session, *[stream.infer_async(image(0)) for _ in range(7)])
+    assert session.sizes() == [1, 4, 2, 1]
+
+
+def test_with_a_delay_a_small_batch_waits_for_more():
+    session = GatedSession()
+    with Batcher([session], BatchOptions(max_batch_size=2, max_queue_delay_microseconds=60_000_000)) as batcher:
+        stream = batcher.stream()
+        futures = [stream.infer_async(image(1)), stream.infer_async(image(2))]
+        finish(session, *futures)  # would hang for a minute if the full batch did not end the wait
+        assert session.sizes() == [2]
+        last = stream.infer_async(image(3))
+    assert last.result(0)["y"][0, 0] == 6  # closing ends the wait too
+
+
+def test_reject_refuses_what_the_queue_has_no_room_for(make, session):
+    batcher = make(max_queue_size=2)
+    stream = batcher.stream()
+    futures = [stream.infer_async(image(1)), stream.infer_async(image(2))]
+    with pytest.raises(Overloaded, match="2 requests wait"):
+        stream.infer_async(image(3))
+    finish(session, *futures)
+    assert stream.counts == {"done": 2, "rejected": 1}
+    assert batcher.statistics.outcomes()["rejected"] == 1
+
+
+def test_drop_oldest_gives_up_the_stalest_request_of_the_same_stream(make, session):
+    batcher = make()
+    camera, other = batcher.stream(2, "drop-oldest"), batcher.stream()
+    kept = other.infer_async(image(9))
+    futures = [camera.infer_async(image(value)) for value in range(4)]
+    results = finish(session, kept, *futures[2:])
+    assert [result[0, 0] for result in results] == [18, 4, 6]
+    for future in futures[:2]:
+        with pytest.raises(Dropped):
+            future.result(0)
+    assert camera.counts == {"done": 2, "dropped": 2}
+
+
+def test_drop_oldest_refuses_when_others_fill_the_queue(make, session):
+    batcher = make(max_queue_size=1)
+    kept = batcher.stream().infer_async(image(1))
+    with pytest.raises(Overloaded):
+        batcher.stream(2, "drop-oldest").infer_async(image(2))
+    finish(session, kept)
+
+
+def test_a_cancelled_request_never_runs_and_makes_room(make, session):
+    batcher = make(max_queue_size=1)
+    stream = batcher.stream()
+    cancelled = stream.infer_async(image(5))
+    assert cancelled.cancel()
+    kept = stream.infer_async(image(6))
+    finish(session, kept)
+    assert 5 not in np.concatenate(session.batches)
+    with pytest.raises(CancelledError):
+        cancelled.result(0)
+    assert batcher.statistics.outcomes()["cancelled"] == 1
+
+
+def test_a_request_past_its_deadline_is_told_and_never_runs(make, session):
+    batcher = make()
+    stream = batcher.stream()
+    expired = stream.infer_async(image(5), timeout_microseconds=1)
+    kept = stream.infer_async(image(6))
+    finish(session, kept)
+    with pytest.raises(DeadlineExceeded, match="past its deadline"):
+        expired.result(WAIT_S)
+    assert 5 not in np.concatenate(session.batches)
+    assert (stream.counts["expired"], batcher.statistics.outcomes()["expired"]) == (1, 1)
+
+
+def test_a_result_that_comes_too_late_is_counted(make, session):
+    batcher = make()
+    stream = batcher.stream()
+    session.gate.set()
+    while batcher.waiting:
+        pass
+    session.gate.clear()
+    late = stream.infer_async(image(1), timeout_microseconds=200_000)
+    assert session.entered.acquire(timeout=WAIT_S)
+    with pytest.raises(TimeoutError):
+        late.result(0.3)
+    finish(session, late)
+    assert stream.counts == {"late": 1}
+
+
+def test_one_bad_request_fails_alone(make, session):
+    batcher = make()
+    stream = batcher.stream()
+    good, bad, fine = (stream.infer_async(image(value)) for value in (1, np.nan, 3))
+    assert [result[0, 0] for result in finish(session, good, fine)] == [2, 6]
+    with pytest.raises(EngineFailed, match="engine gated: inference failed: no numbers") as caught:
+        bad.result(WAIT_S)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert session.sizes() == [1, 3, 1, 1, 1]
+    stats = batcher.statistics.to_json()
+    assert (stats["inference_stats"]["success"]["count"], stats["inference_stats"]["fail"]["count"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "batch", [np.zeros((1, 3), np.float32), np.zeros((1, 2)), np.zeros((0, 2), np.float32), "x", image(0, 9)]
+)
+def test_what_does_not_fit_is_refused_before_it_is_queued(make, batch):
+    batcher = make()
+    with pytest.raises(UsageError, match="request: expected"):
+        batcher.stream().infer_async(batch)
+    assert batcher.waiting == 0
+
+
+def test_buffers_are_lent_again_and_read_where_they_lie(session):
+    with Batcher([session]) as batcher:
+        stream = batcher.stream(capacity=1)
+        seen = set()
+        for value in range(5):
+            buffer = stream.buffer()
+            buffer[:] = value
+            seen.add(buffer.ctypes.data)
+            assert stream.infer(buffer)["y"][0, 0] == 2 * value
+        assert len(seen) == 1
+        assert set(session.addresses) == seen
+
+
+def test_buffers_are_a_fixed_number(session):
+    with Batcher([session]) as batcher:
+        stream = batcher.stream(capacity=2)
+        buffers = [stream.buffer() for _ in range(5)]
+        assert len({buffer.ctypes.data for buffer in buffers}) == 5
+        with pytest.raises(Overloaded, match="all 5 buffers"):
+            stream.buffer()
+        stream.infer(buffers[0])
+        assert stream.buffer() is buffers[0]
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_closing_runs_what_waits_or_fails_it(session, drain):
+    session.gate.clear()
+    batcher = Batcher([session])
+    stream = batcher.stream()
+    running = stream.infer_async(image(1))
+    assert session.entered.acquire(timeout=WAIT_S)
+    waiting = stream.infer_async(image(2))
+    if drain:
+        session.gate.set()
+    else:
+        waiting.add_done_callback(lambda _: session.gate.set())
+    batcher.close(drain)
+    assert running.result(0)["y"][0, 0] == 2
+    if drain:
+        assert waiting.result(0)["y"][0, 0] == 4
+    else:
+        with pytest.raises(Closed):
+            waiting.result(0)
+    assert session.closed
+    with pytest.raises(Closed):
+        stream.infer_async(image(3))
+
+
+def test_a_fixed_batch_is_filled_up():
+    session = GatedSession(batch=4)
+    with Batcher([session], BatchOptions(max_batch_size=8)) as batcher:
+        batcher.warm_up()
+        assert batcher.stream().infer(image(3))["y"].tolist() == [[6, 6]]
+    assert session.sizes() == [4, 4]
+
+
+def test_a_callback_that_fails_fails_no_request(session):
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    with Batcher([session], after=fail) as batcher:
+        assert batcher.stream().infer(image(1))["y"][0, 0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size: expected at least 1"),
+        ({"max_queue_delay_microseconds": -1}, "expected 0 or more"),
+        ({"preferred_batch_size": (4, 9)}, "preferred_batch_size: expected 1 to 8, found 9"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(UsageError, match=message):
+        BatchOptions(**options)
+
+
+def test_an_unknown_overload_policy_is_refused(session):
+    with Batcher([session]) as batcher, pytest.raises(UsageError, match="did you mean drop-oldest"):
+        batcher.stream(2, "drop-olddest")

@@ -1,0 +1,39 @@
+"""The queue over real engines: the answers are those of the session itself."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tiny_bundle
+
+from resnetrt.runtime import load
+from resnetrt.runtime.stream import Batcher, BatchOptions
+
+
+def test_several_streams_on_two_instances_get_their_own_answers(shared_bundle, backend):
+    engine = f"{backend}-fp32-cpu"
+    images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(60, seed=3))
+    with load(shared_bundle, engine, threads=1) as session:
+        expected = session.infer(images)["logits"]
+
+    def drive(part: np.ndarray) -> list[np.ndarray]:
+        stream = batcher.stream()
+        futures = [stream.infer_async(part[index : index + 1]) for index in range(len(part))]
+        return [future.result(60)["logits"][0] for future in futures]
+
+    with Batcher.load(shared_bundle, engine, BatchOptions(max_batch_size=4), instances=2, threads=1) as batcher:
+        batcher.warm_up()
+        with ThreadPoolExecutor(3) as pool:
+            found = np.concatenate(list(pool.map(drive, np.split(images, 3))))
+        stats = batcher.statistics.to_json()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert stats["inference_count"] == 60
+    assert sum(row["batch_size"] * row["compute_infer"]["count"] for row in stats["batch_stats"]) == 60
+
+
+def test_frames_are_preprocessed_whatever_the_engine_takes(shared_bundle, backend):
+    frames = tiny_bundle.frames(2, seed=4)
+    answers = []
+    for engine in (f"{backend}-fp32-cpu", f"{backend}-fp32.frames-cpu"):
+        with Batcher.load(shared_bundle, engine, threads=1, frames=True) as batcher:
+            answers.append(batcher.stream().infer(frames)["logits"])
+    np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-3)
