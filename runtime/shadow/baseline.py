@@ -1,0 +1,100 @@
+"""What an engine that is sound does: how often it flips, and how much noise it adds to a single image's logits."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.golden import Golden
+from resnetrt.parity import sqnr_db, tolerance
+from resnetrt.preprocess import FloatArray
+from resnetrt.runtime.session import Array, Session
+from resnetrt.runtime.shadow.evidence import Values, upper_rate
+
+Reference = Callable[[FloatArray], FloatArray]  # float32 (N, C, H, W), preprocessed, to logits (N, classes)
+
+_MARGIN_DB = 6.0  # twice the error's amplitude: other batch sizes and kernels stay well within
+_TAIL = 100  # one in so many baseline images lies beyond the noise limit before the margin
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`flip_rate` bounds the share of flips and `noise_rate` that of images noisier than `noise_limit`.
+
+    `noise_limit` is of `relative_noise`. `n` is how many images were measured, `source` which.
+    """
+
+    flip_rate: float
+    noise_limit: float
+    noise_rate: float
+    n: int
+    source: str
+
+    @classmethod
+    def of_samples(cls, flips: npt.ArrayLike, noise: npt.ArrayLike, chance: float, source: str) -> "Baseline":
+        """Bounds from what a sound engine did on `n` images: `flips` bool and `noise` `(n,)`.
+
+        Each of the two bounds is too low with a probability of at most `chance` over the choice of images, whatever
+        the distribution: Clopper-Pearson's for the flips; for the noise the share beyond an order statistic, which
+        does not depend on the distribution (Wilks 1941). Raises `UsageError` for fewer than 8 images.
+        """
+        flipped, noisy = np.asarray(flips, bool), np.asarray(noise, np.float64)
+        n = len(flipped)
+        if n < _FEWEST or noisy.shape != (n,):
+            raise UsageError(f"shadow baseline {source}: expected at least {_FEWEST} images, found {n}; give it more")
+        beyond = max(1, n // _TAIL)
+        limit = float(np.sort(noisy)[n - beyond]) * 10 ** (_MARGIN_DB / 10)
+        floor = 10 ** (-tolerance("*", "fp32").sqnr_db / 10)  # what an FP32 engine is allowed is noise of rounding
+        return cls(
+            flip_rate=upper_rate(int(flipped.sum()), n, chance),
+            noise_limit=max(limit, floor),
+            noise_rate=upper_rate(beyond - 1, n, chance),
+            n=n,
+            source=source,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the field names."""
+        return asdict(self)
+
+
+def relative_noise(reference: Array, output: Array) -> Values:
+    """Per image `|out - ref|^2 / |ref|^2` of logits `(N, classes)`; infinite where the output is not finite."""
+    ref, out = np.asarray(reference, np.float64), np.asarray(output, np.float64)
+    signal = np.maximum(np.square(ref).sum(1), 1e-30)
+    with np.errstate(invalid="ignore", over="ignore"):
+        noise: Values = np.square(out - ref).sum(1) / signal
+    return np.where(np.isfinite(noise), noise, np.inf)
+
+
+def measure_baseline(session: Session, golden: Golden, reference: Reference, output: str, chance: float) -> Baseline:
+    """Run the golden images one by one through the engine and the reference.
+
+    Raises `CheckFailed` if the engine is already worse than when it was compiled: a fault that is there from the start
+    must not become what counts as sound.
+    """
+    frames = golden.frames
+    low = session.batch_limits[0]
+    parts = [np.repeat(frames[i : i + 1], low, 0) for i in range(len(frames))]
+    out = np.concatenate([session.infer_frames(part)[output][:1] for part in parts])
+    preprocessing = session.preprocessing
+    if preprocessing is None:
+        raise UsageError(f"engine {session.sidecar['id']}: no preprocessing is known; load it from its bundle")
+    ref = np.concatenate([reference(preprocessing.normalize(frames[i : i + 1])) for i in range(len(frames))])
+    _require_as_compiled(session, sqnr_db(golden.logits, out))
+    flips = out.argmax(1) != ref.argmax(1)
+    return Baseline.of_samples(flips, relative_noise(ref, out), chance, "golden images")
+
+
+def _require_as_compiled(session: Session, found_db: float) -> None:
+    recorded = session.sidecar.get("parity", {}).get("sqnr_db")
+    allowed = tolerance("*", "fp32").sqnr_db
+    if recorded is not None and found_db < min(recorded - _MARGIN_DB, allowed):
+        raise CheckFailed(
+            f"engine {session.sidecar['id']}: expected about {recorded:.1f} dB SQNR on the golden images, as when it "
+            f"was compiled, found {found_db:.1f} dB; compile it again on this machine"
+        )

@@ -1,0 +1,109 @@
+"""One sampled request after another against the reference: counts, evidence, and the requests that disagreed."""
+
+import hashlib
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnetrt.parity import SQNR_CAP_DB
+from resnetrt.runtime.session import Array
+from resnetrt.runtime.shadow.baseline import Baseline, relative_noise
+from resnetrt.runtime.shadow.evidence import RateEvidence
+
+_REMEMBERED = 4096
+_KEPT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One request: its input and the engine's logits, both with a batch axis of 1."""
+
+    image: Array
+    logits: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A sample beside the reference's logits; `noise` is of `relative_noise`."""
+
+    sample: Sample
+    reference: Array
+    flip: bool
+    noise: float
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise of this image, between -200 and 200 dB."""
+        power = 10 * np.log10(max(self.noise, 1e-300))
+        return float(np.clip(-power, -SQNR_CAP_DB, SQNR_CAP_DB))
+
+
+class Judge:
+    """Feeds two tests, flips and noise. `alpha` bounds the chance that a sound engine is ever called drifted.
+
+    Half of it is spent on the two tests, whose mean is compared with `threshold` (a mean of e-processes is one, however
+    they depend on each other); the other half is for the baseline's two bounds, of `baseline_chance(alpha)` each.
+    """
+
+    def __init__(self, baseline: Baseline, alpha: float) -> None:
+        self.baseline = baseline
+        self.threshold = 2 / alpha
+        self._flips, self._noise = RateEvidence(baseline.flip_rate), RateEvidence(baseline.noise_rate)
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self.compared = self.flips = self.noisy = self.repeated = self.unusable = 0
+        self.last_sqnr_db: float | None = None
+        self.suspects: deque[Judged] = deque(maxlen=_KEPT)
+        self.reason: str | None = None
+
+    @property
+    def evidence(self) -> float:
+        """The mean of both tests; at `threshold` the engine counts as drifted."""
+        return float((self._flips.value + self._noise.value) / 2)
+
+    def is_new(self, image: Array) -> bool:
+        """Whether this very input was not judged lately: its answer again would be no new evidence."""
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+        if digest in self._known:
+            self._known.move_to_end(digest)
+            self.repeated += 1
+            return False
+        self._known[digest] = None
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return True
+
+    def add(self, sample: Sample, reference: Array) -> None:
+        """Compare one sample; sets `reason` once the engine counts as drifted."""
+        if not np.isfinite(reference).all():  # nothing to compare with: the request itself was not finite
+            self.unusable += 1
+            return
+        broken = sample.logits.shape != reference.shape or not np.isfinite(sample.logits).all()
+        noise = np.inf if broken else float(relative_noise(reference, sample.logits)[0])
+        flip = broken or int(sample.logits.argmax()) != int(reference.argmax())
+        found = Judged(sample, reference, flip, noise)
+        noisy = noise > self.baseline.noise_limit
+        self.compared += 1
+        self.flips += flip
+        self.noisy += noisy
+        self.last_sqnr_db = found.sqnr_db
+        self._flips.add(flip)
+        self._noise.add(noisy)
+        if flip or noisy:
+            self.suspects.append(found)
+        if broken:
+            self.reason = f"output {sample.logits.shape} is not finite or not of the reference's shape"
+        elif self.evidence >= self.threshold:
+            self.reason = self._words()
+
+    def _words(self) -> str:
+        base = self.baseline
+        return (
+            f"of {self.compared} requests compared {self.flips} flip and {self.noisy} are noisier than any sound one; "
+            f"the baseline allows {base.flip_rate:.2%} and {base.noise_rate:.2%}"
+        )
+
+
+def baseline_chance(alpha: float) -> float:
+    """How often each bound of a baseline may be too low, so that the whole check keeps `alpha`."""
+    return alpha / 4
