@@ -11,7 +11,17 @@ from typing import Any
 from resnetrt.benchmarks.gate import PASS
 
 _NOISE_SHARE = 1e-3  # blocks below this share of all noise come last, however cheap
-Evaluate = Callable[[frozenset[str]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Full INT8 but for the blocks `kept`, which compute in `precision`."""
+
+    kept: frozenset[str]
+    precision: str = "fp32"
+
+
+Evaluate = Callable[[Mix], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,9 +38,9 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation on the search split: the blocks kept, and the gate's row."""
+    """One evaluation on the search split, and the gate's row."""
 
-    kept: frozenset[str]
+    mix: Mix
     row: Mapping[str, Any]
 
     @property
@@ -49,27 +59,40 @@ def rank(sensitivities: Sequence[Sensitivity], least_ms: float) -> list[str]:
     return [item.block for item in sorted(sensitivities, key=worth, reverse=True)]
 
 
-def search(ranking: Sequence[str], evaluate: Evaluate, found: list[Trial]) -> None:
-    """Append every trial to `found`, so that what was learnt survives an exception of `evaluate`."""
+def search(
+    ranking: Sequence[str],
+    evaluate: Evaluate,
+    found: list[Trial],
+    precision: str = "fp32",
+    fails: int = -1,
+    passes: int | None = None,
+) -> None:
+    """Append every trial to `found`, so that what was learnt survives an exception of `evaluate`.
 
-    def passes(count: int) -> bool:
-        kept = frozenset(ranking[:count])
-        found.append(Trial(kept, evaluate(kept)))
+    It is known already that the first `fails` blocks are too few and that the first `passes` are enough.
+    """
+
+    def works(count: int) -> bool:
+        mix = Mix(frozenset(ranking[:count]), precision)
+        found.append(Trial(mix, evaluate(mix)))
         return found[-1].passed
 
-    failed, count = -1, 0
-    while not passes(count):
+    count = fails + 1
+    while passes is None or count < passes:
+        if works(count):
+            passes = count
+            break
         if count >= len(ranking):
             return
-        failed, count = count, min(max(1, 2 * count), len(ranking))
-    while count - failed > 1:
-        middle = (failed + count) // 2
-        failed, count = (failed, middle) if passes(middle) else (middle, count)
+        fails, count = count, min(max(1, 2 * count), len(ranking))
+    while passes - fails > 1:
+        middle = (fails + passes) // 2
+        fails, passes = (fails, middle) if works(middle) else (middle, passes)
 
 
 def best(found: Sequence[Trial]) -> Trial | None:
     """The passing trial that keeps the fewest blocks; None if none passed."""
-    return min((trial for trial in found if trial.passed), key=lambda trial: len(trial.kept), default=None)
+    return min((trial for trial in found if trial.passed), key=lambda trial: len(trial.mix.kept), default=None)
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:

@@ -24,7 +24,9 @@ from resnetrt.cli.output import emit_json, print_table
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
-    """Keep the fewest and cheapest blocks of BUNDLE in FP32 until INT8 passes the gate; confirm on held-out images.
+    """Keep the fewest and cheapest blocks of BUNDLE out of INT8 until it passes the gate; confirm on held-out images.
+
+    Kept blocks compute in FP32, BF16 or FP16, whichever the backend really runs and runs fastest.
 
     Exit code 0 confirmed, 1 nothing passed or not confirmed, 3 too few images to tell. Ctrl-C keeps the best so far.
     """
@@ -41,7 +43,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     if given["picture"] is not None and record["front"]:
         from resnetrt.benchmarks.plot import write_tradeoff
 
-        write_tradeoff(record["front"], f"{given['bundle'].name}: blocks kept in FP32", given["picture"])
+        write_tradeoff(record["front"], f"{given['bundle'].name}: blocks kept out of INT8", given["picture"])
     if given["as_json"]:
         emit_json(record)
     else:
@@ -50,7 +52,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 
 def _print(record: dict[str, Any]) -> None:
-    print_table("", ("variant", "median ms", "top-1 %", "drop pp", "verdict", "front", "blocks in FP32"), [
+    print_table("", ("variant", "median ms", "top-1 %", "drop pp", "verdict", "front", "blocks kept"), [
         (
             row["engine"],
             f"{row['median_ms']:.3g}",
@@ -62,6 +64,12 @@ def _print(record: dict[str, Any]) -> None:
         )
         for row in record["front"]
     ])  # fmt: skip
+    for item in record["islands"]:
+        time = "" if item["median_ms"] is None else f"{item['median_ms']:.3g} ms"
+        why = f"left out: {item['out']}" if item["out"] else ""
+        click.echo(
+            f"{len(item['kept'])} noisiest blocks in {item['precision']}: {', '.join(filter(None, (time, why)))}"
+        )
     if record["stopped"]:
         click.echo(f"{record['stopped']} after {record['evaluations']} evaluations; this is the best so far")
     if record["held_out"] is None:

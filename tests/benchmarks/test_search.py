@@ -1,6 +1,7 @@
 """The search: its order and its number of evaluations, on networks that full INT8 ruins."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from resnetrt.benchmarks.blocks import find_blocks
 from resnetrt.benchmarks.gate import Budget
-from resnetrt.benchmarks.search import Sensitivity, best, pareto, rank, search
+from resnetrt.benchmarks.search import Mix, Sensitivity, best, pareto, rank, search
 from resnetrt.benchmarks.search_run import SearchRequest, SearchRun
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate_bundle
@@ -21,6 +22,7 @@ from resnetrt.calibration.dialects import dialect
 from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
 from resnetrt.cli import run
 from resnetrt.errors import Inconclusive
+from resnetrt.runtime import load
 
 GUILTY = "stages.1.1"
 BUDGET = Budget(max_drop_pp=2.0)
@@ -49,12 +51,12 @@ def rescale_channels(bundle, block, factors):
     calibrate_bundle(bundle, "fashion_calib", 128)
 
 
-def with_outlier(bundle):
+def with_outlier(bundle, _rules):
     """One channel a thousand times as large as the others: per-tensor activations of the block lose the rest."""
     rescale_channels(bundle, GUILTY, [1000.0, *[1.0] * 31])
 
 
-def per_tensor_weights(bundle):
+def per_tensor_weights(bundle, rules):
     """A builder that rounds the weights of INT8 layers to one grid a tensor, with channels spread by BatchNorm."""
     rescale_channels(bundle, GUILTY, np.geomspace(1, 1e5, 32))
 
@@ -70,18 +72,18 @@ def per_tensor_weights(bundle):
                 stored[node.input[1]].CopyFrom(numpy_helper.from_array(rounded, node.input[1]))
         path = bundle.path.parent / "rounded.onnx"
         onnx.save(model, path)
-        return quantize_model(path, load_record(bundle), dialect("onnxruntime"), QuantizeOptions("minmax"), keep_float)
+        return quantize_model(path, load_record(bundle), dialect(rules), QuantizeOptions("minmax"), keep_float)
 
     return build
 
 
-def greedy_evaluations(searcher, split):
+def greedy_evaluations(searcher, engines, split):
     """Greedy removal: each round tries every block that is left and keeps the one that helps most."""
     kept, count = frozenset(), 1
-    row = searcher._evaluate(split, kept)
+    row = searcher._evaluate(engines, split, Mix(kept))
     while row["verdict"] != "PASS":
         left = [block.name for block in searcher.blocks if block.name not in kept]
-        rows = {name: searcher._evaluate(split, kept | {name}) for name in left}
+        rows = {name: searcher._evaluate(engines, split, Mix(kept | {name})) for name in left}
         count += len(rows)
         name = max(rows, key=lambda name: rows[name]["top1"])
         kept, row = kept | {name}, rows[name]
@@ -89,25 +91,40 @@ def greedy_evaluations(searcher, split):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ruin", [with_outlier, per_tensor_weights])
-def test_the_guilty_block_is_found_in_fewer_evaluations_than_by_greedy_removal(fashion_bundle, ruin, tmp_path):
-    build = ruin(fashion_bundle)
+@pytest.mark.parametrize(
+    ("ruin", "backend", "rules"),
+    [(with_outlier, "onnxruntime", "onnxruntime"), (per_tensor_weights, "openvino", "cpu")],
+)
+def test_the_guilty_block_is_found_in_fewer_evaluations_than_by_greedy_removal(
+    fashion_bundle, ruin, backend, rules, tmp_path
+):
+    pytest.importorskip(backend)
+    build = ruin(fashion_bundle, rules)
     options = QuantizeOptions("minmax")
-    request = SearchRequest("fashion_test", BUDGET, samples=800, options=options, build=build)
+    request = SearchRequest("fashion_test", BUDGET, backend, samples=800, options=options, build=build)
     searcher = SearchRun(fashion_bundle, request)
     found = searcher.run()
     assert searcher.trials[0].row["verdict"] == "FAIL", "full INT8 is ruined"
     assert GUILTY in found["kept"]
     assert len(found["kept"]) <= 2
     assert found["held_out"]["verdict"] == "PASS"
-    with_folder = SearchRun(fashion_bundle, request)
-    with_folder._folder = tmp_path
-    greedy, kept = greedy_evaluations(with_folder, with_folder._cached(with_folder._split()[0]))
+    greedy, kept = greedy_evaluations(searcher, searcher.engines(tmp_path), searcher._cached(searcher._split()[0]))
     assert GUILTY in kept
     assert found["evaluations"] < greedy
     stored = Bundle.open(fashion_bundle.path)
-    assert stored.manifest.variants[found["stored"]["variant"]].evidence["kept_float"] == found["kept"]
-    assert found["stored"]["engine"] in stored.manifest.engines
+    evidence = stored.manifest.variants[found["stored"]["variant"]].evidence
+    assert (evidence["kept"], evidence["kept_precision"]) == (found["kept"], found["kept_precision"])
+    with load(stored, found["stored"]["engine"]) as session:
+        assert session.selftest.sqnr_db > 12
+    precisions = {item["precision"]: item for item in found["islands"]}
+    assert set(precisions) == {"fp32", "bf16", "fp16"}
+    assert GUILTY in precisions["fp32"]["kept"]
+    assert precisions[found["kept_precision"]]["out"] is None
+    if backend == "onnxruntime" and platform.machine() == "x86_64":
+        assert precisions["fp16"]["out"].startswith("the backend "), "it casts FP16 to FP32"
+        assert precisions["fp16"]["median_ms"] > 0
+        assert precisions["bf16"]["median_ms"] is None
+        assert found["kept_precision"] == "fp32"
 
 
 def test_the_command_finds_nothing_to_revert_and_draws_the_front(fashion_bundle, tmp_path, capsys):
@@ -130,16 +147,32 @@ def test_an_interrupt_keeps_the_best_so_far(fashion_bundle, monkeypatch):
     searcher = SearchRun(fashion_bundle, SearchRequest("fashion_test", Budget(max_drop_pp=3), samples=600))
     evaluate = searcher._evaluate
 
-    def interrupted(split, kept, limited=True):
-        if limited and len(searcher.trials) == 4:
+    def interrupted(engines, split, mix):
+        if len(searcher.trials) == 4 and not searcher.stopped:
             raise KeyboardInterrupt
-        return evaluate(split, kept, limited) | ({"verdict": "FAIL"} if len(kept) < 4 else {})
+        return evaluate(engines, split, mix) | ({"verdict": "FAIL"} if len(mix.kept) < 4 else {})
 
     monkeypatch.setattr(searcher, "_evaluate", interrupted)
-    monkeypatch.setattr(searcher, "_rank", lambda data: [block.name for block in searcher.blocks])
+    monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp32", [block.name for block in searcher.blocks]))
     found = searcher.run()
     assert (found["stopped"], found["evaluations"], len(found["kept"])) == ("interrupted", 4, 4)
     assert found["stored"]["variant"] in Bundle.open(fashion_bundle.path).manifest.variants
+
+
+def test_what_no_16_bit_mix_reaches_is_searched_again_in_fp32(fashion_bundle, monkeypatch):
+    searcher = SearchRun(fashion_bundle, SearchRequest("fashion_test", Budget(max_drop_pp=3), samples=600))
+    evaluate, names = searcher._evaluate, [block.name for block in searcher.blocks]
+
+    def strict(engines, split, mix):
+        enough = engines.is_all(mix) or (mix.precision == "fp32" and len(mix.kept) >= 3)
+        return evaluate(engines, split, mix) | ({} if enough else {"verdict": "FAIL"})
+
+    monkeypatch.setattr(searcher, "_evaluate", strict)
+    monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp16", names))
+    found = searcher.run()
+    assert (found["kept"], found["kept_precision"]) == (sorted(names[:3]), "fp32")
+    assert len({trial.mix for trial in searcher.trials}) == len(searcher.trials), "nothing is evaluated twice"
+    assert {row["engine"] for row in found["front"]} >= {"int8", "int8, 1 fp16", "int8, 3 fp32", "fp32"}
 
 
 def test_a_spent_budget_stops(fashion_bundle):
@@ -153,10 +186,10 @@ def test_the_least_passing_number_is_found_in_logarithmic_time(needed, blocks):
     needed = min(needed, blocks)
     trials = []
     names = [str(i) for i in range(blocks)]
-    search(names, lambda kept: {"verdict": "PASS" if len(kept) >= needed else "FAIL"}, trials)
-    assert best(trials).kept == frozenset(names[:needed])
+    search(names, lambda mix: {"verdict": "PASS" if len(mix.kept) >= needed else "FAIL"}, trials)
+    assert best(trials).mix.kept == frozenset(names[:needed])
     assert len(trials) <= 2 * np.log2(needed + 1) + 3
-    assert len({trial.kept for trial in trials}) == len(trials)
+    assert len({trial.mix for trial in trials}) == len(trials)
 
 
 def test_ranking_by_noise_for_time():
