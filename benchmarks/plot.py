@@ -119,8 +119,9 @@ def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
     axes.grid(True, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    dashed = "; dashed: eager FP32" if _baselines(rows) else ""
     axes.figure.supxlabel(
-        "bars: 95 % intervals, of the median latency and of the accuracy drop on the same images; dashed: eager FP32",
+        f"bars: 95 % intervals, of the median latency and of the accuracy drop on the same images{dashed}",
         fontsize=8,
         color=_OTHER,
     )

@@ -137,3 +137,11 @@ def test_a_label_far_from_its_point_gets_a_line():
 def test_overlap_is_an_area():
     assert overlap((0, 0, 10, 10), [(5, 5, 20, 20), (-5, -5, 1, 1), (10, 0, 20, 10)]) == 26
     assert overlap((0, 0, 1, 1), []) == 0
+
+
+def test_the_footer_explains_the_dashed_line_only_where_it_is_drawn():
+    with_eager, without = (draw_tradeoff(rows, "t") for rows in (FEW, FEW[1:]))
+    assert "dashed: eager FP32" in with_eager.get_supxlabel()
+    assert "dashed" not in without.get_supxlabel()
+    lines = [f.axes[0].get_lines() for f in (with_eager, without)]
+    assert [sum(line.is_dashed() for line in found) for found in lines] == [1, 0]
