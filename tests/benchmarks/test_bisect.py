@@ -12,8 +12,8 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
 from resnetrt.errors import UsageError
+from resnetrt.export.cast import add_cast_variant
 from resnetrt.export.compilers import compile_variant
-from resnetrt.manifest import VariantRecord
 
 GUILTY, LAYER = "stages.1.1", "stages.1.1.conv1.conv"
 
@@ -89,19 +89,16 @@ def first_scale_inside(bundle, file):
 
 
 def test_a_fault_of_an_fp16_file(fashion_bundle):
-    cast = onnx.load(fashion_bundle.variant_file("fp32"))
-    for item in cast.graph.initializer:
-        value = numpy_helper.to_array(item)
-        if value.dtype == np.float32:
-            rounded = value.astype(np.float16).astype(np.float32)
-            item.CopyFrom(numpy_helper.from_array(rounded, item.name))
-    with fashion_bundle.edit() as editor:
-        editor.write("fp16.onnx", cast.SerializeToString())
-        editor.manifest.variants["fp16"] = VariantRecord("fp16.onnx", "fp16")
-    assert bisect(fashion_bundle, "fp16").first is None
-    weight = weight_of(fashion_bundle.variant_file("fp16"), LAYER)
-    spoil(fashion_bundle, "fp16.onnx", lambda name, v: np.minimum(v, np.float32(0.02)) if name == weight else None)
-    assert bisect(fashion_bundle, "fp16").first.block == GUILTY
+    variant, _ = add_cast_variant(fashion_bundle, "fp16")
+    clean = bisect(fashion_bundle, variant)
+    assert clean.first is None
+    assert len(clean.rows) == 11
+    assert clean.rows[0].sqnr_db < 80, "it is compared as FP16"
+    file = fashion_bundle.manifest.variants[variant].file
+    weight = weight_of(fashion_bundle.path / file, LAYER)
+    spoil(fashion_bundle, file, lambda name, v: np.minimum(v, v.dtype.type(0.02)) if name == weight else None)
+    found = bisect(fashion_bundle, variant)
+    assert (found.first.block, found.before.block) == (GUILTY, "stages.1.0")
 
 
 def test_a_backend_that_answers_otherwise_is_named_as_such(fashion_bundle, monkeypatch):
