@@ -8,7 +8,7 @@ import numpy as np
 
 from resnetrt.parity import SQNR_CAP_DB
 from resnetrt.runtime.session import Array
-from resnetrt.runtime.shadow.baseline import Baseline, relative_noise
+from resnetrt.runtime.shadow.baseline import BOUNDS, Baseline, relative_noise
 from resnetrt.runtime.shadow.evidence import RateEvidence
 
 _REMEMBERED = 4096
@@ -40,26 +40,32 @@ class Judged:
 
 
 class Judge:
-    """Feeds two tests, flips and noise. `alpha` bounds the chance that a sound engine is ever called drifted.
+    """Tests flips and noise together. `alpha` bounds the chance that a sound engine is ever called drifted.
 
-    Half of it is spent on the two tests, whose mean is compared with `threshold` (a mean of e-processes is one, however
-    they depend on each other); the other half is for the baseline's two bounds, of `baseline_chance(alpha)` each.
+    Half of it is spent on the tests, whose mean is compared with `threshold` (a mean of e-processes is one, however
+    they depend on each other); the other half is for the baseline's bounds, see `baseline_chance`.
     """
 
     def __init__(self, baseline: Baseline, alpha: float) -> None:
         self.baseline = baseline
         self.threshold = 2 / alpha
-        self._flips, self._noise = RateEvidence(baseline.flip_rate), RateEvidence(baseline.noise_rate)
+        self._tests = RateEvidence([baseline.flip_rate, *(item.rate for item in baseline.noise)])
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self.compared = self.flips = self.noisy = self.repeated = self.unusable = 0
+        self.compared = self.flips = self.repeated = self.unusable = 0
+        self._beyond = np.zeros(len(baseline.noise), np.int64)
         self.last_sqnr_db: float | None = None
         self.suspects: deque[Judged] = deque(maxlen=_KEPT)
         self.reason: str | None = None
 
     @property
     def evidence(self) -> float:
-        """The mean of both tests; at `threshold` the engine counts as drifted."""
-        return float((self._flips.value + self._noise.value) / 2)
+        """The mean of the tests; at `threshold` the engine counts as drifted."""
+        return float(self._tests.value.mean())
+
+    @property
+    def noisy(self) -> int:
+        """Requests beyond the highest limit of noise."""
+        return int(self._beyond[-1])
 
     def is_new(self, image: Array) -> bool:
         """Whether this very input was not judged lately: its answer again would be no new evidence."""
@@ -82,14 +88,13 @@ class Judge:
         noise = np.inf if broken else float(relative_noise(reference, sample.logits)[0])
         flip = broken or int(sample.logits.argmax()) != int(reference.argmax())
         found = Judged(sample, reference, flip, noise)
-        noisy = noise > self.baseline.noise_limit
+        beyond = [noise > item.limit for item in self.baseline.noise]
         self.compared += 1
         self.flips += flip
-        self.noisy += noisy
+        self._beyond += beyond
         self.last_sqnr_db = found.sqnr_db
-        self._flips.add(flip)
-        self._noise.add(noisy)
-        if flip or noisy:
+        self._tests.add([flip, *beyond])
+        if flip or any(beyond):
             self.suspects.append(found)
         if broken:
             self.reason = f"output {sample.logits.shape} is not finite or not of the reference's shape"
@@ -98,12 +103,15 @@ class Judge:
 
     def _words(self) -> str:
         base = self.baseline
+        beyond = ", ".join(
+            f"{count} (allowed {item.rate:.1%})" for count, item in zip(self._beyond, base.noise, strict=True)
+        )
         return (
-            f"of {self.compared} requests compared {self.flips} flip and {self.noisy} are noisier than any sound one; "
-            f"the baseline allows {base.flip_rate:.2%} and {base.noise_rate:.2%}"
+            f"of {self.compared} requests compared {self.flips} flip (the baseline allows {base.flip_rate:.1%}); "
+            f"beyond its limits of noise are {beyond}"
         )
 
 
 def baseline_chance(alpha: float) -> float:
     """How often each bound of a baseline may be too low, so that the whole check keeps `alpha`."""
-    return alpha / 4
+    return alpha / 2 / BOUNDS

@@ -19,6 +19,7 @@ from resnetrt.runtime.session import Session
 from resnetrt.runtime.shadow import (
     Alarm,
     Baseline,
+    NoiseLimit,
     ShadowCheck,
     ShadowOptions,
     onnx_reference,
@@ -42,6 +43,10 @@ def started() -> Iterator[Callable[..., ShadowCheck]]:
     yield start
     for check in checks:
         check.close()
+
+
+def by_hand(rate: float, limit: float) -> Baseline:
+    return Baseline(rate, (NoiseLimit(limit, rate),), 32, "by hand")
 
 
 def serve(check: ShadowCheck, session: Session, count: int, seed: int, batch: int = 4) -> None:
@@ -144,7 +149,7 @@ def test_the_hot_path_never_waits_and_what_does_not_fit_is_counted(bundle: Bundl
         assert gate.wait(HANG_S)
         return reference(images)
 
-    baseline = Baseline(0.1, 0.1, 0.1, 32, "by hand")
+    baseline = by_hand(0.1, 0.1)
     options = replace(EVERY, queue_size=3)
     with load(bundle, INT8) as session:
         check = started(bundle, session, options, reference=slow, baseline=baseline)
@@ -159,7 +164,7 @@ def test_the_hot_path_never_waits_and_what_does_not_fit_is_counted(bundle: Bundl
 
 
 def test_the_rate_is_kept_whatever_the_batch(bundle: Bundle, started):
-    baseline = Baseline(0.5, 1e9, 0.5, 32, "by hand")
+    baseline = by_hand(0.5, 1e9)
     options = ShadowOptions(rate=0.02, queue_size=10_000)
     logits, image = np.zeros((7, 10), np.float32), np.zeros((7, 3, 16, 16), np.float32)
     with load(bundle, INT8) as session:
@@ -185,7 +190,7 @@ def test_a_failing_reference_and_a_failing_callback_do_not_end_the_check(bundle:
     def on_alarm(_alarm: Alarm) -> None:
         raise RuntimeError("the caller's fault")
 
-    baseline = Baseline(0.05, 1e-6, 0.05, 32, "by hand")
+    baseline = by_hand(0.05, 1e-6)
     with load(bundle, INT8) as session:
         check = started(bundle, session, EVERY, reference=reference, baseline=baseline, on_alarm=on_alarm)
         serve(check, session, 100, seed=90)
@@ -221,7 +226,7 @@ def test_its_thread_has_the_lowest_priority(bundle: Bundle, started):
         return np.zeros((1, 10), np.float32)
 
     with load(bundle, INT8) as session:
-        check = started(bundle, session, EVERY, reference=reference, baseline=Baseline(0.1, 1, 0.1, 32, "by hand"))
+        check = started(bundle, session, EVERY, reference=reference, baseline=by_hand(0.1, 1.0))
         serve(check, session, 1, seed=92)
         assert check.flush(HANG_S)
     assert seen == [19]

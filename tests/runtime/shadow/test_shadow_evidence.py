@@ -1,9 +1,12 @@
 """The sequential test by simulation: its false alarms, and what it takes to see a fault."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 from resnetrt.errors import UsageError
+from resnetrt.runtime.shadow import baseline
 from resnetrt.runtime.shadow.baseline import Baseline
 from resnetrt.runtime.shadow.evidence import RateEvidence, upper_rate
 from resnetrt.runtime.shadow.judge import baseline_chance
@@ -30,8 +33,9 @@ def test_a_rate_beyond_what_is_allowed_breaks_the_bound():
     assert share_that_alarms(0.17, 0.3, 0.05, 500) > 0.9
 
 
-def test_the_whole_check_keeps_alpha_with_a_measured_baseline():
+def test_the_whole_check_keeps_alpha_with_a_measured_baseline(monkeypatch: pytest.MonkeyPatch):
     """Flips and noise of one engine, dependent as they are; baseline and requests from the same distribution."""
+    monkeypatch.setattr(baseline, "upper_rate", cache(upper_rate))
     alpha, images, steps = 0.05, 32, 300
     rng = np.random.default_rng(1)
 
@@ -42,12 +46,14 @@ def test_the_whole_check_keeps_alpha_with_a_measured_baseline():
     flips, noise = draw(images)
     chance = baseline_chance(alpha)
     found = [Baseline.of_samples(flips[:, run], noise[:, run], chance, "simulated") for run in range(RUNS)]
-    limits = np.array([item.noise_limit for item in found]) / 10 ** (6 / 10)  # without the margin, which only helps
-    tests = RateEvidence([item.flip_rate for item in found]), RateEvidence([item.noise_rate for item in found])
+    margin = 10 ** (1 / 10)  # taken off again: it only helps
+    limits = np.array([[limit.limit / margin for limit in item.noise] for item in found])
+    tests = RateEvidence([[item.flip_rate, *(limit.rate for limit in item.noise)] for item in found])
     highest = np.ones(RUNS)
     for _ in range(steps):
         flip, noise = (part[0] for part in draw(1))
-        highest = np.maximum(highest, (tests[0].add(flip) + tests[1].add(noise > limits)) / 2)
+        values = tests.add(np.column_stack([flip, noise[:, None] > limits]))
+        highest = np.maximum(highest, values.mean(1))
     assert (highest >= 2 / alpha).mean() <= alpha
 
 
