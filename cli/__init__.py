@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "the accuracy gate: drop, flips, PASS or FAIL",
     "search": "mixed precision under an accuracy budget",
     "bench": "latency, measured beside the eager model",
+    "serve": "engines over HTTP and gRPC, in the Open Inference Protocol",
     "report": "a bench run as one HTML file and pictures",
     "models": "definitions: depth, blocks, parameters, GMACs",
     "inspect": "what a bundle or one of its files holds",

@@ -1,0 +1,100 @@
+"""`resnetrt serve`: engines of bundles over HTTP and gRPC, in the Open Inference Protocol."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resnetrt.cli.options import INTEGERS, json_option
+from resnetrt.cli.output import note
+from resnetrt.errors import BackendMissing, UsageError
+
+if TYPE_CHECKING:
+    from resnetrt.runtime.serving import ModelSpec
+
+_NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prometheus_client")
+
+
+@click.command("serve")
+@click.argument("bundles", metavar="[NAME=]BUNDLE...", nargs=-1, required=True)
+@click.option("--engine", "engines", multiple=True, metavar="[NAME=]ID", help="Engine of all bundles, or of one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="0: any free one.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: any free one.")
+@click.option("--max-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images in one batch.")
+@click.option("--preferred-batch-size", type=INTEGERS, default=(), help="Sizes that run without waiting for more.")
+@click.option("--max-queue-delay-microseconds", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--max-queue-size", type=click.IntRange(1), default=128, show_default=True, help="Requests that may wait."
+)
+@click.option("--default-timeout-microseconds", type=click.IntRange(0), default=0, show_default=True, help="0: none.")
+@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Copies of each engine.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each copy. Default: all cores.")
+@click.option(
+    "--no-fallback", is_flag=True, help="Fail if an engine fails its self-test, instead of the next precision."
+)
+@click.option("--model-control-mode", type=click.Choice(["none", "explicit"]), default="none", show_default=True)
+@click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True, help="Largest request, unpacked.")
+@click.option("--exit-timeout-secs", type=click.FloatRange(0), default=30.0, show_default=True)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@json_option
+def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Serve BUNDLEs (KServe V2, Triton's ports and names) until SIGTERM. Listens on this machine only by default.
+
+    Logs are JSON lines on stderr; the ports are printed when they listen. Ready when every engine passed its self-test
+    and ran every batch size.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendMissing(f"serve: the package {missing[0]} is not installed; run: pip install 'resnetrt[serve]'")
+    from resnetrt.runtime.serving import Limits, ServeOptions
+    from resnetrt.runtime.serving.logs import configure_logs
+    from resnetrt.runtime.serving.server import Ports, run
+    from resnetrt.runtime.stream import BatchOptions
+
+    specs = model_specs(bundles, engines)
+    batching = ("max_batch_size", "preferred_batch_size", "max_queue_delay_microseconds", "max_queue_size")
+    serve_options = ServeOptions(
+        **{name: options[name] for name in ("host", "http_port", "grpc_port", "metrics_port", "instances", "threads")},
+        batching=BatchOptions(**{name: options[name] for name in (*batching, "default_timeout_microseconds")}),
+        fallback=not options["no_fallback"],
+        control=options["model_control_mode"] == "explicit",
+        exit_timeout_s=options["exit_timeout_secs"],
+        limits=Limits(max_body_bytes=options["max_body_mb"] << 20),
+    )
+    configure_logs(options["log_level"])
+
+    def announce(ports: Ports) -> None:
+        host = f"[{serve_options.host}]" if ":" in serve_options.host else serve_options.host
+        if as_json:
+            row = {"http_port": ports.http, "grpc_port": ports.grpc, "metrics_port": ports.metrics}
+            click.echo(json.dumps({"schema_version": 1, "host": serve_options.host, **row}))
+            return
+        note(
+            f"HTTP http://{host}:{ports.http}  gRPC {host}:{ports.grpc}  metrics http://{host}:{ports.metrics}/metrics"
+        )
+
+    run(specs, serve_options, announce)
+
+
+def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["ModelSpec"]:
+    """The bundles by name: what stands before `=`, else the name in the manifest. Raises `UsageError`."""
+    from resnetrt.bundle import Bundle
+    from resnetrt.runtime.serving import ModelSpec
+
+    specs = []
+    for text in bundles:
+        name, separator, path = text.rpartition("=")
+        if not separator or "/" in name:
+            name, path = "", text
+        specs.append((name or Bundle.open(path).manifest.name, Path(path)))
+    chosen: dict[str | None, str] = {}
+    for text in engines:
+        model, separator, engine = text.rpartition("=")
+        if separator and model not in [name for name, _ in specs]:
+            raise UsageError.unknown("model of --engine", model, [name for name, _ in specs])
+        chosen[model if separator else None] = engine
+    return [ModelSpec(name, path, chosen.get(name, chosen.get(None))) for name, path in specs]

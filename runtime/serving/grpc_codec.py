@@ -1,0 +1,77 @@
+"""Inference over gRPC: protobuf messages to requests and back."""
+
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from resnetrt.runtime.serving.datatypes import BYTES, contents
+from resnetrt.runtime.serving.faults import invalid
+from resnetrt.runtime.serving.messages import InferRequest, InferResponse, InputTensor, Parameters, WantedOutput
+
+# which typed field holds a datatype, and the numpy type of its elements
+_TYPED = {"FP32": ("fp32_contents", "float32"), "UINT8": ("uint_contents", "uint32"), "INT8": ("int_contents", "int32")}
+_MOST_AXES = 16
+
+
+def read_request(message: Any) -> InferRequest:
+    """The request in a `ModelInferRequest`. Raises `RequestFault`."""
+    request = InferRequest(message.model_name, message.model_version, message.id, _parameters(message.parameters))
+    raws = iter(message.raw_input_contents)
+    has_raw = len(message.raw_input_contents) > 0
+    for item in message.inputs:
+        tensor = _input(item)
+        if has_raw and "shared_memory_region" not in tensor.parameters:
+            if tensor.values is not None:
+                raise invalid(f"input {tensor.name!r}: expected contents or raw_input_contents, found both")
+            tensor.raw = next(raws, None)
+            if tensor.raw is None:
+                raise invalid(f"input {tensor.name!r}: expected an element of raw_input_contents for it, found none")
+        request.inputs.append(tensor)
+    if next(raws, None) is not None:
+        raise invalid("raw_input_contents: expected one element for each input, found more")
+    request.outputs = [WantedOutput(item.name, _parameters(item.parameters)) for item in message.outputs]
+    return request
+
+
+def write_response(response: InferResponse) -> Any:
+    """The `ModelInferResponse`; contents are always raw."""
+    message = service_pb2.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
+    for tensor in response.outputs:
+        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        for name, value in (tensor.region or {}).items():
+            if isinstance(value, str):
+                output.parameters[name].string_param = value
+            else:
+                output.parameters[name].int64_param = value
+        if tensor.region is None:
+            message.raw_output_contents.append(bytes(contents(tensor.values)))
+        elif len(response.outputs) > 1:
+            message.raw_output_contents.append(b"")
+    return message
+
+
+def _input(item: Any) -> InputTensor:
+    if len(item.shape) > _MOST_AXES or not all(0 <= axis < 2**31 for axis in item.shape):
+        raise invalid(f"input {item.name!r}: expected up to {_MOST_AXES} axes of 0 or more, found {list(item.shape)}")
+    tensor = InputTensor(item.name, item.datatype, tuple(item.shape), _parameters(item.parameters))
+    given = [field.name for field, _ in item.contents.ListFields()]
+    if not given:
+        return tensor
+    name, dtype = _TYPED.get(item.datatype, ("bytes_contents" if item.datatype == BYTES else "none", ""))
+    if given != [name]:
+        raise invalid(f"input {item.name!r}: {item.datatype[:60]} has its contents in {name}, found {', '.join(given)}")
+    values = getattr(item.contents, name)
+    tensor.values = list(values) if item.datatype == BYTES else np.array(values, dtype)
+    return tensor
+
+
+def _parameters(found: Any) -> Parameters:
+    return {name: _value(name, parameter) for name, parameter in found.items()}
+
+
+def _value(name: str, parameter: Any) -> Any:
+    which = parameter.WhichOneof("parameter_choice")
+    if which is None:
+        raise invalid(f"parameter {name[:60]!r}: expected a value, found none")
+    return getattr(parameter, which)

@@ -1,0 +1,92 @@
+"""uvicorn as part of a larger process: sockets made before, no signal handlers, a limit on slow heads."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from resnetrt.errors import EnvironmentFault
+from resnetrt.runtime.serving.options import ServeOptions
+
+
+def listen(host: str, port: int, what: str) -> socket.socket:
+    """A listening socket. Raises `EnvironmentFault` if the address can't be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(1024)
+    except OSError as error:
+        raise EnvironmentFault(f"{what}: can't listen on {host}:{port} ({error.strerror}); choose another") from error
+    return found
+
+
+class HttpServer(uvicorn.Server):
+    """One ASGI application on one socket, until `should_exit` is set; then requests that run are finished."""
+
+    def __init__(self, app: Any, options: ServeOptions) -> None:
+        limits = options.limits
+        config = uvicorn.Config(
+            app,
+            http=_protocol(limits.head_timeout_s),
+            ws="none",
+            loop="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            limit_concurrency=limits.max_connections,
+            h11_max_incomplete_event_size=limits.max_head_bytes,
+            timeout_graceful_shutdown=max(1, int(options.exit_timeout_s)),
+        )
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to whoever runs the event loop."""
+        yield
+
+
+def _protocol(head_timeout_s: float) -> type[asyncio.Protocol]:
+    class PatientProtocol(H11Protocol):
+        """uvicorn's, but a connection that does not bring a whole request head in time is closed.
+
+        uvicorn has a limit only between requests, and drops even that with the first byte.
+        """
+
+        _clock: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            if self.conn.their_state is not h11.IDLE:
+                self._stop()
+            elif self._clock is None and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+                self._clock = self.loop.call_later(head_timeout_s, self.transport.close)
+
+        def _stop(self) -> None:
+            if self._clock is not None:
+                self._clock.cancel()
+                self._clock = None
+
+    return PatientProtocol

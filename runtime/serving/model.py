@@ -1,0 +1,111 @@
+"""One loaded bundle: its batcher and what the protocol says about it."""
+
+from typing import Any
+
+from resnetrt.bundle import Bundle
+from resnetrt.runtime.serving.datatypes import v2_name
+from resnetrt.runtime.serving.options import ModelSpec, ServeOptions
+from resnetrt.runtime.session import Session, TensorSpec
+from resnetrt.runtime.stream import Batcher
+from resnetrt.runtime.stream.batcher import After, load_instances
+from resnetrt.runtime.stream.statistics import Statistics
+
+VERSION = "1"
+
+
+class ServedModel:
+    """A bundle whose engine passed its self-test and ran every batch size once. Made by `load`."""
+
+    def __init__(self, name: str, bundle: Bundle, sessions: list[Session], batcher: Batcher) -> None:
+        session = sessions[0]
+        self.name = name
+        self.batcher = batcher
+        self.stream = batcher.stream()
+        self.labels = bundle.manifest.labels
+        self.preprocessing = bundle.manifest.preprocessing
+        self.input = session.inputs[0]
+        self.outputs = session.outputs
+        self.session = session
+        self.sidecar = session.sidecar
+        self.fallbacks = session.fallbacks
+
+    @classmethod
+    def load(cls, spec: ModelSpec, options: ServeOptions, statistics: Statistics, after: After | None) -> "ServedModel":
+        """Load, self-test and warm up; blocks. Raises what `runtime.load` raises."""
+        bundle = Bundle.open(spec.path)
+        sessions = load_instances(bundle, spec.engine, options.instances, options.threads, options.fallback)
+        batcher = Batcher(sessions, options.batching, statistics=statistics, after=after)
+        try:
+            batcher.warm_up()
+        except BaseException:
+            batcher.close(drain=False)
+            raise
+        return cls(spec.name, bundle, sessions, batcher)
+
+    def close(self) -> None:
+        """Run what waits, then free the engine."""
+        self.batcher.close()
+
+    def facts(self) -> dict[str, Any]:
+        """Which engine runs, and why not the one that was asked for."""
+        return {
+            **{key: self.sidecar[key] for key in ("backend", "precision", "target")},
+            "engine": self.sidecar["id"],
+            "fallbacks": list(self.fallbacks),
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """The V2 protocol's model metadata."""
+        return {
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": self._platform(),
+            "inputs": [_tensor_metadata(self.input)],
+            "outputs": [_tensor_metadata(spec) for spec in self.outputs],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """Triton's model configuration, as JSON."""
+        options = self.batcher.options
+        kind = "KIND_CPU" if self.sidecar["target"] == "cpu" else "KIND_GPU"
+        facts = {**self.facts(), "fallbacks": " | ".join(self.fallbacks)}
+        return {
+            "name": self.name,
+            "platform": self._platform(),
+            "backend": "resnetrt",
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": self.batcher.max_batch_size,
+            "input": [_tensor_config(self.input)],
+            "output": [_tensor_config(spec) for spec in self.outputs],
+            "instance_group": [{"name": self.name, "kind": kind, "count": len(self.batcher.sessions)}],
+            "dynamic_batching": {
+                "preferred_batch_size": list(options.preferred_batch_size),
+                "max_queue_delay_microseconds": options.max_queue_delay_microseconds,
+                "default_queue_policy": {
+                    "max_queue_size": options.max_queue_size,
+                    "default_timeout_microseconds": options.default_timeout_microseconds,
+                },
+            },
+            "parameters": {key: {"string_value": value} for key, value in facts.items()},
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        """The V2 protocol's statistics of this model."""
+        record = self.batcher.statistics.to_json()
+        record["inference_stats"] |= {"cache_hit": {"count": 0, "ns": 0}, "cache_miss": {"count": 0, "ns": 0}}
+        return {"name": self.name, "version": VERSION, **record}
+
+    def _platform(self) -> str:
+        return f"resnetrt_{self.sidecar['backend']}"
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": v2_name(spec.dtype), "shape": [-1, *_image_axes(spec)]}
+
+
+def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "data_type": f"TYPE_{v2_name(spec.dtype)}", "dims": _image_axes(spec)}
+
+
+def _image_axes(spec: TensorSpec) -> list[int]:
+    return [-1 if axis is None else axis for axis in spec.shape[1:]]

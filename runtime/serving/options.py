@@ -1,0 +1,56 @@
+"""What a server is told: addresses, limits, how models are loaded."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resnetrt.errors import UsageError
+from resnetrt.runtime.stream import BatchOptions
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask for. A body counts decompressed too; times in seconds.
+
+    `head_timeout_s` is for a request's head, `body_timeout_s` for its whole body: a slow client is cut off.
+    """
+
+    max_body_bytes: int = 64 << 20
+    max_head_bytes: int = 32 << 10
+    max_connections: int = 512
+    max_image_pixels: int = 50_000_000
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A bundle to serve under `name`; `engine` None is its only one."""
+
+    name: str
+    path: Path
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where and how to serve. Port 0 is any free one. `control`: clients may load and unload models."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    batching: BatchOptions = field(default_factory=BatchOptions)
+    instances: int = 1
+    threads: int | None = None
+    fallback: bool = True
+    control: bool = False
+    exit_timeout_s: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def check_names(specs: list[ModelSpec]) -> None:
+    """Raise `UsageError` unless each model has a name of its own."""
+    names = [spec.name for spec in specs]
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise UsageError(f"two bundles are named {twins[0]}; give one another name: NAME=PATH")

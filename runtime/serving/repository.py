@@ -1,0 +1,117 @@
+"""The models that are served: loaded, replaced without a dropped request, unloaded."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from resnetrt.errors import ResnetrtError
+from resnetrt.runtime.serving.faults import Kind, RequestFault, invalid
+from resnetrt.runtime.serving.model import VERSION, ServedModel
+from resnetrt.runtime.serving.options import ModelSpec, ServeOptions, check_names
+from resnetrt.runtime.stream.statistics import Statistics
+
+_log = logging.getLogger("resnetrt.serve")
+
+
+@dataclass
+class Entry:
+    """A model by name: `model` is None while it is not loaded, `reason` says why."""
+
+    spec: ModelSpec
+    statistics: Statistics = field(default_factory=Statistics)
+    model: ServedModel | None = None
+    reason: str = "not loaded yet"
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loads: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of the repository index."""
+        state = "UNAVAILABLE" if self.model is None else "READY"
+        return {"name": self.spec.name, "version": VERSION, "state": state, "reason": self.reason}
+
+
+class Repository:
+    """The bundles named at the start, and no others. All methods belong to the event loop's thread."""
+
+    def __init__(self, specs: list[ModelSpec], options: ServeOptions) -> None:
+        check_names(specs)
+        self.options = options
+        self.draining = False
+        self.entries = {spec.name: Entry(spec) for spec in specs}
+
+    async def load_all(self) -> None:
+        """Load every model; raises what the first one that fails raises."""
+        for name in self.entries:
+            await self._load(self.entries[name])
+
+    async def load(self, name: str) -> None:
+        """Load a model, or load it again from its bundle: requests go to the old one until the new one is warm.
+
+        The old one then finishes what it was sent. If the new one fails, the old one stays. Raises `RequestFault`.
+        """
+        entry = self._controlled(name)
+        try:
+            await self._load(entry)
+        except (ResnetrtError, OSError) as error:
+            _log.warning("model %s was not loaded: %s", name, error)
+            raise invalid(f"failed to load {name!r}: {error}") from error
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service and wait until it has answered what it was sent. Raises `RequestFault`."""
+        entry = self._controlled(name)
+        async with entry.changing:
+            old, entry.model, entry.reason = entry.model, None, "unloaded"
+            if old is not None:
+                await asyncio.to_thread(old.close)
+                _log.info("model %s unloaded", name)
+
+    async def close(self) -> None:
+        """Unload all; each finishes what it was sent."""
+        for entry in self.entries.values():
+            async with entry.changing:
+                old, entry.model, entry.reason = entry.model, None, "the server is stopping"
+                if old is not None:
+                    await asyncio.to_thread(old.close)
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The loaded model. Raises `RequestFault`: NOT_FOUND if there is none, UNAVAILABLE while it is not loaded."""
+        entry = self.entries.get(name)
+        if entry is None or version not in ("", VERSION):
+            of = f" of version {version}" if version else ""
+            raise RequestFault(Kind.NOT_FOUND, f"unknown model: {name[:200]!r}{of} is not found")
+        if entry.model is None:
+            raise RequestFault(Kind.UNAVAILABLE, f"model {name!r} is not ready: {entry.reason}")
+        return entry.model
+
+    @property
+    def ready(self) -> bool:
+        """All models are loaded and the server is not stopping."""
+        loaded = all(entry.model is not None or entry.reason == "unloaded" for entry in self.entries.values())
+        return loaded and not self.draining
+
+    def index(self, only_ready: bool) -> list[dict[str, Any]]:
+        """The repository index."""
+        rows = [entry.to_json() for entry in self.entries.values()]
+        return [row for row in rows if row["state"] == "READY" or not only_ready]
+
+    def _controlled(self, name: str) -> Entry:
+        if not self.options.control:
+            raise RequestFault(
+                Kind.UNAVAILABLE,
+                "explicit model load / unload is not allowed; start the server with --model-control-mode explicit",
+            )
+        if name not in self.entries:
+            raise invalid(f"failed to load {name[:200]!r}: it was not named when the server was started")
+        return self.entries[name]
+
+    async def _load(self, entry: Entry) -> None:
+        async with entry.changing:
+            if self.draining:
+                raise RequestFault(Kind.UNAVAILABLE, "the server is stopping")
+            new = await asyncio.to_thread(ServedModel.load, entry.spec, self.options, entry.statistics, None)
+            old, entry.model, entry.reason = entry.model, new, ""
+            entry.loads += 1
+            _log.info("model %s is ready", entry.spec.name, extra={"model": entry.spec.name, **new.facts()})
+            if old is not None:
+                await asyncio.to_thread(old.close)
