@@ -139,10 +139,9 @@ def compare_accuracy(
     known = None if calibration_hashes is None else frozenset(calibration_hashes)
     engines = {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
     parts = [] if journal is None else journal.finished()
-    done = sum(len(part.images) for part in parts)
-    left = dataset.select(np.arange(done, len(dataset)))
-    total = math.ceil(len(left) / batch_size)
-    for batch in track(left.batches(batch_size) if total else (), "evaluating", total, "images", batch_size):
+    left = dataset.select(np.arange(sum(len(part.images) for part in parts), len(dataset)))
+    batches, total = left.batches(batch_size) if len(left) else iter(()), math.ceil(len(dataset) / batch_size)
+    for batch in track(batches, "evaluating", total, "images", batch_size, done=len(parts)):
         parts.append(_run(engines, batch, dataset, preprocessing, known, allow_overlap))
         if journal is not None:
             journal.add(parts[-1])

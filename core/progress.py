@@ -8,11 +8,14 @@ from resnetrt.settings import read_settings
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: int | None = None, done: int = 0
+) -> Iterator[T]:
     """Yield `items` while a bar shows the rate and the time left; `total` counts `items`, None if unknown.
 
-    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown. The bar is redrawn
-    between items only, never by a thread, so that it does not disturb what is being timed.
+    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown. Of a run that goes
+    on, `done` items are behind it: `total` counts them, `items` has only the rest, the rate is that of the rest. The
+    bar is redrawn between items only, never by a thread, so that it does not disturb what is being timed.
     """
     import sys
 
@@ -30,7 +33,7 @@ def track(items: Iterable[T], label: str, total: int | None, unit: str = "it", s
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task = progress.add_task(label, total=total and total * (steps or 1), rate="")
+        task = progress.add_task(label, total=total and total * (steps or 1), completed=done * (steps or 1), rate="")
         for item in items:
             yield item
             progress.advance(task, steps or 1)

@@ -66,3 +66,10 @@ def test_is_lazy():
     tracked = track(source(), "working", 5)
     assert next(tracked) == 0
     assert taken == [0]
+
+
+def test_a_run_that_goes_on_counts_the_whole(monkeypatch: pytest.MonkeyPatch):
+    terminal = become_terminal(monkeypatch)
+    for _ in track([1], "evaluating", 4, "images", 50, done=3):
+        assert "150/200" in terminal.getvalue()
+    assert "200/200" in terminal.getvalue()
