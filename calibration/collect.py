@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle, sha256_of
@@ -17,7 +18,7 @@ from resnetrt.calibration.data import Dataset, open_dataset, pixel_hash
 from resnetrt.calibration.histogram import Histogram
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.structure import commutes, is_constant, residual_adds, weighted_layers
-from resnetrt.errors import DataError
+from resnetrt.errors import BundleError, DataError
 from resnetrt.preprocess import Preprocessing
 from resnetrt.progress import track
 from resnetrt.settings import read_settings
@@ -30,15 +31,17 @@ _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")
 def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) -> CalibrationRecord:
     """Run every image of `dataset` through the FP32 ONNX model and return the record.
 
-    Raises `DataError` naming the tensor when an activation is NaN, infinite or constant.
+    Raises `DataError` naming the tensor when an activation is NaN, infinite or constant. Only what nothing but a
+    residual add reads may be constant: a branch whose last BatchNorm has no scale yet (gamma 0) is.
     """
-    model = ir.load(str(model_path))
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.load(str(model_path))))
     watched = watched_values(model.graph)
     outputs = [output for layer in weighted_layers(model.graph) if (output := layer.outputs[0]) not in watched]
     order = _names_in_order(model.graph, [*watched, *outputs])
     batch_size = _batch_size(watched)
+    added = {value.name for value in watched if _only_added(value)}
     session = _session(_instrument(model, watched, outputs))
-    collectors = {value.name or "": _Collector(value.name or "") for value in watched}
+    collectors = {value.name or "": _Collector(value.name or "", value.name in added) for value in watched}
     means = {value.name or "": _Mean() for value in outputs}
     hashes: list[str] = []
     total = math.ceil(len(dataset) / batch_size)
@@ -90,11 +93,17 @@ def watched_values(graph: ir.Graph) -> list[ir.Value]:
     return list(found.values())
 
 
+def _only_added(value: ir.Value) -> bool:
+    """Whether only adds read `value`, so that no layer has it for an input."""
+    return all(use.node.op_type == "Add" for use in value.uses())
+
+
 class _Collector:
     """Statistics of one tensor, batch by batch."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, may_be_constant: bool) -> None:
         self.name = name
+        self._may_be_constant = may_be_constant
         self._histogram = Histogram()
         self._mean = _Mean()
         self._amax: npt.NDArray[np.float64] | None = None
@@ -118,7 +127,8 @@ class _Collector:
 
     def statistics(self) -> TensorStatistics:
         histogram = self._histogram
-        if histogram.minimum == histogram.maximum or self._amax is None or not self._varies:
+        constant = histogram.minimum == histogram.maximum or not self._varies
+        if self._amax is None or (constant and not self._may_be_constant):
             value = f"{histogram.minimum:g}" if histogram.minimum == histogram.maximum else "in every channel"
             raise DataError(
                 f"calibration: tensor {self.name} is constant ({value}) over all images; "
@@ -181,7 +191,9 @@ def _instrument(model: ir.Model, watched: list[ir.Value], outputs: list[ir.Value
 
 def _reduce(graph: ir.Graph, value: ir.Value, operators: Iterable[str]) -> None:
     """Reduce over every axis but the channels (axis 1)."""
-    rank = len(value.shape) if value.shape is not None else 4
+    if value.shape is None:
+        raise BundleError(f"calibration: the number of axes of tensor {value.name} is unknown; export the model again")
+    rank = len(value.shape)
     name = f"{value.name}/axes"
     axes = ir.Value(name=name, const_value=ir.tensor([i for i in range(rank) if i != 1], ir.DataType.INT64, name=name))
     graph.register_initializer(axes)

@@ -185,6 +185,8 @@ def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:
 def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method: str) -> QuantParams:
     """Scale and zero point of one tensor under a dialect's rules."""
     statistics = record[tensor]
+    if statistics.amax == 0:  # a branch that adds nothing yet; any grid holds its zeros
+        return QuantParams(1.0, 0, "int8" if rules.symmetric else "uint8")
     if rules.symmetric:
         signed = statistics.minimum < 0
         if signed:  # the grid reaches as far to both sides, and the method must judge that grid

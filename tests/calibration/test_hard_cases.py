@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import small_models
 import torch
@@ -18,7 +19,7 @@ from resnetrt.calibration.layer_report import LayerRow, layer_report
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_model, quantize_variant
 from resnetrt.calibration.record import CalibrationRecord
 from resnetrt.calibration.suspects import Evidence, find_suspects, layer_weights
-from resnetrt.errors import CheckFailed, DataError
+from resnetrt.errors import BundleError, CheckFailed, DataError
 from resnetrt.export.fold import fold_batch_norms
 from resnetrt.export.trace import trace_to_onnx
 from resnetrt.models.resnet import ResNet, ResNetConfig
@@ -164,6 +165,57 @@ def test_a_batch_norm_with_tiny_variance(tmp_path: Path):
     for sqnr, warnings in Case(module, tmp_path).verdicts():
         assert sqnr > 30
         assert any(line.startswith("stages.0.0.conv1.bn: running variance of at most eps in 1 ch") for line in warnings)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3], ids=["zero", "constant"])
+def test_a_branch_that_adds_nothing_yet(tmp_path: Path, shift: float):
+    """The last BatchNorm of a residual branch starts with scale 0 (Goyal et al. 2017): its output is constant."""
+    module = network()
+    last: Any = module.stages[0][1].conv2.bn
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(shift)
+    case = Case(module, tmp_path)
+    constant = [item for item in case.record.tensors.values() if item.minimum == item.maximum]
+    assert [item.maximum for item in constant] == [pytest.approx(shift)]
+    for sqnr, _ in case.verdicts():
+        assert sqnr > 30
+
+
+def test_a_projection_that_adds_nothing_yet(tmp_path: Path):
+    module = network()
+    last: Any = module.stages[1][0].shortcut.bn
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    for sqnr, _ in Case(module, tmp_path).verdicts():
+        assert sqnr > 30
+
+
+def test_a_file_without_shapes_of_inner_values(tmp_path: Path):
+    case = Case(network(), tmp_path)
+    model = onnx.load(case.path)
+    assert model.graph.value_info
+    del model.graph.value_info[:]
+    bare = tmp_path / "bare.onnx"
+    onnx.save(model, bare)
+    found = calibrate(bare, dataset_of(smooth_frames(KIND, 64), recipe(KIND)), recipe(KIND))
+    assert found.tensors.keys() == case.record.tensors.keys()
+    for name, statistics in found.tensors.items():
+        np.testing.assert_array_equal(statistics.counts, case.record.tensors[name].counts)
+
+
+def test_a_tensor_whose_axes_nobody_knows_is_named(tmp_path: Path):
+    case = Case(network(), tmp_path)
+    model = onnx.load(case.path)
+    del model.graph.value_info[:]
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.domain = "Gelu", "com.microsoft"  # ONNX Runtime knows it, ONNX's shape inference does not
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    bare = tmp_path / "bare.onnx"
+    onnx.save(model, bare)
+    with pytest.raises(BundleError, match=rf"number of axes of tensor {relu.output[0]} is unknown; export"):
+        calibrate(bare, dataset_of(smooth_frames(KIND, 8), recipe(KIND)), recipe(KIND))
 
 
 def test_depth_110(tmp_path: Path):
