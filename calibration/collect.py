@@ -5,7 +5,9 @@ bounded by tensors x bins plus the activations of one batch.
 """
 
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,12 @@ from resnetrt.calibration.histogram import Histogram
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.structure import commutes, is_constant, residual_adds, weighted_layers
 from resnetrt.errors import BundleError, DataError
-from resnetrt.preprocess import Preprocessing
+from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 from resnetrt.progress import track
 from resnetrt.settings import read_settings
 
-_BATCH_BYTES = 192 << 20  # activations of one batch that are handed to Python
-_MAX_BATCH = 64
+_BATCH_BYTES = 64 << 20  # activations of one batch; one more than there are threads are held
+_MAX_BATCH = 16
 _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 
@@ -45,10 +47,10 @@ def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) 
     means = {value.name or "": _Mean() for value in outputs}
     hashes: list[str] = []
     total = math.ceil(len(dataset) / batch_size)
-    for batch in track(dataset.batches(batch_size), "calibrating", total, "images", batch_size):
-        hashes += [pixel_hash(frame) for frame in batch.frames]
-        images = preprocessing.normalize(batch.frames)
-        results = dict(zip(session.names, session.run(images), strict=True))
+    batches = track(dataset.batches(batch_size), "calibrating", total, "images", batch_size)
+    normalized = ((batch.frames, preprocessing.normalize(batch.frames)) for batch in batches)
+    for frames, images, results in _run_ahead(session, normalized):
+        hashes += [pixel_hash(frame) for frame in frames]
         _check_finite(results, order)
         for name, collector in collectors.items():
             collector.add(images if name == session.input_name else results[name], results)
@@ -57,6 +59,26 @@ def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) 
     tensors = {name: collector.statistics() for name, collector in collectors.items()}
     output_means = {name: mean.value for name, mean in means.items()}
     return CalibrationRecord(dataset.name, sha256_of(model_path), tuple(hashes), tensors, output_means)
+
+
+def _run_ahead(
+    session: "_Session", batches: Iterable[tuple[UInt8Array, FloatArray]]
+) -> Iterator[tuple[UInt8Array, FloatArray, dict[str, FloatArray]]]:
+    """Frames, images and results of each batch, in order; further batches run while the caller counts this one."""
+    pending: deque[tuple[UInt8Array, FloatArray, Future[dict[str, FloatArray]]]] = deque()
+    with ThreadPoolExecutor(session.workers) as pool:
+        for frames, images in batches:
+            pending.append((frames, images, pool.submit(session.run, images)))
+            if len(pending) > session.workers:
+                yield _finish(*pending.popleft())
+        while pending:
+            yield _finish(*pending.popleft())
+
+
+def _finish(
+    frames: UInt8Array, images: FloatArray, run: "Future[dict[str, FloatArray]]"
+) -> tuple[UInt8Array, FloatArray, dict[str, FloatArray]]:
+    return frames, images, run.result()
 
 
 def _names_in_order(graph: ir.Graph, values: list[ir.Value]) -> list[str]:
@@ -156,20 +178,24 @@ class _Mean:
 
 
 class _Session:
-    """The instrumented model; `run` returns the arrays of `names` in order."""
+    """The instrumented model; `run` returns the arrays by output name and may be called by `workers` threads at once.
+
+    One core a batch and no pool inside: threads that spin would take the cores from those that count.
+    """
 
     def __init__(self, blob: bytes) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = read_settings().threads
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+        self.workers = read_settings().threads
         self.input_name = self._session.get_inputs()[0].name
         self.names = [output.name for output in self._session.get_outputs()]
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        return list(self._session.run(self.names, {self.input_name: images}))
+    def run(self, images: FloatArray) -> dict[str, FloatArray]:
+        return dict(zip(self.names, self._session.run(self.names, {self.input_name: images}), strict=True))
 
 
 def _session(model: ir.Model) -> _Session:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 BINS_PER_SIDE = 4096
 _FLOAT32_LIMIT = 2.0**128
+_CHUNK = 1 << 15  # values whose copies stay in the cache
 
 Counts = npt.NDArray[np.int64]
 
@@ -32,14 +33,17 @@ class Histogram:
             self.counts[BINS_PER_SIDE] += values.size
             return
         scale = BINS_PER_SIDE / self.bound  # a power of two, so the product is exact
-        scaled = values.ravel() * (np.float32(scale) if scale < _FLOAT32_LIMIT else np.float64(scale))
-        if minimum < 0:
-            np.floor(scaled, out=scaled)
-            index = scaled.astype(np.int64)
-            index += BINS_PER_SIDE
-            self.counts += np.bincount(index, minlength=2 * BINS_PER_SIDE)
-        else:
-            self.counts[BINS_PER_SIDE:] += np.bincount(scaled.astype(np.int64), minlength=BINS_PER_SIDE)
+        exact = np.float32(scale) if scale < _FLOAT32_LIMIT else np.float64(scale)
+        flat = values.ravel()
+        for start in range(0, flat.size, _CHUNK):
+            scaled = flat[start : start + _CHUNK] * exact
+            if minimum < 0:
+                np.floor(scaled, out=scaled)
+                index = scaled.astype(np.intp)
+                index += BINS_PER_SIDE
+                self.counts += np.bincount(index, minlength=2 * BINS_PER_SIDE)
+            else:
+                self.counts[BINS_PER_SIDE:] += np.bincount(scaled.astype(np.intp), minlength=BINS_PER_SIDE)
 
     def _grow(self, magnitude: float) -> None:
         if magnitude == 0 or magnitude < self.bound:

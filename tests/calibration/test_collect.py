@@ -128,10 +128,10 @@ def test_batches_shrink_with_the_activations():
     def value(*shape: object) -> ir.Value:
         return ir.Value(name="v", shape=ir.Shape(shape))
 
-    assert collect._batch_size([value("batch", 3, 8, 8)]) == 64
-    assert collect._batch_size([value("batch", 64, 112, 112), *[value("batch", 256, 56, 56)] * 10]) == 5
+    assert collect._batch_size([value("batch", 3, 8, 8)]) == 16
+    assert collect._batch_size([value("batch", 64, 112, 112), *[value("batch", 256, 56, 56)] * 4]) == 4
     assert collect._batch_size([value("batch", 1024, 1024, 1024)]) == 1
-    assert collect._batch_size([ir.Value(name="unknown")]) == 64
+    assert collect._batch_size([ir.Value(name="unknown")]) == 16
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -173,7 +173,7 @@ def test_a_fault_in_a_late_batch_is_found(calibrated: FindCalibrated, monkeypatc
     monkeypatch.setattr(type(preprocessing), "normalize", normalize)
     with pytest.raises(DataError, match="calibration: tensor input has NaN or infinite values"):
         calibrate(found.path, dataset_of(found.frames, preprocessing), preprocessing)
-    assert len(seen) == 5
+    assert len(seen) <= 5 + collect.read_settings().threads  # batches that were already running
 
 
 def test_blank_images(calibrated: FindCalibrated):

@@ -103,7 +103,7 @@ def test_moving_average_lies_between_the_batches(batches: np.ndarray):
 def test_extremes_of_every_batch_are_recorded(calibrated: Callable[[str], Calibrated]):
     record = calibrated("plain").record
     for item in record.tensors.values():
-        assert item.batch_extremes.shape == (2, 2)  # 70 images: 64 and 6
+        assert item.batch_extremes.shape == (5, 2)  # 70 images, 16 at a time
         assert (item.batch_extremes[:, 0].min(), item.batch_extremes[:, 1].max()) == (item.minimum, item.maximum)
 
 
