@@ -1,6 +1,7 @@
 """Each target's Q/DQ rules, as data; docs/decisions/003 says what was measured for each."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from resnetrt.errors import UsageError
 
@@ -13,6 +14,8 @@ class Dialect:
     `main_branch`: also quantize the main input of a residual add; the shortcut always is.
     `both_sides`: repeat the pair behind pools and slices with the same scale, so that they run on integers.
     `integer_bias`: store biases as int32 with the scale of the accumulator.
+    `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or `centred`
+    to p - 128 behind a symmetric pair.
     """
 
     name: str
@@ -20,15 +23,20 @@ class Dialect:
     main_branch: bool
     both_sides: bool
     integer_bias: bool
+    pixels: Literal["raw", "paired", "centred"]
 
 
 DIALECTS = {
     # TensorRT fuses conv + add + ReLU when the main branch is float; zero points must be zero, biases float.
-    "tensorrt": Dialect("tensorrt", symmetric=True, main_branch=False, both_sides=False, integer_bias=False),
+    "tensorrt": Dialect(
+        "tensorrt", symmetric=True, main_branch=False, both_sides=False, integer_bias=False, pixels="centred"
+    ),
     # OpenVINO fuses the add too: a pair on the main branch would cost 1 to 1.5 dB and gain nothing.
-    "cpu": Dialect("cpu", symmetric=False, main_branch=False, both_sides=True, integer_bias=False),
+    "cpu": Dialect("cpu", symmetric=False, main_branch=False, both_sides=True, integer_bias=False, pixels="paired"),
     # ONNX Runtime runs a convolution on integers only if its output is quantized, main branch or not.
-    "onnxruntime": Dialect("onnxruntime", symmetric=False, main_branch=True, both_sides=True, integer_bias=True),
+    "onnxruntime": Dialect(
+        "onnxruntime", symmetric=False, main_branch=True, both_sides=True, integer_bias=True, pixels="raw"
+    ),
 }
 
 

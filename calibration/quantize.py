@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -23,8 +22,6 @@ from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import Parity, require
 from resnetrt.preprocess import Preprocessing
-
-_PIXEL_PAIR = QuantParams(float(np.float32(1 / 255)), 0, "int8")
 
 
 @dataclass(frozen=True)
@@ -111,11 +108,10 @@ def quantize_model(
     inputs = _layer_inputs(graph, points, record, rules, options, keep_float)
     if options.input == "uint8":
         assert preprocessing is not None
-        points, inputs = _bake(graph, points, inputs, record, rules, keep_float, preprocessing)
-    params = {
-        name: _PIXEL_PAIR if name == PIXELS else range_params(record, source, rules, options.method)
-        for name, source in points.items()
-    }
+        points, inputs, pixels = _bake(graph, points, inputs, record, rules, keep_float, preprocessing)
+    else:
+        pixels = {}
+    params = pixels | {name: range_params(record, source, rules, options.method) for name, source in points.items()}
     layer_options = LayerOptions(
         rules.integer_bias, options.bias_correction, 63 if options.reduce_range else 127, options.weight_method
     )
@@ -151,16 +147,16 @@ def _bake(
     rules: Dialect,
     keep_float: frozenset[str],
     preprocessing: Preprocessing,
-) -> tuple[Points, dict[str, LayerInput]]:
-    """Bake the preprocessing in; exactly, unless the first layer stays float."""
+) -> tuple[Points, dict[str, LayerInput], dict[str, QuantParams]]:
+    """Bake the preprocessing in; exactly, unless the first layer stays float. Returns the pair for the pixels too."""
     name = graph.inputs[0].name or ""
     points = {point: source for point, source in points.items() if point != name}
     if any(use.node.name in keep_float for use in graph.inputs[0].uses()):
         bake_float(graph, preprocessing)
-        return points, inputs
-    baked = bake_integer(graph, preprocessing, rules.symmetric, record[name].channel_mean)
-    pixels = {PIXELS: PIXELS} if rules.symmetric else {}
-    return pixels | points, inputs | {baked.layer: baked.source}
+        return points, inputs, {}
+    baked = bake_integer(graph, preprocessing, rules, record[name].channel_mean)
+    pixels = {} if baked.pair is None else {PIXELS: baked.pair}
+    return points, inputs | {baked.layer: baked.source}, pixels
 
 
 def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:

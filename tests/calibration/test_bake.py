@@ -44,11 +44,11 @@ def test_float_is_the_same_to_the_last_bit_or_two(small_onnx: Callable[[str], Pa
     np.testing.assert_allclose(run_frames(model, frames), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_integer_input_is_exact_up_to_the_border(small_onnx: Callable[[str], Path], symmetric: bool):
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_integer_input_is_exact_up_to_the_border(small_onnx: Callable[[str], Path], dialect: str):
     """Before weights are rounded the widened convolution is the old one, padding included."""
     model = ir.load(str(small_onnx("projection")))
-    baked = bake_integer(model.graph, PREPROCESSING, symmetric, np.zeros(3))
+    baked = bake_integer(model.graph, PREPROCESSING, DIALECTS[dialect], np.zeros(3))
     assert baked.source.scale == np.float32(1 / 255)
     expected = run_onnx(small_onnx("projection"), PREPROCESSING.normalize(FRAMES))
     np.testing.assert_allclose(run_frames(model, FRAMES), expected, rtol=1e-4, atol=1e-4)
@@ -57,16 +57,21 @@ def test_integer_input_is_exact_up_to_the_border(small_onnx: Callable[[str], Pat
 def test_means_of_the_pixels_follow_from_those_of_the_normalised_input(small_onnx: Callable[[str], Path]):
     means = PREPROCESSING.normalize(FRAMES).mean((0, 2, 3)).astype(np.float64)
     pixels = FRAMES.astype(np.float64).mean((0, 1, 2))
-    for symmetric, expected in ((False, [*pixels / 255, 1]), (True, [*(pixels - 128) / 255, 127 / 255])):
-        baked = bake_integer(ir.load(str(small_onnx("projection"))).graph, PREPROCESSING, symmetric, means)
-        np.testing.assert_allclose(baked.source.means, expected, atol=1e-6)
+    expected = {
+        "onnxruntime": [*pixels / 255, 1],
+        "cpu": [*pixels / 255, 1],
+        "tensorrt": [*(pixels - 128) / 255, 127 / 255],
+    }
+    for name, rules in DIALECTS.items():
+        baked = bake_integer(ir.load(str(small_onnx("projection"))).graph, PREPROCESSING, rules, means)
+        np.testing.assert_allclose(baked.source.means, expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_an_input_that_two_layers_read_is_refused(small_onnx: Callable[[str], Path]):
     graph = ir.load(str(small_onnx("projection"))).graph
     graph.append(ir.node("Relu", [graph.inputs[0]]))
     with pytest.raises(UsageError, match="one convolution alone to read the input, found Conv, Relu"):
-        bake_integer(graph, PREPROCESSING, False, np.zeros(3))
+        bake_integer(graph, PREPROCESSING, DIALECTS["cpu"], np.zeros(3))
 
 
 @pytest.fixture(scope="module")
