@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,6 +70,9 @@ def test_every_command_in_the_docs_exists_with_its_options(tmp_path):
             if words[1].startswith("-"):
                 continue
             command = cli.get_command(None, words[1])
+            if isinstance(command, click.Group):
+                command = command.get_command(None, words[2])
+                assert command is not None, f"{page}: {line}"
             known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             for word in words[2:]:
                 option = word.partition("=")[0]

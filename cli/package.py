@@ -1,0 +1,92 @@
+"""`resnetrt package`: a bundle in the layout of other servers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resnetrt.cli.options import INTEGERS, bundle_argument, json_option
+from resnetrt.cli.output import emit_json
+
+if TYPE_CHECKING:
+    from resnetrt.export.packages import PackagedModel, ServingOptions
+
+_SERVING: list[Any] = [
+    click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write."),
+    click.option("--engine", "engines", multiple=True, help="Engine id; may be repeated. Default: the only one."),
+    click.option("--max-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Largest batch."),
+    click.option("--preferred-batch-size", type=INTEGERS, default=(), help="Batch sizes to wait for, as 4,8."),
+    click.option(
+        "--max-queue-delay-microseconds",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="How long a request may wait for others; at 0 batches form while one runs.",
+    ),
+    click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Engines side by side."),
+    click.option("--overwrite", is_flag=True, help="Replace what is there."),
+    json_option,
+]
+
+
+def _serving_options(function: Any) -> Any:
+    for option in reversed(_SERVING):
+        function = option(function)
+    return function
+
+
+@click.group("package")
+def command() -> None:
+    """Package a bundle for Triton Inference Server or KServe."""
+
+
+@command.command("triton")
+@bundle_argument
+@_serving_options
+def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, as_json: bool, **given: Any) -> None:
+    """Write engines of BUNDLE into the Triton model repository --out."""
+    from resnetrt.bundle import Bundle
+    from resnetrt.export.packages import package_triton
+
+    models = package_triton(Bundle.open(bundle), out, engines, _options(given), overwrite)
+    if as_json:
+        emit_json({"bundle": str(bundle), "out": str(out), "models": [model.to_json() for model in models]})
+        return
+    _print(models)
+    click.echo(f"serve it with: tritonserver --model-repository={out}")
+
+
+@command.command("kserve")
+@bundle_argument
+@_serving_options
+@click.option("--storage-uri", required=True, help="Where the cluster will find the repository: s3://bucket/path.")
+@click.option("--name", help="Of the InferenceService. Default: the bundle's name.")
+@click.option("--min-replicas", type=int, default=1, show_default=True, help="Pods at least; 0 scales to none.")
+@click.option("--max-replicas", type=int, default=1, show_default=True, help="Pods at most.")
+@click.option("--cpu", default="2", show_default=True, help="Cores of a pod.")
+@click.option("--memory", default="4Gi", show_default=True, help="Memory of a pod.")
+def kserve(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, as_json: bool, **given: Any) -> None:
+    """Write an InferenceService that runs Triton, and the model repository to upload to --storage-uri."""
+    from resnetrt.bundle import Bundle
+    from resnetrt.export.packages import ServiceOptions, package_kserve
+
+    names = ("storage_uri", "name", "min_replicas", "max_replicas", "cpu", "memory")
+    service = ServiceOptions(**{name: given.pop(name) for name in names})
+    path, models = package_kserve(Bundle.open(bundle), out, engines, service, _options(given), overwrite)
+    if as_json:
+        emit_json({"bundle": str(bundle), "service": str(path), "models": [model.to_json() for model in models]})
+        return
+    _print(models)
+    click.echo(f"upload {models[0].path.parent}/ to {service.storage_uri}, then: kubectl apply -f {path}")
+
+
+def _options(given: dict[str, Any]) -> "ServingOptions":
+    from resnetrt.export.packages import ServingOptions
+
+    return ServingOptions(**given)
+
+
+def _print(models: "Sequence[PackagedModel]") -> None:
+    for model in models:
+        click.echo(f"{model.path}: {model.engine} as {model.platform}, batches up to {max(model.max_batch_size, 1)}")

@@ -1,0 +1,7 @@
+"""A bundle in the layout of other servers: Triton's model repository, KServe's InferenceService."""
+
+from resnetrt.export.packages.kserve import ServiceOptions, package_kserve
+from resnetrt.export.packages.model_config import ServingOptions
+from resnetrt.export.packages.triton import PackagedModel, package_triton
+
+__all__ = ["PackagedModel", "ServiceOptions", "ServingOptions", "package_kserve", "package_triton"]

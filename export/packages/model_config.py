@@ -1,0 +1,164 @@
+"""An engine as Triton's `ModelConfig` message: how Triton runs it, batches it and warms it up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resnetrt.errors import BackendMissing, UsageError
+
+LABELS = "labels.txt"
+WARM_UP_IMAGE = "golden-image"  # in the folder warmup/ of the model
+_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8", "int8": "TYPE_INT8"}
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """Under Triton's names. `max_batch_size` is ignored by an engine of one batch size; `instances` run side by side.
+
+    Raises `UsageError` for values out of range.
+    """
+
+    max_batch_size: int = 8
+    preferred_batch_size: tuple[int, ...] = ()
+    max_queue_delay_microseconds: int = 0
+    instances: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_batch_size < 1 or self.instances < 1 or self.max_queue_delay_microseconds < 0:
+            raise UsageError(
+                "package: expected a positive --max-batch-size and --instances and a delay of at least 0, found "
+                f"{self.max_batch_size}, {self.instances} and {self.max_queue_delay_microseconds}"
+            )
+        wrong = [size for size in self.preferred_batch_size if not 1 <= size <= self.max_batch_size]
+        if wrong:
+            raise UsageError(
+                f"--preferred-batch-size: expected sizes from 1 to --max-batch-size {self.max_batch_size}, "
+                f"found {wrong[0]}"
+            )
+
+
+@dataclass(frozen=True)
+class Platform:
+    """How Triton runs an engine: its `platform` or else `backend`, the file's name, and whether it takes a GPU.
+
+    `takes_variant`: Triton's backend compiles the ONNX variant itself, instead of reading the engine.
+    """
+
+    file: str
+    gpu: bool
+    platform: str = ""
+    backend: str = ""
+    takes_variant: bool = False
+
+
+def platform_of(sidecar: Mapping[str, Any]) -> Platform:
+    """The platform for an engine's sidecar. Raises `UsageError` for an engine that Triton can't run as asked."""
+    backend, target, precision = sidecar["backend"], sidecar["target"], sidecar["precision"]
+    if backend == "tensorrt":
+        return Platform("model.plan", gpu=True, platform="tensorrt_plan")
+    if backend == "onnxruntime" and target in {"cpu", "cuda"}:
+        return Platform("model.onnx", gpu=target == "cuda", platform="onnxruntime_onnx")
+    # Triton's backend can't be told a precision: only what the ONNX file itself fixes is what runs
+    if backend == "openvino" and precision in {"fp32", "int8"}:
+        return Platform("model.onnx", gpu=False, backend="openvino", takes_variant=True)
+    raise UsageError(
+        f"engine {sidecar['id']}: expected one that Triton runs (onnxruntime on cpu or cuda, openvino in fp32 or int8, "
+        f"tensorrt), found {backend} on {target} in {precision}; choose another with --engine"
+    )
+
+
+def build_config(
+    name: str, sidecar: Mapping[str, Any], options: ServingOptions, parameters: Mapping[str, str], labelled: str | None
+) -> Any:
+    """The `ModelConfig` of a model called `name`; `labelled` is the output that the labels are for, if there are any.
+
+    No queue policy is set: Triton's default has no time limit. Raises `BackendMissing` without tritonclient.
+    """
+    messages = protobuf_messages()
+    platform = platform_of(sidecar)
+    config = messages.ModelConfig(name=name, platform=platform.platform, backend=platform.backend)
+    config.default_model_filename = platform.file
+    batch = _max_batch(sidecar, options)
+    config.max_batch_size = batch
+    for field, specs in ((config.input, sidecar["inputs"]), (config.output, sidecar["outputs"])):
+        for spec in specs:
+            field.add(
+                name=spec["name"], data_type=messages.DataType.Value(_type_of(spec, sidecar)), dims=_dims(spec, batch)
+            )
+    for output in config.output:
+        if output.name == labelled:
+            output.label_filename = LABELS
+    kind = messages.ModelInstanceGroup.KIND_GPU if platform.gpu else messages.ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(kind=kind, count=options.instances)
+    if batch:
+        config.dynamic_batching.preferred_batch_size.extend(
+            sorted({size for size in options.preferred_batch_size if size <= batch})
+        )
+        config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_microseconds
+    capability = _compute_capability(sidecar)
+    if capability:
+        config.cc_model_filenames[capability] = platform.file
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    _add_warm_up(config, sorted({1, max(batch, 1)}))
+    return config
+
+
+def to_text(config: Any) -> str:
+    """The message as the text of a `config.pbtxt`."""
+    from google.protobuf import text_format
+
+    return str(text_format.MessageToString(config))
+
+
+def protobuf_messages() -> Any:
+    """The module with Triton's messages; raises `BackendMissing` naming the extra that installs it."""
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        raise BackendMissing(
+            f"package triton: expected the package tritonclient with gRPC, found none ({error}); "
+            "run: pip install 'resnetrt[serve]'"
+        ) from error
+    return model_config_pb2
+
+
+def _max_batch(sidecar: Mapping[str, Any], options: ServingOptions) -> int:
+    """Triton's `max_batch_size`; 0 for an engine whose batch axis is fixed, whose dimensions then include it."""
+    if sidecar["inputs"][0]["shape"][0] is not None:
+        return 0
+    profiles = sidecar.get("options", {}).get("profiles")
+    largest = [int(item["max"][0]) for item in profiles or ()]
+    return min(options.max_batch_size, max(largest, default=options.max_batch_size))
+
+
+def _dims(spec: Mapping[str, Any], batch: int) -> list[int]:
+    return [-1 if axis is None else axis for axis in spec["shape"][1 if batch else 0 :]]
+
+
+def _type_of(spec: Mapping[str, Any], sidecar: Mapping[str, Any]) -> str:
+    if spec["dtype"] not in _TYPES:
+        raise UsageError(
+            f"engine {sidecar['id']}: expected tensors of {', '.join(sorted(_TYPES))}, "
+            f"found {spec['dtype']} {spec['name']}"
+        )
+    return _TYPES[spec["dtype"]]
+
+
+def _compute_capability(sidecar: Mapping[str, Any]) -> str:
+    """`8.6` for a TensorRT engine of target `sm86`; empty where the engine is bound to none."""
+    target = str(sidecar["target"])
+    digits = target.removeprefix("sm")
+    if sidecar["backend"] != "tensorrt" or not target.startswith("sm") or not digits.isdecimal():
+        return ""
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _add_warm_up(config: Any, batches: list[int]) -> None:
+    """A real image at each batch size before the model counts as ready; Triton repeats the one image."""
+    tensor = config.input[0]
+    for size in batches:
+        sample = config.model_warmup.add(name=f"golden-image-batch-{size}", batch_size=size)
+        sample.inputs[tensor.name].data_type = tensor.data_type
+        sample.inputs[tensor.name].dims.extend(tensor.dims)
+        sample.inputs[tensor.name].input_data_file = WARM_UP_IMAGE
