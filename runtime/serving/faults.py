@@ -10,6 +10,7 @@ class Kind(Enum):
     """Kinds of faults: the HTTP status and the name of the gRPC status code."""
 
     INVALID = (400, "INVALID_ARGUMENT")
+    EXISTS = (400, "ALREADY_EXISTS")
     NOT_FOUND = (404, "NOT_FOUND")
     SLOW = (408, "DEADLINE_EXCEEDED")
     TOO_LARGE = (413, "INVALID_ARGUMENT")

@@ -35,7 +35,7 @@ _DURATIONS = {
 
 
 class ServeCollector(Collector):
-    """Reads the counters when it is scraped. Those of Triton are untyped, as a counter's name would get `_total` added."""
+    """Reads the counters when it is scraped. Those of Triton are untyped: a counter's name would end in `_total`."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository

@@ -93,7 +93,7 @@ class ServedModel:
         """The V2 protocol's statistics of this model."""
         record = self.batcher.statistics.to_json()
         record["inference_stats"] |= {"cache_hit": {"count": 0, "ns": 0}, "cache_miss": {"count": 0, "ns": 0}}
-        return {"name": self.name, "version": VERSION, **record}
+        return {"name": self.name, "version": VERSION, **record, "memory_usage": [], "response_stats": {}}
 
     def _platform(self) -> str:
         return f"resnetrt_{self.sidecar['backend']}"

@@ -52,7 +52,9 @@ class SharedMemory:
             raise invalid(f"shared memory {name}: expected offset >= 0 and byte_size >= 1, found {offset}, {byte_size}")
         with self._lock:
             if name in self._regions:
-                raise invalid(f"shared memory region {name!r} already in manager; unregister it first")
+                raise RequestFault(
+                    Kind.EXISTS, f"shared memory region {name!r} already in manager; unregister it first"
+                )
             if len(self._regions) >= _MOST_REGIONS:
                 raise invalid(f"shared memory: expected at most {_MOST_REGIONS} regions; unregister some")
             file = _open(key, offset + byte_size)
@@ -100,7 +102,7 @@ class SharedMemory:
     def _checked(self, name: str, offset: int, byte_size: int) -> Region:
         region = self._regions.get(name)
         if region is None:
-            raise invalid(f"unable to find shared memory region: {name!r}")
+            raise RequestFault(Kind.NOT_FOUND, f"unable to find shared memory region: {name!r}")
         if offset + byte_size > region.byte_size:
             raise invalid(
                 f"shared memory region {name!r}: expected a part of its {region.byte_size} bytes, "
