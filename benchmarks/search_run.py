@@ -215,7 +215,7 @@ class SearchRun:
             record = VariantRecord(
                 f"{name}.onnx", precision, dialect=self.dialect.name, evidence=evidence | {"parity": parity.to_json()}
             )
-            editor.manifest.variants[name] = record
+            editor.add_variant(name, record)
         engine = compile_variant(self.bundle, name, self.request.backend, self.request.target)
         return {"variant": name, "engine": engine}
 

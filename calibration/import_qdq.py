@@ -73,7 +73,7 @@ def _store(bundle: Bundle, variant: str, model: bytes, dialect: str, evidence: d
         with blaming(bundle, path):
             require(parity, "onnxruntime", "int8", f"variant {variant}")
         record = VariantRecord(name, "int8", dialect=dialect, evidence=evidence | {"parity": parity.to_json()})
-        editor.manifest.variants[variant] = record
+        editor.add_variant(variant, record)
     return parity
 
 

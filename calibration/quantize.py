@@ -83,9 +83,8 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
             "calibration_dataset": record.dataset,
             "calibration_images": len(record.image_hashes),
         }
-        editor.manifest.variants[variant] = VariantRecord(
-            name, "int8", input=options.input, dialect=rules.name, evidence=evidence
-        )
+        stored = VariantRecord(name, "int8", input=options.input, dialect=rules.name, evidence=evidence)
+        editor.add_variant(variant, stored)
     return variant, parity
 
 
@@ -174,7 +173,7 @@ def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:
         parity = measure_parity(bundle, path)
         require(parity, "onnxruntime", "fp32", f"variant {variant}")
         record = VariantRecord(path.name, "fp32", input="uint8", evidence={"parity": parity.to_json()})
-        editor.manifest.variants[variant] = record
+        editor.add_variant(variant, record)
     return variant, parity
 
 

@@ -70,6 +70,7 @@ def command(
     make = choose_maker(from_trt_cache, import_file, dialects, input_type)
     options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type)
     opened, variants = Bundle.open(bundle), []
+    engines = set(opened.manifest.engines)
     if input_type == "uint8":
         add_uint8_variant(opened)
     for dialect in dialects:
@@ -84,5 +85,8 @@ def command(
             explanation.print_worst()
         if explain_plot is not None:
             explanation.draw(explain_plot)
+    dropped = sorted(engines - opened.manifest.engines.keys())
     if as_json:
-        emit_json({"bundle": str(bundle), "variants": variants})
+        emit_json({"bundle": str(bundle), "variants": variants, "dropped_engines": dropped})
+    elif dropped:
+        click.echo(f"dropped engines of older variants, compile them again: {', '.join(dropped)}")

@@ -15,7 +15,14 @@ from typing import Any
 
 from resnetrt.atomic import exchange_directories, remove_stale_staging, restore_interrupted, staging_path
 from resnetrt.errors import BundleError, UsageError
-from resnetrt.manifest import FileRecord, Manifest, canonical_json, parse_json_object
+from resnetrt.manifest import (
+    EngineRecord,
+    FileRecord,
+    Manifest,
+    VariantRecord,
+    canonical_json,
+    parse_json_object,
+)
 
 MANIFEST = "manifest.json"
 
@@ -130,6 +137,26 @@ class BundleEditor:
         path.unlink(missing_ok=True)  # never write through a hard link into the old bundle
         self.manifest.files.pop(name, None)
         return path
+
+    def add_variant(self, name: str, record: VariantRecord) -> None:
+        """Enter a variant whose file is written; engines of an older file of it, which no longer load, are dropped."""
+        self.manifest.variants[name] = record
+        sha256 = sha256_of(self._staging / record.file)
+        for engine, made in list(self.manifest.engines.items()):
+            if made.variant == name and self._compiled_from(made) != sha256:
+                self.drop_engine(engine)
+
+    def drop_engine(self, name: str) -> None:
+        """Remove an engine and all that lies beside it."""
+        made = self.manifest.engines.pop(name)
+        beside = [file for file in self.manifest.files if file.startswith(f"engines/{name}.")]
+        for file in dict.fromkeys([made.file, made.sidecar, *beside]):
+            if file in self.manifest.files:
+                self.remove(file)
+
+    def _compiled_from(self, engine: EngineRecord) -> object:
+        sidecar = self._staging / engine.sidecar
+        return parse_json_object(sidecar.read_bytes(), engine.sidecar).get("variant_sha256")
 
     def remove(self, name: str) -> None:
         """Drop file `name`; raises `BundleError` if there is none."""

@@ -64,9 +64,7 @@ def add_cast_variant(bundle: Bundle, precision: str) -> tuple[str, Parity]:
             "source": recipe.source,
             "source_sha256": bundle.manifest.files[bundle.manifest.variants[recipe.source].file].sha256,
         }
-        editor.manifest.variants[recipe.variant] = VariantRecord(
-            name, precision, dialect=recipe.dialect, evidence=evidence
-        )
+        editor.add_variant(recipe.variant, VariantRecord(name, precision, dialect=recipe.dialect, evidence=evidence))
     return recipe.variant, parity
 
 

@@ -61,6 +61,9 @@ def test_stages_one_by_one(cli, tmp_path):
         assert {"engine", "n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db"} <= set(row)
         assert row["n"] == 500
         assert abs(row["drop_pp"]) < 1.5
+    again = cli("quantize", bundle, "--dialect", "cpu")
+    assert "dropped engines of older variants, compile them again: openvino-int8-cpu\n" in again.out
+    assert cli("quantize", bundle, "--dialect", "cpu", "--json").json()["dropped_engines"] == []
     inspected = cli("inspect", bundle)
     assert "all hashes match" in inspected.out
 

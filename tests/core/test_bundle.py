@@ -1,5 +1,6 @@
 """What opening, creating and editing a bundle promise, each promise with the fault that would break it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -8,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from resnetrt.bundle import MANIFEST, Bundle, create_bundle, sha256_of
+from resnetrt.bundle import MANIFEST, Bundle, BundleEditor, create_bundle, sha256_of
 from resnetrt.errors import BundleError, UsageError
-from resnetrt.manifest import EngineRecord, FileRecord, Manifest, canonical_json
+from resnetrt.manifest import EngineRecord, FileRecord, Manifest, VariantRecord, canonical_json
 
 MakeBundle = Callable[[Path], Bundle]
 
@@ -329,3 +330,32 @@ def test_a_new_file_can_be_removed_again(bundle: Bundle):
         editor.write("draft", b"x")
         editor.remove("draft")
     assert contents(bundle.path) == before
+
+
+def test_a_variant_that_changes_drops_its_engines_and_no_others(bundle: Bundle):
+    def engine(editor: BundleEditor, name: str, variant: str, sha256: str) -> None:
+        for ending in ("blob", "layers.json"):
+            editor.write(f"engines/{name}.{ending}", b"{}")
+        editor.write_json(f"engines/{name}.json", {"id": name, "variant_sha256": sha256})
+        editor.manifest.engines[name] = EngineRecord(f"engines/{name}.blob", f"engines/{name}.json", variant)
+
+    old = hashlib.sha256(b"old").hexdigest()
+    with bundle.edit() as editor:
+        editor.write("int8.onnx", b"old")
+        editor.add_variant("int8", VariantRecord("int8.onnx", "int8"))
+        engine(editor, "a-int8-cpu", "int8", old)
+        engine(editor, "a-int8-cpu-uint8", "int8.uint8", old)
+        engine(editor, "a-fp32-cpu", "fp32", old)
+    before = set(bundle.manifest.files)
+    with bundle.edit() as editor:  # the same bytes: still good
+        editor.write("int8.onnx", b"old")
+        editor.add_variant("int8", VariantRecord("int8.onnx", "int8", evidence={"again": True}))
+    assert set(bundle.manifest.files) == before
+    with bundle.edit() as editor:
+        editor.write("int8.onnx", b"new")
+        editor.add_variant("int8", VariantRecord("int8.onnx", "int8"))
+    assert set(bundle.manifest.engines) == {"a-int8-cpu-uint8", "a-fp32-cpu"}
+    gone = {f"engines/a-int8-cpu.{ending}" for ending in ("blob", "json", "layers.json")}
+    assert set(bundle.manifest.files) == before - gone
+    assert not any((bundle.path / name).exists() for name in gone)
+    Bundle.open(bundle.path)
