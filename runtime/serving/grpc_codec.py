@@ -38,16 +38,8 @@ def write_response(response: InferResponse) -> Any:
     """The `ModelInferResponse`; contents are always raw."""
     message = service_pb2.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
     for tensor in response.outputs:
-        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        for name, value in (tensor.region or {}).items():
-            if isinstance(value, str):
-                output.parameters[name].string_param = value
-            else:
-                output.parameters[name].int64_param = value
-        if tensor.region is None:
-            message.raw_output_contents.append(bytes(contents(tensor.values)))
-        elif len(response.outputs) > 1:
-            message.raw_output_contents.append(b"")
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_output_contents.append(b"" if tensor.in_region else bytes(contents(tensor.values)))
     return message
 
 

@@ -104,11 +104,8 @@ class Inference:
             tensor = OutputTensor(wanted.name, datatype, values.shape, values, wanted.parameters)
         if _REGION in wanted.parameters:
             name, offset, limit = _region(wanted.parameters)
-            blob = datatypes.contents(tensor.values)
-            self._shared_memory.write(name, offset, limit, blob)
-            tensor.region = {_REGION: name, "shared_memory_byte_size": len(blob)}
-            if offset:
-                tensor.region["shared_memory_offset"] = offset
+            self._shared_memory.write(name, offset, limit, datatypes.contents(tensor.values))
+            tensor.in_region = True
         return tensor
 
 

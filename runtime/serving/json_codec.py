@@ -68,8 +68,8 @@ def write_response(response: InferResponse, binary_default: bool) -> tuple[bytes
     outputs, parts = [], []
     for tensor in response.outputs:
         record: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        if tensor.region is not None:
-            record["parameters"] = tensor.region
+        if tensor.in_region:
+            pass  # as Triton: the client knows where it is
         elif tensor.wanted.get("binary_data", binary_default):
             blob = contents(tensor.values)
             record["parameters"] = {"binary_data_size": len(blob)}

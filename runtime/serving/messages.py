@@ -44,14 +44,14 @@ class InferRequest:
 
 @dataclass
 class OutputTensor:
-    """One output: an array, or the strings of a classification. `region` says that it was written to shared memory."""
+    """One output: an array, or the strings of a classification. `in_region`: it was written to shared memory."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     values: Array | list[bytes]
     wanted: Parameters
-    region: Parameters | None = None
+    in_region: bool = False
 
 
 @dataclass

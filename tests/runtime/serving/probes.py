@@ -19,6 +19,7 @@ from typing import Any
 import bare_http as web
 import numpy as np
 import tiny_bundle
+from google.protobuf import json_format
 from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException, shared_memory
 
@@ -578,10 +579,12 @@ class Region:
         """What was computed, the faults of registering twice and of using what is gone."""
         again = fault_of(self.register)
         registered = bool(self.client.get_system_shared_memory_status(self.name))
-        self.infer()
+        response = self.infer().get_response()
+        if not isinstance(response, dict):
+            response = json_format.MessageToDict(response, preserving_proto_field_name=True)
         found = shared_memory.get_contents_as_numpy(self.handle, np.float32, [4, 10], offset=IMAGES.nbytes).tolist()
         self.client.unregister_system_shared_memory(self.name)
-        return [found, again, registered, fault_of(self.infer)]
+        return [response, found, again, registered, fault_of(self.infer)]
 
 
 def classes(found: np.ndarray) -> Answer:
