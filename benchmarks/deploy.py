@@ -1,14 +1,16 @@
 """The whole pipeline: export, calibrate, quantize, compile, verify, evaluate, time, report."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.accuracy import compare_accuracy
+from resnetrt.benchmarks.auto import CHOSEN, Attempt, choose, keep_only, try_all
 from resnetrt.benchmarks.evaluate import calibration_hashes, session_infer
+from resnetrt.benchmarks.gate import Budget, gate_rows, statistics
 from resnetrt.benchmarks.latency import BASELINE, Contender, measure_latency
 from resnetrt.benchmarks.prepare import prepare_export
 from resnetrt.benchmarks.reference import eager_infer
@@ -33,7 +35,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What to deploy and how to judge it. `model_options` are those of `prepare_export`."""
+    """What to deploy and how to judge it. `model_options` are those of `prepare_export`.
+
+    With `budget` everything that this machine can run is tried, and only the fastest engine that passes is kept.
+    """
 
     model: str
     out: Path
@@ -46,6 +51,7 @@ class DeployRequest:
     budget_s: float = 12.0
     overwrite: bool = False
     picture: bool = True
+    budget: Budget | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +61,8 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     The bundle is at `out/<name>.bundle`, the report at `out/report.*`. Raises what its stages raise; the bundle is
     valid after each of them.
     """
+    if request.budget is not None:
+        statistics()  # before the long run, not after it
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
@@ -68,9 +76,33 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     for dialect in ("cpu", "onnxruntime", "tensorrt"):
         variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
         say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
-    engines = _compile_all(bundle, say)
+    attempts = None if request.budget is None else list(_try_all(bundle, say))
+    if attempts is None:
+        engines = _compile_all(bundle, say)
+    else:
+        engines = [item.engine for item in attempts if item.engine is not None]
     report = _judge(bundle, request, eager_infer(export.module), engines, say)
+    if attempts is not None:
+        report = _choose(bundle, report, attempts, say)
     return bundle, report, write_report(report, request.out, request.picture)
+
+
+def _try_all(bundle: Bundle, say: Say) -> Iterator[Attempt]:
+    for item in try_all(bundle):
+        ended = f"{item.outcome}: {item.why}" if item.outcome else "verified"
+        say(f"try       {item.backend} {item.precision}: {ended}")
+        yield item
+
+
+def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], say: Say) -> Report:
+    """The report with what was tried; the bundle is left with the chosen engine, or with all if none was."""
+    rows = [row for row in report.results if row["batch"] == report.batch]
+    tried = choose(attempts, report.engines, rows)
+    best = next((item.engine for item in tried if item.outcome == CHOSEN), None)
+    if best is not None:
+        keep_only(bundle, best)
+    say(f"choose    {best or 'none: no engine passes the accuracy budget; all that run are kept'}")
+    return replace(report, tried=tuple(tried))
 
 
 def _compile_all(bundle: Bundle, say: Say) -> list[str]:
@@ -98,7 +130,8 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
         sessions = {name: stack.enter_context(load(bundle, name)) for name in engines}
         infers = {name: session_infer(session) for name, session in sessions.items()}
         started = time.monotonic()
-        accuracy = compare_accuracy(eager, infers, dataset, manifest.preprocessing, calibration_hashes(bundle)).rows()
+        found = compare_accuracy(eager, infers, dataset, manifest.preprocessing, calibration_hashes(bundle))
+        accuracy = gate_rows(found, request.budget)
         say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
         threads = read_settings().threads
         contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]

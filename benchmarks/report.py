@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.latency import BASELINE
 from resnetrt.conditions import RESULT_SCHEMA_VERSION
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
+
+if TYPE_CHECKING:
+    from resnetrt.benchmarks.auto import Attempt
 
 HEADER = (
     "engine",
@@ -23,6 +26,7 @@ HEADER = (
     "times faster",
     "size",
 )
+TRIED = ("tried", "median ms", "drop pp", "verdict", "outcome", "why")
 _ACCURACY = ("n", "top1", "top5", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
 _LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "times_faster")
 _UNKNOWN = "-"
@@ -40,7 +44,8 @@ _HOW_TO_READ = """\
 class Report:
     """What a deployment measured: `engines[]` of `evaluate`, `results[]` of `bench`, `sizes` in bytes by engine.
 
-    `batch` chooses the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader.
+    `batch` chooses the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
+    is what the engine was chosen from, None where nothing was chosen.
     """
 
     title: str
@@ -50,6 +55,7 @@ class Report:
     conditions: Mapping[str, Any]
     batch: int = 1
     notes: Sequence[str] = field(default=())
+    tried: "Sequence[Attempt] | None" = None
 
     def summary(self) -> list[dict[str, Any]]:
         """One row per engine, eager FP32 first; what was not measured is None."""
@@ -78,6 +84,7 @@ class Report:
             "engines": [dict(row) for row in self.engines],
             "results": [dict(row) for row in self.results],
             "notes": list(self.notes),
+            "tried": None if self.tried is None else [item.to_json() for item in self.tried],
         }
 
     def to_markdown(self, picture: str | None = None) -> str:
@@ -88,6 +95,8 @@ class Report:
             lines += [f"![Top-1 accuracy against median latency]({picture})", ""]
         if self.notes:
             lines += [*(f"- {note}" for note in self.notes), ""]
+        if self.tried is not None:
+            lines += ["## What was tried", "", *_markdown_table(TRIED, tried_cells(self.tried)), ""]
         lines += ["## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
         images = next((row["n"] for row in summary if row["n"]), None)
         facts = {"images evaluated": images, "batch size of the latencies": self.batch, **_flat(self.conditions)}
@@ -98,6 +107,21 @@ class Report:
 def table_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The cells of the table under `HEADER`, as text."""
     return [_cells(row) for row in summary]
+
+
+def tried_cells(tried: "Sequence[Attempt]") -> list[list[str]]:
+    """The cells of the table under `TRIED`, as text."""
+    return [
+        [
+            f"{item.backend} {item.precision}",
+            format_ms(item.median_ms),
+            _number(item.drop_pp, 2),
+            item.verdict or _UNKNOWN,
+            item.outcome,
+            item.why,
+        ]
+        for item in tried
+    ]
 
 
 def format_ms(value: float | None) -> str:

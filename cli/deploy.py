@@ -8,6 +8,8 @@ import click
 from resnetrt.cli.deploying import run_deploy
 from resnetrt.cli.options import json_option, model_options, read_labels
 
+_MAX_DROP_PP = 1.0
+
 
 @click.command("deploy")
 @click.argument("model")
@@ -20,9 +22,20 @@ from resnetrt.cli.options import json_option, model_options, read_labels
 @click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
 @click.option("--method", default="mse", show_default=True, help="Range method.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size of the latencies.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto"]),
+    help="auto: try every backend and precision of this machine, keep only the fastest engine that passes.",
+)
+@click.option("--max-drop", type=float, help="--backend auto: points of top-1 that may be lost. Default: 1.")
+@click.option("--min-relative", type=float, help="--backend auto: share of the FP32 top-1 to keep instead, as 0.99.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="--backend auto: of each verdict.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at --out.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     model: str,
     calib_data: str,
     eval_data: str,
@@ -32,13 +45,25 @@ def command(
     eval_samples: int | None,
     method: str,
     batch: int,
+    backend: str | None,
+    max_drop: float | None,
+    min_relative: float | None,
+    confidence: float,
     overwrite: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Export, calibrate, quantize, compile, verify, evaluate and time MODEL; write a bundle and a report."""
-    from resnetrt.benchmarks.deploy import DeployRequest
+    """Export, calibrate, quantize, compile, verify, evaluate and time MODEL; write a bundle and a report.
 
+    With --backend auto the exit code is 0 if an engine was kept, 1 if none passes the budget, 3 if too few images tell.
+    """
+    from resnetrt.benchmarks.deploy import DeployRequest
+    from resnetrt.benchmarks.gate import Budget
+
+    if backend is None and (max_drop is not None or min_relative is not None):
+        raise click.UsageError("--max-drop and --min-relative need --backend auto")
+    if max_drop is None and min_relative is None:
+        max_drop = _MAX_DROP_PP
     request = DeployRequest(
         model=model,
         out=out,
@@ -49,6 +74,7 @@ def command(
         method=method,
         batch=batch,
         overwrite=overwrite,
+        budget=None if backend is None else Budget(max_drop, min_relative, confidence),
         model_options={"labels": read_labels(labels_file), **options},
     )
-    run_deploy(request, as_json)
+    ctx.exit(run_deploy(request, as_json))

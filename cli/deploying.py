@@ -11,15 +11,20 @@ if TYPE_CHECKING:
     from resnetrt.benchmarks.deploy import DeployRequest
 
 
-def run_deploy(request: "DeployRequest", as_json: bool) -> None:
-    """Deploy, with one line a stage on stderr, and print the final table or one JSON object."""
+def run_deploy(request: "DeployRequest", as_json: bool) -> int:
+    """Deploy, with one line a stage on stderr, and print the final table or one JSON object; returns the exit code."""
+    from resnetrt.benchmarks.auto import verdict
     from resnetrt.benchmarks.deploy import deploy
-    from resnetrt.benchmarks.report import HEADER, table_cells
+    from resnetrt.benchmarks.gate import EXIT_CODES
+    from resnetrt.benchmarks.report import HEADER, TRIED, table_cells, tried_cells
 
     started = time.monotonic()
     bundle, report, files = deploy(request, say=lambda line: note(f"{time.monotonic() - started:5.1f} s  {line}"))
     if as_json:
         emit_json({"bundle": str(bundle.path), "files": [str(path) for path in files], **report.to_json()})
-        return
-    print_table(report.title, HEADER, table_cells(report.summary()))
-    click.echo(f"bundle {bundle.path}; report {', '.join(str(path) for path in files)}")
+    else:
+        print_table(report.title, HEADER, table_cells(report.summary()))
+        if report.tried is not None:
+            print_table("What was tried", TRIED, tried_cells(report.tried))
+        click.echo(f"bundle {bundle.path}; report {', '.join(str(path) for path in files)}")
+    return 0 if report.tried is None else EXIT_CODES[verdict(report.tried)]

@@ -1,0 +1,122 @@
+"""Which engine to deploy: everything this machine can run is tried, and the fastest that holds is kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any
+
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
+from resnetrt.benchmarks.timing import median_interval
+from resnetrt.bundle import Bundle
+from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
+from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "verification", "not here"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One backend at one precision: its engine if there is one, and how it ended.
+
+    `outcome` is empty while undecided, then `chosen`, `slower`, `accuracy` (outside the budget, or undecided),
+    `verification` (outputs differ too much from eager) or `not here` (this machine or backend can't); `why` in words.
+    """
+
+    backend: str
+    precision: str
+    engine: str | None = None
+    outcome: str = ""
+    why: str = ""
+    median_ms: float | None = None
+    drop_pp: float | None = None
+    verdict: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row under `tried[]` of `deploy --json`."""
+        return asdict(self)
+
+
+def try_all(bundle: Bundle) -> Iterator[Attempt]:
+    """Compile and verify every precision on the default target of every backend; what fails says why."""
+    for backend in COMPILERS:
+        for precision in PRECISIONS:
+            attempt = _try(bundle, backend, precision)
+            yield attempt
+            if attempt.outcome == ABSENT and precision == PRECISIONS[0]:
+                break  # the backend itself is not here
+
+
+def _try(bundle: Bundle, backend: str, precision: str) -> Attempt:
+    compiler = find_compiler(backend)
+    try:
+        target = compiler.resolve_target(None)
+        obstacle = compiler.obstacle(target)
+        if obstacle:
+            return Attempt(backend, precision, None, ABSENT, obstacle)
+        engine = compile_variant(bundle, choose_variant(bundle, backend, precision), backend, target)
+    except CheckFailed as error:
+        return Attempt(backend, precision, None, WRONG, str(error))
+    except (BackendMissing, BundleError, UsageError) as error:
+        return Attempt(backend, precision, None, ABSENT, str(error))
+    return Attempt(backend, precision, engine)
+
+
+def choose(
+    attempts: Sequence[Attempt], accuracy: Sequence[Mapping[str, Any]], latency: Sequence[Mapping[str, Any]]
+) -> list[Attempt]:
+    """The attempts with their numbers and outcomes, the fastest that PASSes first, then by time.
+
+    `accuracy` are rows of the gate, `latency` rows of one batch size measured side by side.
+    """
+    judged, timed = ({row["engine"]: row for row in rows} for rows in (accuracy, latency))
+    found = [_with_numbers(item, judged, timed) for item in attempts]
+    passing = [item for item in found if item.engine is not None and item.verdict == PASS]
+    best = min(passing, key=_ms, default=None)
+    ended = [_end(item, best, judged, timed) for item in found]
+    return sorted(ended, key=lambda item: (item.outcome != CHOSEN, item.median_ms is None, item.median_ms or 0.0))
+
+
+def verdict(attempts: Sequence[Attempt]) -> str:
+    """PASS if an engine was chosen, INCONCLUSIVE if more images might have let one pass, else FAIL."""
+    if any(item.outcome == CHOSEN for item in attempts):
+        return PASS
+    return INCONCLUSIVE if any(item.verdict == INCONCLUSIVE for item in attempts) else FAIL
+
+
+def keep_only(bundle: Bundle, engine: str) -> None:
+    """Drop every other engine of the bundle."""
+    with bundle.edit() as editor:
+        for name in [name for name in editor.manifest.engines if name != engine]:
+            editor.drop_engine(name)
+
+
+def _with_numbers(item: Attempt, judged: Mapping[str, Any], timed: Mapping[str, Any]) -> Attempt:
+    if item.engine is None:
+        return item
+    row = judged[item.engine]
+    ms = timed[item.engine]["median_ms"]
+    return replace(item, median_ms=ms, drop_pp=row["drop_pp"], verdict=row["verdict"])
+
+
+def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: Mapping[str, Any]) -> Attempt:
+    if item.engine is None:
+        return item
+    if item == best:
+        return replace(item, outcome=CHOSEN, why="the fastest that passes")
+    if item.verdict != PASS:
+        low, high = judged[item.engine]["drop_ci_pp"]
+        return replace(
+            item, outcome=INACCURATE, why=f"{item.verdict}: drop {item.drop_pp:.2f} [{low:.2f}, {high:.2f}] pp"
+        )
+    assert best is not None
+    assert best.engine is not None
+    pairs = zip(timed[item.engine]["round_medians_ms"], timed[best.engine]["round_medians_ms"], strict=True)
+    ratios = [own / least for own, least in pairs]
+    low, high, _ = median_interval(ratios)
+    return replace(item, outcome=SLOWER, why=f"takes {median(ratios):.2f} times as long [{low:.2f}, {high:.2f}]")
+
+
+def _ms(item: Attempt) -> float:
+    assert item.median_ms is not None
+    return item.median_ms
