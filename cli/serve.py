@@ -38,6 +38,8 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
 )
 @click.option("--model-control-mode", type=click.Choice(["none", "explicit"]), default="none", show_default=True)
 @click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True, help="Largest request, unpacked.")
+@click.option("--head-timeout-secs", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Slow clients.")
+@click.option("--body-timeout-secs", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Slow clients.")
 @click.option("--exit-timeout-secs", type=click.FloatRange(0), default=30.0, show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @json_option
@@ -63,7 +65,11 @@ def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, *
         fallback=not options["no_fallback"],
         control=options["model_control_mode"] == "explicit",
         exit_timeout_s=options["exit_timeout_secs"],
-        limits=Limits(max_body_bytes=options["max_body_mb"] << 20),
+        limits=Limits(
+            max_body_bytes=options["max_body_mb"] << 20,
+            head_timeout_s=options["head_timeout_secs"],
+            body_timeout_s=options["body_timeout_secs"],
+        ),
     )
     configure_logs(options["log_level"])
 

@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.serving.options import ServeOptions
 
+_KEEP_ALIVE_S = 75  # longer than what proxies keep an idle connection for, so that they end it
+
 
 def listen(host: str, port: int, what: str) -> socket.socket:
     """A listening socket. Raises `EnvironmentFault` if the address can't be had."""
@@ -41,6 +43,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             log_config=None,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             limit_concurrency=limits.max_connections,
             h11_max_incomplete_event_size=limits.max_head_bytes,
             timeout_graceful_shutdown=max(1, int(options.exit_timeout_s)),
@@ -79,9 +82,13 @@ def _protocol(head_timeout_s: float) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            if self.conn.their_state is not h11.IDLE:
+            """Run the clock while the client owes the rest of a head, or of a body that was answered already."""
+            idle = self.conn.their_state is h11.IDLE
+            owes_head = idle and (self.cycle is None or bool(self.conn.trailing_data[0]))
+            owes_body = self.cycle is not None and self.cycle.response_complete and not idle
+            if not (owes_head or owes_body):
                 self._stop()
-            elif self._clock is None and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            elif self._clock is None and not self.transport.is_closing():
                 self._clock = self.loop.call_later(head_timeout_s, self.transport.close)
 
         def _stop(self) -> None:
