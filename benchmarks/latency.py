@@ -1,5 +1,6 @@
 """Latency of engines beside eager PyTorch in the same run: the `results[]` rows of `bench`."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,17 @@ Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Contender:
-    """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host."""
+    """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host.
+
+    `execution_ms`, on a GPU, takes batch size and number of runs: their milliseconds by the device's own clock.
+    """
 
     engine: str
     backend: str
     precision: str
     infer: Infer
     threads: int
+    execution_ms: Callable[[int, int], Sequence[float]] | None = None
 
 
 def measure_latency(
@@ -50,7 +55,10 @@ def measure_latency(
         inputs = fill_batch(images, batch)
         calls = {contender.engine: partial(contender.infer, inputs) for contender in contenders}
         progress = partial(_round_bar, label=f"latency, batch {batch}")
-        timings = measure(calls, schedule, progress, *(() if clock is None else (clock,)))
+        on_device = {
+            item.engine: partial(item.execution_ms, batch) for item in contenders if item.execution_ms is not None
+        }
+        timings = measure(calls, schedule, progress, clock or time.perf_counter_ns, on_device)
         rows += [_row(network, depth, contender, batch, timings) for contender in contenders]
     return rows
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from resnetrt.errors import UsageError
 Clock = Callable[[], int]
 Call = Callable[[], object]
 Interval = tuple[float, float]
+OnDevice = Callable[[int], Sequence[float]]  # milliseconds of so many runs by the device's own clock
 CONFIDENCE = 0.95
+_ON_DEVICE = ("device_median_ms", "device_p90_ms", "device_p99_ms")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Timing:
 
     `spread_ms` is the interquartile range. `ci_ms` is the interval of the median over rounds, which allows for drift
     between rounds; `ci_confidence` is below 0.95 only where there are too few rounds for it. `run` tells runs apart.
+    `device` has median, p90 and p99 by the device's own clock; None where the host computes.
     """
 
     n: int
@@ -74,6 +77,7 @@ class Timing:
     ci_confidence: float
     round_medians_ms: tuple[float, ...]
     run: int
+    device: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The numbers under their names."""
@@ -81,6 +85,7 @@ class Timing:
         return {name: getattr(self, name) for name in names} | {
             "ci_ms": list(self.ci_ms),
             "round_medians_ms": list(self.round_medians_ms),
+            **dict(zip(_ON_DEVICE, self.device or (None, None, None), strict=True)),
         }
 
 
@@ -98,9 +103,11 @@ def measure(
     schedule: Schedule = DEFAULT_SCHEDULE,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
     clock: Clock = time.perf_counter_ns,
+    on_device: Mapping[str, OnDevice] | None = None,
 ) -> dict[str, Timing]:
     """Time `candidates` side by side. Each call must return only when its work is done (synchronised).
 
+    A candidate in `on_device` runs as often again behind each of its blocks, timed by its device (CUDA events).
     `progress` wraps the sequence of round numbers; `clock` counts nanoseconds. Stops early when the budget is spent.
     Raises `UsageError` if there is nothing to measure; exceptions of a candidate pass through.
     """
@@ -111,10 +118,14 @@ def measure(
     call_ns = {name: _warm_up(call, schedule.warm_up_s, clock) for name, call in candidates.items()}
     calls = {name: _block_calls(call_ns[name], schedule, len(candidates), deadline - clock()) for name in candidates}
     blocks: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in candidates}
+    on_device = on_device or {}
+    device_ms: dict[str, list[float]] = {name: [] for name in on_device}
 
     def run_round(index: int) -> None:
         for name in order(list(candidates), index):
             blocks[name].append(_block(candidates[name], calls[name], schedule.settle_s, clock))
+            if name in on_device:
+                device_ms[name] += on_device[name](calls[name])
 
     for index in progress(range(schedule.rounds)):
         run_round(index)
@@ -124,7 +135,13 @@ def measure(
         if clock() >= deadline or not any(_moves(found, schedule.steady) for found in blocks.values()):
             break
         run_round(index)
-    return {name: summarise(found, run) for name, found in blocks.items()}
+    timings = {name: summarise(found, run) for name, found in blocks.items()}
+    return timings | {name: replace(timings[name], device=_device_summary(ms)) for name, ms in device_ms.items()}
+
+
+def _device_summary(ms: Sequence[float]) -> tuple[float, float, float]:
+    median, p90, p99 = map(float, np.percentile(ms, [50, 90, 99]))
+    return median, p90, p99
 
 
 def order(names: Sequence[str], index: int) -> list[str]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +53,10 @@ class Session(ABC):
     `sidecar` is the engine's record (id, backend, precision, ...); `threads` how many CPU threads it uses;
     `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked;
     `batch_limits` the smallest and largest batch, None where there is no limit; `fallbacks` says, for each engine that
-    failed its self-test before this one was taken instead, why.
+    failed its self-test before this one was taken instead, why. `on_device` says whether `execution_ms` can be asked.
     """
+
+    on_device: ClassVar[bool] = False
 
     def __init__(
         self, sidecar: dict[str, Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int
@@ -116,6 +118,13 @@ class Session(ABC):
             raise UsageError(f"runs: expected at least 1, found {runs}")
         self.infer(batch)  # validates
         return self._profile(batch, runs)
+
+    def execution_ms(self, count: int, runs: int = 100) -> list[float]:
+        """Milliseconds of each run of a batch of `count`, copies included, by the device's own clock (CUDA events).
+
+        Raises `UsageError` where the host computes.
+        """
+        raise UsageError(f"engine {self.sidecar['id']}: no device to ask for batch {count}, {runs} runs; time `infer`")
 
     def close(self) -> None:
         """Free the engine; further calls of `infer` raise `UsageError`. Closing twice is fine."""

@@ -43,6 +43,8 @@ class TensorRtSession(Session):
     `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured CUDA graph.
     """
 
+    on_device = True
+
     def __init__(
         self, sidecar: dict[str, Any], engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
     ) -> None:
@@ -82,7 +84,7 @@ class TensorRtSession(Session):
         return self._runner.run_borrowed(borrowed)
 
     def execution_ms(self, count: int, runs: int = 100) -> list[float]:
-        """Milliseconds of each run of a batch of `count`, copies included, by CUDA events on the device."""
+        """See `Session`: CUDA events around copies and execution."""
         self._require_open()
         return self._runner.execution_ms(count, runs)
 

@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+from engine_double import EngineDouble
+from tiny_bundle import PREPROCESSING, frames, make_bundle
 
+from resnetrt.benchmarks.evaluate import session_infer
 from resnetrt.benchmarks.latency import Contender, fill_batch, measure_latency
 from resnetrt.benchmarks.timing import Schedule
 from resnetrt.errors import DataError, UsageError
+from resnetrt.export.compilers import compile_variant
+from resnetrt.runtime import load
+from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.cuda.host import HostCuda
 
 SCHEDULE = Schedule(rounds=7, block_calls=3, settle_s=0, warm_up_s=0)
 IMAGES = np.arange(5 * 2 * 3 * 3, dtype=np.float32).reshape(5, 2, 3, 3)
@@ -85,3 +92,36 @@ def test_twins_and_nobody_are_refused():
         measure_latency("n", 1, twins, IMAGES, (1,), SCHEDULE, bench)
     with pytest.raises(UsageError, match="at least one candidate"):
         measure_latency("n", 1, [], IMAGES, (1,), SCHEDULE, bench)
+
+
+class CountedCuda(HostCuda):
+    """Host memory whose events lie 1, 2, 3, ... milliseconds apart."""
+
+    def elapsed_ms(self, start, end):
+        assert super().elapsed_ms(start, end) > 0, "the work lies between the events"
+        self.counts["elapsed"] += 1
+        return float(self.counts["elapsed"])
+
+
+def test_an_engine_on_a_gpu_is_also_timed_by_its_events(tmp_path):
+    bundle, cuda = make_bundle(tmp_path / "tiny.bundle"), CountedCuda()
+    sidecar = {"id": "tensorrt-fp32-sm86", "backend": "tensorrt", "precision": "fp32", "target": "sm86"}
+    images = PREPROCESSING.normalize(frames(4))
+    with TensorRtSession(sidecar, EngineDouble(bundle.variant_file("fp32"), cuda), cuda, threads=1) as session:
+        assert session.on_device
+        gpu = Contender("gpu", "tensorrt", "fp32", session_infer(session), 1, session.execution_ms)
+        cpu = Contender("cpu", "onnxruntime", "fp32", lambda batch: batch, 1)
+        rows = {row["engine"]: row for row in measure_latency("n", 18, [gpu, cpu], images, (4,), SCHEDULE)}
+    runs = rows["gpu"]["n"]
+    assert cuda.counts["elapsed"] == runs == 21, "as many runs by events as by the clock"
+    assert (rows["gpu"]["device_median_ms"], rows["gpu"]["device_p90_ms"]) == (11.0, 19.0)
+    assert (rows["cpu"]["device_median_ms"], rows["cpu"]["device_p99_ms"]) == (None, None)
+    assert rows["gpu"]["median_ms"] > 0
+
+
+def test_an_engine_on_the_cpu_has_no_device_to_ask(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    with load(bundle, compile_variant(bundle, "fp32", "onnxruntime")) as session:
+        assert not session.on_device
+        with pytest.raises(UsageError, match="no device to ask"):
+            session.execution_ms(1)

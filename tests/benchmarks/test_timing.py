@@ -260,6 +260,9 @@ def test_json_has_plain_numbers_with_units_in_their_names():
         "ci_ms": [1.5, 3.0],
         "ci_confidence": 0.5,
         "round_medians_ms": [1.5, 3.0],
+        "device_median_ms": None,
+        "device_p90_ms": None,
+        "device_p99_ms": None,
     }
 
 
