@@ -3,15 +3,16 @@
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.benchmarks import baselines
 from resnetrt.benchmarks.end_to_end import measure_end_to_end
 from resnetrt.benchmarks.evaluate import session_infer
 from resnetrt.benchmarks.fit import break_even, fit_all
+from resnetrt.benchmarks.lab_time import Parts, Shares
 from resnetrt.benchmarks.latency import BASELINE, Contender, fill_batch, measure_latency
 from resnetrt.benchmarks.memory import measure_memory
 from resnetrt.benchmarks.noise import watch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 Say = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What to measure of every network. `budget_s` is for all timing together; None lets every cell finish."""
+    """What to measure of every network. `budget_s` is for latency, end to end and memory together; None is no limit.
+
+    What does not fit is left out and said. Peaks, and making bundles, are not within it.
+    """
 
     batches: Sequence[int] = (1, 8)
     threads: int = 2
@@ -72,11 +77,15 @@ class Findings:
     noise: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    parts: Parts = field(default_factory=Parts)
     costs: dict[str, "Cost"] = field(default_factory=dict)
 
 
-def run_lab(subjects: Sequence[Subject], options: LabOptions, say: Say) -> dict[str, Any]:
+def run_lab(subjects: Sequence[Subject], options: LabOptions, say: Say, keep: Keep | None = None) -> dict[str, Any]:
     """Measure every subject and return the whole record: `results[]` and all that was learnt from it.
+
+    `keep` gets the record so far, `complete` false, after every group of cells. Ctrl-C ends the measuring once there
+    is a first group: the record is then that far, `complete` false.
 
     Raises `UsageError` without subjects or with two of one name.
     """
@@ -85,14 +94,29 @@ def run_lab(subjects: Sequence[Subject], options: LabOptions, say: Say) -> dict[
         raise UsageError(f"bench: expected each network once, found {', '.join(names) or 'none'}")
     started = time.monotonic()
     backends, precisions = _kinds(subjects)
-    peaks = measure_peaks(backends, precisions, options.threads)
-    say(f"peak {', '.join(f'{name} {gops:.0f} GOPS' for name, gops in peaks['best'].items())}")
     found = Findings()
-    share = _Shares(options.budget_s, sum(len(options.batches) + options.end_to_end for _ in subjects))
-    for subject in subjects:
-        _measure_subject(subject, options, found, share, say)
-    peaks = merge_peaks(peaks, measure_peaks(backends, precisions, options.threads))
-    return _record(found, options, peaks, time.monotonic() - started)
+    with found.parts.part("peaks"):
+        peaks = measure_peaks(backends, precisions, options.threads)
+    say(f"peak {', '.join(f'{name} {gops:.0f} GOPS' for name, gops in peaks['best'].items())}")
+    share = Shares(options.budget_s, len(subjects) * (len(options.batches) + options.end_to_end + options.memory))
+    complete = True
+
+    def note_group() -> None:
+        if keep is not None:
+            keep(_record(found, options, peaks, time.monotonic() - started, complete=False))
+
+    try:
+        for subject in subjects:
+            measure_subject(subject, options, found, share, say, note_group)
+        with found.parts.part("peaks"):
+            peaks = merge_peaks(peaks, measure_peaks(backends, precisions, options.threads))
+    except KeyboardInterrupt:
+        if not found.results:
+            raise
+        complete = False
+        say("interrupted: what is measured so far is kept")
+    say(f"time: {found.parts}; the budget is for latency, end to end and memory")
+    return _record(found, options, peaks, time.monotonic() - started, complete)
 
 
 def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence[str]) -> Subject:
@@ -111,36 +135,6 @@ def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence
     return Subject(bundle, engines)
 
 
-def measure_groups(
-    subjects: Sequence[Subject], options: LabOptions, groups: Set[tuple[str, int]]
-) -> list[dict[str, Any]]:
-    """Rows of the given networks and batches only, measured anew."""
-    rows = []
-    for subject in subjects:
-        name = subject.bundle.manifest.name
-        batches = [batch for batch in options.batches if (name, batch) in groups]
-        if batches:
-            found = Findings()
-            chosen = replace(options, batches=batches, end_to_end=False, memory=False, profile=None)
-            _measure_subject(subject, chosen, found, _Shares(None, 1), lambda _: None)
-            rows += found.results
-    return rows
-
-
-class _Shares:
-    """Deals the budget out: each group gets an equal part of what is left."""
-
-    def __init__(self, budget_s: float | None, groups: int) -> None:
-        self._end = None if budget_s is None else time.monotonic() + budget_s
-        self._groups = groups
-
-    def next(self) -> float | None:
-        """Seconds for the next group."""
-        left = None if self._end is None else max(1.0, self._end - time.monotonic()) / max(1, self._groups)
-        self._groups -= 1
-        return left
-
-
 def _kinds(subjects: Sequence[Subject]) -> tuple[list[str], list[str]]:
     sidecars = [_sidecar(subject.bundle, engine) for subject in subjects for engine in subject.engines]
     backends = sorted({sidecar["backend"] for sidecar in sidecars})
@@ -151,7 +145,10 @@ def _sidecar(bundle: Bundle, engine: str) -> dict[str, Any]:
     return bundle.read_json(bundle.manifest.engines[engine].sidecar)
 
 
-def _measure_subject(subject: Subject, options: LabOptions, found: Findings, share: _Shares, say: Say) -> None:
+def measure_subject(
+    subject: Subject, options: LabOptions, found: Findings, share: Shares, say: Say, note_group: Callable[[], None]
+) -> None:
+    """Add to `found` what `options` asks of one network, as far as `share` goes; `note_group` follows each group."""
     bundle = subject.bundle
     name = bundle.manifest.name
     found.left_out += subject.left_out
@@ -163,23 +160,39 @@ def _measure_subject(subject: Subject, options: LabOptions, found: Findings, sha
             engine: stack.enter_context(load(bundle, engine, threads=options.threads)) for engine in subject.engines
         }
         for batch in options.batches:
+            if _is_spent(found, f"{name} batch {batch}", share):
+                continue
             contenders = list(_contenders(bundle, module, sessions, fill_batch(images, batch), options, found))
-            with watch() as noise:
+            with found.parts.part("latency"), watch() as noise:
                 rows = measure_latency(name, depth, contenders, images, (batch,), options.schedule(share.next()))
             found.noise.append({"network": name, "batch": batch, **noise.to_json()})
             found.results += [row | {"disturbed": noise.disturbed} for row in rows]
             say(_line(name, batch, rows, noise.reasons))
-        if options.end_to_end:
+            note_group()
+        if options.end_to_end and not _is_spent(found, f"{name} end to end", share):
             eager = None if module is None else baselines.eager(module, options.threads).infer
-            found.end_to_end += measure_end_to_end(
-                name, bundle.manifest.preprocessing, sessions, eager, options.schedule(share.next())
-            )
+            with found.parts.part("end to end"):
+                found.end_to_end += measure_end_to_end(
+                    name, bundle.manifest.preprocessing, sessions, eager, options.schedule(share.next())
+                )
         found.layers += _profiles(name, sessions, images, options.profile)
+    own = Shares(share.next() if options.memory else None, 1)
     for engine in subject.engines if options.memory else ():
+        if _is_spent(found, f"{name} {engine} memory", share, own):
+            continue
         try:
-            found.memory.append({"network": name, **measure_memory(bundle, engine, options.threads)})
+            with found.parts.part("memory"):
+                found.memory.append({"network": name, **measure_memory(bundle, engine, options.threads)})
         except (EnvironmentFault, subprocess.TimeoutExpired) as error:
             found.left_out.append(f"{name} {engine} memory: {error}")
+
+
+def _is_spent(found: Findings, what: str, *shares: Shares) -> bool:
+    """Whether `what` must be left out because one of the budgets is spent; that is noted."""
+    spent = any(share.spent for share in shares)
+    if spent:
+        found.left_out.append(f"{what}: the budget was spent")
+    return spent
 
 
 def _module(bundle: Bundle, found: Findings) -> Any:
@@ -219,7 +232,8 @@ def _contenders(
     for engine, session in sessions.items():
         sidecar = session.sidecar
         infer = session_infer(session)
-        yield Contender(engine, sidecar["backend"], sidecar["precision"], infer, session.threads)
+        on_device = session.execution_ms if session.on_device else None
+        yield Contender(engine, sidecar["backend"], sidecar["precision"], infer, session.threads, on_device)
     if options.peers:
         for _, peer in baselines.peers(module, bundle, batch, options.threads):
             if isinstance(peer, Contender):
@@ -244,12 +258,16 @@ def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Seq
     return f"{name} batch {batch}, ms: {cells}{mark}"
 
 
-def _record(found: Findings, options: LabOptions, peaks: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _record(
+    found: Findings, options: LabOptions, peaks: dict[str, Any], seconds: float, complete: bool
+) -> dict[str, Any]:
     results = annotate(found.results, found.costs, peaks)
     return {
         "schema_version": SCHEMA_VERSION,
         "conditions": lab_conditions(options),
+        "complete": complete,
         "seconds": seconds,
+        "seconds_by_part": dict(found.parts.seconds),
         "disturbed": any(noise["disturbed"] for noise in found.noise),
         "models": found.models,
         "results": results,

@@ -96,6 +96,10 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: expected the JSON of resnetrt bench, found {error}") from error
     if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
         raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
+    if record.get("complete") is False:
+        raise UsageError(
+            f"{path}: expected a finished run to compare with, found one that was interrupted; run it again"
+        )
     return record
 
 

@@ -1,10 +1,11 @@
 """The regression check of a fresh run; cells it can't decide are measured again before it says INCONCLUSIVE."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from resnetrt.benchmarks.lab import LabOptions, Subject, measure_groups
+from resnetrt.benchmarks.lab import Findings, LabOptions, Subject, measure_subject
+from resnetrt.benchmarks.lab_time import Shares
 from resnetrt.benchmarks.latency_regression import Regression, compare_runs, merge_rows
 
 MORE = 2  # times that undecided cells are measured again
@@ -33,3 +34,19 @@ def compare_with_more_rounds(
         found = compare_runs(old, rows, limit_percent)
     record["regression"] = found.to_json()
     return found
+
+
+def measure_groups(
+    subjects: Sequence[Subject], options: LabOptions, groups: Set[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    """Rows of the given networks and batches only, measured anew."""
+    rows = []
+    for subject in subjects:
+        name = subject.bundle.manifest.name
+        batches = [batch for batch in options.batches if (name, batch) in groups]
+        if batches:
+            found = Findings()
+            chosen = replace(options, batches=batches, end_to_end=False, memory=False, profile=None)
+            measure_subject(subject, chosen, found, Shares(None, 1), lambda _: None, lambda: None)
+            rows += found.results
+    return rows

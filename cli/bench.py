@@ -18,7 +18,7 @@ from resnetrt.cli.options import INTEGERS, WORDS, json_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of every engine. Default: all cores.")
 @click.option("--cpus", type=WORDS, help="Bind this process to these cores, such as 0,1.")
 @click.option("--rounds", type=click.IntRange(1), default=11, show_default=True, help="Blocks of each engine at least.")
-@click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Minutes for all timing together.")
+@click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Minutes of measuring; see docs/bench.md.")
 @click.option("--peers", is_flag=True, help="Also time torch.compile, and NNCF + OpenVINO where installed.")
 @click.option("--profile", metavar="ENGINE", help="Also time the layers of this engine.")
 @click.option("--only-latency", is_flag=True, help="Leave out end-to-end, memory and start-up times.")

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HEADER = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99", "x eager", "GOPS", "% of peak", "limit")
 
+INTERRUPTED = 130  # the exit code of a run that Ctrl-C ended
 VERDICTS = ("network", "engine", "batch", "slowdown % [95 %]", "verdict")
 
 
@@ -66,16 +68,21 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         old = read_record(request.compare)
         check_conditions(old["conditions"], lab_conditions(options), request.accept)
     subjects = list(_subjects(request, say))
-    record = run_lab(subjects, options, say)
-    record["loadgen"] = list(_loadgen(request, subjects, options.threads, say))
+    bundles_s = time.monotonic() - started
+    record = run_lab(subjects, options, say, None if request.out is None else partial(_keep, request.out))
+    record["seconds_by_part"]["bundles"] = bundles_s
+    loadgen = _loadgen(request, subjects, options.threads, say) if record["complete"] else ()
+    record["loadgen"] = list(loadgen)
     regression = None
-    if old is not None:
+    if old is not None and record["complete"]:
         from resnetrt.benchmarks.remeasure import compare_with_more_rounds
 
         regression = compare_with_more_rounds(old["results"], record, subjects, options, limit, say)
     if request.out is not None:
         _write(record, request.out)
     _show(record, as_json)
+    if not record["complete"]:
+        return INTERRUPTED
     return 0 if regression is None else EXIT_CODES[regression.verdict]
 
 
@@ -106,6 +113,14 @@ def _loadgen(request: BenchRequest, subjects: "Sequence[Subject]", threads: int,
                 )
                 say(f"{row['network']} {engine} {row['label']}: {row['result']} {row['reason']}")
                 yield row
+
+
+def _keep(folder: Path, record: Mapping[str, Any]) -> None:
+    """What is measured so far, should the rest never come."""
+    from resnetrt.atomic import write_file
+    from resnetrt.manifest import canonical_json
+
+    write_file(folder / "bench.json", canonical_json({**record, "loadgen": []}))
 
 
 def _write(record: Mapping[str, Any], folder: Path) -> None:

@@ -5,6 +5,7 @@ from tiny_bundle import make_bundle
 
 from resnetrt.benchmarks.fit import break_even, fit_all, fit_line
 from resnetrt.benchmarks.lab import LabOptions, bundle_subject, run_lab
+from resnetrt.benchmarks.lab_time import Shares
 from resnetrt.benchmarks.peaks import copy_rate, merge_peaks, write_matmul
 from resnetrt.benchmarks.roofline import annotate, traffic_bytes
 from resnetrt.benchmarks.timing import Schedule, measure
@@ -29,7 +30,7 @@ def test_a_lab_run_of_one_bundle(tmp_path, monkeypatch):
     subject = bundle_subject(bundle, (), ())
     assert list(subject.engines) == engines
     lines = []
-    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=2.0, profile=engines[0])
+    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=200.0, profile=engines[0])
     record = run_lab([subject], options, lines.append)
     assert [(row["engine"], row["batch"]) for row in record["results"]] == [(e, b) for b in (1, 2) for e in engines]
     assert all(
@@ -43,6 +44,59 @@ def test_a_lab_run_of_one_bundle(tmp_path, monkeypatch):
     assert [noise["batch"] for noise in record["noise"]] == [1, 2]
     assert record["conditions"]["threads"] == 1
     assert any(line.startswith("tiny batch 2, ms: ") for line in lines)
+
+
+def test_an_interrupt_keeps_the_groups_that_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    compile_variant(bundle, "fp32", "onnxruntime")
+    subject, kept = bundle_subject(bundle, (), ()), []
+
+    def keep(record):
+        kept.append(record)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    options = LabOptions(batches=(1, 2, 4), threads=1, rounds=2, budget_s=2.0)
+    record = run_lab([subject], options, lambda _: None, keep)
+    assert [(len(item["results"]), item["complete"]) for item in kept] == [(1, False), (2, False)]
+    assert [row["batch"] for row in record["results"]] == [1, 2]
+    assert (record["complete"], record["memory"], record["end_to_end"]) == (False, [], [])
+    assert record["seconds_by_part"]["latency"] > 0
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_latency", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_lab([subject], options, lambda _: None)
+
+
+def raise_interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_spent_budget_leaves_the_rest_out_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    engine = compile_variant(bundle, "fp32", "onnxruntime")
+    lines = []
+    options = LabOptions(batches=(1, 2), threads=1, rounds=1, budget_s=1e-9)
+    record = run_lab([bundle_subject(bundle, (), ())], options, lines.append)
+    assert record["results"] == record["memory"] == record["end_to_end"] == []
+    spent = [line for line in record["left_out"] if line.endswith(": the budget was spent")]
+    assert [line.partition(":")[0] for line in spent] == [
+        "tiny batch 1", "tiny batch 2", "tiny end to end", f"tiny {engine} memory"
+    ]  # fmt: skip
+    assert record["complete"]
+    assert any(line.startswith("time: peaks 0 s") for line in lines)
+
+
+def test_a_budget_is_dealt_out_in_equal_shares_of_what_is_left():
+    now = [0.0]
+    share = Shares(10.0, 2, lambda: now[0])
+    assert share.next() == 5.0
+    now[0] = 7.0
+    assert (share.next(), share.spent) == (3.0, False)
+    now[0] = 10.0
+    assert share.spent
+    assert (Shares(None, 2).next(), Shares(None, 2).spent) == (None, False)
 
 
 def test_engines_are_chosen_by_precision_and_backend(tmp_path):

@@ -46,6 +46,25 @@ def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsy
     assert f"Against the earlier run: {verdict}" in capsys.readouterr().out
 
 
+def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_path, capsys, monkeypatch):
+    from resnetrt.benchmarks import lab
+
+    measure = lab.measure_latency
+
+    def interrupted(*arguments):
+        if arguments[4] == (2,):
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(lab, "measure_latency", interrupted)
+    assert bench(tiny, "--out", str(tmp_path / "out"), "--batches", "1,2") == 130
+    assert "onnxruntime-fp32-cpu" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert (stored["complete"], [row["batch"] for row in stored["results"]]) == (False, [1])
+    assert bench(tiny, "--compare", str(tmp_path / "out" / "bench.json")) == 2
+    assert "found one that was interrupted" in capsys.readouterr().err
+
+
 def test_other_conditions_are_refused_before_anything_is_measured(tiny, tmp_path, capsys):
     (tmp_path / "old.json").write_text(json.dumps({"results": [], "conditions": {"cpu": "another"}}))
     assert bench(tiny, "--compare", str(tmp_path / "old.json")) == 2

@@ -1,0 +1,47 @@
+"""Where the lab's time goes: the budget dealt out to groups of cells, and the seconds that each part took."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Now = Callable[[], float]
+
+
+class Shares:
+    """Deals a budget in seconds out: each group gets an equal part of what is left; None is no limit."""
+
+    def __init__(self, budget_s: float | None, groups: int, now: Now = time.monotonic) -> None:
+        self._now = now
+        self._end = None if budget_s is None else now() + budget_s
+        self._groups = groups
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self._end is not None and self._now() >= self._end
+
+    def next(self) -> float | None:
+        """Seconds for the next group. A group that begins finishes its warm-up and one round, so it may take more."""
+        left = None if self._end is None else max(0.001, self._end - self._now()) / max(1, self._groups)
+        self._groups -= 1
+        return left
+
+
+class Parts:
+    """Seconds by part of a run."""
+
+    def __init__(self, now: Now = time.monotonic) -> None:
+        self._now = now
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to part `name`, also if it raises."""
+        started = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
