@@ -33,6 +33,7 @@ from resnetrt.progress import track
 _BATCH = 50
 _SCORED = 32  # images of the cheap score
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.03, settle_s=0.01, warm_up_s=0.05)
+_RACE = Schedule(rounds=11, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)  # three engines that decide all the rest
 _FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
 
 
@@ -134,7 +135,7 @@ class SearchRun:
         images = self.bundle.manifest.preprocessing.normalize(next(few.batches(len(few))).frames)
         noise = self._noise(engines, images)
         names = list(noise)
-        self.racers = race(engines, noisiest_blocks(noise), images[:1], _SCHEDULE, self._check_time)
+        self.racers = race(engines, noisiest_blocks(noise), images[:1], _RACE, self._check_time)
         precision = winner(self.racers)
         mixes = {name: Mix(frozenset([name]), precision) for name in names}
         timings = engines.time({"": Mix(frozenset(), precision), **mixes}, images[:1], _SCHEDULE, self._check_time)
