@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from resnetrt.cli.output import note
 from resnetrt.errors import BackendMissing, UsageError
 
 if TYPE_CHECKING:
+    from resnetrt.bundle import Bundle
     from resnetrt.runtime.serving import ModelSpec
+    from resnetrt.runtime.shadow import Reference, ShadowOptions
 
 _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prometheus_client")
 
@@ -37,6 +40,12 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
     "--no-fallback", is_flag=True, help="Fail if an engine fails its self-test, instead of the next precision."
 )
 @click.option("--model-control-mode", type=click.Choice(["none", "explicit"]), default="none", show_default=True)
+@click.option(
+    "--shadow-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of requests to check."
+)
+@click.option("--on-drift", type=click.Choice(["warn", "fallback", "unready"]), default="warn", show_default=True)
+@click.option("--shadow-dir", type=click.Path(path_type=Path), help="Folder for the inputs that disagreed.")
+@click.option("--shadow-quota-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of that folder.")
 @click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True, help="Largest request, unpacked.")
 @click.option("--head-timeout-secs", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Slow clients.")
 @click.option("--body-timeout-secs", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Slow clients.")
@@ -71,6 +80,8 @@ def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, *
             body_timeout_s=options["body_timeout_secs"],
         ),
     )
+    if options["shadow_rate"]:
+        serve_options = replace(serve_options, shadow=shadow_options(options), reference_of=eager_reference)
     configure_logs(options["log_level"])
 
     def announce(ports: Ports) -> None:
@@ -84,6 +95,24 @@ def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, *
         )
 
     run(specs, serve_options, announce)
+
+
+def shadow_options(options: dict[str, Any]) -> "ShadowOptions":
+    """The shadow check that the options ask for. Raises `UsageError`."""
+    from resnetrt.runtime.shadow import ShadowOptions
+
+    directory, quota = options["shadow_dir"], options["shadow_quota_mb"] << 20
+    return ShadowOptions(options["shadow_rate"], on_drift=options["on_drift"], directory=directory, quota_bytes=quota)
+
+
+def eager_reference(bundle: "Bundle") -> "Reference | None":
+    """The eager model, where torch and the weights are here; else None."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from resnetrt.benchmarks.reference import find_reference
+
+    found = find_reference(bundle)
+    return None if found.why else found.infer
 
 
 def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["ModelSpec"]:

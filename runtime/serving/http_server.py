@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.serving.options import ServeOptions
 
+_LAST_CHANCE_S = 0.2
 _KEEP_ALIVE_S = 75  # longer than what proxies keep an idle connection for, so that they end it
 
 
@@ -89,7 +90,11 @@ def _protocol(head_timeout_s: float) -> type[asyncio.Protocol]:
             if not (owes_head or owes_body):
                 self._stop()
             elif self._clock is None and not self.transport.is_closing():
-                self._clock = self.loop.call_later(head_timeout_s, self.transport.close)
+                self._clock = self.loop.call_later(head_timeout_s, self._expired)
+
+        def _expired(self) -> None:
+            """Close, after what has arrived meanwhile was read: the process itself may have been held up."""
+            self._clock = self.loop.call_later(_LAST_CHANCE_S, self.transport.close)
 
         def _stop(self) -> None:
             if self._clock is not None:

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from resnetrt.runtime.serving.model import VERSION
 from resnetrt.runtime.serving.repository import Entry, Repository
+from resnetrt.runtime.shadow import ShadowCheck, ShadowCollector
 
 _US = 1_000
 # upper limits of the latency histogram, in ms
@@ -54,7 +55,14 @@ def registry_of(repository: Repository) -> CollectorRegistry:
     """A registry with the server's metrics alone."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ServeCollector(repository))
+    registry.register(ShadowCollector(lambda: _shadow_checks(repository)))
     return registry
+
+
+def _shadow_checks(repository: Repository) -> Iterator[tuple[str, ShadowCheck]]:
+    for name, entry in repository.entries.items():
+        if entry.model is not None and entry.model.shadow is not None:
+            yield name, entry.model.shadow
 
 
 def _triton_counters(entries: list[tuple[str, Entry]]) -> Iterator[Any]:

@@ -1,13 +1,15 @@
 """One loaded bundle: its batcher and what the protocol says about it."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from resnetrt.bundle import Bundle
 from resnetrt.runtime.serving.datatypes import v2_name
 from resnetrt.runtime.serving.options import ModelSpec, ServeOptions
 from resnetrt.runtime.session import Session, TensorSpec
+from resnetrt.runtime.shadow import Alarm, ShadowCheck, start_shadow
 from resnetrt.runtime.stream import Batcher
-from resnetrt.runtime.stream.batcher import After, load_instances
+from resnetrt.runtime.stream.batcher import load_instances
 from resnetrt.runtime.stream.statistics import Statistics
 
 VERSION = "1"
@@ -16,10 +18,12 @@ VERSION = "1"
 class ServedModel:
     """A bundle whose engine passed its self-test and ran every batch size once. Made by `load`."""
 
-    def __init__(self, name: str, bundle: Bundle, sessions: list[Session], batcher: Batcher) -> None:
-        session = sessions[0]
+    def __init__(
+        self, name: str, bundle: Bundle, session: Session, batcher: Batcher, shadow: ShadowCheck | None
+    ) -> None:
         self.name = name
         self.batcher = batcher
+        self.shadow = shadow
         self.stream = batcher.stream()
         self.labels = bundle.manifest.labels
         self.preprocessing = bundle.manifest.preprocessing
@@ -30,29 +34,48 @@ class ServedModel:
         self.fallbacks = session.fallbacks
 
     @classmethod
-    def load(cls, spec: ModelSpec, options: ServeOptions, statistics: Statistics, after: After | None) -> "ServedModel":
-        """Load, self-test and warm up; blocks. Raises what `runtime.load` raises."""
+    def load(
+        cls, spec: ModelSpec, options: ServeOptions, statistics: Statistics, on_alarm: Callable[[Alarm], None]
+    ) -> "ServedModel":
+        """Load, self-test and warm up; blocks. Raises what `runtime.load` and `start_shadow` raise.
+
+        `on_alarm` is called in another thread when the shadow check sees drift.
+        """
         bundle = Bundle.open(spec.path)
         sessions = load_instances(bundle, spec.engine, options.instances, options.threads, options.fallback)
-        batcher = Batcher(sessions, options.batching, statistics=statistics, after=after)
+        shadow = None
         try:
+            if options.shadow is not None:
+                find = options.reference_of
+                reference = None if find is None else find(bundle)
+                shadow = start_shadow(bundle, sessions[0], options.shadow, reference=reference, on_alarm=on_alarm)
+            after = None if shadow is None else shadow.offer
+            batcher = Batcher(sessions, options.batching, statistics=statistics, after=after)
             batcher.warm_up()
         except BaseException:
-            batcher.close(drain=False)
+            _close([shadow, *sessions])
             raise
-        return cls(spec.name, bundle, sessions, batcher)
+        return cls(spec.name, bundle, sessions[0], batcher, shadow)
 
     def close(self) -> None:
         """Run what waits, then free the engine."""
         self.batcher.close()
+        _close([self.shadow])
 
     def facts(self) -> dict[str, Any]:
-        """Which engine runs, and why not the one that was asked for."""
+        """Which engine runs, why not the one that was asked for, and why it is suspected, if it is."""
+        alarm = None if self.shadow is None else self.shadow.state().alarm
         return {
             **{key: self.sidecar[key] for key in ("backend", "precision", "target")},
             "engine": self.sidecar["id"],
             "fallbacks": list(self.fallbacks),
+            "drift": None if alarm is None else alarm.reason,
         }
+
+    @property
+    def trusted(self) -> bool:
+        """False once the shadow check saw drift that is to make the server not ready."""
+        return self.shadow is None or self.shadow.state().ready
 
     def metadata(self) -> dict[str, Any]:
         """The V2 protocol's model metadata."""
@@ -68,7 +91,8 @@ class ServedModel:
         """Triton's model configuration, as JSON."""
         options = self.batcher.options
         kind = "KIND_CPU" if self.sidecar["target"] == "cpu" else "KIND_GPU"
-        facts = {**self.facts(), "fallbacks": " | ".join(self.fallbacks)}
+        facts = self.facts()
+        facts |= {"fallbacks": " | ".join(self.fallbacks), "drift": facts["drift"] or ""}
         return {
             "name": self.name,
             "platform": self._platform(),
@@ -97,6 +121,12 @@ class ServedModel:
 
     def _platform(self) -> str:
         return f"resnetrt_{self.sidecar['backend']}"
+
+
+def _close(parts: Sequence[ShadowCheck | Session | None]) -> None:
+    for part in parts:
+        if part is not None:
+            part.close()
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """What a server is told: addresses, limits, how models are loaded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
+from resnetrt.runtime.shadow import Reference, ShadowOptions
 from resnetrt.runtime.stream import BatchOptions
 
 
@@ -33,7 +36,11 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how to serve. Port 0 is any free one. `control`: clients may load and unload models."""
+    """Where and how to serve. Port 0 is any free one. `control`: clients may load and unload models.
+
+    With `shadow` requests are sampled and compared with what `reference_of` gives for a bundle, or with its FP32 ONNX
+    file where that is None.
+    """
 
     host: str = "127.0.0.1"
     http_port: int = 8000
@@ -45,6 +52,8 @@ class ServeOptions:
     fallback: bool = True
     control: bool = False
     exit_timeout_s: float = 30.0
+    shadow: ShadowOptions | None = None
+    reference_of: Callable[[Bundle], Reference | None] | None = None
     limits: Limits = field(default_factory=Limits)
 
 

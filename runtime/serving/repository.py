@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from resnetrt.bundle import Bundle
 from resnetrt.errors import ResnetrtError
+from resnetrt.runtime.load import fallback_chain
 from resnetrt.runtime.serving.faults import Kind, RequestFault, invalid
 from resnetrt.runtime.serving.model import VERSION, ServedModel
 from resnetrt.runtime.serving.options import ModelSpec, ServeOptions, check_names
+from resnetrt.runtime.shadow import Alarm
 from resnetrt.runtime.stream.statistics import Statistics
 
 _log = logging.getLogger("resnetrt.serve")
@@ -86,8 +89,9 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """All models are loaded and the server is not stopping."""
-        loaded = all(entry.model is not None or entry.reason == "unloaded" for entry in self.entries.values())
+        """All models are loaded, none is untrusted, and the server is not stopping."""
+        entries = self.entries.values()
+        loaded = all(entry.model.trusted if entry.model else entry.reason == "unloaded" for entry in entries)
         return loaded and not self.draining
 
     def index(self, only_ready: bool) -> list[dict[str, Any]]:
@@ -109,9 +113,40 @@ class Repository:
         async with entry.changing:
             if self.draining:
                 raise RequestFault(Kind.UNAVAILABLE, "the server is stopping")
-            new = await asyncio.to_thread(ServedModel.load, entry.spec, self.options, entry.statistics, None)
+            new = await self._open(entry, entry.spec)
             old, entry.model, entry.reason = entry.model, new, ""
             entry.loads += 1
             _log.info("model %s is ready", entry.spec.name, extra={"model": entry.spec.name, **new.facts()})
             if old is not None:
                 await asyncio.to_thread(old.close)
+
+    async def _open(self, entry: Entry, spec: ModelSpec) -> ServedModel:
+        loop = asyncio.get_running_loop()
+
+        def on_alarm(alarm: Alarm) -> None:  # in the thread of the check
+            if alarm.action == "fallback":
+                asyncio.run_coroutine_threadsafe(self._fall_back(entry, alarm), loop)
+
+        return await asyncio.to_thread(ServedModel.load, spec, self.options, entry.statistics, on_alarm)
+
+    async def _fall_back(self, entry: Entry, alarm: Alarm) -> None:
+        """Put the engine of the next precision in the place of one that drifts; the old one stays if there is none."""
+        async with entry.changing:
+            old = entry.model
+            if self.draining or old is None or old.sidecar["id"] != alarm.engine:
+                return
+            name = entry.spec.name
+            try:
+                chain = await asyncio.to_thread(lambda: fallback_chain(Bundle.open(entry.spec.path), alarm.engine))
+                if not chain:
+                    _log.error("model %s: no engine to fall back to from %s", name, alarm.engine)
+                    return
+                new = await self._open(entry, replace(entry.spec, engine=chain[0]))
+            except (ResnetrtError, OSError) as error:
+                _log.error("model %s: can't fall back from %s: %s", name, alarm.engine, error)
+                return
+            new.fallbacks = (f"shadow check of engine {alarm.engine}: {alarm.reason}", *new.fallbacks)
+            entry.model = new
+            entry.loads += 1
+            _log.warning("model %s fell back to %s", name, new.sidecar["id"], extra={"model": name, **new.facts()})
+            await asyncio.to_thread(old.close)
