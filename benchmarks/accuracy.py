@@ -4,7 +4,7 @@ What every engine said about every image is kept, so rows and verdicts can be co
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -118,6 +118,10 @@ class OnFrames:
     infer: Callable[[UInt8Array], npt.NDArray[np.float32]]
 
 
+# from the position of the first image and the batch size to the outcomes of the batches from there on, in order
+Runner = Callable[[int, int], Iterable[Part]]
+
+
 def compare_accuracy(
     reference: Infer,
     candidates: Mapping[str, Infer | OnFrames],
@@ -127,8 +131,11 @@ def compare_accuracy(
     allow_overlap: bool = False,
     batch_size: int = 50,
     journal: Journal | None = None,
+    runner: Runner | None = None,
 ) -> Comparison:
     """Run `reference` and `candidates` over every image of `dataset`, once; those finished in `journal` are not run.
+
+    `runner` runs the batches instead, with the same engines elsewhere.
 
     Each maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels, `DataError`
     for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless `allow_overlap`),
@@ -137,22 +144,32 @@ def compare_accuracy(
     if not dataset.labelled:
         raise UsageError(f"data {dataset.name}: expected labels to compare with, found images without; add labels")
     known = None if calibration_hashes is None else frozenset(calibration_hashes)
-    engines = {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
+    engines = by_title(reference, candidates)
     parts = [] if journal is None else journal.finished()
-    left = dataset.select(np.arange(sum(len(part.images) for part in parts), len(dataset)))
-    batches, total = left.batches(batch_size) if len(left) else iter(()), math.ceil(len(dataset) / batch_size)
-    for batch in track(batches, "evaluating", total, "images", batch_size, done=len(parts)):
-        parts.append(_run(engines, batch, dataset, preprocessing, known, allow_overlap))
+    start, total = sum(len(part.images) for part in parts), math.ceil(len(dataset) / batch_size)
+
+    def run_here(first: int, size: int) -> Iterable[Part]:
+        for batch in dataset.select(np.arange(first, len(dataset))).batches(size):
+            yield run_batch(engines, batch, dataset, preprocessing, known, allow_overlap)
+
+    found = (runner or run_here)(start, batch_size) if start < len(dataset) else ()
+    for part in track(found, "evaluating", total, "images", batch_size, done=len(parts)):
+        parts.append(part)
         if journal is not None:
-            journal.add(parts[-1])
-    whole = [Outcomes.concatenate(found) for found in zip(*(part.outcomes for part in parts), strict=True)]
+            journal.add(part)
+    whole = [Outcomes.concatenate(same) for same in zip(*(part.outcomes for part in parts), strict=True)]
     images = np.concatenate([part.images for part in parts])
     overlap = None if known is None else sum(part.overlap for part in parts)
     by_name = dict(zip(candidates, whole[1:], strict=True))
     return Comparison(dataset.indices, dataset.labels, images, whole[0], by_name, overlap)
 
 
-def _run(
+def by_title(reference: Infer, candidates: Mapping[str, Infer | OnFrames]) -> dict[str, Infer | OnFrames]:
+    """The reference and the candidates by what messages call them, the reference first."""
+    return {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
+
+
+def run_batch(
     engines: Mapping[str, Infer | OnFrames],
     batch: Batch,
     dataset: Dataset,
@@ -160,6 +177,7 @@ def _run(
     known: frozenset[str] | None,
     allow_overlap: bool,
 ) -> Part:
+    """What every engine, the reference first, says about one batch; raises as `compare_accuracy` does."""
     hashes = [pixel_hash(frame) for frame in batch.frames]
     overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
     images = preprocessing.normalize(batch.frames)

@@ -37,7 +37,8 @@ Engine = Infer | OnFrames
 class GateRequest:
     """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
 
-    `baseline` is an older results file or JSON, judged by the same budget.
+    `baseline` is an older results file or JSON, judged by the same budget. `ray` is the address of a cluster that runs
+    the batches, see `resnetrt.benchmarks.ray_run`.
     """
 
     data: str
@@ -49,6 +50,7 @@ class GateRequest:
     results: Path | None = None
     baseline: Path | None = None
     batch_size: int = 50
+    ray: str | None = None
 
     def __post_init__(self) -> None:
         if self.baseline is not None and self.budget is None:
@@ -77,11 +79,9 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
-    dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
-    if request.samples is not None and request.samples < len(dataset):
-        dataset = dataset.subset(request.samples)
+    dataset = open_images(bundle, request)
     reference = find_reference(bundle, request.weights)
-    with _open_engines(bundle, names, request.budget is not None) as (engines, faults):
+    with open_engines(bundle, names, request.budget is not None) as (engines, faults):
         comparison = _compare(bundle, request, dataset, reference, engines)
         rows = gate_rows(comparison, request.budget)
         _describe(rows, comparison, dataset, faults)
@@ -90,8 +90,17 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     return GateRun(_record(bundle, request, rows, comparison, reference), comparison, dataset)
 
 
+def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
+    """The images that `request` names, as many as it wants."""
+    manifest = bundle.manifest
+    dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    if request.samples is not None and request.samples < len(dataset):
+        return dataset.subset(request.samples)
+    return dataset
+
+
 @contextmanager
-def _open_engines(
+def open_engines(
     bundle: Bundle, names: Sequence[str], judged: bool
 ) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
     """Engines by name, and what the self-test says of those that fail it; not `judged`, a failure is raised."""
@@ -124,6 +133,11 @@ def _compare(
     journal = None
     if request.results is not None:
         journal = FileJournal(request.results.with_name(request.results.name + ".journal"), key)
+    runner = None
+    if request.ray is not None:
+        from resnetrt.benchmarks.ray_run import runner_on_ray
+
+        runner = runner_on_ray(bundle, request, list(engines), len(dataset), key["images_sha256"])
     comparison = compare_accuracy(
         reference.infer,
         engines,
@@ -133,6 +147,7 @@ def _compare(
         request.allow_overlap,
         request.batch_size,
         journal,
+        runner,
     )
     if request.results is not None and journal is not None:
         about = key | {"conditions": conditions(), "class_names": list(dataset.class_names)}
@@ -145,14 +160,11 @@ def _key(
     bundle: Bundle, request: GateRequest, dataset: Dataset, reference: Reference, names: list[str]
 ) -> dict[str, Any]:
     """What a run depends on; a journal of other content is another run's."""
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.labels).tobytes())
-    for index in dataset.indices:
-        digest.update(dataset.identity(int(index)).encode() + b"\0")
     files, engines = bundle.manifest.files, bundle.manifest.engines
     return {
         "data": request.data,
         "n": len(dataset),
-        "images_sha256": digest.hexdigest(),
+        "images_sha256": images_sha256(dataset),
         "preprocessing": bundle.manifest.preprocessing.to_json(),
         "reference": reference.name,
         "fp32_sha256": files[bundle.manifest.variants["fp32"].file].sha256,
@@ -161,6 +173,14 @@ def _key(
         "allow_overlap": request.allow_overlap,
         "batch_size": request.batch_size,
     }
+
+
+def images_sha256(dataset: Dataset) -> str:
+    """A hash of names without folders, labels and order; the same wherever the data lies. Pixels are not read."""
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.labels).tobytes())
+    for index in dataset.indices:
+        digest.update(dataset.identity(int(index)).rpartition("/")[2].encode() + b"\0")
+    return digest.hexdigest()
 
 
 def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]) -> None:

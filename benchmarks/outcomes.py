@@ -88,7 +88,7 @@ class FileJournal:
                 f"journal {path}: expected batches of this run, found those of another (data, engines or options "
                 "differ); remove it, or choose another --results"
             )
-        self._parts = [_part(blob) for blob in blobs[1:]]
+        self._parts = [part_from_bytes(blob) for blob in blobs[1:]]
         if not blobs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_frame(header))
@@ -99,8 +99,7 @@ class FileJournal:
 
     def add(self, part: Part) -> None:
         """Append one batch; it counts from the moment all its bytes are in the file."""
-        header = {"engines": len(part.outcomes), "overlap": part.overlap}
-        blob = _frame(_to_bytes({"images": part.images, **_pack(part.outcomes)}, header))
+        blob = _frame(part_to_bytes(part))
         with self._path.open("ab") as file:
             file.write(blob)
 
@@ -126,7 +125,14 @@ def _frame(content: bytes) -> bytes:
     return len(content).to_bytes(8, "little") + hashlib.sha256(content).digest()[:_DIGEST] + content
 
 
-def _part(blob: bytes) -> Part:
+def part_to_bytes(part: Part) -> bytes:
+    """One batch as safetensors."""
+    header = {"engines": len(part.outcomes), "overlap": part.overlap}
+    return _to_bytes({"images": part.images, **_pack(part.outcomes)}, header)
+
+
+def part_from_bytes(blob: bytes) -> Part:
+    """The inverse of `part_to_bytes`."""
     header, arrays = _header(blob), load_safetensors(blob)
     return Part(arrays["images"], tuple(_unpack(arrays, header["engines"])), header["overlap"])
 

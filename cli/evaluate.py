@@ -28,6 +28,7 @@ _OPTIONS = [
     click.option("--markdown", type=_PATH, help="Write a comment for a pull request."),
     click.option("--contact-sheet", type=_PATH, help="Write a picture of the worst flips (first engine that flips)."),
     click.option("--allow-overlap", is_flag=True, help="Accept images that calibration has used."),
+    click.option("--ray", help="Run on a Ray cluster: auto (the one here), local, or its address."),
     click.option("--plan", "planning", is_flag=True, help="How many images the budget needs; evaluates nothing."),
     click.option("--flip-rate", type=float, default=0.03, show_default=True, help="--plan: share of images that flip."),
     click.option("--power", type=float, default=0.9, show_default=True, help="--plan: chance of PASS."),
@@ -60,7 +61,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     for name, what in (("bundle", "argument 'BUNDLE'"), ("data", "option '--data'")):
         if given[name] is None:
             raise click.UsageError(f"Missing {what}; only --plan does without")
-    names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline")
+    names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline", "ray")
     request = GateRequest(budget=_budget(given), **{name: given[name] for name in names})
     run = run_gate(Bundle.open(given["bundle"]), request)
     _write_files(run, given)
