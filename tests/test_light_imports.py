@@ -6,6 +6,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "onnx", "onnxscript", "openvino", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "pycuda", "matplotlib")
+HEAVY += ("starlette", "uvicorn", "grpc", "tritonclient", "prometheus_client")
 
 
 def loaded_by(code: str) -> set[str]:
@@ -19,9 +20,11 @@ def loaded_by(code: str) -> set[str]:
     "code",
     [
         "import resnetrt.runtime",
+        "import resnetrt.runtime.stream",
         "import resnetrt.doctor",
         "from resnetrt.cli import run; run(['--help'])",
         "from resnetrt.cli import run; run(['doctor', '--help'])",
+        "from resnetrt.cli import run; run(['serve', '--help'])",
     ],
 )
 def test_nothing_heavy_is_loaded(code: str):

@@ -52,6 +52,7 @@ class Stream:
         with self._lock:
             if not self._free:
                 if len(self._lent) >= self._most_buffers:
+                    self.counts["rejected"] += 1
                     raise Overloaded(f"all {self._most_buffers} buffers of the stream are in use")
                 self._free.append(np.zeros((1, *self._batcher.image_shape), self._batcher.dtype))
             lent = self._free.pop()
