@@ -8,7 +8,7 @@ from typing import Any
 from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
 from resnetrt.benchmarks.timing import median_interval
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
+from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -57,7 +57,7 @@ def _try(bundle: Bundle, backend: str, precision: str) -> Attempt:
         engine = compile_variant(bundle, choose_variant(bundle, backend, precision), backend, target)
     except CheckFailed as error:
         return Attempt(backend, precision, None, WRONG, str(error))
-    except (BackendMissing, BundleError, UsageError) as error:
+    except (EnvironmentFault, UsageError) as error:
         return Attempt(backend, precision, None, ABSENT, str(error))
     return Attempt(backend, precision, engine)
 

@@ -12,7 +12,12 @@ Row = Mapping[str, Any]
 
 def conclusions(record: Record) -> list[str]:
     """Fastest engine, what depth costs, where INT8 pays, how far from the limit, and whether the run was quiet."""
-    return [*_fastest(record), *_int8(record), *_limit(record), *_noise(record)]
+    return [*_unfinished(record), *_fastest(record), *_int8(record), *_limit(record), *_noise(record)]
+
+
+def _unfinished(record: Record) -> Iterator[str]:
+    if record.get("complete") is False:
+        yield "INTERRUPTED: only what was measured until then is shown."
 
 
 def _fastest(record: Record) -> Iterator[str]:

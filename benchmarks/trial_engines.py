@@ -22,6 +22,7 @@ from resnetrt.export.audit.source import SourceGraph
 from resnetrt.export.cast_islands import cast_carrier, cast_islands
 from resnetrt.export.cast_recipes import RECIPES
 from resnetrt.export.compilers import find_compiler
+from resnetrt.manifest import canonical_json
 from resnetrt.preprocess import FloatArray
 from resnetrt.progress import track
 from resnetrt.runtime.backends import find_backend
@@ -88,11 +89,13 @@ class TrialEngines:
     @contextmanager
     def open(self, mix: Mix) -> Iterator[Opened]:
         """Compile and load `mix`. Raises what compiler and backend raise, if they can't."""
-        path, precision = self.file(mix), self.precision(mix)
-        compiled = find_compiler(self.backend).compile_engine(path, precision, self.target, {})
+        source, precision = self.file(mix), self.precision(mix)
+        compiled = find_compiler(self.backend).compile_engine(source, precision, self.target, {})
         name = f"trial-{next(self._numbers)}"
         blob = self._folder / f"{name}.{compiled.extension}"
         blob.write_bytes(compiled.blob)
+        for ending, companion in compiled.companions.items():  # TensorRT's layers, which `runs_in` reads
+            (self._folder / f"{name}.{ending}").write_bytes(canonical_json(companion))
         sidecar = {
             "id": name,
             "backend": self.backend,
@@ -108,7 +111,8 @@ class TrialEngines:
             with find_backend(self.backend).load(blob, sidecar, check_threads(None)) as session:
                 yield Opened(blob, sidecar, session)
         finally:
-            blob.unlink()
+            for path in self._folder.glob(f"{name}.*"):
+                path.unlink()
 
     def infer(self, opened: Opened) -> Infer:
         """The session as a function from images to logits."""

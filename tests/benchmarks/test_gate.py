@@ -229,3 +229,12 @@ def test_newcombe_against_his_table():
     """Newcombe (1998), table II, method 10, first and second contrast."""
     assert newcombe(56 / 70, 70, 48 / 80, 80, 0.975) == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert newcombe(9 / 10, 10, 3 / 10, 10, 0.975) == pytest.approx((0.1705, 0.8090), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "expected"),
+    [(3, 1, 2 * 5 / 16), (10, 0, 2 / 1024), (0, 0, 1.0), (4, 4, 1.0), (1, 6, 2 * 8 / 128)],
+)
+def test_mcnemar_by_hand(lost, gained, expected):
+    """Two-sided binomial: twice the tail of C(n, k) / 2^n, at most one."""
+    assert gate.mcnemar_p(lost, gained) == pytest.approx(expected)

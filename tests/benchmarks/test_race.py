@@ -1,8 +1,17 @@
 """Which precision kept blocks get: only one that really runs, and FP32 unless another is clearly faster."""
 
-import pytest
+from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
+from tiny_bundle import make_bundle
+
+from resnetrt.benchmarks import trial_engines
+from resnetrt.benchmarks.blocks import find_blocks
 from resnetrt.benchmarks.race import Racer, noisiest_blocks, winner
+from resnetrt.benchmarks.search import Mix
+from resnetrt.benchmarks.trial_engines import TrialEngines
+from resnetrt.export.compilers import find_compiler
 
 
 def racer(precision, ms, least=1.05, out=None):
@@ -28,3 +37,22 @@ def test_the_noisiest_blocks_make_most_of_the_noise_and_are_never_all():
     assert noisiest_blocks({"a": 0.5, "b": 0.45, "c": 0.05, "d": 0.0}) == {"a", "b"}
     assert noisiest_blocks(dict.fromkeys("abcdefghij", 0.1)) == {"a", "b", "c"}
     assert noisiest_blocks({"a": 0.5, "b": 0.5}) == {"a"}
+
+
+def test_what_a_compiler_says_of_its_layers_lies_beside_the_trial(tmp_path, monkeypatch):
+    bundle, real = make_bundle(tmp_path / "tiny.bundle"), find_compiler("onnxruntime")
+
+    def compile_engine(*arguments):
+        return replace(real.compile_engine(*arguments), companions={"layers.json": {"layers": [1]}})
+
+    compiler = SimpleNamespace(compile_engine=compile_engine, CASTS=real.CASTS)
+    monkeypatch.setattr(trial_engines, "find_compiler", lambda _: compiler)
+    blocks, folder = find_blocks(bundle.variant_file("fp32")), tmp_path / "trials"
+    folder.mkdir()
+    engines = TrialEngines(
+        bundle, "onnxruntime", "cpu", blocks, lambda _: bundle.variant_file("int8.cpu").read_bytes(), folder
+    )
+    with engines.open(Mix(frozenset())) as opened:
+        beside = opened.path.with_name(f"{opened.sidecar['id']}.layers.json")
+        assert '"layers"' in beside.read_text()
+    assert [path.name for path in folder.iterdir()] == ["variant.onnx"]

@@ -203,6 +203,8 @@ def test_a_file_without_shapes_of_inner_values(tmp_path: Path):
     assert found.tensors.keys() == case.record.tensors.keys()
     for name, statistics in found.tensors.items():
         np.testing.assert_array_equal(statistics.counts, case.record.tensors[name].counts)
+    case.path = bare
+    assert all(sqnr > 30 for sqnr, _ in case.verdicts())
 
 
 def test_a_tensor_whose_axes_nobody_knows_is_named(tmp_path: Path):

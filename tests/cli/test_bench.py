@@ -58,7 +58,10 @@ def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_pa
 
     monkeypatch.setattr(lab, "measure_latency", interrupted)
     assert bench(tiny, "--out", str(tmp_path / "out"), "--batches", "1,2") == 130
-    assert "onnxruntime-fp32-cpu" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "onnxruntime-fp32-cpu" in table
+    assert "INTERRUPTED" in table
+    assert "INTERRUPTED" in (tmp_path / "out" / "bench.html").read_text()
     stored = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert (stored["complete"], [row["batch"] for row in stored["results"]]) == (False, [1])
     assert bench(tiny, "--compare", str(tmp_path / "out" / "bench.json")) == 2
