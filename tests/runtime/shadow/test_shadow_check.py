@@ -200,6 +200,19 @@ def test_a_failing_reference_and_a_failing_callback_do_not_end_the_check(bundle:
     assert state.failed == 2
 
 
+def test_a_full_disk_costs_the_evidence_and_nothing_else(bundle: Bundle, started, full_disk: Path):
+    (full_disk / "fill").write_bytes(b"x" * (250 << 10))
+    options = replace(EVERY, directory=full_disk / "alarms", on_drift="fallback")
+    alarms: list[Alarm] = []
+    with load(bundle, INT8) as session:
+        check = started(bundle, session, options, baseline=by_hand(0.05, 1e-9), on_alarm=alarms.append)
+        serve(check, session, 100, seed=94)
+        assert check.flush(HANG_S)
+    state = check.state()
+    assert (state.alarm.saved, state.saved, state.save_failures, state.failed) == (None, 0, 1, 0)
+    assert [alarm.action for alarm in alarms] == ["fallback"]
+
+
 def test_a_request_that_is_not_finite_itself_is_no_evidence(bundle: Bundle, started):
     with load(bundle, INT8) as session:
         check = started(bundle, session, EVERY)

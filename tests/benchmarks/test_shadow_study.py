@@ -1,0 +1,73 @@
+"""The baseline from the gate's results, and the study of flipped bits, on a tiny network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_bundle
+
+from resnetrt.benchmarks.gate_run import GateRequest, run_gate
+from resnetrt.benchmarks.shadow_baseline import baseline_from_results
+from resnetrt.benchmarks.shadow_study import main, study
+from resnetrt.bundle import Bundle
+from resnetrt.errors import DataError
+from resnetrt.export.compilers import compile_variant
+from resnetrt.runtime import load
+from resnetrt.runtime.shadow import Baseline, baseline_chance, onnx_reference, relative_noise
+
+FP32, INT8, IMAGES = "onnxruntime-fp32-cpu", "onnxruntime-int8-cpu", 400
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path, np.ndarray]:
+    """A bundle with two engines, labelled images in a file, and the images."""
+    folder = tmp_path_factory.mktemp("study")
+    bundle = tiny_bundle.make_bundle(folder / "tiny.bundle")
+    for variant in ("fp32", "int8.onnxruntime"):
+        compile_variant(bundle, variant, "onnxruntime")
+    x = tiny_bundle.frames(IMAGES, 8)
+    np.savez(folder / "data.npz", x=x, y=np.arange(IMAGES) % 10)
+    return bundle, folder / "data.npz", x
+
+
+def test_the_gates_results_give_the_baseline_of_the_same_images(made, tmp_path: Path):
+    bundle, data, frames = made
+    run_gate(bundle, GateRequest(str(data), (INT8,), results=tmp_path / "r.safetensors"))
+    found = baseline_from_results(tmp_path / "r.safetensors", INT8, 0.01)
+    images = tiny_bundle.PREPROCESSING.normalize(frames)
+    with load(bundle, INT8) as session:
+        out = session.infer(images)["logits"]
+    ref = onnx_reference(bundle)(images)
+    flips = out.argmax(1) != ref.argmax(1)
+    expected = Baseline.of_samples(flips, relative_noise(ref, out), baseline_chance(0.01), "these")
+    assert (found.n, found.flip_rate) == (IMAGES, expected.flip_rate)
+    for mine, other in zip(found.noise, expected.noise, strict=True):
+        assert (mine.limit, mine.rate) == (pytest.approx(other.limit, rel=1e-3), other.rate)
+    with pytest.raises(DataError, match=f"expected outcomes of engine {FP32}, found {INT8}"):
+        baseline_from_results(tmp_path / "r.safetensors", FP32, 0.01)
+
+
+def test_a_top_exponent_bit_is_always_caught_and_a_sound_engine_never(made):
+    bundle, data, _ = made
+    before = bundle.file(bundle.manifest.engines[FP32].file).read_bytes()
+    rows = list(study(bundle, FP32, str(data), trials=4))
+    assert [row.fault for row in rows] == [
+        "no fault", "no fault",
+        "fp32 weight, top exponent bit", "fp32 weight, top exponent bit",
+        "fp32 weight, any exponent bit", "fp32 weight, any exponent bit",
+    ]  # fmt: skip
+    assert [row.requests for row in rows[:2]] == [(None,), (None,)]
+    assert [row.baseline.n for row in rows[2:4]] == [20, IMAGES // 2]
+    assert all(count is not None and count < 60 for row in rows[2:4] for count in row.requests)
+    assert all(cost > 3 for row in rows[2:4] for cost in row.cost_db)
+    assert bundle.file(bundle.manifest.engines[FP32].file).read_bytes() == before
+
+
+def test_the_command_prints_a_line_for_each_degree_and_refuses_other_engines(made, capsys: pytest.CaptureFixture[str]):
+    bundle, data, _ = made
+    argv = [str(bundle.path), "--data", str(data), "--trials", "2", "--engine"]
+    assert main([*argv, INT8]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "no fault; baseline of 20; costs below 1 dB: 0 of 1 caught"
+    assert any(line.startswith("int8 weight, sign bit; baseline of 200; ") for line in lines)
+    assert main([*argv, "no-such"]) == 2
