@@ -78,9 +78,19 @@ def write_repository(folder: Path, onnx_file: Path, labels: list[str]) -> None:
 
 @contextmanager
 def triton(work: Path, onnx_file: Path, labels: list[str]) -> Iterator[tuple[str, str]]:
-    """HTTP and gRPC address of a running Triton; its log is `work/triton.log`."""
-    package = _package(os.environ[VARIABLE])
+    """HTTP and gRPC address of a running Triton that serves the tiny network."""
     write_repository(work / "model_repository", onnx_file, labels)
+    with serve_repository(work) as addresses:
+        yield addresses
+
+
+@contextmanager
+def serve_repository(work: Path) -> Iterator[tuple[str, str]]:
+    """HTTP and gRPC address of a running Triton that serves model `tiny` of `work/model_repository`.
+
+    Its log is `work/triton.log`.
+    """
+    package = _package(os.environ[VARIABLE])
     backends = work / "backends" / "python"
     shutil.copytree(package / "backends" / "python", backends)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,17 +1,10 @@
-"""The packaged repository in a real Triton server.
+"""The packaged repository in a real Triton server, see `triton_oracle`.
 
-RESNETRT_TRITON_DIR names the folder where the wheel of nvidia-pytriton 0.7.0 was unpacked (never installed: it wants
-numpy 1). That server has the Python backend only, so the ONNX file is run by a `model.py`; layout, config, labels,
-warm-up and batching are Triton's own.
+That server has the Python backend only, so the ONNX file is run by a `model.py`; layout, config, labels, warm-up and
+batching are Triton's own.
 """
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -20,6 +13,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import tiny_bundle
+import triton_oracle
 
 from resnetrt.bundle import Bundle
 from resnetrt.export.compilers import compile_variant
@@ -27,9 +21,7 @@ from resnetrt.export.packages import ServingOptions, package_triton
 from resnetrt.runtime import load
 
 pytestmark = pytest.mark.slow
-FOLDER = os.environ.get("RESNETRT_TRITON_DIR", "")
 LABELS = [f"class {index}" for index in range(10)]
-START_S = 120.0
 
 MODEL = """
 import json, os, sys
@@ -54,16 +46,6 @@ class TritonPythonModel:
 """
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
 def use_python_backend(folder: Path) -> None:
     """The one change that this server needs: who runs the model's file."""
     from google.protobuf import text_format
@@ -76,68 +58,21 @@ def use_python_backend(folder: Path) -> None:
     (folder / "1" / "model.py").write_text(MODEL.replace("SITE", repr(str(site))))
 
 
-def backends_in(wheel: Path, folder: Path) -> Path:
-    """The Python backend with the stub of this interpreter's version beside it."""
-    place = folder / "python"
-    shutil.copytree(wheel / "pytriton/tritonserver/backends/python", place)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = wheel / "pytriton/tritonserver/python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.is_file():
-        pytest.skip(f"this Triton has no Python backend for Python {version}")
-    shutil.copy(stub, place)
-    (place / stub.name).chmod(0o755)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bundle, str, Path]]:
     """A bundle, the address of the Triton that serves it, and the model's folder."""
     pytest.importorskip("tritonclient.grpc", reason="the extra serve")
-    if not FOLDER:
-        pytest.skip("RESNETRT_TRITON_DIR names no unpacked nvidia-pytriton wheel")
-    folder, wheel = tmp_path_factory.mktemp("real"), Path(FOLDER)
+    if reason := triton_oracle.why_not():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("real")
     bundle = tiny_bundle.make_bundle(folder / "tiny.bundle")
     compile_variant(bundle, "fp32", "onnxruntime")
     with bundle.edit() as editor:
         editor.manifest.labels = LABELS
     package_triton(bundle, folder / "model_repository", [], ServingOptions(max_batch_size=4))
     use_python_backend(folder / "model_repository" / "tiny")
-    server = wheel / "pytriton/tritonserver/bin/tritonserver"
-    server.chmod(0o755)
-    ports = free_ports(3)
-    flags = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
-    flags += [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
-    command = [
-        str(server),
-        f"--model-repository={folder / 'model_repository'}",
-        f"--backend-directory={backends_in(wheel, folder / 'backends')}",
-        "--allow-gpu-metrics=false",
-        *flags,
-    ]
-    environment = os.environ | {"LD_LIBRARY_PATH": str(wheel / "nvidia_pytriton.libs")}
-    log = (folder / "triton.log").open("wb")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{ports[0]}/v2"
-    try:
-        wait_until_ready(f"{address}/health/ready", process, folder / "triton.log")
-        yield bundle, address, folder / "model_repository" / "tiny"
-    finally:
-        process.terminate()
-        process.wait(START_S)
-        log.close()
-
-
-def wait_until_ready(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except OSError:
-            if process.poll() is not None:
-                break
-            time.sleep(0.2)
-    pytest.fail(log.read_text()[-4000:])
+    with triton_oracle.serve_repository(folder) as (http, _grpc):
+        yield bundle, f"http://{http}/v2", folder / "model_repository" / "tiny"
 
 
 def ask(url: str, body: object = None) -> dict:
