@@ -11,6 +11,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.blocks import Block, find_blocks
 from resnetrt.benchmarks.reference import rebuild_eager
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.equalize import along_channels, noted_factors
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Features = Mapping[str, npt.NDArray[np.float64]]
+Scales = dict[str, float | FloatArray]  # of one number or for each channel, in the tensor's units
 _IMAGES = 16
 
 
@@ -123,18 +125,21 @@ def compare_block(
     expected: npt.NDArray[np.float64],
     found: npt.NDArray[np.float64],
     limit_db: float,
-    scales: Mapping[str, float],
+    scales: Scales,
 ) -> BlockError:
     """The error of one tensor; NaN and infinity count as outside any tolerance."""
     error = found - expected
     finite = bool(np.isfinite(error).all())
     max_abs, rms = (float(np.abs(error).max()), float(np.sqrt(np.square(error).mean()))) if finite else (np.inf, np.inf)
     scale = scales.get(tensor)
-    steps = (None, None) if scale is None else (max_abs / scale, rms / scale)
+    steps: tuple[float | None, float | None] = (None, None)
+    if scale is not None:
+        relative = error / scale if finite else np.full(1, np.inf)
+        steps = (float(np.abs(relative).max()), float(np.sqrt(np.square(relative).mean())))
     return BlockError(block, tensor, sqnr_db(expected, found) if finite else -np.inf, limit_db, max_abs, rms, *steps)
 
 
-def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> tuple[Features, dict[str, float]]:
+def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> tuple[Features, Scales]:
     """The named tensors of the ONNX file `path` run as written, without fusions, and their INT8 scales where there are.
 
     Tensors that the file does not have are left out.
@@ -153,12 +158,19 @@ def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> 
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(wanted, {session.get_inputs()[0].name: batch})
     constants = {item.name: item for item in model.graph.initializer}
-    scales = {
+    scales: Scales = {
         node.input[0]: float(onnx.numpy_helper.to_array(constants[node.input[1]]).max())
         for node in model.graph.node
         if node.op_type == "QuantizeLinear" and node.input[0] in wanted and node.input[1] in constants
     }
-    return {name: np.asarray(value, np.float64) for name, value in zip(wanted, values, strict=True)}, scales
+    features = {name: np.asarray(value, np.float64) for name, value in zip(wanted, values, strict=True)}
+    for name, factors in noted_factors(model).items():  # back to what the FP32 network computes
+        if name in features:
+            shaped = along_channels(factors, features[name])
+            features[name] *= shaped
+            if name in scales:
+                scales[name] = scales[name] * shaped
+    return features, scales
 
 
 def _reference(

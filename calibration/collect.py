@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from resnetrt.bundle import Bundle, sha256_of
 from resnetrt.calibration.data import Dataset, open_dataset, pixel_hash
+from resnetrt.calibration.equalize import Factors, equalize, find_factors
 from resnetrt.calibration.histogram import Histogram
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.structure import commutes, is_constant, residual_adds, weighted_layers
@@ -27,16 +28,22 @@ from resnetrt.settings import read_settings
 
 _BATCH_BYTES = 64 << 20  # activations of one batch; one more than there are threads are held
 _MAX_BATCH = 16
+_EQUALIZING = 128  # images that decide the equalization: 32 are worth 0.3 dB less, 512 no more
 _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 
-def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) -> CalibrationRecord:
+def calibrate(
+    model_path: Path, dataset: Dataset, preprocessing: Preprocessing, equalized: bool = False
+) -> CalibrationRecord:
     """Run every image of `dataset` through the FP32 ONNX model and return the record.
 
+    With `equalized` the model is equalized first (see `equalize`), by what the first images show.
     Raises `DataError` naming the tensor when an activation is NaN, infinite or constant. Only what nothing but a
     residual add reads may be constant: a branch whose last BatchNorm has no scale yet (gamma 0) is.
     """
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.load(str(model_path))))
+    factors = _find_factors(model, dataset, preprocessing) if equalized else {}
+    equalize(model.graph, factors)
     watched = watched_values(model.graph)
     outputs = [output for layer in weighted_layers(model.graph) if (output := layer.outputs[0]) not in watched]
     order = _names_in_order(model.graph, [*watched, *outputs])
@@ -58,7 +65,7 @@ def calibrate(model_path: Path, dataset: Dataset, preprocessing: Preprocessing) 
             mean.add(results[f"{name}/ReduceMean"], len(images))
     tensors = {name: collector.statistics() for name, collector in collectors.items()}
     output_means = {name: mean.value for name, mean in means.items()}
-    return CalibrationRecord(dataset.name, sha256_of(model_path), tuple(hashes), tensors, output_means)
+    return CalibrationRecord(dataset.name, sha256_of(model_path), tuple(hashes), tensors, output_means, factors)
 
 
 def _run_ahead(
@@ -79,6 +86,23 @@ def _finish(
     frames: UInt8Array, images: FloatArray, run: "Future[dict[str, FloatArray]]"
 ) -> tuple[UInt8Array, FloatArray, dict[str, FloatArray]]:
     return frames, images, run.result()
+
+
+def _find_factors(model: ir.Model, dataset: Dataset, preprocessing: Preprocessing) -> Factors:
+    """Equalization factors from the channels' extremes over the first `_EQUALIZING` images."""
+    copy = ir.serde.deserialize_model(ir.serde.serialize_model(model))
+    main = {add.main.name for add in residual_adds(copy.graph)}
+    watched = [value for value in watched_values(copy.graph) if value.name not in main]  # those are left alone mostly
+    for value in watched:
+        _reduce(copy.graph, value, ("ReduceMin", "ReduceMax"))
+    session = _session(copy)
+    amax: Factors = {}
+    for batch in dataset.select(range(min(_EQUALIZING, len(dataset)))).batches(_batch_size(watched)):
+        results = session.run(preprocessing.normalize(batch.frames))
+        for name in (value.name or "" for value in watched):
+            peak = np.maximum(np.abs(results[f"{name}/ReduceMin"]), np.abs(results[f"{name}/ReduceMax"]))
+            amax[name] = np.maximum(amax.get(name, 0.0), np.where(np.isfinite(peak), peak, 0.0))
+    return find_factors(model.graph, amax)
 
 
 def _names_in_order(graph: ir.Graph, values: list[ir.Value]) -> list[str]:
@@ -239,13 +263,15 @@ def _batch_size(watched: list[ir.Value]) -> int:
     return max(1, min(_MAX_BATCH, _BATCH_BYTES // max(per_image, 1)))
 
 
-def calibrate_bundle(bundle: Bundle, data: str, samples: int, seed: int = 0) -> CalibrationRecord:
+def calibrate_bundle(
+    bundle: Bundle, data: str, samples: int, seed: int = 0, equalized: bool = True
+) -> CalibrationRecord:
     """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle."""
     preprocessing = bundle.manifest.preprocessing
     dataset = open_dataset(data, preprocessing, labelled=False)
     if len(dataset) > samples:
         dataset = dataset.subset(samples, seed)
-    record = calibrate(bundle.variant_file("fp32"), dataset, preprocessing)
+    record = calibrate(bundle.variant_file("fp32"), dataset, preprocessing, equalized)
     with bundle.edit() as editor:
         editor.write(FILE, record.to_bytes())
     return record

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.equalize import along_channels, noted_factors
 from resnetrt.calibration.qdq_graph import QdqGraph, Quantizer
 from resnetrt.errors import CheckFailed
 from resnetrt.golden import Golden
@@ -105,6 +106,7 @@ class _Runs:
 
     def __init__(self, reference: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         self.graph = QdqGraph(quantized)
+        self._factors = noted_factors(quantized)
         self._frames = quantized.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
         self._inputs = [reference.graph.input[0].name, quantized.graph.input[0].name]
         known = {output for node in reference.graph.node for output in node.output}
@@ -120,6 +122,8 @@ class _Runs:
         feed = {self._inputs[1]: frames if self._frames and frames is not None else images}
         exact = _run(self._exact, {self._inputs[0]: images})
         exact.setdefault(self._inputs[0], images)
+        for name in exact.keys() & self._factors.keys():
+            exact[name] = exact[name] / along_channels(self._factors[name], exact[name])
         own = _run(self._own, feed | {_cut_name(name): exact[name] for name in self._cuts})
         return exact, _run(self._whole, feed), own
 

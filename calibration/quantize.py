@@ -10,8 +10,9 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.bake import PIXELS, bake_float, bake_integer
 from resnetrt.calibration.dialects import Dialect
 from resnetrt.calibration.dialects import dialect as find_dialect
+from resnetrt.calibration.equalize import equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
-from resnetrt.calibration.placement import Points, place
+from resnetrt.calibration.placement import place
 from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
@@ -22,6 +23,8 @@ from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import Parity, require
 from resnetrt.preprocess import Preprocessing
+
+Params = dict[str, QuantParams]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
             "weight_method": options.weight_method,
             "reduce_range": options.reduce_range,
             "bias_correction": options.bias_correction,
+            "equalized": bool(record.equalization),
             "calibration_sha256": bundle.manifest.files[FILE].sha256,
             "calibration_dataset": record.dataset,
             "calibration_images": len(record.image_hashes),
@@ -103,14 +107,14 @@ def quantize_model(
     """
     model = ir.load(str(path))
     graph = model.graph
+    equalize(graph, record.equalization)
+    note_factors(model, record.equalization)
     points = place(graph, rules, keep_float)
-    inputs = _layer_inputs(graph, points, record, rules, options, keep_float)
+    params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
+    inputs = _layer_inputs(graph, params, record, keep_float)
     if options.input == "uint8":
         assert preprocessing is not None
-        points, inputs, pixels = _bake(graph, points, inputs, record, rules, keep_float, preprocessing)
-    else:
-        pixels = {}
-    params = pixels | {name: range_params(record, source, rules, options.method) for name, source in points.items()}
+        params, inputs = _bake(graph, params, inputs, record, rules, keep_float, preprocessing)
     layer_options = LayerOptions(
         rules.integer_bias, options.bias_correction, 63 if options.reduce_range else 127, options.weight_method
     )
@@ -121,41 +125,35 @@ def quantize_model(
 
 
 def _layer_inputs(
-    graph: ir.Graph,
-    points: Points,
-    record: CalibrationRecord,
-    rules: Dialect,
-    options: QuantizeOptions,
-    keep_float: frozenset[str],
+    graph: ir.Graph, params: Params, record: CalibrationRecord, keep_float: frozenset[str]
 ) -> dict[str, LayerInput]:
     """Scale and channel means of the quantized input of every layer that becomes integer."""
     inputs = {}
     for layer in weighted_layers(graph):
         source = layer.inputs[0]
-        if source is not None and source.name in points and layer.name not in keep_float:
-            scale = range_params(record, points[source.name], rules, options.method).scale
-            inputs[layer.name or ""] = LayerInput(scale, record[source.name].channel_mean)
+        if source is not None and source.name in params and layer.name not in keep_float:
+            inputs[layer.name or ""] = LayerInput(params[source.name].scale, record[source.name].channel_mean)
     return inputs
 
 
 def _bake(
     graph: ir.Graph,
-    points: Points,
+    params: Params,
     inputs: dict[str, LayerInput],
     record: CalibrationRecord,
     rules: Dialect,
     keep_float: frozenset[str],
     preprocessing: Preprocessing,
-) -> tuple[Points, dict[str, LayerInput], dict[str, QuantParams]]:
-    """Bake the preprocessing in; exactly, unless the first layer stays float. Returns the pair for the pixels too."""
+) -> tuple[Params, dict[str, LayerInput]]:
+    """Bake the preprocessing in; exactly, unless the first layer stays float."""
     name = graph.inputs[0].name or ""
-    points = {point: source for point, source in points.items() if point != name}
+    params = {point: chosen for point, chosen in params.items() if point != name}
     if any(use.node.name in keep_float for use in graph.inputs[0].uses()):
         bake_float(graph, preprocessing)
-        return points, inputs, {}
+        return params, inputs
     baked = bake_integer(graph, preprocessing, rules, record[name].channel_mean)
     pixels = {} if baked.pair is None else {PIXELS: baked.pair}
-    return points, inputs | {baked.layer: baked.source}, pixels
+    return pixels | params, inputs | {baked.layer: baked.source}
 
 
 def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:

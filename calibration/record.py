@@ -14,8 +14,8 @@ from resnetrt.calibration.histogram import BINS_PER_SIDE, bin_centers
 from resnetrt.errors import BundleError, UsageError
 
 FILE = "calibration.safetensors"
-_FORMAT = 2
-_READABLE = (1, 2)  # format 1 had no extremes per batch
+_FORMAT = 3
+_READABLE = (1, 2, 3)  # format 1 had no extremes per batch, 2 no equalization
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class CalibrationRecord:
     """Statistics by tensor name, per-channel means of layer outputs (for bias correction), and where they come from.
 
     `image_hashes` are SHA-256 of the decoded pixels of every image used; `model_sha256` is the FP32 ONNX file's.
+    `equalization` holds the factors `(C,)` by which tensors were divided (see `equalize`) before all of this was
+    measured; it is empty if they were not.
     """
 
     dataset: str
@@ -56,12 +58,21 @@ class CalibrationRecord:
     image_hashes: tuple[str, ...]
     tensors: dict[str, TensorStatistics]
     output_means: dict[str, npt.NDArray[np.float64]]
+    equalization: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> TensorStatistics:
         found = self.tensors.get(name)
         if found is None:
             raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
         return found
+
+    def amax_in_model(self) -> dict[str, float]:
+        """The largest magnitude of each tensor in the FP32 file, where it is not divided by its factors."""
+        one = np.ones(1)
+        return {
+            name: float((item.channel_amax * self.equalization.get(name, one)).max())
+            for name, item in self.tensors.items()
+        }
 
     @property
     def sha256(self) -> str:
@@ -80,12 +91,15 @@ class CalibrationRecord:
             arrays[f"batch_extremes/{name}"] = item.batch_extremes
         for name, mean in sorted(self.output_means.items()):
             arrays[f"output_mean/{name}"] = mean
+        for name, factors in sorted(self.equalization.items()):
+            arrays[f"equalization/{name}"] = factors
         header = {
             "format": _FORMAT,
             "dataset": self.dataset,
             "model_sha256": self.model_sha256,
             "image_hashes": list(self.image_hashes),
             "tensors": scalars,
+            "amax": self.amax_in_model(),
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes raw buffers
         return bytes(save_safetensors(arrays, metadata={"record": json.dumps(header, sort_keys=True, allow_nan=False)}))
@@ -99,9 +113,9 @@ class CalibrationRecord:
             if header["format"] not in _READABLE:
                 raise BundleError(f"{where}: calibration record format {header['format']}, expected at most {_FORMAT}")
             tensors = {name: _statistics(name, values, arrays) for name, values in header["tensors"].items()}
-            prefix = "output_mean/"
-            means = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-            return cls(header["dataset"], header["model_sha256"], tuple(header["image_hashes"]), tensors, means)
+            means, factors = (_under(prefix, arrays) for prefix in ("output_mean/", "equalization/"))
+            images = tuple(header["image_hashes"])
+            return cls(header["dataset"], header["model_sha256"], images, tensors, means, factors)
         except (KeyError, ValueError, TypeError, OSError) as error:
             text = f"{where}: expected a calibration record, found {error}; run resnetrt calibrate"
             raise BundleError(text) from error
@@ -109,6 +123,10 @@ class CalibrationRecord:
             if isinstance(error, BundleError):
                 raise
             raise BundleError(f"{where}: damaged calibration record ({error}); run resnetrt calibrate") from error
+
+
+def _under(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
 
 
 def _metadata(blob: bytes) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def lost_channels(evidence: Evidence) -> Iterator[Suspect]:
         matter = int(np.count_nonzero(lost & (influence > LOST_INFLUENCE * heard)))
         if matter:
             problem = f"{matter} of {len(amax)} channels of its input {row.input} round to zero (step {row.step:.3g})"
-            yield Suspect(row.layer, problem, "equalize the layers, or keep it in a higher precision: resnetrt search")
+            yield Suspect(row.layer, problem, _remedy_of_spread(evidence))
 
 
 @check
@@ -175,8 +175,7 @@ def outlier_channel(evidence: Evidence) -> Iterator[Suspect]:
             top = int(amax.argmax())
             problem = f"channel {top} of its input {row.input} reaches {amax[top]:.3g}, the median channel "
             problem += f"{np.median(live):.3g} and so has {levels:.1f} integers"
-            remedy = "equalize the layers, or keep it in a higher precision: resnetrt search"
-            yield Suspect(row.layer, problem, remedy)
+            yield Suspect(row.layer, problem, _remedy_of_spread(evidence))
 
 
 @check
@@ -213,6 +212,13 @@ def _by_input(rows: Sequence[LayerRow]) -> dict[str, LayerRow]:
     return found
 
 
+def _remedy_of_spread(evidence: Evidence) -> str:
+    """Equalization, unless that was tried."""
+    if evidence.record is not None and not evidence.record.equalization:
+        return "equalize the channels: resnetrt calibrate, without --no-equalize"
+    return "keep it in a higher precision: resnetrt search"
+
+
 def _channels(evidence: Evidence) -> Iterator[tuple[LayerRow, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """Per weighted layer: its row, the largest magnitude of each input channel, that times the norm of its weights."""
     record = evidence.record
@@ -225,4 +231,5 @@ def _channels(evidence: Evidence) -> Iterator[tuple[LayerRow, npt.NDArray[np.flo
         if rest == 0 and groups and len(weights) % groups == 0:
             grouped = weights.reshape(groups, len(weights) // groups, weights.shape[1], -1)
             norms = np.sqrt(np.square(grouped, dtype=np.float64).sum((1, 3))).ravel()
-            yield row, amax, amax * norms
+            in_model = amax * record.equalization.get(row.input, 1.0)  # as the weights of the FP32 file are
+            yield row, amax, in_model * norms

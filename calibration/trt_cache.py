@@ -55,7 +55,12 @@ def write_cache(path: Path, record: CalibrationRecord, method: str = "entropy", 
 
 
 def cache_text(record: CalibrationRecord, method: str = "entropy", version: str = "10.3.0") -> str:
-    """The cache with the symmetric int8 scale of every recorded tensor, by range method `method`."""
+    """The cache with the symmetric int8 scale of every recorded tensor, by range method `method`.
+
+    Raises `UsageError` for a record of an equalized network: TensorRT would quantize the network as it is.
+    """
+    if record.equalization:
+        raise UsageError("TensorRT cache: the calibration record is of an equalized network; calibrate --no-equalize")
     rules = DIALECTS["tensorrt"]
     scales = {name: range_params(record, name, rules, method).scale for name in record.tensors}
     lines = [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items()]

@@ -13,7 +13,10 @@ from resnetrt.cli.output import emit_json
 @click.option("--data", required=True, help="Image folder, .npz, or an embedded set such as fashion_calib.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images at most.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which images, when there are more.")
-@click.option("--write-trt-cache", type=click.Path(path_type=Path), help="Also a TensorRT calibration cache, as text.")
+@click.option("--no-equalize", is_flag=True, help="Measure the network as it is, channels not equalized.")
+@click.option(
+    "--write-trt-cache", type=click.Path(path_type=Path), help="Also a TensorRT cache, as text; not equalized."
+)
 @click.option("--trt-method", default="entropy", show_default=True, help="Range method of the scales in the cache.")
 @click.option("--trt-version", default="10.3.0", show_default=True, help="The TensorRT that is to take the cache.")
 @json_option
@@ -22,6 +25,7 @@ def command(
     data: str,
     samples: int,
     seed: int,
+    no_equalize: bool,
     write_trt_cache: Path | None,
     trt_method: str,
     trt_version: str,
@@ -33,10 +37,13 @@ def command(
     from resnetrt.calibration.trt_cache import check_header, write_cache
 
     check_header(trt_method, trt_version)
-    record = calibrate_bundle(Bundle.open(bundle), data, samples, seed)
+    record = calibrate_bundle(
+        Bundle.open(bundle), data, samples, seed, equalized=not no_equalize and write_trt_cache is None
+    )
     if write_trt_cache is not None:
         write_cache(write_trt_cache, record, trt_method, trt_version)
     if as_json:
-        emit_json({"bundle": str(bundle), "images": len(record.image_hashes), "tensors": len(record.tensors)})
+        sizes = {"images": len(record.image_hashes), "tensors": len(record.tensors)}
+        emit_json({"bundle": str(bundle), **sizes, "equalized": bool(record.equalization)})
         return
     click.echo(f"{bundle}: {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")

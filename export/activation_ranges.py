@@ -24,6 +24,7 @@ def recorded_amax(bundle: Bundle) -> dict[str, float] | None:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(json.loads(file.read(length))["__metadata__"]["record"])
         tensors = {name: max(abs(float(low)), abs(float(high))) for name, (low, high, *_) in header["tensors"].items()}
+        tensors |= {name: float(value) for name, value in header.get("amax", {}).items()}  # where those are equalized
         model = header["model_sha256"]
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: expected a calibration record, found {error}; run resnetrt calibrate") from error

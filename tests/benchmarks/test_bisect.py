@@ -80,12 +80,12 @@ def test_a_bad_scale_of_an_int8_engine(fashion_bundle, capsys):
 
 
 def first_scale_inside(bundle, file):
-    """Multiply the scale of what the second convolution of the guilty block reads by 100."""
+    """Multiply the scale of what the second convolution of the guilty block reads by 1000."""
     model = onnx.load(bundle.path / file)
     layers = {node.name: node for node in model.graph.node}
     made = {output: node for node in model.graph.node for output in node.output}
     scale = made[layers[f"{GUILTY}.conv2.conv"].input[0]].input[1]
-    return lambda name, v: v * np.float32(100) if name == scale else None
+    return lambda name, v: v * np.float32(1000) if name == scale else None
 
 
 def test_a_fault_of_an_fp16_file(fashion_bundle):

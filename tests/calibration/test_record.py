@@ -122,7 +122,7 @@ def test_safetensors_of_another_kind():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3}, "calibration record format 3, expected at most 2"),
+        ({"format": 4}, "calibration record format 4, expected at most 3"),
         ({"tensors": {"gone": [0, 1, 1]}}, "found 'counts/gone'"),
         ({"tensors": {"input": [0]}}, "damaged calibration record|expected a calibration record"),
         ({"tensors": [1]}, "damaged calibration record|expected a calibration record"),

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.dialects import DIALECTS
 from resnetrt.calibration.import_qdq import quantize_from_cache
 from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_variant, range_params
@@ -46,8 +47,15 @@ def test_a_file_as_tensorrt_writes_it(tmp_path: Path):
     assert scales["z"] == struct.unpack(">f", bytes.fromhex("0000001f"))[0]
 
 
-def test_round_trip(fashion_bundle: Bundle, tmp_path: Path):
-    record = load_record(fashion_bundle)
+@pytest.fixture
+def plain_bundle(fashion_bundle: Bundle) -> Bundle:
+    """With a record of the network as it is, not equalized."""
+    calibrate_bundle(fashion_bundle, "fashion_calib", 64, equalized=False)
+    return fashion_bundle
+
+
+def test_round_trip(plain_bundle: Bundle, tmp_path: Path):
+    record = load_record(plain_bundle)
     write_cache(tmp_path / "c.cache", record, "mse", "8.6.1")
     assert (tmp_path / "c.cache").read_text() == cache_text(record, "mse", "8.6.1")
     scales = read_cache(tmp_path / "c.cache")
@@ -84,12 +92,12 @@ def scales_of(bundle: Bundle, variant: str) -> dict[str, np.ndarray]:
     return {t.name: onnx.numpy_helper.to_array(t) for t in tensors if t.name.endswith(".scale")}
 
 
-def test_a_variant_from_a_cache_is_the_one_from_the_record(fashion_bundle: Bundle, tmp_path: Path):
-    write_cache(tmp_path / "c.cache", load_record(fashion_bundle), "minmax")
-    variant, parity = quantize_from_cache(fashion_bundle, tmp_path / "c.cache", "tensorrt", QuantizeOptions())
+def test_a_variant_from_a_cache_is_the_one_from_the_record(plain_bundle: Bundle, tmp_path: Path):
+    write_cache(tmp_path / "c.cache", load_record(plain_bundle), "minmax")
+    variant, parity = quantize_from_cache(plain_bundle, tmp_path / "c.cache", "tensorrt", QuantizeOptions())
     assert variant == "int8.tensorrt"
     assert parity.sqnr_db > 25
-    opened = Bundle.open(fashion_bundle.path)
+    opened = Bundle.open(plain_bundle.path)
     assert opened.manifest.variants[variant].evidence["trt_cache"] == "c.cache"
     cached = scales_of(opened, variant)
     quantize_variant(opened, "tensorrt", QuantizeOptions("minmax", bias_correction=False))
@@ -99,12 +107,12 @@ def test_a_variant_from_a_cache_is_the_one_from_the_record(fashion_bundle: Bundl
         np.testing.assert_allclose(cached[name], scale, rtol=2e-7)
 
 
-def test_the_cpu_dialect_gets_unsigned_integers_behind_a_relu(fashion_bundle: Bundle, tmp_path: Path):
-    write_cache(tmp_path / "c.cache", load_record(fashion_bundle), "mse")
-    record = record_from_cache(fashion_bundle.variant_file("fp32"), tmp_path / "c.cache")
+def test_the_cpu_dialect_gets_unsigned_integers_behind_a_relu(plain_bundle: Bundle, tmp_path: Path):
+    write_cache(tmp_path / "c.cache", load_record(plain_bundle), "mse")
+    record = record_from_cache(plain_bundle.variant_file("fp32"), tmp_path / "c.cache")
     assert {name for name, item in record.tensors.items() if item.minimum == 0} >= {"relu", "view", "stages.0.0.relu_1"}
     assert record["stages.1.0.shortcut.conv"].minimum < 0
-    _, parity = quantize_from_cache(fashion_bundle, tmp_path / "c.cache", "cpu", QuantizeOptions())
+    _, parity = quantize_from_cache(plain_bundle, tmp_path / "c.cache", "cpu", QuantizeOptions())
     assert parity.sqnr_db > 28
 
 

@@ -1,0 +1,194 @@
+"""Cross-layer equalization: channels of very different range share one scale better after each is divided by a factor.
+
+ReLU, pools and residual adds commute with positive factors per channel, so a layer's output channel can be divided and
+every reader's weights multiplied by the same number without changing the network (Nagel et al. 2019, arXiv:1906.04721,
+section 4.1). The factors follow measured ranges, so that activations, which have one scale for all channels, gain:
+with r a channel's largest magnitude over that of its tensor, its factor is sqrt(r). Weights have a scale for each
+output channel and lose little.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from resnetrt.calibration.structure import WEIGHTED, is_constant, weighted_layers
+
+Factors = dict[str, npt.NDArray[np.float64]]
+METADATA = "resnetrt.equalization"
+_EXPONENT = 0.5
+_LEAST = 1e-6  # of a tensor's range; a channel below is as good as dead
+_HOMOGENEOUS = (
+    *("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceMax"),
+    *("Identity", "Dropout", "Slice", "Reshape", "Flatten", "Squeeze"),
+)
+
+
+def find_factors(graph: ir.Graph, channel_amax: Mapping[str, npt.NDArray[np.float64]]) -> Factors:
+    """Factors `(C,)` by name of every value that is to be divided; values whose factors are all one are left out.
+
+    `channel_amax` holds the largest magnitude of each channel of the values that get scales; shapes must be known.
+    """
+    channels = _Channels(graph)
+    relative = np.zeros(channels.count)
+    for name, amax in channel_amax.items():
+        if name in channels.ids and amax.max() > 0:
+            np.maximum.at(relative, channels.roots(name), amax / amax.max())
+    factors = np.where(relative > 0, np.maximum(relative, _LEAST) ** _EXPONENT, 1.0)
+    factors[channels.pinned()] = 1.0
+    found = {name: factors[channels.roots(name)] for name in channels.ids}
+    return {name: values for name, values in found.items() if (values != 1).any()}
+
+
+def equalize(graph: ir.Graph, factors: Factors) -> None:
+    """Divide the named values by their factors: rewrites weights and biases, nothing else."""
+    for layer in weighted_layers(graph):
+        source, weight, output = layer.inputs[0], layer.inputs[1], layer.outputs[0]
+        assert source is not None
+        assert weight is not None
+        assert weight.const_value is not None
+        array = weight.const_value.numpy().astype(np.float64)
+        into, out = factors.get(source.name or ""), factors.get(output.name or "")
+        transposed = layer.op_type == "Gemm" and not _is_set(layer, "transB")
+        if transposed:
+            array = array.T
+        if into is not None:
+            array = array * _per_input(into, array)
+        if out is not None:
+            array = array / out.reshape(-1, *[1] * (array.ndim - 1))
+            bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+            if bias is not None and bias.const_value is not None:
+                _replace(bias, bias.const_value.numpy() / out)
+        _replace(weight, array.T if transposed else array)
+
+
+def note_factors(model: ir.Model, factors: Factors) -> None:
+    """Write the factors into the model's metadata, so that its values can be compared with those of other files."""
+    if factors:
+        model.metadata_props[METADATA] = json.dumps({name: values.tolist() for name, values in factors.items()})
+
+
+def noted_factors(model: onnx.ModelProto) -> Factors:
+    """The factors that `note_factors` wrote, shaped to divide `(N, C, ...)`; empty for any other model."""
+    text = next((item.value for item in model.metadata_props if item.key == METADATA), "{}")
+    return {name: np.asarray(values, np.float64) for name, values in json.loads(text).items()}
+
+
+def along_channels(factors: npt.NDArray[np.float64], values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """`factors` `(C,)` in the shape that broadcasts over `values` `(N, C, ...)`."""
+    return factors.astype(np.float32).reshape(1, -1, *[1] * (values.ndim - 2))
+
+
+def _per_input(into: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Factors `(C,)` of the input in the shape of `weights` `(outputs, C / groups, ...)`."""
+    outputs, each = weights.shape[:2]
+    groups = len(into) // each
+    rows = into.reshape(groups, each).repeat(outputs // groups, 0)
+    return rows.reshape(outputs, each, *[1] * (weights.ndim - 2))
+
+
+def _replace(value: ir.Value, array: npt.NDArray[Any]) -> None:
+    value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
+
+
+def _is_set(node: ir.Node, attribute: str) -> bool:
+    found = node.attributes.get(attribute)
+    return found is not None and found.as_int() == 1
+
+
+class _Channels:
+    """Which channels of which values must share a factor (union-find over all of them), and which can't have one."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.ids: dict[str, npt.NDArray[np.int64]] = {}
+        self.count = 0
+        values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+        for value in values:
+            width = _width(value)
+            if width is not None:
+                self.ids[value.name or ""] = np.arange(self.count, self.count + width)
+                self.count += width
+        self._parent = np.arange(self.count)
+        self._pinned = np.zeros(self.count, bool)
+        for value in (*graph.inputs, *graph.outputs):
+            self._pin(value)
+        weights = [layer.inputs[1] for layer in weighted_layers(graph)]
+        for node in graph:
+            self._visit(node, shared=node.op_type in WEIGHTED and sum(w is node.inputs[1] for w in weights) != 1)
+
+    def roots(self, name: str) -> npt.NDArray[np.int64]:
+        """The group of each channel of a value."""
+        found = self.ids[name]
+        while not np.array_equal(above := self._parent[found], found):
+            found = above
+        return found
+
+    def pinned(self) -> npt.NDArray[np.int64]:
+        """Groups that stay as they are."""
+        found = np.flatnonzero(self._pinned)
+        while not np.array_equal(above := self._parent[found], found):
+            found = above
+        return found
+
+    def _visit(self, node: ir.Node, shared: bool) -> None:
+        values = [value for value in node.inputs if not is_constant(value)]
+        output = node.outputs[0]
+        if node.op_type in WEIGHTED and not shared:
+            return
+        if node.op_type in _HOMOGENEOUS and _width(output) == _width(values[0]) and not _mixes_channels(node):
+            self._join(values[0], output, 0)
+        elif node.op_type == "Add" and len(values) == 2 and all(_width(v) == _width(output) for v in values):
+            self._join(values[0], output, 0)
+            self._join(values[1], output, 0)
+        elif node.op_type == "Pad" and (before := _zeros_before_channels(node)) is not None:
+            self._join(values[0], output, before)
+        else:
+            for value in (*values, *node.outputs):
+                self._pin(value)
+
+    def _join(self, value: ir.Value | None, output: ir.Value, offset: int) -> None:
+        assert value is not None
+        if (value.name or "") not in self.ids:
+            self._pin(output)
+            return
+        one = self.roots(value.name or "")
+        two = self.roots(output.name or "")[offset : offset + len(one)]
+        self._parent[np.maximum(one, two)] = np.minimum(one, two)
+
+    def _pin(self, value: ir.Value | None) -> None:
+        if value is not None and (value.name or "") in self.ids:
+            self._pinned[self.ids[value.name or ""]] = True
+
+
+def _width(value: ir.Value | None) -> int | None:
+    """The number of channels, axis 1; None where it is unknown or there is none."""
+    if value is None or value.shape is None or len(value.shape) < 2:
+        return None
+    width = value.shape[1]
+    return width if isinstance(width, int) else None
+
+
+def _mixes_channels(node: ir.Node) -> bool:
+    """Whether a reduction goes over the channels, or over axes that are not known."""
+    if not node.op_type.startswith("Reduce"):
+        return False
+    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    rank = None if node.inputs[0] is None or node.inputs[0].shape is None else len(node.inputs[0].shape)
+    if axes is None or rank is None:
+        return True
+    return any(int(axis) % rank in (0, 1) for axis in axes.numpy())
+
+
+def _zeros_before_channels(node: ir.Node) -> int | None:
+    """How many channels a Pad puts before those it is given; None unless it fills with zeros by constant amounts."""
+    pads = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    fill = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    given = len(node.inputs) > 2 and node.inputs[2] is not None
+    if pads is None or len(node.inputs) > 3 or (given and (fill is None or fill.numpy().any())):
+        return None
+    mode = node.attributes.get("mode")
+    return None if mode is not None and mode.as_string() != "constant" else int(pads.numpy()[1])
