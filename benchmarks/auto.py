@@ -11,7 +11,8 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+HALF = ("fp16", "bf16")
+PRECISIONS = ("fp32", *HALF, "int8")
 CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "verification", "not here"
 
 
@@ -49,6 +50,8 @@ def try_all(bundle: Bundle) -> Iterator[Attempt]:
 
 def _try(bundle: Bundle, backend: str, precision: str) -> Attempt:
     compiler = find_compiler(backend)
+    if precision in HALF and precision not in compiler.CASTS:
+        return Attempt(backend, precision, None, ABSENT, f"{backend} does not compute in {precision}")
     try:
         target = compiler.resolve_target(None)
         obstacle = compiler.obstacle(target)
