@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: the engine file is the compiled model that OpenVINO exported."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def properties(precision: str, threads: int) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        # every session counts its cores from the first: pinned, two sessions of one thread would share a core
+        "ENABLE_CPU_PINNING": threads >= len(os.sched_getaffinity(0)),
     }
 
 
