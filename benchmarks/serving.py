@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Running:
-    """A server process, and a call that sends one request and gives a future."""
+    """A server process, and a call that sends one request and waits for its answer."""
 
     process_id: int
     send: Callable[[bytes], Any]
@@ -67,7 +66,7 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
             bare.append(_offline(sessions, batch, plan.seconds))
             served.append(plan.batch * _saturate(server, requests[plan.batch], plan))
             direct = _latencies(lambda: sessions[0].infer(one), plan.seconds / 2)
-            remote = _latencies(lambda: server.send(requests[1]).result(), plan.seconds / 2)
+            remote = _latencies(lambda: server.send(requests[1]), plan.seconds / 2)
             added.append({f"p{p}": float(np.percentile(remote, p) - np.percentile(direct, p)) for p in (50, 99)})
             memory_mb.append(_rss_mb(server.process_id))
     shares = [a / b for a, b in zip(served, bare, strict=True)]
@@ -113,7 +112,7 @@ def serving(bundle: Bundle, engine: str, plan: Plan) -> Iterator[Running]:
             raise EnvironmentFault(f"the server ended with {process.wait()} before it listened; its log says why")
         with grpc.insecure_channel(f"127.0.0.1:{json.loads(line)['grpc_port']}") as channel:
             _await_ready(channel, process)
-            yield Running(process.pid, channel.unary_unary(_INFER).future)
+            yield Running(process.pid, channel.unary_unary(_INFER))
     finally:
         process.terminate()
         process.wait()
@@ -169,24 +168,18 @@ def _offline(sessions: Sequence[Session], batch: np.ndarray[Any, Any], seconds: 
 
 def _saturate(server: Running, request: bytes, plan: Plan) -> float:
     """Requests a second with `clients` of them always under way."""
-    answers: SimpleQueue[Any] = SimpleQueue()
 
-    def send() -> None:
-        server.send(request).add_done_callback(answers.put)
+    def drive(_: int) -> int:
+        count = 0
+        while time.monotonic() < end:
+            server.send(request)
+            count += 1
+        return count
 
-    started = time.monotonic()
-    end, done = started + plan.seconds, 0
-    for _ in range(plan.clients):
-        send()
-    waiting = plan.clients
-    while waiting:
-        answers.get().result()
-        done += 1
-        if time.monotonic() < end:
-            send()
-        else:
-            waiting -= 1
-    return done / (time.monotonic() - started)
+    with ThreadPoolExecutor(plan.clients) as pool:
+        started = time.monotonic()
+        end = started + plan.seconds
+        return sum(pool.map(drive, range(plan.clients))) / (time.monotonic() - started)
 
 
 def _latencies(call: Callable[[], object], seconds: float) -> list[float]:

@@ -31,8 +31,6 @@ EXTENSIONS = (
     "classification",
     "model_configuration",
     "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
     "statistics",
     "system_shared_memory",
 )

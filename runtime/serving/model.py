@@ -1,6 +1,7 @@
 """One loaded bundle: its batcher and what the protocol says about it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from resnetrt.bundle import Bundle
@@ -43,24 +44,27 @@ class ServedModel:
         """
         bundle = Bundle.open(spec.path)
         sessions = load_instances(bundle, spec.engine, options.instances, options.threads, options.fallback)
-        shadow = None
-        try:
+        with ExitStack() as undo:
+            for session in sessions:
+                undo.callback(session.close)
+            shadow = None
             if options.shadow is not None:
                 find = options.reference_of
                 reference = None if find is None else find(bundle)
                 shadow = start_shadow(bundle, sessions[0], options.shadow, reference=reference, on_alarm=on_alarm)
+                undo.callback(shadow.close)
             after = None if shadow is None else shadow.offer
             batcher = Batcher(sessions, options.batching, statistics=statistics, after=after)
+            undo.callback(batcher.close, drain=False)
             batcher.warm_up()
-        except BaseException:
-            _close([shadow, *sessions])
-            raise
+            undo.pop_all()
         return cls(spec.name, bundle, sessions[0], batcher, shadow)
 
     def close(self) -> None:
         """Run what waits, then free the engine."""
         self.batcher.close()
-        _close([self.shadow])
+        if self.shadow is not None:
+            self.shadow.close()
 
     def facts(self) -> dict[str, Any]:
         """Which engine runs, why not the one that was asked for, and why it is suspected, if it is."""
@@ -121,12 +125,6 @@ class ServedModel:
 
     def _platform(self) -> str:
         return f"resnetrt_{self.sidecar['backend']}"
-
-
-def _close(parts: Sequence[ShadowCheck | Session | None]) -> None:
-    for part in parts:
-        if part is not None:
-            part.close()
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

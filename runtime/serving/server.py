@@ -3,8 +3,10 @@
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,7 @@ from resnetrt.runtime.serving.repository import Repository
 from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
+_SWITCH_S = 0.0005  # an engine's thread that comes back with outputs waits this long for the event loop, not 5 ms
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -47,6 +50,7 @@ def run(specs: list[ModelSpec], options: ServeOptions, announce: Callable[[Ports
     `announce` is called with the ports as soon as they listen, before the models are loaded. Raises what loading a
     model raises, `EnvironmentFault` for a port that is taken.
     """
+    sys.setswitchinterval(_SWITCH_S)
     asyncio.run(Server(specs, options).serve(announce))
 
 
@@ -132,9 +136,7 @@ class Server:
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():
             _log.warning("second signal: ending at once")
-            self._http.force_exit = self._metrics.force_exit = True
-            for task in asyncio.all_tasks():
-                task.cancel()
+            os._exit(128 + signal.SIGTERM)
         self._repository.draining = True
         stop.set()
 

@@ -292,6 +292,20 @@ def test_sigterm_under_load_answers_what_was_accepted(labelled_bundle, tmp_path)
     assert [row["message"] for row in server.logged()][-2:] == ["draining", "stopped"]
 
 
+def test_a_second_signal_ends_at_once(labelled_bundle, tmp_path):
+    options = ["--engine", "onnxruntime-fp32-cpu", "--threads", "1"]
+    body = json.dumps(probes.head()).encode()
+    arguments = [labelled_bundle, *options, "--exit-timeout-secs", "60"]
+    # the slow request, whose body never comes, holds the end up
+    with serving(tmp_path / "log", arguments) as server, _slow(server.http, head_of(len(body)) + body[:-1]):
+        assert bare_http.request(server.http, "GET", "/v2/health/live")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        while not any(row["message"] == "draining" for row in server.logged()):
+            time.sleep(0.02)
+        assert server.process.poll() is None
+        assert server.end(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
 def test_kill_9_under_load_gives_no_wrong_answer_and_the_bundle_stays_whole(labelled_bundle, tmp_path):
     with serving(tmp_path / "log", [labelled_bundle, *ENGINE]) as server, Load(server) as load:
         assert server.end(signal.SIGKILL) == -signal.SIGKILL

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+import tiny_bundle
+
+from resnetrt.benchmarks.serving import main
+from resnetrt.export.compilers import compile_variant
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    bundle = tiny_bundle.make_bundle(tmp_path_factory.mktemp("serving") / "tiny.bundle")
+    compile_variant(bundle, "fp32", "onnxruntime")
+    return str(bundle.path)
+
+
+def test_every_round_has_its_numbers(tiny, capsys):
+    assert main([tiny, "--json", "--rounds", "2", "--seconds", "0.2", "--clients", "2", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["engine"] == "onnxruntime-fp32-cpu"
+    assert len(found["served_shares"]) == len(found["added_ms"]) == 2
+    assert min(found["bare_images_per_s"] + found["served_images_per_s"] + found["server_rss_mb"]) > 0
+    for share, bare, served in zip(
+        found["served_shares"], found["bare_images_per_s"], found["served_images_per_s"], strict=True
+    ):
+        assert share == pytest.approx(served / bare)
+
+
+def test_people_get_a_sentence(tiny, capsys):
+    assert main([tiny, "--rounds", "1", "--seconds", "0.1", "--clients", "1", "--threads", "1"]) == 0
+    assert "over gRPC" in capsys.readouterr().out
+
+
+def test_an_unknown_engine_is_exit_code_2(tiny, capsys):
+    assert main([tiny, "--engine", "other"]) == 2
+    assert "unknown engine" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_start_is_told(tiny, capsys):
+    assert main([tiny, "--max-batch-size", "0", "--threads", "1"]) == 4
+    assert "before it listened" in capsys.readouterr().err
