@@ -1,6 +1,6 @@
 """Write Q/DQ pairs, integer weights and biases into a float graph (ONNX QuantizeLinear/DequantizeLinear)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from resnetrt.calibration.learn_rounding import LearnedRounding
 from resnetrt.calibration.ranges import QuantParams
 from resnetrt.calibration.round_weights import quantize_weights
 from resnetrt.calibration.structure import weighted_layers
+from resnetrt.progress import track
 
 _INT32_MAX = 2**31 - 1
 
@@ -31,6 +33,7 @@ class LayerOptions:
     bias_correction: bool = True
     weight_max: int = 127
     weight_method: str = "amax"
+    rounding: LearnedRounding | None = None
 
 
 def insert_activation_pairs(
@@ -67,7 +70,10 @@ def quantize_layers(graph: ir.Graph, inputs: Mapping[str, LayerInput], options: 
     that back (Nagel et al. 2019, arXiv:1906.04721, section 4.2, with the measured input means). With
     `options.integer_bias` biases become int32 with scale input x weight.
     """
-    for layer in weighted_layers(graph):
+    layers: Iterable[ir.Node] = weighted_layers(graph)
+    if options.rounding is not None:
+        layers = track(layers, "learning to round", len(weighted_layers(graph)), "layers")
+    for layer in layers:
         if (source := inputs.get(layer.name or "")) is not None:
             _quantize_layer(graph, layer, source, options)
 
@@ -80,6 +86,8 @@ def _quantize_layer(graph: ir.Graph, layer: ir.Node, source: LayerInput, options
     array = weight.const_value.numpy()
     least = _least_scales(bias, source.scale, array.shape[axis]) if options.integer_bias else None
     integers, scales = quantize_weights(array, axis, options.weight_max, least, options.weight_method)
+    if options.rounding is not None:
+        integers = options.rounding.round(layer, array, axis, integers, scales, options.weight_max)
     layer.replace_input_with(1, _dequantized(graph, layer, f"{weight.name}", integers, scales, axis))
     _drop_if_unused(graph, weight)
     if bias is None or bias.const_value is None:

@@ -12,13 +12,14 @@ from resnetrt.calibration.dialects import Dialect
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.equalize import equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
+from resnetrt.calibration.learn_rounding import Learning
 from resnetrt.calibration.placement import place
 from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
 from resnetrt.calibration.suspects import blaming
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.export.compilers import UINT8
+from resnetrt.export.cast_recipes import UINT8
 from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import Parity, require
@@ -33,7 +34,8 @@ class QuantizeOptions:
 
     `reduce_range` keeps weights to 7 bits, for CPUs without VNNI. Without VNNI the 8-bit multiply-add
     saturates at 16 bits; 7-bit weights can't reach that. `bias_correction` takes back the mean error of the rounded
-    weights. `input` is `float32`, or `uint8` for frames `(N, H, W, C)` with the preprocessing baked in.
+    weights. `input` is `float32`, or `uint8` for frames `(N, H, W, C)` with the preprocessing baked in. `learning`
+    rounds weights by what it does to the outputs (`learn_rounding`), where there is time for it.
     """
 
     method: str = "mse"
@@ -41,6 +43,7 @@ class QuantizeOptions:
     weight_method: str = "amax"
     bias_correction: bool = True
     input: str = "float32"
+    learning: Learning | None = None
 
     def __post_init__(self) -> None:
         if self.input not in ("float32", "uint8"):
@@ -83,6 +86,7 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
             "reduce_range": options.reduce_range,
             "bias_correction": options.bias_correction,
             "equalized": bool(record.equalization),
+            "rounding": _rounding(options.learning),
             "calibration_sha256": bundle.manifest.files[FILE].sha256,
             "calibration_dataset": record.dataset,
             "calibration_images": len(record.image_hashes),
@@ -90,6 +94,13 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
         stored = VariantRecord(name, "int8", input=options.input, dialect=rules.name, evidence=evidence)
         editor.add_variant(variant, stored)
     return variant, parity
+
+
+def _rounding(learning: Learning | None) -> str | dict[str, int]:
+    """For the evidence: how the weights of the last model were rounded."""
+    if learning is None or learning.last is None:
+        return "nearest"
+    return {"learned_layers": len(learning.last.learned), "nearest_layers": len(learning.last.skipped)}
 
 
 def quantize_model(
@@ -115,9 +126,9 @@ def quantize_model(
     if options.input == "uint8":
         assert preprocessing is not None
         params, inputs = _bake(graph, params, inputs, record, rules, keep_float, preprocessing)
-    layer_options = LayerOptions(
-        rules.integer_bias, options.bias_correction, 63 if options.reduce_range else 127, options.weight_method
-    )
+    rounding = None if options.learning is None else options.learning.start(model, options.input == "uint8")
+    limit = 63 if options.reduce_range else 127
+    layer_options = LayerOptions(rules.integer_bias, options.bias_correction, limit, options.weight_method, rounding)
     quantize_layers(graph, inputs, layer_options)
     insert_activation_pairs(graph, params, keep_float)
     model.graph.sort()

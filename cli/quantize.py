@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from resnetrt.cli.options import WORDS, bundle_argument, json_option
-from resnetrt.cli.output import emit_json
+from resnetrt.cli.output import emit_json, note
+from resnetrt.errors import UsageError
 
 
 @click.command("quantize")
@@ -32,6 +33,14 @@ from resnetrt.cli.output import emit_json
     help="uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.",
 )
 @click.option("--reduce-range", is_flag=True, help="7-bit weights, for CPUs without VNNI.")
+@click.option("--learn-rounding", help="The calibration images again: round weights by what it does to the outputs.")
+@click.option(
+    "--rounding-budget",
+    type=click.FloatRange(0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds of learning a variant; layers beyond are rounded to nearest.",
+)
 @click.option(
     "--from-trt-cache",
     type=click.Path(path_type=Path),
@@ -54,6 +63,8 @@ def command(
     no_bias_correction: bool,
     input_type: str,
     reduce_range: bool,
+    learn_rounding: str | None,
+    rounding_budget: float,
     from_trt_cache: Path | None,
     import_file: Path | None,
     explain: bool,
@@ -62,14 +73,21 @@ def command(
 ) -> None:
     """Add INT8 variants to BUNDLE, checked against eager on the golden images."""
     from resnetrt.bundle import Bundle
-    from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant
+    from resnetrt.calibration.learn_rounding import Learning
+    from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant, load_record
     from resnetrt.cli.explaining import Explanation, check_plot
     from resnetrt.cli.variant_sources import choose_maker
 
     check_plot(explain_plot, dialects)
     make = choose_maker(from_trt_cache, import_file, dialects, input_type)
-    options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type)
     opened, variants = Bundle.open(bundle), []
+    learning = None
+    if learn_rounding is not None:
+        if from_trt_cache is not None or import_file is not None:
+            raise UsageError("--learn-rounding needs the calibration record, not a cache or an imported file")
+        record = load_record(opened)
+        learning = Learning.of(learn_rounding, opened.manifest.preprocessing, record.image_hashes, rounding_budget)
+    options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type, learning)
     engines = set(opened.manifest.engines)
     if input_type == "uint8":
         add_uint8_variant(opened)
@@ -77,6 +95,9 @@ def command(
         variant, parity = make(opened, dialect, options)
         if not as_json:
             click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {parity.n} golden images, method {method}")
+        if learning is not None and learning.last is not None and learning.last.skipped:
+            count, total = len(learning.last.skipped), len(learning.last.skipped) + len(learning.last.learned)
+            note(f"{variant}: {count} of {total} layers are rounded to nearest; more time: --rounding-budget")
         explanation = Explanation.of(opened, variant)
         explanation.warn()
         row = {"variant": variant, "dialect": dialect, "method": method, "parity": parity.to_json()}
