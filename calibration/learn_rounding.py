@@ -1,8 +1,9 @@
 """Learned rounding: each weight goes up or down so that the layer's output, not the weight, changes least.
 
 With the covariance C of a layer's input patches, rounding errors E cost tr(E C E') in the layer's output (Nagel et al.
-2020, AdaRound, arXiv:2004.10568, equation 13, and Frantar et al. 2022, arXiv:2210.17323). Whether down or up is found by coordinate descent, all outputs of a layer at once; means are left out of C, for bias correction takes them
-back. Nothing changes at run time.
+2020, AdaRound, arXiv:2004.10568, equation 13, and Frantar et al. 2022, arXiv:2210.17323). Coordinate descent chooses up
+or down, for all outputs of a layer at once; means are left out of C, for bias correction takes them back. Nothing
+changes at run time.
 """
 
 import math

@@ -93,10 +93,11 @@ def open_subject(request: Request, network: str | int) -> Subject:
     wanted = tuple(request.tools) or (tuple(TOOLS) if trained else DEPTH_TOOLS)
     tools = tuple(TOOLS[tool] for tool in wanted if trained or tool in DEPTH_TOOLS)
     possible = STEPS if trained else DEPTH_STEPS
+    calib = request.calib if trained else request.depth_calib
     return Subject(
         bundle,
         weights,
-        request.calib if trained else request.depth_calib,
+        str(Path(calib).resolve()) if Path(calib).exists() else calib,  # tools run in folders of their own
         request.samples if trained else request.depth_samples,
         tuple(step for step in possible if step in request.steps),
         tools,
