@@ -39,8 +39,8 @@ def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> None:
     channel_shape = (1, -1, 1, 1)
     value: ir.Value = frames
     steps: list[tuple[str, list[ir.Value], dict[str, int | Sequence[int]]]] = [
+        ("Cast", [], {"to": int(ir.DataType.FLOAT)}),  # first: it is all that TensorRT does with uint8
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
-        ("Cast", [], {"to": int(ir.DataType.FLOAT)}),
         ("Div", [_constant(graph, "pixel_scale", np.float32(255))], {}),
         ("Sub", [_constant(graph, "pixel_mean", _float(preprocessing.mean).reshape(channel_shape))], {}),
         ("Div", [_constant(graph, "pixel_std", _float(preprocessing.std).reshape(channel_shape))], {}),

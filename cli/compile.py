@@ -34,6 +34,14 @@ def _tensorrt_options(function: Any) -> Any:
 @click.option("--backend", required=True, help="onnxruntime, openvino, tensorrt or tensorrt_rtx.")
 @click.option("--precision", default=None, help="fp32, fp16, bf16, int8, fp8: the variant made for the backend.")
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
+@click.option(
+    "--input",
+    "input_type",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.",
+)
 @click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
 @_tensorrt_options
@@ -43,6 +51,7 @@ def command(
     backend: str,
     precision: str | None,
     variant: str | None,
+    input_type: str,
     target: str | None,
     check: bool,
     as_json: bool,
@@ -55,8 +64,10 @@ def command(
 
     if (precision is None) == (variant is None):
         raise UsageError("compile: expected one of --precision and --variant; try --precision int8")
+    if variant and input_type != "float32":
+        raise UsageError(f"compile: --input goes with --precision; name the variant itself: --variant {variant}.uint8")
     opened = Bundle.open(bundle)
-    chosen = variant or choose_variant(opened, backend, precision or "")
+    chosen = variant or choose_variant(opened, backend, precision or "", input_type)
     if check:
         _check(opened.variant_file(chosen), backend, as_json)
         return

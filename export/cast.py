@@ -1,7 +1,8 @@
 """FP16, BF16 and FP8 variants, and INT8 over an FP16 carrier; float32 inputs and outputs are kept.
 
 Precision lives in the ONNX file: TensorRT 11 and TensorRT-RTX have no flags for it. What was checked, and which layers
-stayed FP32 and why, is stored in the variant's evidence.
+stayed FP32 and why, is stored in the variant's evidence. Of variants that take uint8 frames the preprocessing stays
+FP32: pixels are rounded once, behind it, as they are where the preprocessing runs on the CPU.
 """
 
 import tempfile
@@ -15,10 +16,10 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.activation_ranges import recorded_amax
 from resnetrt.export.cast_graph import cast_graph, load_typed
-from resnetrt.export.cast_recipes import RECIPES, CastRecipe
+from resnetrt.export.cast_recipes import RECIPES, UINT8, CastRecipe, recipe_for
 from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fp8 import insert_fp8
-from resnetrt.export.half_range import layers_out_of_range
+from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
 from resnetrt.export.half_types import HALF_TYPES, HalfType
 from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.export.rounded import write_rounded
@@ -27,6 +28,7 @@ from resnetrt.parity import Parity, require
 
 NOT_CHECKED = "not checked: the bundle has no calibration record; make one with: resnetrt calibrate"
 
+_PREPROCESSING = "preprocessing: pixels are rounded once, behind it"
 _NOT_RUN = {
     "bf16": "not checked: ONNX Runtime has no BF16 convolution for the CPU",
     # measured with 1.32.0 on two ResNets: 21 dB without graph optimization, -3.6 dB and 0.1 dB with it
@@ -34,15 +36,16 @@ _NOT_RUN = {
 }
 
 
-def add_cast_variant(bundle: Bundle, precision: str) -> tuple[str, Parity]:
+def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32") -> tuple[str, Parity]:
     """Add the variant of `precision` in `RECIPES` to the bundle; returns its name and its parity with eager.
 
+    With `input_type` `uint8` it takes frames, as its source does, and its name ends with `.uint8`.
     Parity is that of `resnetrt.export.rounded`, on the golden images. Raises `UsageError` if what it is made from is
     not there, `CheckFailed` when the result is outside the tolerance of the precision; then nothing is written.
     """
     if precision not in RECIPES:
         raise UsageError.unknown("precision to cast to", precision, RECIPES)
-    recipe = RECIPES[precision]
+    recipe = recipe_for(precision, input_type)
     _check_source(bundle, recipe, precision)
     amax = recorded_amax(bundle)
     model, kept = cast_model(bundle, recipe, precision, amax)
@@ -64,7 +67,8 @@ def add_cast_variant(bundle: Bundle, precision: str) -> tuple[str, Parity]:
             "source": recipe.source,
             "source_sha256": bundle.manifest.files[bundle.manifest.variants[recipe.source].file].sha256,
         }
-        editor.add_variant(recipe.variant, VariantRecord(name, precision, dialect=recipe.dialect, evidence=evidence))
+        record = VariantRecord(name, precision, input=input_type, dialect=recipe.dialect, evidence=evidence)
+        editor.add_variant(recipe.variant, record)
     return recipe.variant, parity
 
 
@@ -87,9 +91,23 @@ def cast_model(
 
 def cast_to_half(graph: ir.Graph, half: HalfType, amax: Mapping[str, float]) -> dict[str, str]:
     """Retype `graph` to `half` but for the layers that do not fit, which are returned with the reasons."""
-    kept = layers_out_of_range(graph, half, amax)
+    kept = layers_out_of_range(graph, half, amax) | _preprocessing(graph)
     cast_graph(graph, half, kept)
     graph.sort()
+    return kept
+
+
+def _preprocessing(graph: ir.Graph) -> dict[str, str]:
+    """The nodes between uint8 frames and the first layer or quantizer, with the reason why they stay FP32."""
+    ahead = {value.name for value in graph.inputs if value.dtype == ir.DataType.UINT8}
+    kept = {}
+    for node in graph:
+        if node.op_type in (*WEIGHTED, "QuantizeLinear") or ahead.isdisjoint(
+            value.name for value in node.inputs if value is not None
+        ):
+            continue
+        kept[node.name or ""] = _PREPROCESSING
+        ahead.update(value.name for value in node.outputs)
     return kept
 
 
@@ -107,10 +125,13 @@ def _run_as_it_is(bundle: Bundle, path: Path, precision: str) -> Parity | str:
 
 
 def _check_source(bundle: Bundle, recipe: CastRecipe, precision: str) -> None:
+    frames = recipe.source.endswith(UINT8)
+    if precision == "fp8" and frames:
+        raise UsageError(f"bundle {bundle.path}: fp8 is not made for uint8 frames; choose fp16, bf16 or int8")
     if recipe.source not in bundle.manifest.variants:
         raise UsageError(
             f"bundle {bundle.path}: {precision} is made from the variant {recipe.source}, which it lacks; "
-            "make it with: resnetrt calibrate, then resnetrt quantize --dialect tensorrt"
+            f"make it with: resnetrt calibrate, then resnetrt quantize --dialect tensorrt{' --input uint8' * frames}"
         )
     if precision == "fp8" and recorded_amax(bundle) is None:
         raise UsageError(f"bundle {bundle.path}: fp8 needs its calibration record; make one with: resnetrt calibrate")

@@ -1,8 +1,10 @@
 """Which 16-bit and 8-bit variants there are, and what each is made from; light, so that compilers can ask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resnetrt.bundle import Bundle
+
+UINT8 = ".uint8"  # ends the name of a variant that takes uint8 frames
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,17 @@ RECIPES = {
 }
 
 
-def is_current(bundle: Bundle, precision: str) -> bool:
-    """Whether the bundle has the cast variant of `precision`, not made from an older source than it has now."""
+def recipe_for(precision: str, input_type: str = "float32") -> CastRecipe:
+    """The recipe of `precision`; with `input_type` `uint8` from the source that takes frames to a variant that does."""
     recipe = RECIPES[precision]
+    if input_type != "uint8":
+        return recipe
+    return replace(recipe, variant=recipe.variant + UINT8, source=recipe.source + UINT8)
+
+
+def is_current(bundle: Bundle, precision: str, input_type: str = "float32") -> bool:
+    """Whether the bundle has the cast variant of `precision`, not made from an older source than it has now."""
+    recipe = recipe_for(precision, input_type)
     variants = bundle.manifest.variants
     if recipe.variant not in variants:
         return False

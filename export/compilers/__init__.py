@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
-from resnetrt.export.cast_recipes import RECIPES, is_current
+from resnetrt.export.cast_recipes import RECIPES, UINT8, is_current
 from resnetrt.export.compilers.engine import CompiledEngine
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
@@ -31,8 +31,6 @@ __all__ = [
     "find_compiler",
     "usual_variants",
 ]
-
-UINT8 = ".uint8"  # ends the name of a variant that takes uint8 frames
 
 
 class Compiler(Protocol):
@@ -97,7 +95,7 @@ def usual_variants(backend: str, precision: str) -> tuple[str, ...]:
 def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str = "float32") -> str:
     """The variant to compile for `backend` at `precision`: the one in its dialect, else the one without a dialect.
 
-    With `input_type` `uint8` it is the one that takes frames.
+    With `input_type` `uint8` it is the one that takes frames, its preprocessing baked in.
 
     A cast (FP16, BF16, FP8, and INT8 over FP16 for TensorRT) is added to the bundle if it is not there or was made
     from an older source. Raises `UsageError` naming the variants there are.
@@ -105,17 +103,21 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
     variants = bundle.manifest.variants
     suffix = UINT8 if input_type == "uint8" else ""
     if (
-        not suffix
-        and precision in find_compiler(backend).CASTS
+        precision in find_compiler(backend).CASTS
         and "fp32" in variants
-        and not is_current(bundle, precision)
+        and not is_current(bundle, precision, input_type)
     ):
         from resnetrt.export.cast import add_cast_variant
 
-        return add_cast_variant(bundle, precision)[0]
+        return add_cast_variant(bundle, precision, input_type)[0]
     for name in usual_variants(backend, precision):
         if name + suffix in variants:
             return name + suffix
+    if suffix and any(name in variants for name in usual_variants(backend, precision)):
+        raise UsageError(
+            f"bundle {bundle.path}: no {precision} variant for {backend} takes uint8 frames; make one with: "
+            "resnetrt quantize --input uint8"
+        )
     raise UsageError.unknown(f"precision of {bundle.path} for {backend}", precision, variants)
 
 
