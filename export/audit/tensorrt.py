@@ -1,4 +1,7 @@
-"""TensorRT: the engine's kernels, from the layer list that the compiler took out of the detailed build log."""
+"""TensorRT: the engine's kernels, from the layer list that the compiler stored beside it.
+
+With the GPU at hand that list is the engine inspector's, else it comes out of the detailed build log.
+"""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +16,7 @@ from resnetrt.runtime.backends import compile_again
 
 # kernels that are generated around the convolutions; they name the convolutions that they serve
 _GENERATED = "kgen"
+_MOVES = {"Reformat", "NoOp"}
 _CHANGES = {"QuantizeLinear", "DequantizeLinear", "Cast"}
 
 
@@ -38,15 +42,14 @@ def _layer(layer: EngineLayer, source: SourceGraph, owned: Collection[str]) -> E
     # what a kernel computes in is its weight's type: an INT8 convolution may write float
     tensors = layer.outputs if generated else (*layer.constants[:1], *layer.inputs[:1], *layer.outputs[:1])
     precision = precision_of(tensors[0].dtype) if tensors else UNKNOWN
-    return ExecutedLayer(layer.name, layer.type, precision, _kind(generated, names, source), names)
+    return ExecutedLayer(layer.name, layer.type, precision, _kind(layer.type, names, source), names)
 
 
-def _kind(generated: bool, names: Collection[str], source: SourceGraph) -> Kind:
-    if not generated:
-        return "compute"
+def _kind(word: str, names: Collection[str], source: SourceGraph) -> Kind:
+    """What a layer of TensorRT's type `word` does that runs the ONNX nodes `names`."""
     ops = {source.ops.get(name, "") for name in names}
-    if not ops:
+    if word in _MOVES or (word == _GENERATED and not ops):
         return "reformat"
-    if ops <= _CHANGES:
+    if ops and ops <= _CHANGES:
         return "cast" if ops == {"Cast"} else "quantize"
     return "compute"

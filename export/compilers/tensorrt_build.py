@@ -12,8 +12,9 @@ from resnetrt.atomic import write_file
 from resnetrt.bundle import sha256_of
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers.engine import CompiledEngine
-from resnetrt.export.compilers.tensorrt_flavour import PORTABLE, Flavour, capabilities
-from resnetrt.export.compilers.tensorrt_layers import parse_layers
+from resnetrt.export.compilers.tensorrt_flavour import PORTABLE, Flavour, capabilities, obstacle
+from resnetrt.export.compilers.tensorrt_inspect import inspect_plan
+from resnetrt.export.compilers.tensorrt_layers import EngineLayer, parse_layers
 from resnetrt.export.compilers.tensorrt_log import build_error, require_no_error
 from resnetrt.export.compilers.tensorrt_network import (
     check_target_types,
@@ -26,7 +27,7 @@ from resnetrt.export.compilers.tensorrt_options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt_parse import ParsedNetwork, parse
 from resnetrt.export.compilers.tensorrt_progress import watched
 from resnetrt.export.compilers.tensorrt_refuse import full_profiles, refuse_options
-from resnetrt.runtime.backends.tensorrt_logger import recorded
+from resnetrt.runtime.backends.tensorrt_logger import Lines, recorded
 
 LAYERS_FILE = "layers.json"
 
@@ -57,7 +58,8 @@ def build_engine(
             raise build_error(lines, what, "building", parsed.nodes)
         blob = bytes(plan)
         _save_timing_cache(config, chosen)
-    engine_layers = parse_layers(text for _, text in lines)
+    inspected = [] if obstacle(flavour, target) else inspect_plan(trt, parsed.logger, blob, chosen.profiles[0], what)
+    read_from, engine_layers = _layers_of(inspected, lines)
     version = str(trt.__version__)
     return CompiledEngine(
         blob=blob,
@@ -81,11 +83,16 @@ def build_engine(
         },
         companions={
             LAYERS_FILE: {
-                "source": f"build log of {flavour.backend} {version}",
+                "source": f"{read_from} of {flavour.backend} {version}",
                 "layers": [item.to_json() for item in engine_layers],
             }
         },
     )
+
+
+def _layers_of(inspected: list[EngineLayer], lines: Lines) -> tuple[str, list[EngineLayer]]:
+    """Where the engine's layers were read, and they: the inspector needs the GPU, the log does not."""
+    return ("engine inspector", inspected) if inspected else ("build log", parse_layers(text for _, text in lines))
 
 
 def _build(trt: Any, parsed: ParsedNetwork, config: Any, label: str) -> Any:
@@ -153,7 +160,8 @@ def _load_timing_cache(config: Any, path: Path) -> None:
 
 def _save_timing_cache(config: Any, options: TensorRTOptions) -> None:
     if options.timing_cache:
-        write_file(Path(options.timing_cache), bytes(config.get_timing_cache().serialize()))
+        cache = config.get_timing_cache()
+        write_file(Path(options.timing_cache), bytes(cache.serialize()))
 
 
 def _flags_set(trt: Any, config: Any) -> list[str]:

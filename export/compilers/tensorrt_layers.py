@@ -1,13 +1,15 @@
-"""The layers of a built engine, read from TensorRT's build log (ProfilingVerbosity.DETAILED).
+"""The layers of a built engine (ProfilingVerbosity.DETAILED): from the build log, or from the inspector's records.
 
 A layer of the engine is one kernel; its metadata names the ONNX nodes that it fuses. The log's form is no API: it was
-read from TensorRT-RTX 1.7.1, and a log without layers is said, not passed over.
+read from TensorRT-RTX 1.7.1. An engine without layers is said, not passed over.
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from resnetrt.runtime.backends.tensorrt_inspector import data_type
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), ", re.MULTILINE)
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -72,6 +74,29 @@ class EngineLayer:
 def parse_layers(texts: Iterable[str]) -> list[EngineLayer]:
     """The engine's layers in order, from the texts of the build log; empty if it was not detailed."""
     return [_parse(line) for text in texts for line in text.splitlines() if _LAYER.match(line)]
+
+
+def layer_of_record(record: dict[str, Any]) -> EngineLayer:
+    """A layer from the engine inspector's record of it; the weights count as its first constant."""
+    weights = [record["Weights"]] if isinstance(record.get("Weights"), dict) else []
+    constants = [LayerTensor("weights", data_type(item), (int(item.get("Count", 0)),)) for item in weights]
+    return EngineLayer(
+        name=str(record["Name"]),
+        type=str(record.get("LayerType", "")),
+        inputs=_tensors(record.get("Inputs")),
+        constants=(*constants, *_tensors(record.get("Constants"))),
+        outputs=_tensors(record.get("Outputs")),
+        onnx=tuple(dict.fromkeys(_ONNX.findall(str(record.get("Metadata", ""))))),
+        tactic=str(record.get("TacticName", "")),
+    )
+
+
+def _tensors(records: Any) -> tuple[LayerTensor, ...]:
+    return tuple(
+        LayerTensor(str(item.get("Name", "")), data_type(item), tuple(item.get("Dimensions") or ()))
+        for item in records or ()
+        if isinstance(item, dict)
+    )
 
 
 def _parse(line: str) -> EngineLayer:

@@ -1,10 +1,10 @@
 """TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each batch size."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from resnetrt.errors import UsageError
+from resnetrt.runtime.backends.tensorrt_inspector import data_type, inspected_layers
 from resnetrt.runtime.backends.tensorrt_library import (
     check_fits,
     deserialize,
@@ -18,7 +18,6 @@ from resnetrt.runtime.cuda.dlpack import DeviceTensor, borrow
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
 from resnetrt.settings import read_settings
 
-_PRECISIONS = {"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "Int8": "int8"}
 _WARM_UP = 2
 
 
@@ -94,19 +93,18 @@ class TensorRtSession(Session):
     def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
         profiler = _make_profiler(self._trt)
         self._runner.profile(batch, runs, _WARM_UP, profiler)
-        precisions = self._precisions()
+        precisions = self._precisions(len(batch))
         return [
             LayerTime(name, "layer", sum(times) / len(times), precisions.get(name, "unknown"))
             for name, times in profiler.times.items()
         ]
 
-    def _precisions(self) -> dict[str, str]:
+    def _precisions(self, count: int) -> dict[str, str]:
         """Output type of each layer, from the inspector; empty unless the engine was built with detailed layers."""
         if self._trt is None:
             return {}
-        text = self._engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
-        layers = json.loads(text).get("Layers", [])
-        return {layer["Name"]: _precision(layer) for layer in layers if isinstance(layer, dict)}
+        layers = inspected_layers(self._trt, self._engine, self._runner.slot(count).context)
+        return {layer["Name"]: data_type((layer.get("Outputs") or [{}])[0]) for layer in layers}
 
     def _close(self) -> None:
         self._runner.close()
@@ -134,9 +132,3 @@ def _make_profiler(trt: Any) -> Any:
             self.times.setdefault(layer_name, []).append(ms)
 
     return Profiler()
-
-
-def _precision(layer: dict[str, Any]) -> str:
-    outputs = layer.get("Outputs") or [{}]
-    words = str(outputs[0].get("Format/Datatype", "")).replace(",", " ").split()
-    return next((_PRECISIONS[word] for word in words if word in _PRECISIONS), "unknown")

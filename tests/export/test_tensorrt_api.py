@@ -21,6 +21,8 @@ OBJECTS = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
+    "inspector": "EngineInspector",
+    "cache": "ITimingCache",
 }
 # only reached where the object has it (hasattr), or where an option that needs it was let through
 GUARDED = {
@@ -80,6 +82,8 @@ def test_there_are_five_lists_and_the_code_touches_many_names():
     names = names_of_the_code()
     assert len(names) > 40
     assert {"Builder", "OnnxParser.parse_from_file", "BuilderFlag.REFIT", "IBuilderConfig.set_flag"} <= names
+    assert {"EngineInspector.get_engine_information", "EngineInspector.execution_context"} <= names
+    assert {"LayerInformationFormat.JSON", "ProfilingVerbosity.DETAILED", "ITimingCache.serialize"} <= names
 
 
 @pytest.mark.parametrize("version", LISTS, ids=lambda path: path.stem)
@@ -100,6 +104,7 @@ def test_every_name_exists(version: Path):
         ("layer.precision", "tensorrt-rtx-1.7"),
         ("config.set_compute_capability_of(1)", "tensorrt-rtx-1.7"),
         ("config.create_timing_cash(b'')", "tensorrt-10.9"),
+        ("inspector.get_engine_info(1)", "tensorrt-11.4"),
     ],
 )
 def test_a_planted_removed_name_is_found(planted: str, gone_in: str):

@@ -1,0 +1,159 @@
+"""Full TensorRT, which can't be installed without a GPU, as a module with exactly the names of one version's API list.
+
+It records what the builder is asked and knows nothing of TensorRT's behaviour; reading or setting a name that the
+version does not have raises `AttributeError`, as its Python bindings do.
+"""
+
+import enum
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+LISTS = sorted((Path(__file__).parent / "export/tensorrt_api").glob("tensorrt-1*.json"))  # not TensorRT-RTX's
+_ENUMS = (
+    "BuilderFlag", "DeviceType", "HardwareCompatibilityLevel", "LayerInformationFormat", "MemoryPoolType",
+    "NetworkDefinitionCreationFlag", "ProfilingVerbosity",
+)  # fmt: skip
+
+
+class Strict:
+    """An object of the TensorRT class `kind`, with the attributes that the version has, as far as they are `given`."""
+
+    def __init__(self, names: set[str], kind: str, **given: Any) -> None:
+        self.__dict__.update(_names=names, _kind=kind, _given={})
+        for name, value in given.items():
+            setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        self._check(name)
+        return self._given[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._check(name)
+        self._given[name] = value
+
+    def _check(self, name: str) -> None:
+        if name not in self._names:
+            raise AttributeError(f"{self._kind} has no attribute {name}")
+
+
+class FullTensorRT:
+    """The `module`, and what happened: `config` as the build left it, its `flags`, `profiles`, `memory` and `logged`.
+
+    `inspector_text` is what the engine inspector tells; `errors` are logged while configuring; the flag `refused` is
+    not taken; with `plan` None the build fails, with `loads` False the engine does not load.
+    """
+
+    plan: bytes | None = b"plan"
+    loads = True
+    takes_cache = True
+    refused = ""
+    inspector_text = '{"Layers": []}'
+    errors: tuple[str, ...] = ()
+
+    def __init__(self, api: Path) -> None:
+        content = json.loads(api.read_text())
+        self._api = {name: set(members.split()) for name, members in content["names"].items()}
+        self.flags: set[Any] = set()
+        self.profiles: list[tuple[Any, ...]] = []
+        self.memory: dict[Any, int] = {}
+        self.cache_read: bytes | None = None
+        self.shapes: list[tuple[str, tuple[int, ...]]] = []
+        self.inspected_with: Any = None
+        self.config: Any = None
+        self.module = ModuleType("tensorrt")
+        self.module.__dict__.update(self._module_members(content["version"]))
+
+    def make(self, kind: str, **given: Any) -> Strict:
+        return Strict(self._api[kind], kind, **given)
+
+    def _module_members(self, version: str) -> dict[str, Any]:
+        enums = {name: enum.IntEnum(name, sorted(self._api[name])) for name in _ENUMS}  # type: ignore[misc]
+        self.module_flags = enums["BuilderFlag"]
+        self.flags.add(enums["BuilderFlag"]["TF32"])  # on unless it is cleared
+        classes = {name: type(name, (), {}) for name in ("ILogger", "IProgressMonitor")}
+        makers = {"Builder": self._builder, "OnnxParser": self._parser, "Runtime": self._runtime}
+        members = {"__version__": version, **enums, **classes, **makers}
+        assert set(members) - {"__version__"} <= self._api.keys()
+        return members
+
+    def _builder(self, logger: Any) -> Strict:
+        self.logger = logger
+        return self.make(
+            "Builder",
+            create_network=lambda _flags: self._network(),
+            create_builder_config=self._make_config,
+            create_optimization_profile=lambda: self.make(
+                "IOptimizationProfile", set_shape=lambda *shapes: self.profiles.append(shapes)
+            ),
+            build_serialized_network=lambda _network, _config: self.plan,
+        )
+
+    def _parser(self, _network: Any, _logger: Any) -> Strict:
+        return self.make("OnnxParser", parse_from_file=lambda _path: True, num_errors=0)
+
+    def _network(self) -> Strict:
+        image = self.make("ITensor", name="input", dtype="FLOAT", shape=(-1, 3, 16, 16))
+        kernel = self.make("ITensor", name="stem.w", dtype="FLOAT", shape=(16, 3, 3, 3))
+        output = self.make("ITensor", name="logits", dtype="FLOAT", shape=(-1, 16, 16, 16))
+        stem = self.make(
+            "ILayer",
+            name="stem",
+            type="LayerType.CONVOLUTION",
+            metadata="[ONNX Layer: stem]",
+            num_inputs=2,
+            get_input=[image, kernel].__getitem__,
+            get_output=[output].__getitem__,
+        )
+        return self.make(
+            "INetworkDefinition",
+            num_inputs=1,
+            get_input=[image].__getitem__,
+            num_outputs=1,
+            get_output=[output].__getitem__,
+            num_layers=1,
+            get_layer=[stem].__getitem__,
+        )
+
+    def _make_config(self) -> Strict:
+        for text in self.errors:
+            self.logger.log(1, text)
+        self.config = self.make(
+            "IBuilderConfig",
+            set_flag=lambda flag: None if flag.name == self.refused else self.flags.add(flag),
+            clear_flag=self.flags.discard,
+            get_flag=self.flags.__contains__,
+            set_memory_pool_limit=self.memory.__setitem__,
+            add_optimization_profile=lambda _profile: len(self.profiles) - 1,
+            create_timing_cache=self._make_cache,
+            set_timing_cache=lambda _cache, ignore_mismatch: self.takes_cache and not ignore_mismatch,
+            get_timing_cache=lambda: self.make("ITimingCache", serialize=lambda: b"new timings"),
+        )
+        return self.config
+
+    def _make_cache(self, blob: bytes) -> Strict:
+        self.cache_read = blob
+        return self.make("ITimingCache")
+
+    def _runtime(self, _logger: Any) -> Strict:
+        return self.make("Runtime", deserialize_cuda_engine=lambda _plan: self._engine() if self.loads else None)
+
+    def _engine(self) -> Strict:
+        context = self.make(
+            "IExecutionContext", set_input_shape=lambda name, shape: self.shapes.append((name, shape)) or True
+        )
+        return self.make(
+            "ICudaEngine", create_execution_context=lambda: context, create_engine_inspector=self._inspector
+        )
+
+    def _inspector(self) -> Strict:
+        inspector = self.make("EngineInspector")
+
+        def tell(form: Any) -> str:
+            assert form.name == "JSON"
+            self.inspected_with = inspector.execution_context
+            return self.inspector_text
+
+        inspector.get_engine_information = tell
+        return inspector
