@@ -1,6 +1,7 @@
 """What is checked before TensorRT sees an engine file: each fault is one sentence, never a crash."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import engine_double
 import numpy as np
+import onnx
 import pytest
 import tiny_bundle
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing, BundleError, ResnetrtError
+from resnetrt.errors import BackendMissing, BundleError, CheckFailed, ResnetrtError
 from resnetrt.manifest import EngineRecord
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
@@ -29,8 +31,8 @@ def sidecar(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> 
     return about | {"tools": {backend: VERSION}, "options": options}
 
 
-def fake_tensorrt(path: Path, cuda: HostCuda, version: str = VERSION) -> Any:
-    """A module with TensorRT's surface whose engines are doubles."""
+def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any:
+    """A module with TensorRT's surface whose engines are doubles of `path`, or of `broken` for the blob `broken`."""
 
     class Logger:
         ERROR = 1
@@ -40,6 +42,8 @@ def fake_tensorrt(path: Path, cuda: HostCuda, version: str = VERSION) -> Any:
             self.logger = logger
 
         def deserialize_cuda_engine(self, blob: bytes) -> Any:
+            if blob == b"broken" and broken is not None:
+                return engine_double.EngineDouble(broken, cuda)
             if blob != b"engine":
                 self.logger.log(1, "Serialization assertion plan.header.size == blobSize failed.")
                 self.logger.log(1, "a second, misleading line")
@@ -47,7 +51,7 @@ def fake_tensorrt(path: Path, cuda: HostCuda, version: str = VERSION) -> Any:
             return engine_double.EngineDouble(path, cuda)
 
     module = ModuleType("tensorrt")
-    module.__dict__.update(__version__=version, ILogger=Logger, Runtime=Runtime, IProfiler=object)
+    module.__dict__.update(__version__=VERSION, ILogger=Logger, Runtime=Runtime, IProfiler=object)
     return module
 
 
@@ -196,6 +200,34 @@ def test_a_bundle_with_such_an_engine_is_refused_in_one_line(bundle: Bundle):
         load(bundle, "tensorrt-fp32-sm86")
 
 
+def test_int8_falls_back_to_fp16_and_that_to_fp32(
+    gpu: HostCuda, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    fp32, broken = bundle.variant_file("fp32"), tmp_path / "broken.onnx"
+    model = onnx.load(fp32)
+    (last,) = (item for item in model.graph.initializer if item.name == "fc.w")
+    last.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(last), "fc.w"))
+    onnx.save(model, broken)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(fp32, gpu, broken))
+    about = sidecar() | {"variant_sha256": bundle.manifest.files["fp32.onnx"].sha256}
+    with bundle.edit() as editor:
+        for precision, blob in (("int8", b"broken"), ("fp16", b"broken"), ("fp32", b"engine")):
+            name = f"tensorrt-{precision}-sm86"
+            editor.write(f"engines/{name}.engine", blob)
+            editor.write_json(f"engines/{name}.json", about | {"id": name, "precision": precision})
+            editor.manifest.engines[name] = EngineRecord(f"engines/{name}.engine", f"engines/{name}.json", "fp32")
+    with load(bundle, "tensorrt-int8-sm86", fallback=True) as session:
+        assert session.sidecar["id"] == "tensorrt-fp32-sm86"
+        assert session.selftest is not None
+        counted = session.fallbacks
+    failed = ["tensorrt-int8-sm86", "tensorrt-fp16-sm86"]
+    assert [text.split(":")[0] for text in counted] == [f"engine {name}" for name in failed]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.split(" of ")[0] for text in warnings] == [f"engine {name}" for name in failed]
+    with pytest.raises(CheckFailed, match="engine tensorrt-int8-sm86"):
+        load(bundle, "tensorrt-int8-sm86")
+
+
 def test_inspector_words_become_precisions():
     layers = {
         "Layers": [
@@ -209,4 +241,7 @@ def test_inspector_words_become_precisions():
     session = object.__new__(tensorrt.TensorRtSession)
     session._engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
     session._trt = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=1))
-    assert session._precisions() == {"a": "fp16", "b": "int8", "c": "unknown"}
+    contexts = {8: SimpleNamespace(context="context of batch 8")}
+    session._runner = SimpleNamespace(slot=contexts.__getitem__)
+    assert session._precisions(8) == {"a": "fp16", "b": "int8", "c": "unknown"}
+    assert inspector.execution_context == "context of batch 8"
