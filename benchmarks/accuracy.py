@@ -132,10 +132,12 @@ def compare_accuracy(
     batch_size: int = 50,
     journal: Journal | None = None,
     runner: Runner | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
     """Run `reference` and `candidates` over every image of `dataset`, once; those finished in `journal` are not run.
 
-    `runner` runs the batches instead, with the same engines elsewhere.
+    `runner` runs the batches instead, with the same engines elsewhere. Where `stop` is true after a batch, the images
+    behind it are left out, as if they were not in the data.
 
     Each maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels, `DataError`
     for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless `allow_overlap`),
@@ -157,6 +159,9 @@ def compare_accuracy(
         parts.append(part)
         if journal is not None:
             journal.add(part)
+        if stop():
+            dataset = dataset.select(np.arange(sum(len(part.images) for part in parts)))
+            break
     whole = [Outcomes.concatenate(same) for same in zip(*(part.outcomes for part in parts), strict=True)]
     images = np.concatenate([part.images for part in parts])
     overlap = None if known is None else sum(part.overlap for part in parts)

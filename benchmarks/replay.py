@@ -33,10 +33,14 @@ class Split:
 
     @classmethod
     def load(cls, dataset: Dataset, infer: Callable[[UInt8Array], FloatArray], size: int = 50) -> "Split":
-        """Decode `dataset` once, and run the reference `infer` on its frames once."""
-        batches = [batch.frames for batch in dataset.batches(size)]
-        source = Frames(np.concatenate(batches), dataset)
-        return cls(replace(dataset, source=source), np.concatenate([infer(frames) for frames in batches]))
+        """Decode `dataset` once, and run the reference `infer` on its frames once, batch by batch."""
+        frames: list[UInt8Array] = []
+        logits: list[FloatArray] = []
+        for batch in dataset.batches(size):
+            frames.append(batch.frames)
+            logits.append(infer(batch.frames))
+        source = Frames(np.concatenate(frames), dataset)
+        return cls(replace(dataset, source=source), np.concatenate(logits))
 
     def replay(self, size: int) -> Infer:
         """The reference, answering batch after batch of `size` from memory."""

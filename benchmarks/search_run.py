@@ -1,21 +1,26 @@
 """Search a bundle's mixed-precision variant: split the data, measure, search, confirm, store."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy import compare_accuracy
+from resnetrt.benchmarks.accuracy import Comparison, compare_accuracy
 from resnetrt.benchmarks.blocks import find_blocks
 from resnetrt.benchmarks.evaluate import calibration_hashes
 from resnetrt.benchmarks.gate import PASS, Budget, Pairs, gate_rows, judge_pairs
+from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.race import Racer, noisiest_blocks, race, winner
 from resnetrt.benchmarks.replay import Split
-from resnetrt.benchmarks.search import Mix, Sensitivity, Trial, best, pareto, rank, search
-from resnetrt.benchmarks.timing import Schedule, Timing
+from resnetrt.benchmarks.search import Mix, Sensitivity, Trial, best, rank, search
+from resnetrt.benchmarks.search_front import measure_front
+from resnetrt.benchmarks.search_time import Clock, OutOfTime, SearchTime
+from resnetrt.benchmarks.timing import Schedule
 from resnetrt.benchmarks.trial_engines import Build, TrialEngines
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset, open_dataset
@@ -27,7 +32,7 @@ from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.export.onnx_parity import measure_parity, run_onnx
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import require
-from resnetrt.preprocess import FloatArray
+from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.progress import track
 
 _BATCH = 50
@@ -39,7 +44,7 @@ _FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """`samples` images at most, half to search on and half to confirm; `minutes` at most for scores and trials."""
+    """`samples` images at most, half to search on and half to confirm; `minutes` at most for all of it."""
 
     data: str
     budget: Budget
@@ -51,14 +56,13 @@ class SearchRequest:
     build: Build | None = None
 
 
-class OutOfTime(Exception):
-    """The time budget is spent."""
-
-
 class SearchRun:
-    """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best so far."""
+    """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best so far.
 
-    def __init__(self, bundle: Bundle, request: SearchRequest) -> None:
+    `left_out` says what the budget did not allow.
+    """
+
+    def __init__(self, bundle: Bundle, request: SearchRequest, clock: Clock = time.monotonic) -> None:
         self.bundle, self.request = bundle, request
         self.blocks = find_blocks(bundle.variant_file("fp32"))
         self.dialect = find_dialect(find_compiler(request.backend).DIALECT)
@@ -66,10 +70,11 @@ class SearchRun:
         self.sensitivities: list[Sensitivity] = []
         self.racers: list[Racer] = []
         self.stopped = ""
-        self._deadline = time.monotonic() + 60 * request.minutes
+        self.left_out: list[str] = []
+        self.time = SearchTime(60 * request.minutes, clock)
 
     def run(self) -> dict[str, Any]:
-        """Search, confirm on the other half of the data, measure the front and store the chosen variant.
+        """Search, confirm on the other half of the data, store the chosen variant and measure the front.
 
         Raises `Inconclusive` if the data is too small for even an unchanged network to pass.
         """
@@ -79,31 +84,32 @@ class SearchRun:
             try:
                 self._search(engines, searching)
             except (KeyboardInterrupt, OutOfTime) as stop:
-                self.stopped = "interrupted" if isinstance(stop, KeyboardInterrupt) else "out of time"
+                self.stopped = _why(stop)
             chosen = best(self.trials)
-            confirmed = None if chosen is None else self._evaluate(engines, self._cached(held_out), chosen.mix)
-            front = self._front(engines)
+            confirmed = None if chosen is None else self._confirm(engines, held_out, chosen.mix)
             stored = None
             if chosen is not None and confirmed is not None and confirmed["verdict"] == PASS:
                 stored = self._store(engines, chosen, confirmed)
+            front = self._front(engines)
         return self._record(chosen, confirmed, front, stored)
 
     def engines(self, folder: Path) -> TrialEngines:
         """What makes this search's trials, with its files in `folder`."""
         request = self.request
         build = request.build or self._quantize
-        return TrialEngines(self.bundle, request.backend, request.target, self.blocks, build, folder)
+        made_for = (self.bundle, request.backend, request.target)
+        return TrialEngines(*made_for, self.blocks, build, folder, self.time.opened)
 
     def _search(self, engines: TrialEngines, dataset: Dataset) -> None:
         """Race the precisions, rank the blocks, and find how many of them to keep.
 
         If a 16-bit precision helps only with every block kept, which is FP32, the search is repeated in FP32.
         """
-        precision, ranking = self._rank(engines, dataset)
         split = self._cached(dataset)
+        precision, ranking = self._rank(engines, dataset)
 
         def evaluate(mix: Mix) -> dict[str, Any]:
-            self._check_time()
+            self._check_time(self.time.evaluation())
             return self._evaluate(engines, split, mix)
 
         search(ranking, evaluate, self.trials, precision)
@@ -126,8 +132,20 @@ class SearchRun:
         return dataset.select(np.arange(half)), dataset.select(np.arange(half, 2 * half))
 
     def _cached(self, dataset: Dataset) -> Split:
-        fp32, normalize = self.bundle.variant_file("fp32"), self.bundle.manifest.preprocessing.normalize
-        return Split.load(dataset, lambda frames: run_onnx(fp32, normalize(frames), _BATCH))
+        """The images to search on and the reference's answers; how long they take is how long others will."""
+        started = self.time.clock()
+
+        def infer(frames: UInt8Array) -> FloatArray:
+            self._check_time()
+            return self._reference(self.bundle.manifest.preprocessing.normalize(frames))
+
+        split = Split.load(dataset, infer)
+        self.time.images = len(dataset)
+        self.time.reference_s = (self.time.clock() - started) / len(dataset)
+        return split
+
+    def _reference(self, images: FloatArray) -> FloatArray:
+        return run_onnx(self.bundle.variant_file("fp32"), images, _BATCH)
 
     def _rank(self, engines: TrialEngines, dataset: Dataset) -> tuple[str, list[str]]:
         """The precision to keep blocks in, and the blocks, most noise for its time first."""
@@ -135,10 +153,13 @@ class SearchRun:
         images = self.bundle.manifest.preprocessing.normalize(next(few.batches(len(few))).frames)
         noise = self._noise(engines, images)
         names = list(noise)
-        self.racers = race(engines, noisiest_blocks(noise), images[:1], _RACE, self._check_time)
+        self.racers = race(engines, noisiest_blocks(noise), images[:1], self._within(_RACE), self._check_time)
         precision = winner(self.racers)
         mixes = {name: Mix(frozenset([name]), precision) for name in names}
-        timings = engines.time({"": Mix(frozenset(), precision), **mixes}, images[:1], _SCHEDULE, self._check_time)
+        full_int8 = {"": Mix(frozenset(), precision)}
+        timings = engines.time({**full_int8, **mixes}, images[:1], self._within(_SCHEDULE), self._check_time)
+        self.time.call_s = max(timing.median_ms for timing in timings.values()) / 1e3
+        self._check_time()
         full = timings[""]
         costs = {name: timings[name].median_ms - full.median_ms for name in names}
         self.sensitivities = [Sensitivity(name, noise[name], costs[name]) for name in names]
@@ -156,42 +177,64 @@ class SearchRun:
         return noise
 
     def _evaluate(self, engines: TrialEngines, split: Split, mix: Mix) -> dict[str, Any]:
+        """The gate's row on the search split; raises `OutOfTime` where the trial runs into the reserve."""
         with engines.open(mix) as opened:
-            comparison = compare_accuracy(
-                split.replay(_BATCH),
-                {engines.label(mix): engines.infer(opened)},
-                split.dataset,
-                self.bundle.manifest.preprocessing,
-                calibration_hashes(self.bundle),
-                batch_size=_BATCH,
-            )
+            started = self.time.clock()
+            candidate = {engines.label(mix): engines.infer(opened)}
+            stop = partial(self.time.short_of, self._reserve())
+            comparison = self._compare(split.replay(_BATCH), candidate, split.dataset, stop)
+        seen = len(comparison.labels)
+        self.time.trial_s = max(self.time.trial_s, (self.time.clock() - started) / seen)
+        if seen < len(split.dataset):
+            raise OutOfTime
         return gate_rows(comparison, self.request.budget)[0]
+
+    def _confirm(self, engines: TrialEngines, dataset: Dataset, mix: Mix) -> dict[str, Any]:
+        """The gate's row on held-out images: on as many as the time allows, so that fewer images decide less."""
+        stop = partial(self.time.short_of, self.time.storing())
+        with engines.open(mix) as opened:
+            candidate = {engines.label(mix): engines.infer(opened)}
+            comparison = self._compare(self._reference, candidate, dataset, stop)
+        missing = len(dataset) - len(comparison.labels)
+        if missing:
+            self.left_out.append(f"{missing} of {len(dataset)} held-out images: out of time")
+        return gate_rows(comparison, self.request.budget)[0]
+
+    def _compare(
+        self, reference: Infer, candidate: dict[str, Infer], dataset: Dataset, stop: Callable[[], bool]
+    ) -> Comparison:
+        recipe, hashes = self.bundle.manifest.preprocessing, calibration_hashes(self.bundle)
+        return compare_accuracy(reference, candidate, dataset, recipe, hashes, batch_size=_BATCH, stop=stop)
 
     def _quantize(self, keep_float: frozenset[str]) -> bytes:
         fp32, record = self.bundle.variant_file("fp32"), load_record(self.bundle)
         return quantize_model(fp32, record, self.dialect, self.request.options, keep_float)
 
-    def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise OutOfTime
+    def _reserve(self) -> float:
+        """Seconds for what follows the search, with one more trial to be timed, and FP32."""
+        return self.time.reserve(len(self.trials) + 2, _FINAL)
+
+    def _check_time(self, needed_s: float = 0.0) -> None:
+        """Raise `OutOfTime` unless `needed_s` can be spent without touching the reserve."""
+        self.time.check(needed_s + self._reserve())
+
+    def _within(self, schedule: Schedule) -> Schedule:
+        return self.time.within(schedule, self._reserve())
 
     def _front(self, engines: TrialEngines) -> list[dict[str, Any]]:
-        """Every trial and FP32 with its time, measured side by side, and whether nothing else is better."""
+        """Every trial and FP32 with its time, if there is time for it."""
         if not self.trials:
             return []
-        mixes = {engines.label(trial.mix): trial.mix for trial in self.trials}
-        everything = Mix(frozenset(block.name for block in self.blocks))
-        image = np.zeros((1, *self.bundle.manifest.input.shape), np.float32)
-        timings = engines.time({**mixes, "fp32": everything}, image, _FINAL, lambda: None)
-        rows = [_front_row(trial, timings[engines.label(trial.mix)]) for trial in self.trials]
-        if "fp32" not in mixes:
-            first = self.trials[0].row
-            same = {"top1": first["fp32_top1"], "drop_pp": 0.0, "drop_ci_pp": None, "verdict": PASS, "n": first["n"]}
-            rows.append(_front_row(Trial(everything, {"engine": "fp32", **same}), timings["fp32"]))
-        fp32 = timings["fp32"].median_ms
-        for row, optimal in zip(rows, pareto(rows), strict=True):
-            row |= {"pareto": optimal, "times_faster": fp32 / row["median_ms"], "batch": 1}
-        return rows
+        count = len(self.trials) + 1
+        name, needed = f"the final timing of {count} variants", self.time.timing(count, _FINAL)
+        if self.time.short_of(needed):
+            self.left_out.append(f"{name}: it takes about {needed:.0f} s, {max(0.0, self.time.left()):.0f} s were left")
+            return []
+        try:
+            return measure_front(engines, self.trials, self.time.within(_FINAL), self.time.check)
+        except (KeyboardInterrupt, OutOfTime) as stop:
+            self.left_out.append(f"{name}: {_why(stop)}")
+            return []
 
     def _store(self, engines: TrialEngines, chosen: Trial, confirmed: dict[str, Any]) -> dict[str, str]:
         name, precision = f"mixed.{self.dialect.name}", engines.precision(chosen.mix)
@@ -234,6 +277,7 @@ class SearchRun:
             "budget": self.request.budget.to_json(),
             "verdict": None if confirmed is None else confirmed["verdict"],
             "stopped": self.stopped or None,
+            "left_out": self.left_out,
             "evaluations": len(self.trials),
             "blocks": [vars(item) for item in self.sensitivities],
             "islands": [item.to_json() for item in self.racers],
@@ -246,11 +290,8 @@ class SearchRun:
         }
 
 
-def _front_row(trial: Trial, timing: Timing) -> dict[str, Any]:
-    row = {name: trial.row[name] for name in ("engine", "n", "top1", "drop_pp", "drop_ci_pp", "verdict")}
-    precision = "fp32" if row["engine"] == "fp32" else "int8"
-    kept = {"kept": sorted(trial.mix.kept), "kept_precision": trial.mix.precision, "precision": precision}
-    return row | kept | {"median_ms": timing.median_ms, "ci_ms": list(timing.ci_ms)}
+def _why(stop: BaseException) -> str:
+    return "interrupted" if isinstance(stop, KeyboardInterrupt) else "out of time"
 
 
 def _facts(row: Any) -> dict[str, Any]:

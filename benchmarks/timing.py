@@ -55,6 +55,11 @@ class Schedule:
         if self.budget_s is not None and self.budget_s <= 0:
             raise UsageError(f"timing budget: expected a positive number of seconds, found {self.budget_s}")
 
+    def most_s(self, call_s: float) -> float:
+        """What one candidate takes in `rounds`, in seconds, if a call takes `call_s`, which may end any wait late."""
+        block_s = self.min_block_s if self.block_calls is None else self.block_calls * call_s
+        return self.warm_up_s + 3 * call_s + self.rounds * (self.settle_s + block_s + 2 * call_s)
+
 
 DEFAULT_SCHEDULE = Schedule()
 

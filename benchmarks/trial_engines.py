@@ -1,6 +1,7 @@
 """Trial variants of a search: INT8 with some blocks kept in another precision, built, compiled and opened."""
 
 import importlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,13 +43,23 @@ class Opened:
 
 
 class TrialEngines:
-    """Makes mixes for `backend` and `target` in `folder`; `build` gives the INT8 file with the named nodes in FP32."""
+    """Makes mixes for `backend` and `target` in `folder`; `build` gives the INT8 file with the named nodes in FP32.
+
+    `opened` is told how many seconds it took to make and load each one.
+    """
 
     def __init__(
-        self, bundle: Bundle, backend: str, target: str, blocks: Sequence[Block], build: Build, folder: Path
+        self,
+        bundle: Bundle,
+        backend: str,
+        target: str,
+        blocks: Sequence[Block],
+        build: Build,
+        folder: Path,
+        opened: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.bundle, self.backend, self.target, self.blocks = bundle, backend, target, blocks
-        self._build, self._folder = build, folder
+        self._build, self._folder, self._opened = build, folder, opened
         self._amax = recorded_amax(bundle) or {}
         self._numbers = count()
 
@@ -89,6 +100,7 @@ class TrialEngines:
     @contextmanager
     def open(self, mix: Mix) -> Iterator[Opened]:
         """Compile and load `mix`. Raises what compiler and backend raise, if they can't."""
+        started = time.monotonic()
         source, precision = self.file(mix), self.precision(mix)
         compiled = find_compiler(self.backend).compile_engine(source, precision, self.target, {})
         name = f"trial-{next(self._numbers)}"
@@ -109,6 +121,7 @@ class TrialEngines:
         }
         try:
             with find_backend(self.backend).load(blob, sidecar, check_threads(None)) as session:
+                self._opened(time.monotonic() - started)
                 yield Opened(blob, sidecar, session)
         finally:
             for path in self._folder.glob(f"{name}.*"):

@@ -19,7 +19,7 @@ from resnetrt.cli.output import emit_json, print_table
 @click.option("--target", default="cpu", show_default=True, help="Target of the backend.")
 @click.option("--method", default="mse", show_default=True, help="Range method: minmax, percentile or mse.")
 @click.option("--samples", type=click.IntRange(2), default=4000, show_default=True, help="Images at most.")
-@click.option("--budget", "minutes", type=float, default=30.0, show_default=True, help="Minutes at most.")
+@click.option("--budget", "minutes", type=float, default=30.0, show_default=True, help="Minutes at most for it all.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Write the Pareto front as <PATH>.svg and .png.")
 @json_option
 @click.pass_context
@@ -72,6 +72,8 @@ def _print(record: dict[str, Any]) -> None:
         )
     if record["stopped"]:
         click.echo(f"{record['stopped']} after {record['evaluations']} evaluations; this is the best so far")
+    for what in record["left_out"]:
+        click.echo(f"left out: {what}")
     if record["held_out"] is None:
         click.echo("no variant passed on the search images; nothing was stored")
         return

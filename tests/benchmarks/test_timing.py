@@ -278,3 +278,12 @@ def test_a_senseless_schedule_is_refused(options):
 def test_nothing_to_measure_is_refused():
     with pytest.raises(UsageError, match="expected at least one candidate, found none"):
         measure({})
+
+
+@given(st.floats(0.1, 2000), st.integers(1, 4), st.none() | st.integers(1, 30))
+def test_the_most_that_a_candidate_takes(call_ms, rounds, block_calls):
+    clock = FakeClock()
+    schedule = Schedule(rounds=rounds, block_calls=block_calls)
+    measure({"a": clock.candidate("a", lambda: call_ms)}, schedule, clock=clock)
+    most_ns = schedule.most_s(call_ms / 1e3) * 1e9
+    assert 0.25 * most_ns < clock.now < 1.001 * most_ns
