@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing
+from resnetrt.errors import BackendMissing, CheckFailed
 from resnetrt.runtime.cuda import find_devices
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -46,7 +46,7 @@ def make_bundle(path: Path) -> Bundle:
 
 
 def check_parity(make: Callable[[], Bundle], backend: str, target: str | None, precision: str) -> dict[str, Any]:
-    """Compile for this GPU, load, and compare with the eager model's golden outputs."""
+    """Compile for this GPU, load, compare with the eager model's golden outputs; audit what TensorRT made of it."""
     from resnetrt.export.compilers import choose_variant, compile_variant
     from resnetrt.runtime import load
 
@@ -58,7 +58,20 @@ def check_parity(make: Callable[[], Bundle], backend: str, target: str | None, p
     engine = compile_variant(bundle, variant, backend, target)
     with load(bundle, engine) as session:
         assert session.selftest is not None
-        return {"engine": engine, "parity": session.selftest.to_json()}
+        found = {"engine": engine, "parity": session.selftest.to_json()}
+    # ONNX Runtime's GPU providers do not show the graph that they run
+    return found if backend == "onnxruntime" else found | audited(bundle, engine, precision)
+
+
+def audited(bundle: Bundle, engine: str, precision: str) -> dict[str, Any]:
+    """Shares of the convolution work; raises `CheckFailed` if less than 95% of it runs in `precision`."""
+    from resnetrt.export.audit import Requirement, audit_engine, broken_requirements
+
+    audit = audit_engine(bundle, engine)
+    broken = broken_requirements(audit, [Requirement(precision, 0.95)])
+    if broken:
+        raise CheckFailed("; ".join(broken))
+    return {"share_by_precision": audit.share_by_precision, "read_from": audit.evidence.read_from}
 
 
 def check_latency(folder: Path, backend: str, depth: int) -> dict[str, Any]:

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_bundle
 
-from resnetrt.benchmarks import gpu_check, gpu_memory
+from resnetrt.benchmarks import gpu_check, gpu_engines, gpu_memory
 from resnetrt.errors import BackendMissing, CheckFailed
+from resnetrt.export.compilers import compile_variant
 from resnetrt.runtime.cuda import find_devices
 from resnetrt.runtime.cuda.host import HostCuda
 
@@ -49,6 +51,14 @@ class TestMemory:
         monkeypatch.setattr(cuda, "launch", lambda *_: None)
         with pytest.raises(CheckFailed, match="replayed 1 times"):
             gpu_memory.check_graph(cuda)
+
+
+def test_an_engine_in_another_precision_fails_its_check(tmp_path: Path):
+    bundle = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
+    engine = compile_variant(bundle, "fp32", "onnxruntime")
+    assert gpu_engines.audited(bundle, engine, "fp32")["share_by_precision"] == {"fp32": 1.0}
+    with pytest.raises(CheckFailed, match=r"expected at least 95\.0% of the .* in fp16, found fp32 100\.0%"):
+        gpu_engines.audited(bundle, engine, "fp16")
 
 
 @pytest.mark.parametrize(
