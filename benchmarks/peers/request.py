@@ -19,7 +19,7 @@ DEPTH_TOOLS = (
     "nncf-mixed",
     "ort-int8-minmax",
     "ort-uint8-minmax",
-    *(name for name, tool in TOOLS.items() if tool.package == "resnetrt"),
+    *(name for name, tool in TOOLS.items() if tool.package == "resnetrt" and not name.endswith("-learned")),
 )
 
 

@@ -14,6 +14,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.dialects import DIALECTS
+from resnetrt.calibration.learn_rounding import Learning
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.export.compilers import find_compiler
 from resnetrt.preprocess import FloatArray
@@ -69,6 +70,7 @@ class Tool:
         return importlib.util.find_spec(self.package) is not None
 
 
+_LEARNING_SECONDS = 120.0
 TOOLS: dict[str, Tool] = {}
 
 
@@ -140,12 +142,16 @@ def _reader(job: Job) -> Any:
     return Reader()
 
 
-def _own(dialect: str, kind: str) -> Callable[[Job], Path]:
-    """Ours as the command line runs it: calibrate, then quantize with the default options."""
+def _own(dialect: str, kind: str, learned: bool = False) -> Callable[[Job], Path]:
+    """Ours as the command line runs it: calibrate, then quantize with the default options or learned rounding."""
 
     def quantize(job: Job) -> Path:
-        calibrate_bundle(job.bundle, job.data, job.samples)
-        variant, _ = quantize_variant(job.bundle, dialect, QuantizeOptions(input=kind))
+        record = calibrate_bundle(job.bundle, job.data, job.samples)
+        learning = None
+        if learned:
+            recipe = job.bundle.manifest.preprocessing
+            learning = Learning.of(job.data, recipe, record.image_hashes, _LEARNING_SECONDS)
+        variant, _ = quantize_variant(job.bundle, dialect, QuantizeOptions(input=kind, learning=learning))
         return job.bundle.variant_file(variant)
 
     return quantize
@@ -167,3 +173,5 @@ for _dialect in DIALECTS:
     for _kind in ("float32", "uint8"):
         _name = f"resnetrt-{_dialect}" + ("" if _kind == "float32" else f"-{_kind}")
         _register(Tool(_name, "resnetrt", _dialect, _own(_dialect, _kind), _backends_of(_dialect), _kind))
+_LEARNED = _own("cpu", "uint8", learned=True)
+_register(Tool("resnetrt-cpu-uint8-learned", "resnetrt", "cpu", _LEARNED, _backends_of("cpu"), "uint8"))
