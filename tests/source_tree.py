@@ -27,12 +27,16 @@ def package_dirs() -> dict[str, Path]:
 
 
 def shipped_files() -> dict[str, Path]:
-    """Path in the wheel (`resnetrt/export/fold.py`) to file, for every file of the mapped folders."""
+    """Path in the wheel (`resnetrt/export/fold.py`) to file, for every file of the mapped folders.
+
+    What was measured (`benchmarks/results/`) stays in the repository.
+    """
     return {
         f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}": path
         for package, folder in package_dirs().items()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+        if path.relative_to(folder).parts[0] != "results"
     }
 
 
