@@ -145,25 +145,20 @@ def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> 
     Tensors that the file does not have are left out.
     """
     import onnx
-    import onnxruntime
+
+    from resnetrt.export.inner_values import InnerValues
 
     model = onnx.load(str(path))
     present = {output for node in model.graph.node for output in node.output}
     wanted = [name for name in names if name in present]
-    outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in wanted if n not in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = session.run(wanted, {session.get_inputs()[0].name: batch})
+    values = InnerValues(model, wanted).of(batch)
     constants = {item.name: item for item in model.graph.initializer}
     scales: Scales = {
         node.input[0]: float(onnx.numpy_helper.to_array(constants[node.input[1]]).max())
         for node in model.graph.node
         if node.op_type == "QuantizeLinear" and node.input[0] in wanted and node.input[1] in constants
     }
-    features = {name: np.asarray(value, np.float64) for name, value in zip(wanted, values, strict=True)}
+    features = {name: np.asarray(values[name], np.float64) for name in wanted}
     for name, factors in noted_factors(model).items():  # back to what the FP32 network computes
         if name in features:
             shaped = along_channels(factors, features[name])

@@ -75,7 +75,7 @@ def _weight_faults(
 def _activation_faults(
     model: "onnx.ModelProto", constants: dict[str, FloatArray], images: FloatArray
 ) -> list[ScaleFault]:
-    import onnx
+    from resnetrt.export.inner_values import InnerValues
 
     graph = model.graph
     pairs = [
@@ -83,13 +83,7 @@ def _activation_faults(
         for node in graph.node
         if node.op_type == "QuantizeLinear" and node.input[0] not in constants and constants[node.input[1]].size == 1
     ]
-    inputs = {value.name for value in graph.input}
-    outputs = {value.name for value in graph.output}
-    names = [name for name in dict.fromkeys(node.input[0] for node in pairs) if name not in inputs]
-    extra = [name for name in names if name not in outputs]
-    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in extra)
-    values = dict(zip(names, _run(model, names, images), strict=True))
-    values |= dict.fromkeys(inputs, images)
+    values = InnerValues(model, [node.input[0] for node in pairs]).of(images)
     faults = []
     for node in pairs:
         scale, zero = constants[node.input[1]], constants[node.input[2]]
@@ -109,14 +103,3 @@ def _judge(values: FloatArray, scale: float, zero: int, dtype: str) -> str:
     if spread < _FEWEST_STEPS:
         return f"its values span {spread:.1f} of {high - low} steps: the scale {scale:.3g} is too large"
     return ""
-
-
-def _run(model: "onnx.ModelProto", names: list[str], images: FloatArray) -> list[FloatArray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    blob = model.SerializeToString()
-    session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
-    return list(session.run(names, {session.get_inputs()[0].name: images}))

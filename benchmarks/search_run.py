@@ -25,13 +25,12 @@ from resnetrt.benchmarks.trial_engines import Build, TrialEngines
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.dialects import dialect as find_dialect
-from resnetrt.calibration.quantize import QuantizeOptions, check_quantized, load_record, quantize_model
+from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
 from resnetrt.errors import Inconclusive
 from resnetrt.export.cast import measure_rounded
 from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.export.onnx_parity import measure_parity, run_onnx
-from resnetrt.manifest import VariantRecord
-from resnetrt.parity import require
+from resnetrt.export.store import store_variant
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.progress import track
 
@@ -247,19 +246,10 @@ class SearchRun:
             "held_out": _facts(confirmed),
             "islands": [item.to_json() for item in self.racers],
         }
-        blob = engines.file(chosen.mix).read_bytes()
-        with self.bundle.edit() as editor:
-            path = editor.new_path(f"{name}.onnx")
-            path.write_bytes(blob)
-            check_quantized(path)
-            # ONNX Runtime's CPU runs no BF16 and leaves FP16 roundings out, so 16 bits are judged by their float twin
-            half = chosen.mix.precision != "fp32" and precision == "int8"
-            parity = measure_rounded(self.bundle, path) if half else measure_parity(self.bundle, path)
-            require(parity, "onnxruntime", precision, f"variant {name}")
-            record = VariantRecord(
-                f"{name}.onnx", precision, dialect=self.dialect.name, evidence=evidence | {"parity": parity.to_json()}
-            )
-            editor.add_variant(name, record)
+        # ONNX Runtime's CPU runs no BF16 and leaves FP16 roundings out, so 16 bits are judged by their float twin
+        half = chosen.mix.precision != "fp32" and precision == "int8"
+        blob, measure = engines.file(chosen.mix).read_bytes(), measure_rounded if half else measure_parity
+        store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, measure=measure)
         engine = compile_variant(self.bundle, name, self.request.backend, self.request.target)
         return {"variant": name, "engine": engine}
 

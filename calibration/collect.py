@@ -1,7 +1,7 @@
 """One streaming pass over calibration images: extremes, histograms and channel means of every tensor that matters.
 
 Runs the FP32 ONNX file in ONNX Runtime with extra outputs; per-channel reductions happen inside the graph. Memory is
-bounded by tensors x bins plus the activations of one batch.
+bounded by tensors x bins plus the activations of one batch more than there are threads.
 """
 
 import math
@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle, sha256_of
-from resnetrt.calibration.data import Dataset, open_dataset, pixel_hash
+from resnetrt.calibration.data import Batch, Dataset, open_dataset, pixel_hash
 from resnetrt.calibration.equalize import Factors, equalize, find_factors
 from resnetrt.calibration.histogram import Histogram
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
@@ -55,8 +55,7 @@ def calibrate(
     hashes: list[str] = []
     total = math.ceil(len(dataset) / batch_size)
     batches = track(dataset.batches(batch_size), "calibrating", total, "images", batch_size)
-    normalized = ((batch.frames, preprocessing.normalize(batch.frames)) for batch in batches)
-    for frames, images, results in _run_ahead(session, normalized):
+    for frames, images, results in _run_ahead(session, _normalized(batches, preprocessing)):
         hashes += [pixel_hash(frame) for frame in frames]
         _check_finite(results, order)
         for name, collector in collectors.items():
@@ -66,6 +65,11 @@ def calibrate(
     tensors = {name: collector.statistics() for name, collector in collectors.items()}
     output_means = {name: mean.value for name, mean in means.items()}
     return CalibrationRecord(dataset.name, sha256_of(model_path), tuple(hashes), tensors, output_means, factors)
+
+
+def _normalized(batches: Iterable[Batch], preprocessing: Preprocessing) -> Iterator[tuple[UInt8Array, FloatArray]]:
+    """Frames and images of each batch."""
+    return ((batch.frames, preprocessing.normalize(batch.frames)) for batch in batches)
 
 
 def _run_ahead(
@@ -97,8 +101,8 @@ def _find_factors(model: ir.Model, dataset: Dataset, preprocessing: Preprocessin
         _reduce(copy.graph, value, ("ReduceMin", "ReduceMax"))
     session = _session(copy)
     amax: Factors = {}
-    for batch in dataset.select(range(min(_EQUALIZING, len(dataset)))).batches(_batch_size(watched)):
-        results = session.run(preprocessing.normalize(batch.frames))
+    batches = dataset.select(range(min(_EQUALIZING, len(dataset)))).batches(_batch_size(watched))
+    for _, _, results in _run_ahead(session, _normalized(batches, preprocessing)):
         for name in (value.name or "" for value in watched):
             peak = np.maximum(np.abs(results[f"{name}/ReduceMin"]), np.abs(results[f"{name}/ReduceMax"]))
             amax[name] = np.maximum(amax.get(name, 0.0), np.where(np.isfinite(peak), peak, 0.0))

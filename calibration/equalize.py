@@ -122,17 +122,16 @@ class _Channels:
 
     def roots(self, name: str) -> npt.NDArray[np.int64]:
         """The group of each channel of a value."""
-        found = self.ids[name]
-        while not np.array_equal(above := self._parent[found], found):
-            found = above
-        return found
+        return self._roots_of(self.ids[name])
 
     def pinned(self) -> npt.NDArray[np.int64]:
         """Groups that stay as they are."""
-        found = np.flatnonzero(self._pinned)
-        while not np.array_equal(above := self._parent[found], found):
-            found = above
-        return found
+        return self._roots_of(np.flatnonzero(self._pinned))
+
+    def _roots_of(self, channels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        while not np.array_equal(above := self._parent[channels], channels):
+            channels = above
+        return channels
 
     def _visit(self, node: ir.Node, shared: bool) -> None:
         values = [value for value in node.inputs if not is_constant(value)]

@@ -2,21 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from resnetrt.bundle import Bundle, sha256_of
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.lint_qdq import Finding, lint_qdq
-from resnetrt.calibration.quantize import QuantizeOptions, check_quantized, quantize_model
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
 from resnetrt.calibration.suspects import blaming
 from resnetrt.calibration.trt_cache import record_from_cache
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.export.lint import lint
-from resnetrt.export.onnx_parity import measure_parity
-from resnetrt.manifest import VariantRecord
-from resnetrt.parity import Parity, require
+from resnetrt.export.lint import check_onnx, lint
+from resnetrt.export.store import store_variant
+from resnetrt.parity import Parity
 
 _SHOWN = 5
 
@@ -29,7 +27,7 @@ def import_variant(bundle: Bundle, source: Path, dialect_name: str) -> tuple[str
     """
     rules = find_dialect(dialect_name)
     _check_interface(bundle, source)
-    check_quantized(source)
+    check_onnx(source)
     findings = lint_qdq(source, rules)
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
@@ -45,7 +43,11 @@ def import_variant(bundle: Bundle, source: Path, dialect_name: str) -> tuple[str
         "warnings": [finding.to_json() for finding in findings],
     }
     variant = f"int8.{rules.name}.imported"
-    return variant, _store(bundle, variant, source.read_bytes(), rules.name, evidence), findings
+    return (
+        variant,
+        store_variant(bundle, variant, source.read_bytes(), "int8", evidence, dialect=rules.name, explain=blaming),
+        findings,
+    )
 
 
 def quantize_from_cache(bundle: Bundle, cache: Path, dialect_name: str, options: QuantizeOptions) -> tuple[str, Parity]:
@@ -59,22 +61,7 @@ def quantize_from_cache(bundle: Bundle, cache: Path, dialect_name: str, options:
     model = quantize_model(bundle.variant_file("fp32"), record, rules, options)
     evidence = {"trt_cache": cache.name, "source_sha256": sha256_of(cache), "weight_method": options.weight_method}
     variant = f"int8.{rules.name}"
-    return variant, _store(bundle, variant, model, rules.name, evidence)
-
-
-def _store(bundle: Bundle, variant: str, model: bytes, dialect: str, evidence: dict[str, Any]) -> Parity:
-    """Write the variant if it is valid ONNX and agrees with eager on the golden images."""
-    name = f"{variant}.onnx"
-    with bundle.edit() as editor:
-        path = editor.new_path(name)
-        path.write_bytes(model)
-        check_quantized(path)
-        parity = measure_parity(bundle, path)
-        with blaming(bundle, path):
-            require(parity, "onnxruntime", "int8", f"variant {variant}")
-        record = VariantRecord(name, "int8", dialect=dialect, evidence=evidence | {"parity": parity.to_json()})
-        editor.add_variant(variant, record)
-    return parity
+    return variant, store_variant(bundle, variant, model, "int8", evidence, dialect=rules.name, explain=blaming)
 
 
 def _check_interface(bundle: Bundle, source: Path) -> None:

@@ -18,9 +18,9 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.equalize import along_channels, noted_factors
 from resnetrt.calibration.qdq_graph import QdqGraph, Quantizer
 from resnetrt.errors import CheckFailed
+from resnetrt.export.inner_values import InnerValues
 from resnetrt.golden import Golden
 from resnetrt.parity import SQNR_CAP_DB
-from resnetrt.settings import read_settings
 
 Arrays = dict[str, npt.NDArray[Any]]
 _LAYERS = ("Conv", "Gemm", "MatMul", "Add")
@@ -108,24 +108,23 @@ class _Runs:
         self.graph = QdqGraph(quantized)
         self._factors = noted_factors(quantized)
         self._frames = quantized.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-        self._inputs = [reference.graph.input[0].name, quantized.graph.input[0].name]
+        self._input = quantized.graph.input[0].name
         known = {output for node in reference.graph.node for output in node.output}
         self.layers = [node for node in self.graph.layers(_LAYERS) if node.output[0] in known]
         outputs = {node.output[0] for node in self.layers}
         self._cuts = self.graph.quantized_values() & known
-        self._exact = _session(reference, outputs | self._cuts)
-        self._own = _session(_cut(quantized, self._cuts), outputs)
-        self._whole = _session(quantized, outputs)
+        self._exact = InnerValues(reference, outputs | self._cuts)
+        self._own = InnerValues(_cut(quantized, self._cuts), outputs)
+        self._whole = InnerValues(quantized, outputs)
 
     def run(self, images: npt.NDArray[np.float32], frames: npt.NDArray[np.uint8] | None) -> tuple[Arrays, ...]:
         """Values of a batch by name: exact, of the whole INT8 network, and of each layer on its own."""
-        feed = {self._inputs[1]: frames if self._frames and frames is not None else images}
-        exact = _run(self._exact, {self._inputs[0]: images})
-        exact.setdefault(self._inputs[0], images)
+        feed = {self._input: frames if self._frames and frames is not None else images}
+        exact = self._exact.of(images)
         for name in exact.keys() & self._factors.keys():
             exact[name] = exact[name] / along_channels(self._factors[name], exact[name])
-        own = _run(self._own, feed | {_cut_name(name): exact[name] for name in self._cuts})
-        return exact, _run(self._whole, feed), own
+        own = self._own.run(feed | {_cut_name(name): exact[name] for name in self._cuts})
+        return exact, self._whole.run(feed), own
 
 
 def _cut_name(value: str) -> str:
@@ -143,25 +142,6 @@ def _cut(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
     for name in sorted(wanted):
         copy.graph.input.append(onnx.helper.make_tensor_value_info(_cut_name(name), onnx.TensorProto.FLOAT, None))
     return copy
-
-
-def _session(model: onnx.ModelProto, outputs: Iterable[str]) -> Any:
-    import onnxruntime
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {output.name for output in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(set(outputs) - present))
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = read_settings().threads
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: Any, feed: Arrays) -> Arrays:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
 
 
 class _Layer:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from resnetrt.calibration.data import open_dataset, pixel_hash
+from resnetrt.calibration.structure import weighted_layers
 from resnetrt.errors import DataError
+from resnetrt.export.inner_values import InnerValues
 from resnetrt.preprocess import Preprocessing, UInt8Array
-from resnetrt.settings import read_settings
 
 IMAGES = 128
 _BATCH = 16
@@ -77,9 +78,9 @@ class LearnedRounding:
     """
 
     def __init__(self, model: ir.Model, batches: Callable[[], Iterable[npt.NDArray[Any]]], seconds: float) -> None:
-        self._blob = ir.serde.serialize_model(model).SerializeToString()
-        self._shapes = {node.name or "": _Patches.of(node) for node in model.graph if node.op_type in ("Conv", "Gemm")}
-        self._order = [name for name, patches in self._shapes.items() if patches is not None]
+        self._model = ir.serde.serialize_model(model)
+        found = {layer.name or "": _Patches.of(layer) for layer in weighted_layers(model.graph)}
+        self._patches = {name: patches for name, patches in found.items() if patches is not None}  # in graph order
         self._batches = batches
         self._end = time.monotonic() + seconds
         self._covariances: dict[str, Float32] = {}
@@ -89,7 +90,7 @@ class LearnedRounding:
     def round(self, layer: ir.Node, weights: Float32, axis: int, integers: Int8, scales: Float32, limit: int) -> Int8:
         """Better integers in place of the nearest ones; `weights` and `integers` have outputs at `axis`."""
         name = layer.name or ""
-        if time.monotonic() > self._end or self._shapes.get(name) is None:
+        if time.monotonic() > self._end or name not in self._patches:
             self.skipped.append(name)
             return integers
         if name not in self._covariances:
@@ -106,10 +107,9 @@ class LearnedRounding:
         """`first` and the layers behind it whose covariances fit into memory together."""
         group: list[str] = []
         total = 0
-        for name in self._order[self._order.index(first) :]:
-            patches = self._shapes[name]
-            assert patches is not None
-            total += 4 * patches.width**2
+        names = list(self._patches)
+        for name in names[names.index(first) :]:
+            total += 4 * self._patches[name].width ** 2
             if group and total > _MOMENT_BYTES:
                 break
             group.append(name)
@@ -117,15 +117,13 @@ class LearnedRounding:
 
     def _collect(self, names: Sequence[str]) -> dict[str, Float32]:
         """Covariance `(width, width)` of the input patches of each layer."""
-        session = _session(self._blob, {patches.source for name in names if (patches := self._shapes[name])})
+        patches = {name: self._patches[name] for name in names}
+        session = InnerValues(self._model, {item.source for item in patches.values()}, as_written=False)
         sums = {name: _Moments() for name in names}
         for batch in self._batches():
-            values = session(batch)
-            for name in names:
-                patches = self._shapes[name]
-                assert patches is not None
-                share = max(1, _PATCHES // IMAGES) * len(batch)
-                sums[name].add(patches.cut(values[patches.source], share))
+            values, share = session.of(batch), _PATCHES // IMAGES * len(batch)
+            for name, item in patches.items():
+                sums[name].add(item.cut(values[item.source], share))
         return {name: moments.covariance() for name, moments in sums.items()}
 
 
@@ -197,10 +195,11 @@ class _Patches:
 
     @classmethod
     def of(cls, node: ir.Node) -> "_Patches | None":
-        """None for what is not learned: groups, automatic padding, weights that are computed."""
+        """None for what is not learned: groups and automatic padding."""
         source, weight = node.inputs[0], node.inputs[1]
-        if source is None or weight is None or weight.const_value is None:
-            return None
+        assert source is not None
+        assert weight is not None
+        assert weight.const_value is not None
         shape = weight.const_value.shape.numpy()
         if node.op_type == "Gemm":
             transposed = _integers(node, "transB", (0,)) == (1,)
@@ -234,25 +233,3 @@ def _integers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, 
     if found is None:
         return default
     return tuple(found.as_ints()) if found.type == ir.AttributeType.INTS else (found.as_int(),)
-
-
-def _session(blob: bytes, names: set[str]) -> Callable[[npt.NDArray[Any]], dict[str, Float32]]:
-    """Runs a batch and returns the named values; the input's own is the batch."""
-    import onnx
-    import onnxruntime
-
-    model = onnx.ModelProto.FromString(blob)
-    given = model.graph.input[0].name
-    wanted = sorted(names - {given})
-    present = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = read_settings().threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run(batch: npt.NDArray[Any]) -> dict[str, Float32]:
-        found = session.run(wanted, {given: batch}) if wanted else []  # an empty list would mean all outputs
-        return {given: batch} | dict(zip(wanted, found, strict=True))
-
-    return run

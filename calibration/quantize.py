@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
@@ -18,11 +17,10 @@ from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, s
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
 from resnetrt.calibration.suspects import blaming
-from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.errors import UsageError
 from resnetrt.export.cast_recipes import UINT8
-from resnetrt.export.onnx_parity import measure_parity
-from resnetrt.manifest import VariantRecord
-from resnetrt.parity import Parity, require
+from resnetrt.export.store import store_variant
+from resnetrt.parity import Parity
 from resnetrt.preprocess import Preprocessing
 
 Params = dict[str, QuantParams]
@@ -68,31 +66,23 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
     record = load_record(bundle)
     rules = find_dialect(dialect_name)
     variant = f"int8.{rules.name}" + (UINT8 if options.input == "uint8" else "")
-    name = f"{variant}.onnx"
     model = quantize_model(
         bundle.variant_file("fp32"), record, rules, options, preprocessing=bundle.manifest.preprocessing
     )
-    with bundle.edit() as editor:
-        path = editor.new_path(name)
-        path.write_bytes(model)
-        check_quantized(path)
-        parity = measure_parity(bundle, path)
-        with blaming(bundle, path):
-            require(parity, "onnxruntime", "int8", f"variant {variant}")
-        evidence = {
-            "parity": parity.to_json(),
-            "method": options.method,
-            "weight_method": options.weight_method,
-            "reduce_range": options.reduce_range,
-            "bias_correction": options.bias_correction,
-            "equalized": bool(record.equalization),
-            "rounding": _rounding(options.learning),
-            "calibration_sha256": bundle.manifest.files[FILE].sha256,
-            "calibration_dataset": record.dataset,
-            "calibration_images": len(record.image_hashes),
-        }
-        stored = VariantRecord(name, "int8", input=options.input, dialect=rules.name, evidence=evidence)
-        editor.add_variant(variant, stored)
+    evidence = {
+        "method": options.method,
+        "weight_method": options.weight_method,
+        "reduce_range": options.reduce_range,
+        "bias_correction": options.bias_correction,
+        "equalized": bool(record.equalization),
+        "rounding": _rounding(options.learning),
+        "calibration_sha256": bundle.manifest.files[FILE].sha256,
+        "calibration_dataset": record.dataset,
+        "calibration_images": len(record.image_hashes),
+    }
+    parity = store_variant(
+        bundle, variant, model, "int8", evidence, input_type=options.input, dialect=rules.name, explain=blaming
+    )
     return variant, parity
 
 
@@ -175,15 +165,8 @@ def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:
     variant = "fp32" + UINT8
     model = ir.load(str(bundle.variant_file("fp32")))
     bake_float(model.graph, bundle.manifest.preprocessing)
-    with bundle.edit() as editor:
-        path = editor.new_path(f"{variant}.onnx")
-        path.write_bytes(bytes(ir.serde.serialize_model(model).SerializeToString()))
-        check_quantized(path)
-        parity = measure_parity(bundle, path)
-        require(parity, "onnxruntime", "fp32", f"variant {variant}")
-        record = VariantRecord(path.name, "fp32", input="uint8", evidence={"parity": parity.to_json()})
-        editor.add_variant(variant, record)
-    return variant, parity
+    blob = bytes(ir.serde.serialize_model(model).SerializeToString())
+    return variant, store_variant(bundle, variant, blob, "fp32", {}, input_type="uint8")
 
 
 def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method: str) -> QuantParams:
@@ -199,11 +182,3 @@ def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method:
         return symmetric_int8(low, high, tensor)
     low, high = find_range(statistics, method, 255)
     return affine_uint8(low, high, tensor)
-
-
-def check_quantized(path: Path) -> None:
-    """Raise `CheckFailed` if the file is not valid ONNX."""
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"{path.name}: onnx.checker: {str(error).splitlines()[0]}") from error

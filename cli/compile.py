@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.options import bundle_argument, input_option, json_option
 from resnetrt.cli.output import emit_json
 
 _TENSORRT: list[Any] = [
@@ -34,14 +34,7 @@ def _tensorrt_options(function: Any) -> Any:
 @click.option("--backend", required=True, help="onnxruntime, openvino, tensorrt or tensorrt_rtx.")
 @click.option("--precision", default=None, help="fp32, fp16, bf16, int8, fp8: the variant made for the backend.")
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
-@click.option(
-    "--input",
-    "input_type",
-    type=click.Choice(["float32", "uint8"]),
-    default="float32",
-    show_default=True,
-    help="With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.",
-)
+@input_option("With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.")
 @click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
 @_tensorrt_options

@@ -14,6 +14,12 @@ bundle_argument: Callable[[F], F] = click.argument("bundle", type=click.Path(pat
 json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
+def input_option(help_text: str) -> Callable[[F], F]:
+    """`--input`: what a variant takes, normalised images or frames."""
+    kinds = click.Choice(["float32", "uint8"])
+    return click.option("--input", "input_type", type=kinds, default="float32", show_default=True, help=help_text)
+
+
 class CommaList(click.ParamType[Any]):
     """A comma-separated list whose items `convert_item` parses, as `--batches 1,8`."""
 

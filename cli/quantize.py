@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from resnetrt.cli.options import WORDS, bundle_argument, json_option
+from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option
 from resnetrt.cli.output import emit_json, note
 from resnetrt.errors import UsageError
 
@@ -24,14 +24,7 @@ from resnetrt.errors import UsageError
     help="Targets' Q/DQ rules.",
 )
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
-@click.option(
-    "--input",
-    "input_type",
-    type=click.Choice(["float32", "uint8"]),
-    default="float32",
-    show_default=True,
-    help="uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.",
-)
+@input_option("uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.")
 @click.option("--reduce-range", is_flag=True, help="7-bit weights, for CPUs without VNNI.")
 @click.option("--learn-rounding", help="The calibration images again: round weights by what it does to the outputs.")
 @click.option(

@@ -9,11 +9,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.errors import UsageError
 from resnetrt.export.activation_ranges import recorded_amax
 from resnetrt.export.cast_graph import cast_graph, load_typed
 from resnetrt.export.cast_recipes import RECIPES, UINT8, CastRecipe, recipe_for
@@ -21,6 +20,7 @@ from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fp8 import insert_fp8
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
 from resnetrt.export.half_types import HALF_TYPES, HalfType
+from resnetrt.export.lint import check_onnx
 from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.export.rounded import write_rounded
 from resnetrt.manifest import VariantRecord
@@ -53,7 +53,7 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
     with bundle.edit() as editor:
         path = editor.new_path(name)
         path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
-        _check_onnx(path)
+        check_onnx(path)
         parity, as_it_is = measure_rounded(bundle, path), _run_as_it_is(bundle, path, precision)
         for found in (parity, as_it_is):
             if isinstance(found, Parity):
@@ -135,10 +135,3 @@ def _check_source(bundle: Bundle, recipe: CastRecipe, precision: str) -> None:
         )
     if precision == "fp8" and recorded_amax(bundle) is None:
         raise UsageError(f"bundle {bundle.path}: fp8 needs its calibration record; make one with: resnetrt calibrate")
-
-
-def _check_onnx(path: Path) -> None:
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"{path.name}: onnx.checker: {str(error).splitlines()[0]}") from error

@@ -16,10 +16,7 @@ def lint(path: Path, kept_batch_norms: int = 0) -> None:
     Checked: `onnx.checker` in full, opset, one file, no BatchNormalization beyond `kept_batch_norms`, a bias as long as
     the outputs at every convolution, a symbolic batch axis that really takes batch 1 and 3.
     """
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"{path.name}: onnx.checker: {str(error).splitlines()[0]}") from error
+    check_onnx(path)
     model = onnx.load(str(path), load_external_data=False)
     for check in (_opset, _single_file, _biases, _batch_axis):
         check(model, path.name)
@@ -27,6 +24,14 @@ def lint(path: Path, kept_batch_norms: int = 0) -> None:
     if left > kept_batch_norms:
         raise CheckFailed(f"{path.name}: {left} BatchNormalization nodes left, expected {kept_batch_norms}")
     _run_batches(model, path)
+
+
+def check_onnx(path: Path) -> None:
+    """Raise `CheckFailed` if the file is not valid ONNX."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(f"{path.name}: onnx.checker: {str(error).splitlines()[0]}") from error
 
 
 def _opset(model: onnx.ModelProto, name: str) -> None:

@@ -20,7 +20,6 @@ from resnetrt.calibration.data import open_dataset
 from resnetrt.calibration.dialects import DIALECTS, Dialect
 from resnetrt.calibration.quantize import (
     QuantizeOptions,
-    check_quantized,
     load_record,
     quantize_model,
     quantize_variant,
@@ -28,6 +27,7 @@ from resnetrt.calibration.quantize import (
 from resnetrt.calibration.record import CalibrationRecord
 from resnetrt.cli import run
 from resnetrt.errors import BundleError, CheckFailed, UsageError
+from resnetrt.export.lint import check_onnx
 from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.export.trace import trace_to_onnx
 from resnetrt.parity import sqnr_db
@@ -206,7 +206,7 @@ def test_unusual_networks(make: Callable[[], Any], tmp_path: Path):
     images = preprocessing.normalize(frames)
     for rules in DIALECTS.values():
         (tmp_path / "int8.onnx").write_bytes(quantize_model(path, record, rules, QuantizeOptions()))
-        check_quantized(tmp_path / "int8.onnx")
+        check_onnx(tmp_path / "int8.onnx")
         assert sqnr_db(run_onnx(path, images), run_onnx(tmp_path / "int8.onnx", images)) > 25
 
 
@@ -249,7 +249,7 @@ def test_a_record_without_a_tensor_of_the_model(tiny: Tiny):
 def test_an_invalid_file_is_refused(tmp_path: Path):
     (tmp_path / "int8.onnx").write_bytes(b"nonsense")
     with pytest.raises(CheckFailed, match=r"int8\.onnx: onnx\.checker: "):
-        check_quantized(tmp_path / "int8.onnx")
+        check_onnx(tmp_path / "int8.onnx")
 
 
 # Measured on 2,000 test images: 37.7 dB (cpu), 33.0 dB (tensorrt, half the resolution behind a ReLU). Rounding alone

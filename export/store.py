@@ -1,0 +1,45 @@
+"""How a variant enters a bundle: valid ONNX and, on the golden images, what the eager model says; or not at all."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from resnetrt.bundle import Bundle
+from resnetrt.export.lint import check_onnx
+from resnetrt.export.onnx_parity import measure_parity
+from resnetrt.manifest import VariantRecord
+from resnetrt.parity import Parity, require
+
+
+def _unexplained(_bundle: Bundle, _path: Path) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def store_variant(
+    bundle: Bundle,
+    name: str,
+    blob: bytes,
+    precision: str,
+    evidence: dict[str, Any],
+    *,
+    input_type: str = "float32",
+    dialect: str | None = None,
+    measure: Callable[[Bundle, Path], Parity] = measure_parity,
+    explain: Callable[[Bundle, Path], AbstractContextManager[None]] = _unexplained,
+) -> Parity:
+    """Store the ONNX file `blob` as variant `name`, with `evidence` and its parity, as `measure` finds it.
+
+    The parity is required within `explain`, which may add to the message of a failure. Raises `CheckFailed` for invalid
+    ONNX and outside the tolerance of `precision`; then nothing is written.
+    """
+    with bundle.edit() as editor:
+        path = editor.new_path(f"{name}.onnx")
+        path.write_bytes(blob)
+        check_onnx(path)
+        parity = measure(bundle, path)
+        with explain(bundle, path):
+            require(parity, "onnxruntime", precision, f"variant {name}")
+        found = evidence | {"parity": parity.to_json()}
+        editor.add_variant(name, VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=found))
+    return parity
