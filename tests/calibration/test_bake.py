@@ -45,13 +45,39 @@ def test_float_is_the_same_to_the_last_bit_or_two(small_onnx: Callable[[str], Pa
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_integer_input_is_exact_up_to_the_border(small_onnx: Callable[[str], Path], dialect: str):
+@pytest.mark.parametrize("kind", ["projection", "bottleneck"])
+def test_integer_input_is_exact_up_to_the_border(small_onnx: Callable[[str], Path], kind: str, dialect: str):
     """Before weights are rounded the widened convolution is the old one, padding included."""
-    model = ir.load(str(small_onnx("projection")))
+    model = ir.load(str(small_onnx(kind)))
+    size = small_models.SHAPES[kind][1]
+    frames = np.random.default_rng(3).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
     baked = bake_integer(model.graph, PREPROCESSING, DIALECTS[dialect], np.zeros(3))
     assert baked.source.scale == np.float32(1 / 255)
-    expected = run_onnx(small_onnx("projection"), PREPROCESSING.normalize(FRAMES))
-    np.testing.assert_allclose(run_frames(model, FRAMES), expected, rtol=1e-4, atol=1e-4)
+    expected = run_onnx(small_onnx(kind), PREPROCESSING.normalize(frames))
+    np.testing.assert_allclose(run_frames(model, frames), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_openvino_reads_two_pixels_at_a_time_where_the_stem_steps_by_two(small_onnx: Callable[[str], Path]):
+    """The pixels' means follow their channels, and weights are those of the pixels alone: one scale for the same."""
+    means = np.array([0.1, -0.2, 0.3])
+    for kind, pixels in {"bottleneck": 2, "projection": 1}.items():
+        graph = ir.load(str(small_onnx(kind))).graph
+        single = ir.load(str(small_onnx(kind))).graph
+        baked = bake_integer(graph, PREPROCESSING, DIALECTS["cpu"], means)
+        alone = bake_integer(single, PREPROCESSING, DIALECTS["onnxruntime"], means)
+        colours, one = alone.source.means[:3], alone.source.means[3:]
+        assert baked.source.means.tolist() == [*list(colours) * pixels, *list(one) * pixels]
+        found, expected = (
+            np.abs(first_weights(item)).reshape(len(first_weights(item)), -1) for item in (graph, single)
+        )
+        assert found.max(1).tolist() == expected.max(1).tolist()
+
+
+def first_weights(graph: ir.Graph) -> np.ndarray:
+    weight = next(node for node in graph if node.op_type == "Conv").inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    return weight.const_value.numpy()
 
 
 def test_means_of_the_pixels_follow_from_those_of_the_normalised_input(small_onnx: Callable[[str], Path]):
