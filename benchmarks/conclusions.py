@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from resnetrt.benchmarks.latency import BASELINE
+from resnetrt.benchmarks.against_peers import closest
+from resnetrt.benchmarks.baselines import PEERS
 
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -12,7 +13,8 @@ Row = Mapping[str, Any]
 
 def conclusions(record: Record) -> list[str]:
     """Fastest engine, what depth costs, where INT8 pays, how far from the limit, and whether the run was quiet."""
-    return [*_unfinished(record), *_fastest(record), *_int8(record), *_limit(record), *_noise(record)]
+    parts = (_unfinished, _fastest, _int8, _limit, _against_peers, _start, _overhead, _noise)
+    return [sentence for part in parts for sentence in part(record)]
 
 
 def _unfinished(record: Record) -> Iterator[str]:
@@ -25,7 +27,7 @@ def _fastest(record: Record) -> Iterator[str]:
     for batch, rows in _by_batch(record["results"]):
         gains: dict[str, list[float]] = {}
         for row in rows:
-            if row["times_faster"] and row["engine"] != BASELINE:
+            if row["times_faster"] and row["engine"] not in PEERS:
                 gains.setdefault(row["engine"], []).append(row["times_faster"])
         if gains:
             means = {engine: math.prod(values) ** (1 / len(values)) for engine, values in gains.items()}
@@ -60,13 +62,58 @@ def _int8(record: Record) -> Iterator[str]:
 
 
 def _limit(record: Record) -> Iterator[str]:
-    rows = [row for row in record["results"] if row.get("percent_of_peak")]
-    if rows:
-        best = max(rows, key=lambda row: row["percent_of_peak"])
+    """How far the engine that is fastest is from the roofs, at each batch."""
+    for batch, rows in _by_batch([row for row in record["results"] if row.get("percent_of_floor")]):
+        own = [row for row in rows if row["engine"] not in PEERS]
+        best = min(own, key=lambda row: float(row["median_ms"]), default=None)
+        cells = [row for row in own if best is not None and row["engine"] == best["engine"]]
+        if best is not None:
+            peak, floor, memory = (
+                _extent([row[name] for row in cells])
+                for name in ("percent_of_peak", "percent_of_floor", "memory_percent")
+            )
+            yield (
+                f"Batch {batch}: {best['engine']} reaches {peak} % of the {best['precision']} matrix products measured "
+                f"in this run, and {floor} % of what arithmetic and memory allow layer by layer; {memory} % of that "
+                "least time is in layers that memory limits."
+            )
+
+
+def _against_peers(record: Record) -> Iterator[str]:
+    """Own time over that of the closest peer, for each way to measure it."""
+    names = {"engine": "engine alone", "frame": "from a uint8 frame", "jpeg": "from a JPEG"}
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in closest(record.get("against_peers", ())):
+        groups.setdefault((row["source"], row["batch"]), []).append(row)
+    for (source, batch), rows in groups.items():
+        ratios = [row["ratio"] for row in rows]
+        worst = max(rows, key=lambda row: float(row["ratio"]))
+        low, high = worst["ratio_ci"]
+        extent = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(rows) > 1 else f"{ratios[0]:.2f}"
         yield (
-            f"Closest to the limit: {best['network']} {best['engine']} at batch {best['batch']} reaches "
-            f"{best['gops']:.0f} GOPS, {best['percent_of_peak']:.0f} % of the {best['precision']} matrix products "
-            f"measured in this run; by traffic without caches its limit is {best['limit']}."
+            f"Against the closest peer, {names[source]}, batch {batch}: {extent} of its time; {worst['network']} is "
+            f"worst, {worst['engine']} against {worst['peer']} [{low:.2f}, {high:.2f}]."
+        )
+
+
+def _start(record: Record) -> Iterator[str]:
+    rows = record.get("memory", ())
+    if rows:
+        slowest = max(rows, key=lambda row: float(row["start_to_first_ms"]))
+        fastest = min(rows, key=lambda row: float(row["start_to_first_ms"]))
+        yield (
+            f"From the start of a process over import, load and self-test to the first outputs: "
+            f"{fastest['start_to_first_ms'] / 1e3:.2f} s ({fastest['network']} {fastest['engine']}) to "
+            f"{slowest['start_to_first_ms'] / 1e3:.2f} s ({slowest['network']} {slowest['engine']})."
+        )
+
+
+def _overhead(record: Record) -> Iterator[str]:
+    for row in record.get("overhead", ()):
+        low, high = row["overhead_ci_us"]
+        yield (
+            f"The runtime adds {row['overhead_us']:.1f} us [{low:.1f}, {high:.1f}] to {row['backend']}'s own call "
+            f"({row['bare_us']:.1f} us on one small product)."
         )
 
 
@@ -78,6 +125,11 @@ def _noise(record: Record) -> Iterator[str]:
         yield f"DISTURBED: {len(marked)} of {len(blocks)} blocks; {'; '.join(sorted(reasons))}."
     elif blocks:
         yield "The machine was quiet in every block."
+
+
+def _extent(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _by_batch(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:

@@ -2,46 +2,49 @@
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from resnetrt.benchmarks.latency import BASELINE, Infer
 from resnetrt.benchmarks.timing import DEFAULT_SCHEDULE, Clock, Schedule, measure
 from resnetrt.preprocess import Preprocessing, UInt8Array
-from resnetrt.runtime.session import Session
 
 PHOTO = (500, 375)  # width and height of a typical ImageNet photograph
 QUALITY = 90
 SOURCES = ("jpeg", "frame", "tensor")
 
 
+@dataclass(frozen=True)
+class Route:
+    """How an engine gets from uint8 `(N, H, W, C)` frames to logits: `infer` takes what `prepare` makes of them."""
+
+    prepare: Callable[[UInt8Array], Any]
+    infer: Callable[[Any], object]
+
+
 def measure_end_to_end(
     network: str,
     preprocessing: Preprocessing,
-    sessions: Mapping[str, Session],
-    eager: Infer | None,
+    routes: Mapping[str, Route],
     schedule: Schedule = DEFAULT_SCHEDULE,
     clock: Clock | None = None,
 ) -> list[dict[str, Any]]:
-    """One row for each engine (and eager, if given) and each of `SOURCES`, all timed side by side.
+    """One row for each engine of `routes` and each of `SOURCES`, all timed side by side.
 
-    `jpeg`: decode, resize, crop, preprocess, infer. `frame`: a uint8 frame of the network's size, preprocess, infer.
-    `tensor`: infer alone.
+    `jpeg`: decode, resize, crop (the same code for all), prepare, infer. `frame`: a uint8 frame of the network's size,
+    prepare, infer. `tensor`: infer alone.
     """
     jpeg = sample_jpeg()
     frames = preprocessing.frame_from_file(jpeg)[None]
     calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, session in sessions.items():
-        calls |= _calls(name, jpeg, frames, preprocessing, session.infer_frames, session.infer, session.prepare(frames))
-    if eager is not None:
-        normalize = preprocessing.normalize
-        calls |= _calls(BASELINE, jpeg, frames, preprocessing, lambda x: eager(normalize(x)), eager, normalize(frames))
+    for name, route in routes.items():
+        calls |= _calls(name, route, jpeg, frames, preprocessing)
     timings = measure({"|".join(key): call for key, call in calls.items()}, schedule, *_clock(clock))
     return [
-        {"network": network, "engine": engine, "source": source, **timings[f"{engine}|{source}"].to_json()}
+        {"network": network, "engine": engine, "source": source, "batch": 1} | timings[f"{engine}|{source}"].to_json()
         for engine, source in calls
     ]
 
@@ -51,21 +54,18 @@ def _clock(clock: Clock | None) -> tuple[Any, ...]:
 
 
 def _calls(
-    name: str,
-    jpeg: bytes,
-    frames: UInt8Array,
-    preprocessing: Preprocessing,
-    infer_frames: Callable[[UInt8Array], object],
-    infer: Callable[[Any], object],
-    tensor: Any,
+    name: str, route: Route, jpeg: bytes, frames: UInt8Array, preprocessing: Preprocessing
 ) -> dict[tuple[str, str], Callable[[], object]]:
+    def from_frames(images: UInt8Array) -> object:
+        return route.infer(route.prepare(images))
+
     def from_jpeg() -> object:
-        return infer_frames(preprocessing.frame_from_file(jpeg)[None])
+        return from_frames(preprocessing.frame_from_file(jpeg)[None])
 
     return {
         (name, "jpeg"): from_jpeg,
-        (name, "frame"): partial(infer_frames, frames),
-        (name, "tensor"): partial(infer, tensor),
+        (name, "frame"): partial(from_frames, frames),
+        (name, "tensor"): partial(route.infer, route.prepare(frames)),
     }
 
 

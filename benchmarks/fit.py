@@ -43,10 +43,12 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Per backend and batch: how many times faster INT8 is than FP32 at each depth, and the depth from which it pays.
 
     `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio, paired by rounds,
-    is above one; None if there is none. `always` says that it is the shallowest measured.
+    is above one; None if there is none. `always` says that it is the shallowest measured. Engines that take frames have
+    no FP32 partner.
     """
     found = []
-    known = [row for row in rows if row["depth"] is not None and row["precision"] in ("fp32", "int8")]
+    fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
+    known = [row for row in fitting if row["precision"] in ("fp32", "int8")]
     for (backend, batch), group in _grouped(known, "backend", "batch"):
         curve = list(_curve(group))
         if curve:

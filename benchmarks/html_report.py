@@ -33,7 +33,7 @@ _CAPTIONS = {
     "pareto": "Top-1 accuracy against median latency",
 }
 _RESULTS = ("network", "engine", "batch", "n", "median ms", "95 % interval", "p90", "p99", "x eager", "GOPS",
-            "% of peak", "limit")  # fmt: skip
+            "% of peak", "% of floor", "limit")  # fmt: skip
 
 
 def html_report(record: Record) -> str:
@@ -50,10 +50,12 @@ def html_report(record: Record) -> str:
         _table(_RESULTS, map(_result_cells, record["results"])),
         "<p><small>* measured while something else ran. x eager: paired by rounds with eager FP32 of the same run. "
         "GOPS: two operations a multiply-accumulate. % of peak: of the matrix products measured in the "
-        "same run.</small></p>",
+        "same run. % of floor: the least time by arithmetic and memory, layer by layer, over the measured one; caches "
+        "can beat it. Limit: what most of that least time is.</small></p>",
         *_fits(record),
         *_regression(record),
         *_end_to_end(record),
+        *_against_peers(record),
         *_memory(record),
         *_loadgen(record),
         *_left_out(record),
@@ -103,7 +105,7 @@ def _figures(record: Record) -> Iterable[str]:
 def _result_cells(row: Record) -> Sequence[str]:
     low, high = row["ci_ms"]
     star = " *" if row.get("disturbed") else ""
-    numbers = (_number(row.get("times_faster"), 2), _number(row.get("gops"), 0), _number(row.get("percent_of_peak"), 0))
+    shares = (_number(row.get(name), 0) for name in ("gops", "percent_of_peak", "percent_of_floor"))
     return (
         row["network"],
         row["engine"] + star,
@@ -113,7 +115,8 @@ def _result_cells(row: Record) -> Sequence[str]:
         f"{format_ms(low)} to {format_ms(high)}",
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
-        *numbers,
+        _number(row.get("times_faster"), 2),
+        *shares,
         row.get("limit") or "-",
     )
 
@@ -163,6 +166,26 @@ def _end_to_end(record: Record) -> Iterable[str]:
     rows = [(*key, *(format_ms(found.get(name)) for name in names)) for key, found in cells.items()]
     yield "<h2>End to end, batch 1: median ms</h2>"
     yield _table(("network", "engine", "from a JPEG", "from a raw frame", "engine alone"), rows)
+
+
+def _against_peers(record: Record) -> Iterable[str]:
+    if not record.get("against_peers"):
+        return
+    rows = [
+        (
+            row["network"],
+            row["engine"],
+            row["peer"],
+            row["source"],
+            str(row["batch"]),
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
+        )
+        for row in record["against_peers"]
+    ]
+    yield "<h2>Against peers of the same run: the fastest engine's time over the peer's</h2>"
+    yield _table(("network", "engine", "peer", "from", "batch", "ratio", "95 % interval"), rows)
+    yield "<p><small>Engine: alone, on float32 images. Frame and JPEG include preprocessing.</small></p>"
 
 
 def _memory(record: Record) -> Iterable[str]:

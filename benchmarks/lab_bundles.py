@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from resnetrt.benchmarks.lab_plan import Subject
 from resnetrt.benchmarks.prepare import prepare_export
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate_bundle
@@ -16,11 +17,12 @@ from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.record import FILE as CALIBRATION
 from resnetrt.conditions import tool_versions
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
+from resnetrt.export.cast_recipes import UINT8
 from resnetrt.export.compilers import choose_variant, compile_variant, engine_id, find_compiler
 from resnetrt.export.export import export_bundle
 from resnetrt.machine import read_cpu
 
-CALIBRATION_IMAGES = 16
+CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
 GOLDEN_IMAGES = 9  # the self-test's one image alone, then a batch of eight
 _MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
 Say = Callable[[str], None]
@@ -31,22 +33,22 @@ def default_work() -> Path:
     return Path.home() / ".cache" / "resnetrt" / "bench"
 
 
-def lab_bundle(
-    network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say
-) -> tuple[Bundle, list[str], list[str]]:
-    """The bundle of `network` with every engine that this machine can make: bundle, engine ids, what was left out."""
+def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:
+    """The bundle of `network` with every engine that this machine can make; INT8 ones also for frames."""
     path = work / f"{network}-{recipe_hash()}.bundle"
     bundle = _open(path) or _export(network, path, say)
     if CALIBRATION not in bundle.manifest.files and "int8" in precisions:
-        calibrate_bundle(bundle, "fashion_calib", CALIBRATION_IMAGES)
-    engines, left_out = [], []
+        calibrate_bundle(bundle, CALIBRATION_DATA, CALIBRATION_IMAGES)
+    engines: dict[str, list[str]] = {"float32": [], "uint8": []}
+    left_out = []
     for precision in precisions:
         for backend in backends:
-            try:
-                engines.append(_engine(bundle, backend, precision, say))
-            except (BackendMissing, CheckFailed, UsageError) as error:
-                left_out.append(f"{network} {backend} {precision}: {error}")
-    return bundle, engines, left_out
+            for kind in engines if precision == "int8" else ("float32",):
+                try:
+                    engines[kind].append(_engine(bundle, backend, precision, kind, say))
+                except (BackendMissing, CheckFailed, UsageError) as error:
+                    left_out.append(f"{network} {backend} {precision} from {kind}: {error}")
+    return Subject(bundle, engines["float32"], left_out, engines["uint8"])
 
 
 @cache
@@ -74,12 +76,13 @@ def _export(network: str, path: Path, say: Say) -> Bundle:
     return export_bundle(prepare_export(network, golden_count=GOLDEN_IMAGES), path, overwrite=True)[0]
 
 
-def _engine(bundle: Bundle, backend: str, precision: str, say: Say) -> str:
-    """The engine's id; compiled if it is not there."""
+def _engine(bundle: Bundle, backend: str, precision: str, kind: str, say: Say) -> str:
+    """The id of the engine that takes `kind`, float32 images or uint8 frames; compiled if it is not there."""
     dialect = find_compiler(backend).DIALECT
-    if precision == "int8" and f"int8.{dialect}" not in bundle.manifest.variants:
-        quantize_variant(bundle, dialect, QuantizeOptions())
-    variant = choose_variant(bundle, backend, precision)
+    wanted = f"int8.{dialect}" + (UINT8 if kind == "uint8" else "")
+    if precision == "int8" and wanted not in bundle.manifest.variants:
+        quantize_variant(bundle, dialect, QuantizeOptions(input=kind))
+    variant = choose_variant(bundle, backend, precision, kind)
     name = engine_id(variant, bundle.manifest.variants[variant], backend, "cpu")
     if name not in bundle.manifest.engines:
         name = compile_variant(bundle, variant, backend)

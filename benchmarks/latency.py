@@ -23,6 +23,7 @@ class Contender:
     """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host.
 
     `execution_ms`, on a GPU, takes batch size and number of runs: their milliseconds by the device's own clock.
+    `images` are what it takes instead of the run's: uint8 frames `(N, H, W, C)`.
     """
 
     engine: str
@@ -31,6 +32,7 @@ class Contender:
     infer: Infer
     threads: int
     execution_ms: Callable[[int, int], Sequence[float]] | None = None
+    images: npt.NDArray[Any] | None = None
 
 
 def measure_latency(
@@ -52,8 +54,11 @@ def measure_latency(
         raise UsageError(f"bench: expected each engine once, found {', '.join(names)}")
     rows = []
     for batch in batches:
-        inputs = fill_batch(images, batch)
-        calls = {contender.engine: partial(contender.infer, inputs) for contender in contenders}
+        filled = fill_batch(images, batch)
+        calls = {
+            item.engine: partial(item.infer, filled if item.images is None else fill_batch(item.images, batch))
+            for item in contenders
+        }
         progress = partial(_round_bar, label=f"latency, batch {batch}")
         on_device = {
             item.engine: partial(item.execution_ms, batch) for item in contenders if item.execution_ms is not None
@@ -63,7 +68,7 @@ def measure_latency(
     return rows
 
 
-def fill_batch(images: FloatArray, batch: int) -> FloatArray:
+def fill_batch(images: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
     """The first `batch` images as a new contiguous array, repeated from the start where there are fewer."""
     if batch < 1:
         raise UsageError(f"batch size: expected a positive number, found {batch}")
@@ -85,6 +90,7 @@ def _row(
         "network": network,
         "depth": depth,
         "engine": contender.engine,
+        "input": "float32" if contender.images is None else contender.images.dtype.name,
         "backend": contender.backend,
         "precision": contender.precision,
         "batch": batch,

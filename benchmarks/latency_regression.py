@@ -4,7 +4,7 @@ Never a bare ratio of two noisy means: each cell's rounds are divided by the sam
 machine's mood of the day out, and the slowdown comes with an interval. A run under other conditions is refused.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,35 +88,42 @@ def parse_percent(text: str) -> float:
     return value
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """An earlier `bench.json`. Raises `UsageError` if it is not one."""
+def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
+    """An earlier `bench.json`, of a finished run or an interrupted one. Raises `UsageError` if it is not one."""
     try:
         record = parse_json_object(path.read_bytes(), str(path))
     except (OSError, BundleError) as error:
         raise UsageError(f"{path}: expected the JSON of resnetrt bench, found {error}") from error
     if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
         raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
-    if record.get("complete") is False:
+    if complete and record.get("complete") is False:
         raise UsageError(
-            f"{path}: expected a finished run to compare with, found one that was interrupted; run it again"
+            f"{path}: expected a finished run to compare with, found one that was interrupted; run it again, or "
+            f"finish it with --resume {path}"
         )
+    if not complete and record.get("complete") is not False:
+        raise UsageError(f"--resume {path}: expected an interrupted run, found a finished one; compare with --compare")
     return record
 
 
 def check_conditions(old: Mapping[str, Any], new: Mapping[str, Any], accept: Iterable[str] = ()) -> None:
     """Raise `UsageError` naming every condition that differs, save those in `accept` and what is under test."""
-    before, after = _flat(old), _flat(new)
-    accepted = {*_MAY_DIFFER, *accept}
-    differing = [
-        f"{name} {before.get(name, _MISSING)} then, {after.get(name, _MISSING)} now"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name) and name not in accepted
-    ]
+    differing = differences(old, new, {*_MAY_DIFFER, *accept})
     if differing:
         raise UsageError(
             f"--compare: the runs' conditions differ: {'; '.join(differing)}; "
             "measure the old revision again here, or accept one by name with --accept"
         )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], accepted: Container[str] = ()) -> list[str]:
+    """Every condition that differs, then and now, save those that are accepted."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name} {before.get(name, _MISSING)} then, {after.get(name, _MISSING)} now"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name) and name not in accepted
+    ]
 
 
 def compare_runs(old: Sequence[Row], new: Sequence[Row], limit_percent: float) -> Regression:

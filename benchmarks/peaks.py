@@ -83,12 +83,13 @@ def _rate(backend: str, precision: str, shape: tuple[int, int, int], threads: in
     with tempfile.TemporaryDirectory(prefix="resnetrt-peak-") as folder:
         model = Path(folder) / "matmul.onnx"
         write_matmul(model, shape, precision)
-        with _session(model, backend, precision, threads) as session:
+        with open_session(model, backend, precision, threads) as session:
             timing = measure({"matmul": lambda: session.infer(x)}, _SCHEDULE)["matmul"]
     return 2 * rows * columns * columns * depth / min(timing.round_medians_ms) / 1e6
 
 
-def _session(model: Path, backend: str, precision: str, threads: int) -> Session:
+def open_session(model: Path, backend: str, precision: str, threads: int) -> Session:
+    """The ONNX file compiled for the CPU and loaded; the engine lies beside it."""
     compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
     path = model.with_name(f"engine.{compiled.extension}")
     path.write_bytes(compiled.blob)

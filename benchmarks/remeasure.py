@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from resnetrt.benchmarks.lab import Findings, LabOptions, Subject, measure_subject
+from resnetrt.benchmarks.lab import Lab
+from resnetrt.benchmarks.lab_findings import Findings
+from resnetrt.benchmarks.lab_plan import LabOptions, Subject
 from resnetrt.benchmarks.lab_time import Shares
 from resnetrt.benchmarks.latency_regression import Regression, compare_runs, merge_rows
 
@@ -29,7 +31,7 @@ def compare_with_more_rounds(
         if not found.unsure:
             break
         say(f"undecided, measured again: {', '.join(f'{name} batch {batch}' for name, batch in sorted(found.unsure))}")
-        again = measure_groups(subjects, replace(options, budget_s=None, peers=False), found.unsure)
+        again = measure_groups(subjects, replace(options, budget_s=None, peers=None), found.unsure)
         rows = merge_rows(rows, again)
         found = compare_runs(old, rows, limit_percent)
     record["regression"] = found.to_json()
@@ -47,6 +49,6 @@ def measure_groups(
         if batches:
             found = Findings()
             chosen = replace(options, batches=batches, end_to_end=False, memory=False, profile=None)
-            measure_subject(subject, chosen, found, Shares(None, 1), lambda _: None, lambda: None)
+            Lab(chosen, found, Shares(None, 1), lambda _: None, lambda: None).measure(subject)
             rows += found.results
     return rows

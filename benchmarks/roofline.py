@@ -1,8 +1,9 @@
 """How close each cell is to what the machine reaches, and which limit it meets: arithmetic or memory.
 
-Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009. Traffic is what must move if nothing stays in a cache between
-layers: every weight read once, every layer's output written and read once. Caches beat it, so the memory limit is a
-lower bound of what is attainable.
+Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009, layer by layer: a layer takes at least the time of its
+operations at the peak, and at least that of its traffic at the rate of a copy. Traffic is what must move if nothing
+stays in a cache between layers: its weights read once, its output written and read once. Caches beat it, so a cell may
+take less than its `floor_ms`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,25 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetrt.models import Cost
+    from resnetrt.models.cost import LayerCost
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 Row = dict[str, Any]
 
 
-def traffic_bytes(cost: "Cost", precision: str, batch: int) -> int:
-    """Bytes of one batch: weights once, outputs of all counted layers twice."""
-    outputs = sum(_size(layer.output_shape) for layer in cost.layers)
-    return ELEMENT_BYTES[precision] * (cost.parameters + 2 * batch * outputs)
+def layer_bytes(layer: "LayerCost", precision: str, batch: int) -> int:
+    """Bytes of one batch: weights once, outputs twice."""
+    return ELEMENT_BYTES[precision] * (layer.parameters + 2 * batch * _size(layer.output_shape))
 
 
 def annotate(rows: Sequence[Row], costs: Mapping[str, "Cost"], peaks: Mapping[str, Any]) -> list[Row]:
-    """Each row with what it reaches (`gops`), of which peak, and the `limit` it meets; None where unknown."""
+    """Each row with what it reaches (`gops`), of which peak, and the `limit` it meets; None where unknown.
+
+    `floor_ms` is the least time by the roofline of each layer, `memory_percent` the part of it that layers take whose
+    traffic is slower than their arithmetic; `limit` is `memory` if that is more than half.
+    """
     return [row | _judge(row, costs.get(row["network"]), peaks) for row in rows]
 
 
 def _judge(row: Row, cost: "Cost | None", peaks: Mapping[str, Any]) -> Row:
-    names = ("gmacs", "gops", "ops_per_byte", "attainable_gops", "percent_of_peak", "percent_of_attainable", "limit")
-    found: Row = dict.fromkeys(names)
+    names = ("gmacs", "gops", "ops_per_byte", "percent_of_peak", "floor_ms", "percent_of_floor", "memory_percent")
+    found: Row = dict.fromkeys((*names, "limit"))
     if cost is None:
         return found
     operations = 2 * cost.macs * row["batch"]
@@ -36,15 +41,18 @@ def _judge(row: Row, cost: "Cost | None", peaks: Mapping[str, Any]) -> Row:
     peak = peaks["best"].get(row["precision"])
     if peak is None or row["precision"] not in ELEMENT_BYTES:
         return found
-    intensity = operations / traffic_bytes(cost, row["precision"], row["batch"])
-    by_memory = intensity * peaks["copy_gb_s"]
-    attainable = min(peak, by_memory)
+    traffic = [layer_bytes(layer, row["precision"], row["batch"]) for layer in cost.layers]
+    arithmetic_ms = [2e-6 * layer.macs * row["batch"] / peak for layer in cost.layers]
+    memory_ms = [1e-6 * moved / peaks["copy_gb_s"] for moved in traffic]
+    floor_ms = sum(map(max, arithmetic_ms, memory_ms))
+    bound_ms = sum(moving for moving, computing in zip(memory_ms, arithmetic_ms, strict=True) if moving > computing)
     return found | {
-        "ops_per_byte": intensity,
-        "attainable_gops": attainable,
+        "ops_per_byte": operations / sum(traffic),
         "percent_of_peak": 100 * found["gops"] / peak,
-        "percent_of_attainable": 100 * found["gops"] / attainable,
-        "limit": "arithmetic" if peak <= by_memory else "memory",
+        "floor_ms": floor_ms,
+        "percent_of_floor": 100 * floor_ms / row["median_ms"],
+        "memory_percent": 100 * bound_ms / floor_ms,
+        "limit": "memory" if bound_ms > floor_ms / 2 else "arithmetic",
     }
 
 

@@ -26,6 +26,7 @@ from resnetrt.cli.options import INTEGERS, WORDS, json_option
     "--work", type=click.Path(path_type=Path), help="Folder of cached bundles. Default: ~/.cache/resnetrt/bench."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json, bench.html and pictures.")
+@click.option("--resume", type=click.Path(path_type=Path), help="The bench.json of an interrupted run: go on with it.")
 @click.option("--compare", type=click.Path(path_type=Path), help="An earlier bench.json: the regression check.")
 @click.option("--max-slowdown", default="5%", show_default=True, help="Of --compare: what is still a PASS.")
 @click.option("--accept", multiple=True, metavar="CONDITION", help="Compare although this condition differs.")

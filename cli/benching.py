@@ -14,9 +14,22 @@ from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import UsageError
 
 if TYPE_CHECKING:
-    from resnetrt.benchmarks.lab import LabOptions, Subject
+    from resnetrt.benchmarks.lab_plan import LabOptions, Subject
 
-HEADER = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99", "x eager", "GOPS", "% of peak", "limit")
+HEADER = (
+    "network",
+    "engine",
+    "batch",
+    "n",
+    "median ms [95 %]",
+    "p90",
+    "p99",
+    "x eager",
+    "GOPS",
+    "% of peak",
+    "% of floor",
+    "limit",
+)
 
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C ended
 VERDICTS = ("network", "engine", "batch", "slowdown % [95 %]", "verdict")
@@ -40,6 +53,7 @@ class BenchRequest:
     only_latency: bool
     work: Path | None
     out: Path | None
+    resume: Path | None
     compare: Path | None
     max_slowdown: str
     accept: Sequence[str]
@@ -50,9 +64,11 @@ class BenchRequest:
 
 def run_bench(request: BenchRequest, as_json: bool) -> int:
     """Measure, compare, write what was asked for, print; returns the exit code."""
-    from resnetrt.benchmarks.lab import lab_conditions, run_lab
+    from resnetrt.benchmarks.lab import run_lab
+    from resnetrt.benchmarks.lab_plan import lab_conditions, request_of
     from resnetrt.benchmarks.latency_regression import EXIT_CODES, check_conditions, parse_percent, read_record
     from resnetrt.benchmarks.loadgen import check_scenarios
+    from resnetrt.benchmarks.resume import read_partial
 
     started = time.monotonic()
 
@@ -69,7 +85,11 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         check_conditions(old["conditions"], lab_conditions(options), request.accept)
     subjects = list(_subjects(request, say))
     bundles_s = time.monotonic() - started
-    record = run_lab(subjects, options, say, None if request.out is None else partial(_keep, request.out))
+    earlier = None
+    if request.resume is not None:
+        earlier = read_partial(request.resume, request_of(subjects, options), lab_conditions(options))
+    keep = None if request.out is None else partial(_keep, request.out)
+    record = run_lab(subjects, options, say, keep, earlier)
     record["seconds_by_part"]["bundles"] = bundles_s
     loadgen = _loadgen(request, subjects, options.threads, say) if record["complete"] else ()
     record["loadgen"] = list(loadgen)
@@ -87,7 +107,7 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
 
 
 def _options(request: BenchRequest) -> "LabOptions":
-    from resnetrt.benchmarks.lab import LabOptions
+    from resnetrt.benchmarks.lab_plan import LabOptions
     from resnetrt.runtime.load import check_threads
 
     return LabOptions(
@@ -95,7 +115,7 @@ def _options(request: BenchRequest) -> "LabOptions":
         threads=check_threads(request.threads),
         rounds=request.rounds,
         budget_s=None if request.budget is None else 60 * request.budget,
-        peers=request.peers,
+        peers=_work(request) if request.peers else None,
         end_to_end=not request.only_latency,
         memory=not request.only_latency,
         profile=request.profile,
@@ -153,8 +173,8 @@ def _pin(cpus: Sequence[str] | None) -> None:
 
 
 def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
-    from resnetrt.benchmarks.lab import Subject, bundle_subject
-    from resnetrt.benchmarks.lab_bundles import default_work, lab_bundle
+    from resnetrt.benchmarks.lab_bundles import lab_bundle
+    from resnetrt.benchmarks.lab_plan import bundle_subject
     from resnetrt.bundle import Bundle
     from resnetrt.export.compilers import find_compiler
 
@@ -166,7 +186,14 @@ def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
         yield bundle_subject(Bundle.open(path), request.precisions or (), request.backends or ())
     for depth in request.depths or ():
         precisions, backends = request.precisions or ("fp32", "int8"), request.backends or _cpu_backends()
-        yield Subject(*lab_bundle(_name(depth), precisions, backends, request.work or default_work(), say))
+        yield lab_bundle(_name(depth), precisions, backends, _work(request), say)
+
+
+def _work(request: BenchRequest) -> Path:
+    """The folder of what takes long to make: bundles, models of peers."""
+    from resnetrt.benchmarks.lab_bundles import default_work
+
+    return request.work or default_work()
 
 
 def _cpu_backends() -> tuple[str, ...]:
@@ -219,6 +246,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         _number(row["times_faster"], 2),
         _number(row["gops"], 0),
         _number(row["percent_of_peak"], 0),
+        _number(row["percent_of_floor"], 0),
         row["limit"] or "-",
     )
 

@@ -1,13 +1,17 @@
 """The depth lab on a tiny network: what it measures, records, leaves out, and what it concludes."""
 
+import json
+
 import pytest
 from tiny_bundle import make_bundle
 
 from resnetrt.benchmarks.fit import break_even, fit_all, fit_line
-from resnetrt.benchmarks.lab import LabOptions, bundle_subject, run_lab
+from resnetrt.benchmarks.lab import run_lab
+from resnetrt.benchmarks.lab_plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
 from resnetrt.benchmarks.lab_time import Shares
 from resnetrt.benchmarks.peaks import copy_rate, merge_peaks, write_matmul
-from resnetrt.benchmarks.roofline import annotate, traffic_bytes
+from resnetrt.benchmarks.resume import read_partial
+from resnetrt.benchmarks.roofline import annotate, layer_bytes
 from resnetrt.benchmarks.timing import Schedule, measure
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers import compile_variant
@@ -17,14 +21,20 @@ COST = Cost(1000, 4_000_000, (LayerCost("conv", 4_000_000, 1000, (10, 10, 10)),)
 PEAKS = {"best": {"fp32": 100.0, "int8": 400.0}, "copy_gb_s": 20.0}
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Without what is measured once a run and takes seconds."""
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_overhead", lambda *_: [{"backend": "b", "overhead_us": 1.0}])
+
+
 def row(network, precision, ms, *, depth=18, batch=1, gmacs=1.8, backend="openvino", rounds=None):
     found = {"network": network, "depth": depth, "engine": f"{backend}-{precision}-cpu", "backend": backend}
     found |= {"precision": precision, "batch": batch, "gmacs": gmacs, "median_ms": ms, "threads": 2}
     return found | {"round_medians_ms": rounds or [ms * (1 + 0.001 * i) for i in range(8)]}
 
 
-def test_a_lab_run_of_one_bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
+def test_a_lab_run_of_one_bundle(tmp_path):
     bundle = make_bundle(tmp_path / "tiny.bundle")
     engines = [compile_variant(bundle, variant, "onnxruntime") for variant in ("fp32", "int8.cpu")]
     subject = bundle_subject(bundle, (), ())
@@ -46,8 +56,87 @@ def test_a_lab_run_of_one_bundle(tmp_path, monkeypatch):
     assert any(line.startswith("tiny batch 2, ms: ") for line in lines)
 
 
+def test_engines_that_take_frames_are_timed_on_frames(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    engine = compile_variant(bundle, "fp32.frames", "onnxruntime")
+    assert bundle_subject(bundle, (), ()).sidecar(engine)["inputs"][0]["dtype"] == "uint8"
+    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=200.0, profile=engine, memory=False)
+    record = run_lab([bundle_subject(bundle, (), ())], options, lambda _: None)
+    assert [(row["input"], row["batch"]) for row in record["results"]] == [("uint8", 1), ("uint8", 2)]
+    assert len(record["end_to_end"]) == 3
+    assert record["layers"]
+
+
+def test_engines_for_frames_only_are_timed_end_to_end_only(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    fp32, int8 = (compile_variant(bundle, variant, "onnxruntime") for variant in ("fp32", "int8.cpu"))
+    options = LabOptions(batches=(1,), threads=1, rounds=2, budget_s=200.0, memory=False)
+    record = run_lab([Subject(bundle, [fp32], (), [int8])], options, lambda _: None)
+    assert [row["engine"] for row in record["results"]] == [fp32]
+    assert [row["engine"] for row in record["end_to_end"]] == [fp32] * 3 + [int8] * 3
+    assert record["request"]["engines"] == {"tiny": [fp32, int8]}
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    engine = compile_variant(bundle, "fp32", "onnxruntime")
+    subject, kept = bundle_subject(bundle, (), ()), []
+    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=200.0, profile=engine)
+    whole = run_lab([subject], options, lambda _: None, lambda item: kept.append(json.dumps(item)))
+    assert [(len(item["results"]), len(item["end_to_end"]), len(item["memory"])) for item in map(json.loads, kept)] == [
+        (1, 0, 0), (2, 0, 0), (2, 3, 0), (2, 3, 1)
+    ]  # fmt: skip
+    partial = json.loads(kept[0]) | {"left_out": ["x", "tiny batch 2: the budget was spent"]}
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(partial))
+    earlier = read_partial(path, request_of([subject], options), lab_conditions(options))
+    record = run_lab([subject], options, lambda _: None, None, earlier)
+    assert record["complete"]
+    assert record["results"][0]["round_medians_ms"] == partial["results"][0]["round_medians_ms"], "not measured again"
+    assert record["overhead"] == partial["overhead"]
+    for name in ("results", "models", "end_to_end", "memory", "noise", "layers"):
+        assert len(record[name]) == len(whole[name]) > 0, name
+    assert record["left_out"][0] == "x"
+    assert not any("budget" in line for line in record["left_out"])
+    assert record["seconds"] > partial["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"conditions": {"schedule": {"budget_s": 9.0}}}, None),
+        ({"conditions": {"threads": 7}}, "threads 7 then, 1 now"),
+        ({"conditions": {"revision": "abc"}}, "revision abc then, "),
+        ({"conditions": {"versions": {"openvino": "0"}}}, "versions.openvino 0 then, "),
+        ({"conditions": {"schedule": {"rounds": 99}}}, "schedule "),
+        ({"request": {"batches": [1]}}, r"batches \[1\] then, \[1, 2\] now"),
+        ({"request": {"peers": True}}, "peers True then, False now"),
+        ({"complete": True}, "expected an interrupted run, found a finished one"),
+    ],
+)
+def test_only_the_same_run_is_gone_on_with(change, message, tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    subject = Subject(bundle, [compile_variant(bundle, "fp32", "onnxruntime")])
+    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=2.0)
+    request, conditions = request_of([subject], options), lab_conditions(options)
+    found = {"results": [], "complete": False, "request": request, "conditions": conditions}
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(merged(found, change)))
+    if message is None:
+        assert read_partial(path, request, conditions)["request"] == request
+    else:
+        with pytest.raises(UsageError, match=message):
+            read_partial(path, request, conditions)
+
+
+def merged(old, new):
+    """`old` with the leaves of `new`."""
+    both = {key: merged(old[key], new[key]) for key in new if isinstance(new[key], dict) and key in old}
+    return old | new | both
+
+
 def test_an_interrupt_keeps_the_groups_that_are_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
     bundle = make_bundle(tmp_path / "tiny.bundle")
     compile_variant(bundle, "fp32", "onnxruntime")
     subject, kept = bundle_subject(bundle, (), ()), []
@@ -57,7 +146,7 @@ def test_an_interrupt_keeps_the_groups_that_are_measured(tmp_path, monkeypatch):
         if len(kept) == 2:
             raise KeyboardInterrupt
 
-    options = LabOptions(batches=(1, 2, 4), threads=1, rounds=2, budget_s=2.0)
+    options = LabOptions(batches=(1, 2, 4), threads=1, rounds=2, budget_s=200.0)
     record = run_lab([subject], options, lambda _: None, keep)
     assert [(len(item["results"]), item["complete"]) for item in kept] == [(1, False), (2, False)]
     assert [row["batch"] for row in record["results"]] == [1, 2]
@@ -72,8 +161,7 @@ def raise_interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_a_spent_budget_leaves_the_rest_out_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS | {"matmul": []})
+def test_a_spent_budget_leaves_the_rest_out_and_says_so(tmp_path):
     bundle = make_bundle(tmp_path / "tiny.bundle")
     engine = compile_variant(bundle, "fp32", "onnxruntime")
     lines = []
@@ -130,14 +218,26 @@ def test_a_cell_that_still_moves_gets_more_rounds(wobble, rounds):
 
 
 def test_roofline_names_the_limit():
-    assert traffic_bytes(COST, "fp32", 2) == 4 * (1000 + 2 * 2 * 1000)
+    assert layer_bytes(COST.layers[0], "fp32", 2) == 4 * (1000 + 2 * 2 * 1000)
     compute, memory = (
         annotate([row("n", "int8", 0.04), row("n", "int8", 0.04)], {"n": COST}, PEAKS | {"copy_gb_s": 1e3})[0],
         annotate([row("n", "int8", 0.04)], {"n": COST}, PEAKS | {"copy_gb_s": 0.1})[0],
     )
     assert (compute["gops"], compute["limit"]) == (pytest.approx(200.0), "arithmetic")
     assert compute["percent_of_peak"] == pytest.approx(50.0)
-    assert (memory["limit"], memory["attainable_gops"]) == ("memory", pytest.approx(0.1 * 8e6 / 3000))
+    assert (compute["floor_ms"], compute["percent_of_floor"]) == (pytest.approx(0.02), pytest.approx(50.0))
+    assert (memory["limit"], memory["floor_ms"]) == ("memory", pytest.approx(3000 / 0.1e6))
+    assert (compute["memory_percent"], memory["memory_percent"]) == (0.0, 100.0)
+
+
+def test_the_floor_is_each_layers_own():
+    """One layer limited by arithmetic, one by memory: the floor is the sum of both, not the network's larger one."""
+    light = LayerCost("light", 10_000, 500_000, (1,))
+    cost = Cost(501_000, 4_010_000, (COST.layers[0], light))
+    found = annotate([row("n", "int8", 1.0)], {"n": cost}, PEAKS)[0]
+    assert found["floor_ms"] == pytest.approx(8e6 / 400e6 + 500_002 / 20e6)
+    assert found["memory_percent"] == pytest.approx(100 * 500_002 / 20e6 / found["floor_ms"])
+    assert (found["limit"], found["ops_per_byte"]) == ("memory", pytest.approx(8.02e6 / 503_002))
 
 
 def test_what_is_unknown_stays_none():

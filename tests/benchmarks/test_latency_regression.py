@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from resnetrt.benchmarks.lab import LabOptions
+from resnetrt.benchmarks.lab_plan import LabOptions
 from resnetrt.benchmarks.latency import Contender, measure_latency
 from resnetrt.benchmarks.latency_regression import (
     check_conditions,

@@ -15,6 +15,7 @@ PEAKS = {"best": {"fp32": 100.0}, "copy_gb_s": 20.0, "matmul": []}
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS)
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_overhead", lambda *_: [])
     bundle = make_bundle(tmp_path / "tiny.bundle")
     compile_variant(bundle, "fp32", "onnxruntime")
     return bundle.path
@@ -66,6 +67,14 @@ def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_pa
     assert (stored["complete"], [row["batch"] for row in stored["results"]]) == (False, [1])
     assert bench(tiny, "--compare", str(tmp_path / "out" / "bench.json")) == 2
     assert "found one that was interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(lab, "measure_latency", measure)
+    again = ["--out", str(tmp_path / "out"), "--resume", str(tmp_path / "out" / "bench.json"), "--batches"]
+    assert bench(tiny, *again, "1,2,4") == 2
+    assert "batches [1, 2] then, [1, 2, 4] now" in capsys.readouterr().err
+    assert bench(tiny, *again, "1,2") == 0
+    finished = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert (finished["complete"], [row["batch"] for row in finished["results"]]) == (True, [1, 2])
+    assert finished["results"][0]["round_medians_ms"] == stored["results"][0]["round_medians_ms"]
 
 
 def test_other_conditions_are_refused_before_anything_is_measured(tiny, tmp_path, capsys):
