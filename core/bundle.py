@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,8 +56,9 @@ class Bundle:
         if not manifest_path.is_file():
             raise BundleError(f"bundle {path}: no {MANIFEST}, so it is no bundle or half written; export it again")
         manifest = Manifest.from_bytes(manifest_path.read_bytes(), str(manifest_path))
-        for name, record in manifest.files.items():
-            _check_file(path, name, record)
+        largest_first = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing lets other threads run
+            list(pool.map(lambda item: _check_file(path, *item), largest_first))
         return cls(path.absolute(), manifest)
 
     def file(self, name: str) -> Path:
