@@ -69,25 +69,33 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> list[float]:
     return errors
 
 
-def run(depths: list[int], epochs: int, images: int) -> list[dict[str, Any]]:
-    """Train every kind at every depth, then time all of one depth side by side."""
+def train_all(depths: list[int], epochs: int, images: int) -> list[dict[str, Any]]:
+    """Train every kind at every depth: its training errors."""
     x, y = load(images)
     rows = []
     for depth in depths:
-        contenders, found = [], []
         for kind, (shortcut, _) in KINDS.items():
             started = time.monotonic()
-            model = network(depth, shortcut).to(memory_format=torch.channels_last)
-            errors = train(model, x, y, epochs)
-            found.append({"kind": kind, "depth": depth, "train_error_percent": errors})
-            contenders.append(Contender(kind, "eager", "fp32", eager_infer(model), torch.get_num_threads()))
+            errors = train(network(depth, shortcut).to(memory_format=torch.channels_last), x, y, epochs)
+            rows.append({"kind": kind, "depth": depth, "train_error_percent": errors})
             print(f"{kind} {depth}: training error {errors[-1]:.1f} %, {time.monotonic() - started:.0f} s", flush=True)
-        with watch() as noise:
-            times = measure_latency("", depth, contenders, x[:1].numpy(), (1,), Schedule(rounds=9, budget_s=4))
-        for row, timing in zip(found, times, strict=True):
-            names = ("median_ms", "ci_ms", "n")
-            rows.append(row | {name: timing[name] for name in names} | {"disturbed": noise.disturbed})
     return rows
+
+
+def time_all(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their eager latency, all networks timed side by side; weights make no difference to it."""
+    threads, image = torch.get_num_threads(), load(1)[0].numpy()
+    contenders = []
+    for row in rows:
+        model = network(row["depth"], KINDS[row["kind"]][0]).eval().to(memory_format=torch.channels_last)
+        contenders.append(Contender(f"{row['kind']}-{row['depth']}", "eager", "fp32", eager_infer(model), threads))
+    with watch() as noise:
+        times = measure_latency("", None, contenders, image, (1,), Schedule(rounds=11, budget_s=40))
+    kept = ("median_ms", "ci_ms", "n")
+    return [
+        row | {name: timing[name] for name in kept} | {"disturbed": noise.disturbed}
+        for row, timing in zip(rows, times, strict=True)
+    ]
 
 
 def draw(rows: list[dict[str, Any]], title: str) -> Any:
@@ -119,13 +127,21 @@ def main() -> None:
     parser.add_argument("--depths", default="8,14,20,32,44,56")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--images", type=int, default=60000)
+    parser.add_argument("--only-latency", action="store_true", help="keep the training errors of --out")
     parser.add_argument("--out", type=Path, default=Path("degradation"))
     args = parser.parse_args()
-    rows = run([int(depth) for depth in args.depths.split(",")], args.epochs, args.images)
     args.out.mkdir(parents=True, exist_ok=True)
-    record = {"conditions": conditions(), "epochs": args.epochs, "images": args.images, "results": rows}
-    (args.out / "degradation.json").write_text(json.dumps(record, indent=2) + "\n")
-    figure = draw(rows, f"Fashion-MNIST, {args.images} images, {args.epochs} epochs, one seed; intervals 95 %")
+    path = args.out / "degradation.json"
+    if args.only_latency:
+        record = json.loads(path.read_text())
+    else:
+        rows = train_all([int(depth) for depth in args.depths.split(",")], args.epochs, args.images)
+        record = {"epochs": args.epochs, "images": args.images, "results": rows}
+        path.write_text(json.dumps(record, indent=2) + "\n")  # should the timing fail
+    record = record | {"conditions": conditions(), "results": time_all(record["results"])}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    title = f"Fashion-MNIST, {record['images']} images, {record['epochs']} epochs, one seed; intervals 95 %"
+    figure = draw(record["results"], title)
     for kind in ("svg", "png"):
         (args.out / f"degradation.{kind}").write_bytes(image_bytes(figure, kind, "degradation"))
 
