@@ -2,7 +2,8 @@
 
 python -m resnetrt.benchmarks.streams BUNDLE [--engine ID] [--streams 1,2,4,8] [--json]
 
-Each stream keeps two frames under way, as a camera with a second buffer does. All are timed in rotated blocks.
+Each stream keeps two frames under way, as a camera with a second buffer does: while the engine runs one of each stream,
+the others wait. All are timed in rotated blocks.
 """
 
 import argparse
@@ -56,9 +57,9 @@ def measure_streams(
             calls[f"batch {batch}"] = partial(alone.infer_frames, fill_batch(frames, batch))
             sizes[f"batch {batch}"] = batch
         for instances in sorted({1, count}):
-            sessions = [load(bundle, name, threads=count // instances) for _ in range(instances)]
-            batcher = stack.enter_context(_batcher(sessions, max(batches)))
             for number in streams:
+                sessions = [load(bundle, name, threads=count // instances) for _ in range(instances)]
+                batcher = stack.enter_context(_batcher(sessions, -(-number // instances)))
                 label = f"{number} streams, {instances} instances"
                 calls[label] = partial(_drive, batcher, number, fill_batch(frames, 1))
                 sizes[label] = number * _TURNS
