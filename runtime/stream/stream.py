@@ -68,36 +68,38 @@ class Stream:
         it takes the request out of the queue.
         """
         self._batcher.check(batch)
-        started = time.monotonic_ns()
+        started, key = time.monotonic_ns(), id(batch)
         limit_us = timeout_microseconds or self._batcher.options.default_timeout_microseconds
-        request = Request(batch, self, started + limit_us * 1_000 if limit_us else 0)
-        request.future.add_done_callback(lambda future: self._done(request, future, started))
+        deadline = started + limit_us * 1_000 if limit_us else 0
+        request = Request(batch, self, deadline)
+        # no reference to the request or its batch: a future keeps its callbacks, and the circle would keep the batch
+        request.future.add_done_callback(lambda future: self._done(future, key, started, deadline))
         try:
             return self._batcher.submit(request, self._capacity, self._drop_oldest)
         except Overloaded:
-            self._count("rejected", batch)
+            self._count("rejected", key)
             raise
 
     def infer(self, batch: Array, timeout_microseconds: int = 0) -> Outputs:
         """`infer_async`, waiting for the outputs."""
         return self.infer_async(batch, timeout_microseconds).result()
 
-    def _done(self, request: Request, future: Future[Outputs], started: int) -> None:
+    def _done(self, future: Future[Outputs], key: int, started: int, deadline: int) -> None:
         ended = time.monotonic_ns()
         error = None if future.cancelled() else future.exception()
         if future.cancelled():
             outcome = "cancelled"
         elif error is None:
-            outcome = "late" if 0 < request.deadline_ns < ended else "done"
+            outcome = "late" if 0 < deadline < ended else "done"
             self.latency.record(ended - started)
         else:
             outcome = _OUTCOMES.get(type(error), "failed")
-        self._count(outcome, request.batch)
+        self._count(outcome, key)
 
-    def _count(self, outcome: str, batch: Array) -> None:
-        """Count what became of a request, and take its buffer back."""
+    def _count(self, outcome: str, key: int) -> None:
+        """Count what became of a request, and take its buffer back if it is one of the stream's."""
         with self._lock:
             self.counts[outcome] += 1
-            lent = self._lent.pop(id(batch), None)
+            lent = self._lent.pop(key, None)
             if lent is not None:
                 self._free.append(lent)

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -261,3 +263,18 @@ def test_options_that_make_no_sense(options, message):
 def test_an_unknown_overload_policy_is_refused(session):
     with Batcher([session]) as batcher, pytest.raises(UsageError, match="did you mean drop-oldest"):
         batcher.stream(2, "drop-olddest")
+
+
+def test_the_batch_of_a_finished_request_is_freed_at_once():
+    batch = image(1)
+    freed = weakref.ref(batch)
+    gc.disable()
+    try:
+        with Batcher([GatedSession()]) as batcher:
+            stream = batcher.stream()
+            stream.infer(batch)
+            del batch
+            stream.infer(image(2))  # until then the worker holds the one before
+            assert freed() is None
+    finally:
+        gc.enable()
