@@ -1,12 +1,16 @@
 """Inference over gRPC: protobuf messages to requests and back."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from resnetrt.runtime.serving.datatypes import BYTES, contents
 from resnetrt.runtime.serving.faults import invalid
+from resnetrt.runtime.serving.grpc_wire import split_raw
 from resnetrt.runtime.serving.messages import InferRequest, InferResponse, InputTensor, Parameters, WantedOutput
 
 # which typed field holds a datatype, and the numpy type of its elements
@@ -14,11 +18,30 @@ _TYPED = {"FP32": ("fp32_contents", "float32"), "UINT8": ("uint_contents", "uint
 _MOST_AXES = 16
 
 
-def read_request(message: Any) -> InferRequest:
-    """The request in a `ModelInferRequest`. Raises `RequestFault`."""
+@dataclass(frozen=True)
+class Received:
+    """A `ModelInferRequest` and its raw_input_contents; `message` may lack them."""
+
+    message: Any
+    raw: Sequence[bytes | memoryview]
+
+
+def parse(blob: bytes) -> Received | None:
+    """The message in `blob`; its raw contents stay where they are. None if there is no message in it."""
+    rest, raw = split_raw(blob)
+    try:
+        message = service_pb2.ModelInferRequest.FromString(rest)
+    except DecodeError:
+        return None
+    return Received(message, raw or message.raw_input_contents)
+
+
+def read_request(received: Received) -> InferRequest:
+    """What was asked. Raises `RequestFault`."""
+    message = received.message
     request = InferRequest(message.model_name, message.model_version, message.id, _parameters(message.parameters))
-    raws = iter(message.raw_input_contents)
-    has_raw = len(message.raw_input_contents) > 0
+    raws = iter(received.raw)
+    has_raw = len(received.raw) > 0
     for item in message.inputs:
         tensor = _input(item)
         if has_raw and "shared_memory_region" not in tensor.parameters:

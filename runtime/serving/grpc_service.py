@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from tritonclient.grpc import service_pb2
 
 from resnetrt.runtime.serving.faults import Kind, RequestFault, as_fault, invalid
-from resnetrt.runtime.serving.grpc_codec import read_request, write_response
+from resnetrt.runtime.serving.grpc_codec import Received, parse, read_request, write_response
 from resnetrt.runtime.serving.http_app import server_metadata
 from resnetrt.runtime.serving.inference import Inference
 from resnetrt.runtime.serving.repository import Repository
@@ -39,20 +39,12 @@ class GrpcService:
         return grpc.method_handlers_generic_handler(SERVICE, {method.name: self._method(method) for method in methods})
 
     def _method(self, method: Any) -> Any:
-        kind = GetMessageClass(method.input_type)
-
-        def parse(blob: bytes) -> Any:
-            try:
-                return kind.FromString(blob)
-            except DecodeError:
-                return None
-
         if method.name == "ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self._stream, parse, _serialize)
         known: Reply | None = getattr(self, method.name, None)
-        if known is None:
-            return grpc.unary_unary_rpc_method_handler(_unsupported, parse, _serialize)
-        return grpc.unary_unary_rpc_method_handler(_answering(known, method.name), parse, _serialize)
+        reply = _unsupported if known is None else _answering(known, method.name)
+        read = parse if method.name == "ModelInfer" else _parser(GetMessageClass(method.input_type))
+        return grpc.unary_unary_rpc_method_handler(reply, read, _serialize)
 
     async def ServerLive(self, request: Any) -> Any:  # noqa: N802
         """The process runs."""
@@ -126,7 +118,7 @@ class GrpcService:
         self._shared_memory.unregister(request.name)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
-    async def ModelInfer(self, request: Any, time_left_s: float | None = None) -> Any:  # noqa: N802
+    async def ModelInfer(self, request: Received, time_left_s: float | None = None) -> Any:  # noqa: N802
         """One inference."""
         return write_response(await self._inference.infer(read_request(request), time_left_s))
 
@@ -152,15 +144,27 @@ class GrpcService:
             for waiting in left:
                 waiting.cancel()
 
-    async def _stream_answer(self, request: Any) -> Any:
+    async def _stream_answer(self, request: Received | None) -> Any:
         try:
             if request is None:
                 raise invalid("failed to parse the request: expected a ModelInferRequest")
             return service_pb2.ModelStreamInferResponse(infer_response=await self.ModelInfer(request))
         except Exception as error:
             fault = _logged(error, "ModelStreamInfer")
-            answer = service_pb2.ModelInferResponse(id=request.id if request is not None else "")
+            answer = service_pb2.ModelInferResponse(id="" if request is None else request.message.id)
             return service_pb2.ModelStreamInferResponse(error_message=str(fault), infer_response=answer)
+
+
+def _parser(kind: Any) -> Callable[[bytes], Any]:
+    """Gives None for what is no message of that kind."""
+
+    def read(blob: bytes) -> Any:
+        try:
+            return kind.FromString(blob)
+        except DecodeError:
+            return None
+
+    return read
 
 
 def _serialize(message: Any) -> bytes:
