@@ -27,7 +27,16 @@ def from_raw(raw: bytes | bytearray | memoryview, dtype: Array | Any, shape: tup
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(raw) != expected:
         raise invalid(f"input contents: expected {expected} bytes for shape {list(shape)}, found {len(raw)}")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    found = np.frombuffer(raw, dtype).reshape(shape)
+    return found if found.flags.writeable else np.asarray(_Writable(found))
+
+
+class _Writable:
+    """An array's memory, not protected: engines only read their input, but OpenVINO copies one that is protected."""
+
+    def __init__(self, array: Array) -> None:
+        self._owner = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
 
 
 def from_values(values: Sequence[Any] | Array, dtype: str, shape: tuple[int, ...]) -> Array:

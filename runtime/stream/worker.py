@@ -80,9 +80,12 @@ class Worker:
             _log.exception("engine %s: what is called after each batch failed", self._session.sidecar["id"])
 
     def _gather(self, members: Sequence[Request], images: int) -> Array:
-        """The members' images as one batch: a single request's own array where it will do, else the one buffer."""
+        """The members' images as one batch: a single request's own array where it will do, else the one buffer.
+
+        Engines take an array as it is if it is contiguous, aligned and writable.
+        """
         first = members[0].batch
-        if len(members) == 1 and images >= self._least and first.flags.c_contiguous:
+        if len(members) == 1 and images >= self._least and first.flags.carray:
             return first
         if self._buffer is None:
             self._buffer = np.zeros((self._room, *first.shape[1:]), first.dtype)

@@ -47,6 +47,17 @@ def test_values_that_do_not_fit_are_refused(values, dtype):
         datatypes.from_values(values, dtype, (1,))
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_binary_contents_stay_where_they_were_received(kind):
+    received = memoryview(kind(range(7)))
+    found = datatypes.from_raw(received[1:], "uint8", (2, 3))
+    assert found.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert np.shares_memory(found, np.frombuffer(received, np.uint8))
+    assert found.flags.writeable  # OpenVINO copies what is not
+    with pytest.raises(RequestFault, match="expected 8 bytes"):
+        datatypes.from_raw(received[1:], "uint8", (2, 4))
+
+
 def test_values_that_are_nested_otherwise_are_refused():
     assert datatypes.from_values([[1, 2], [3, 4]], "float32", (2, 2)).tolist() == [[1, 2], [3, 4]]
     with pytest.raises(RequestFault, match=r"as shape \[2, 2\], found \[1, 4\]"):

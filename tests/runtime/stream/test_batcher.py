@@ -278,3 +278,15 @@ def test_the_batch_of_a_finished_request_is_freed_at_once():
             assert freed() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_what_no_engine_should_be_given_is_copied_to_the_batch(offset):
+    received = np.zeros(offset + 8, np.uint8)
+    batch = received[offset:].view(np.float32).reshape(1, 2)
+    batch[:] = 3
+    session = GatedSession()
+    with Batcher([session]) as batcher:
+        assert batcher.stream().infer(batch)["y"].tolist() == [[6, 6]]
+    in_place = session.addresses == [batch.ctypes.data]
+    assert in_place is batch.flags.aligned is (offset == 0)
