@@ -113,7 +113,7 @@ def _overhead(record: Record) -> Iterator[str]:
         low, high = row["overhead_ci_us"]
         yield (
             f"The runtime adds {row['overhead_us']:.1f} us [{low:.1f}, {high:.1f}] to {row['backend']}'s own call "
-            f"({row['bare_us']:.1f} us on one small product)."
+            f"({row['bare_us']:.0f} us on one small product, caches emptied before each call)."
         )
 
 

@@ -1,10 +1,12 @@
 """What the runtime adds to an inference: `Session.infer` beside the backend's own call, on a network of microseconds.
 
 The runtime's part does not depend on the network: it checks the input and names the outputs, and copies nothing. On a
-small network it can be told from noise.
+small network it can be told from noise. Caches are emptied before each call, as a large network leaves them: warm, the
+same code takes a fraction of the time.
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
@@ -13,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.peaks import open_session, write_matmul
-from resnetrt.benchmarks.timing import Schedule, measure, median_interval
+from resnetrt.benchmarks.timing import median_interval, order
 from resnetrt.preprocess import FloatArray
 
 _SHAPE = (1, 16, 1)  # one product of 16 x 16
-_SCHEDULE = Schedule(rounds=15, min_block_s=0.01, settle_s=0.005, warm_up_s=0.05)
+_ROUNDS, _CALLS, _EMPTY_BYTES = 15, 20, 16 << 20
 
 
 def measure_overhead(backends: Iterable[str], threads: int) -> list[dict[str, Any]]:
@@ -35,13 +37,28 @@ def _measure(backend: str, threads: int) -> dict[str, Any]:
         write_matmul(model, _SHAPE, "fp32")
         bare = _BARE[backend](model, threads, x)
         with open_session(model, backend, "fp32", threads) as session:
-            timings = measure({"bare": bare, "session": lambda: session.infer(x)}, _SCHEDULE)
-    pairs = zip(timings["session"].round_medians_ms, timings["bare"].round_medians_ms, strict=True)
-    differences = [1e3 * (ours - theirs) for ours, theirs in pairs]
+            rounds = _time({"bare": bare, "session": lambda: session.infer(x)})
+    differences = [ours - theirs for ours, theirs in zip(rounds["session"], rounds["bare"], strict=True)]
     low, high, _ = median_interval(differences)
     names = {"backend": backend, "threads": threads}
-    times = {f"{name}_us": 1e3 * timing.median_ms for name, timing in timings.items()}
+    times = {f"{name}_us": median(found) for name, found in rounds.items()}
     return names | times | {"overhead_us": median(differences), "overhead_ci_us": [low, high]}
+
+
+def _time(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Median microseconds of each call in each round, the order changed between rounds."""
+    source, target = np.ones(_EMPTY_BYTES, np.uint8), np.zeros(_EMPTY_BYTES, np.uint8)
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for index in range(_ROUNDS):
+        for name in order(list(calls), index):
+            durations = []
+            for _ in range(_CALLS):
+                np.copyto(target, source)
+                started = time.perf_counter_ns()
+                calls[name]()
+                durations.append((time.perf_counter_ns() - started) / 1e3)
+            found[name].append(median(durations))
+    return found
 
 
 def _onnxruntime(model: Path, threads: int, x: FloatArray) -> Callable[[], object]:
