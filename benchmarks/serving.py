@@ -2,7 +2,8 @@
 
 python -m resnetrt.benchmarks.serving BUNDLE [--engine ID] [--json]
 
-The clients run on the same cores as the server, so their work is part of what is measured.
+The clients send requests that were serialised before, and run on the same cores as the server, so their work is part
+of what is measured.
 """
 
 import argparse
@@ -26,7 +27,8 @@ from resnetrt.conditions import conditions
 from resnetrt.errors import EnvironmentFault, ResnetrtError
 from resnetrt.runtime import Session, load
 
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
+_SERVICE = "/inference.GRPCInferenceService/"
+_PERCENTS = (50, 99)
 _START_S = 120
 
 
@@ -45,14 +47,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Running:
-    """A server process, and a call that sends one request and waits for its answer."""
+    """A server process, a call that sends one request and waits for its answer, and one for its statistics."""
 
     process_id: int
     send: Callable[[bytes], Any]
+    statistics: Callable[[bytes], bytes]
+
+    def engine_ns(self) -> int:
+        """How long the engine has worked in all, counted as often as a batch had requests."""
+        from tritonclient.grpc import service_pb2
+
+        (model,) = service_pb2.ModelStatisticsResponse.FromString(self.statistics(b"")).model_stats
+        return int(model.inference_stats.compute_infer.ns)
 
 
 def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str, Any]:
-    """Images a second of the bare engine and over gRPC, latency of one client beside the bare engine's, memory.
+    """Images a second of the bare engine and over gRPC, the latencies of one client, memory.
+
+    What the server adds is, request by request, the client's time without the engine's: an engine that rests between
+    requests is slower than one called in a row (`bare_ms`), server or not.
 
     Raises `EnvironmentFault` if the server does not start or a request fails.
     """
@@ -61,13 +74,14 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
         batch, one = (_images(sessions[0], count) for count in (plan.max_batch_size, 1))
         requests = {count: _request(bundle.manifest.name, sessions[0], count) for count in (plan.batch, 1)}
         memory_mb = [_rss_mb(server.process_id)]
-        bare, served, added = [], [], []
+        bare, served, direct, remote, added = [], [], [], [], []
         for _ in range(plan.rounds):
             bare.append(_offline(sessions, batch, plan.seconds))
             served.append(plan.batch * _saturate(server, requests[plan.batch], plan))
-            direct = _latencies(lambda: sessions[0].infer(one), plan.seconds / 2)
-            remote = _latencies(lambda: server.send(requests[1]), plan.seconds / 2)
-            added.append({f"p{p}": float(np.percentile(remote, p) - np.percentile(direct, p)) for p in (50, 99)})
+            direct.append(_percentiles(_latencies(lambda: sessions[0].infer(one), plan.seconds / 2)))
+            totals, engine = _one_client(server, requests[1], plan.seconds / 2)
+            remote.append(_percentiles(totals))
+            added.append(_percentiles(np.subtract(totals, engine)))
             memory_mb.append(_rss_mb(server.process_id))
     shares = [a / b for a, b in zip(served, bare, strict=True)]
     return {
@@ -80,6 +94,8 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
         "added_p50_ms": statistics.median(row["p50"] for row in added),
         "added_p99_ms": statistics.median(row["p99"] for row in added),
         "added_ms": added,
+        "bare_ms": direct,
+        "served_ms": remote,
         "server_rss_mb": memory_mb,
     }
 
@@ -104,18 +120,18 @@ def serving(bundle: Bundle, engine: str, plan: Plan) -> Iterator[Running]:
     command += ["--max-batch-size", str(plan.max_batch_size), "--instances", str(plan.instances)]
     command += ["--threads", str(plan.threads)] if plan.threads else []
     command += [word for kind in ("http", "grpc", "metrics") for word in (f"--{kind}-port", "0")]
-    process = subprocess.Popen([*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise EnvironmentFault(f"the server ended with {process.wait()} before it listened; its log says why")
-        with grpc.insecure_channel(f"127.0.0.1:{json.loads(line)['grpc_port']}") as channel:
-            _await_ready(channel, process)
-            yield Running(process.pid, channel.unary_unary(_INFER))
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen([*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise EnvironmentFault(f"the server ended with {process.wait()} before it listened; its log says why")
+            with grpc.insecure_channel(f"127.0.0.1:{json.loads(line)['grpc_port']}") as channel:
+                _await_ready(channel, process)
+                calls = (channel.unary_unary(_SERVICE + name) for name in ("ModelInfer", "ModelStatistics"))
+                yield Running(process.pid, *calls)
+        finally:
+            process.terminate()
 
 
 def _await_ready(channel: Any, process: "subprocess.Popen[str]") -> None:
@@ -190,6 +206,24 @@ def _latencies(call: Callable[[], object], seconds: float) -> list[float]:
         call()
         found.append(1e3 * (time.perf_counter() - started))
     return found
+
+
+def _one_client(server: Running, request: bytes, seconds: float) -> tuple[list[float], list[float]]:
+    """Milliseconds of consecutive requests, and those that the engine took of each."""
+    end, totals, engine = time.monotonic() + seconds, [], []
+    before = server.engine_ns()
+    while time.monotonic() < end:
+        started = time.perf_counter()
+        server.send(request)
+        totals.append(1e3 * (time.perf_counter() - started))
+        after = server.engine_ns()
+        engine.append((after - before) / 1e6)
+        before = after
+    return totals, engine
+
+
+def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    return {f"p{percent}": float(np.percentile(latencies, percent)) for percent in _PERCENTS}
 
 
 def _rss_mb(process_id: int) -> float:

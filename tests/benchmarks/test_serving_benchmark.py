@@ -6,6 +6,12 @@ import tiny_bundle
 from resnetrt.benchmarks.serving import main
 from resnetrt.export.compilers import compile_variant
 
+# a pipe that is left open is noticed when it is freed, where an exception can only be reported
+pytestmark = [
+    pytest.mark.filterwarnings("error::ResourceWarning"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
@@ -24,6 +30,8 @@ def test_every_round_has_its_numbers(tiny, capsys):
         found["served_shares"], found["bare_images_per_s"], found["served_images_per_s"], strict=True
     ):
         assert share == pytest.approx(served / bare)
+    for added, served in zip(found["added_ms"], found["served_ms"], strict=True):
+        assert 0 < added["p50"] < served["p50"]
 
 
 def test_people_get_a_sentence(tiny, capsys):
