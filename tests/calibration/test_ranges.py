@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from resnetrt.calibration.dialects import DIALECTS, dialect
-from resnetrt.calibration.histogram import BINS_PER_SIDE, MOST_VALUES, Histogram
+from resnetrt.calibration.histogram import BINS_PER_SIDE, Histogram
 from resnetrt.calibration.quantize import range_params
 from resnetrt.calibration.ranges import (
     METHODS,
     QuantParams,
-    _clip_error,
+    _Moments,
     affine_uint8,
     find_range,
     symmetric_int8,
@@ -28,9 +28,7 @@ levels = st.sampled_from([127, 254, 255])
 
 def statistics(values: np.ndarray) -> TensorStatistics:
     histogram = Histogram()
-    for start in range(0, len(values), MOST_VALUES):  # as in batches of which every value is counted
-        part = values[start : start + MOST_VALUES]
-        histogram.add(part, float(part.min()), float(part.max()))
+    histogram.add(values, float(values.min()), float(values.max()))
     nothing = np.zeros(1)
     extremes = np.array([[values.min(), values.max()]], np.float32)
     low, high = histogram.minimum, histogram.maximum
@@ -38,7 +36,7 @@ def statistics(values: np.ndarray) -> TensorStatistics:
 
 
 def record_of(values: np.ndarray) -> CalibrationRecord:
-    return CalibrationRecord("x", "a", (), {"t": statistics(values)}, {})
+    return CalibrationRecord("x", "a", (), {"t": statistics(values)})
 
 
 def rounded(values: np.ndarray, params: QuantParams) -> np.ndarray:
@@ -62,12 +60,28 @@ def test_minmax_is_exact(values: np.ndarray):
     assert find_range(statistics(values), "minmax", 255) == (min(float(values.min()), 0), max(float(values.max()), 0))
 
 
+def clip_error(item: TensorStatistics, low: float, high: float, levels: int) -> float:
+    """Bin by bin."""
+    step = (max(high, 0.0) - min(low, 0.0)) / levels
+    centers = item.centers()
+    clipped = np.clip(np.rint(centers / step), round(low / step), round(high / step)) * step
+    return float(np.dot(item.counts, np.square(centers - clipped)))
+
+
+@given(samples, levels, st.floats(0.02, 1))
+def test_errors_by_levels_are_those_by_bins(values: np.ndarray, levels: int, ratio: float):
+    item = statistics(values)
+    lows, highs = item.minimum * np.array([1, ratio]), item.maximum * np.array([1, ratio])
+    found = _Moments(item).clip_errors(lows, highs, levels)
+    plain = [clip_error(item, low, high, levels) for low, high in zip(lows, highs, strict=True)]
+    np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-9 * np.dot(item.counts, np.square(item.centers())))
+
+
 @given(samples, levels)
 def test_mse_is_never_worse_than_minmax_by_its_own_criterion(values: np.ndarray, levels: int):
     item = statistics(values)
-    centers, counts = item.centers(), item.counts.astype(np.float64)
-    error = {name: _clip_error(centers, counts, *find_range(item, name, levels), levels) for name in METHODS}
-    assert error["mse"] <= error["minmax"] * (1 + 1e-9)
+    error = {name: clip_error(item, *find_range(item, name, levels), levels) for name in ("mse", "minmax")}
+    assert error["mse"] <= error["minmax"] + 1e-9 * np.dot(item.counts, np.square(item.centers()))
 
 
 def test_mse_of_a_tensor_with_one_outlier_is_better_than_minmax():
