@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 BINS_PER_SIDE = 4096
 _FLOAT32_LIMIT = 2.0**128
-MOST_VALUES = 1 << 16
 _CHUNK = 1 << 15  # values whose copies stay in the cache
 
 Counts = npt.NDArray[np.int64]
@@ -27,11 +26,7 @@ class Histogram:
         self.maximum = -math.inf
 
     def add(self, values: npt.NDArray[np.float32], minimum: float, maximum: float) -> None:
-        """Count `values` (any shape, finite), whose extremes are `minimum` and `maximum`.
-
-        Of more than `MOST_VALUES` every k-th is counted: the shape of a distribution needs no more, and counting is
-        what calibration takes most time for.
-        """
+        """Count `values` (any shape, finite), whose extremes are `minimum` and `maximum`."""
         self.minimum, self.maximum = min(self.minimum, minimum), max(self.maximum, maximum)
         self._grow(max(abs(minimum), abs(maximum)))
         if self.bound == 0:
@@ -40,8 +35,6 @@ class Histogram:
         scale = BINS_PER_SIDE / self.bound  # a power of two, so the product is exact
         exact = np.float32(scale) if scale < _FLOAT32_LIMIT else np.float64(scale)
         flat = values.ravel()
-        if flat.size > MOST_VALUES:
-            flat = flat[:: _stride(flat.size)]
         for start in range(0, flat.size, _CHUNK):
             scaled = flat[start : start + _CHUNK] * exact
             if minimum < 0:
@@ -67,14 +60,6 @@ class Histogram:
     def centers(self) -> npt.NDArray[np.float64]:
         """The middle of every bin."""
         return bin_centers(self.bound)
-
-
-def _stride(size: int) -> int:
-    """The least that leaves `MOST_VALUES` at most and shares no factor with `size`, so that it follows no row."""
-    stride = math.ceil(size / MOST_VALUES)
-    while math.gcd(stride, size) > 1:
-        stride += 1
-    return stride
 
 
 def bin_centers(bound: float) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ from resnetrt.errors import BundleError, UsageError
 
 FILE = "calibration.safetensors"
 _FORMAT = 3
+_FACTORS = "equalization/"
 _READABLE = (1, 2, 3)  # format 1 had no extremes per batch, 2 no equalization
 
 
@@ -46,7 +47,7 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """Statistics by tensor name, per-channel means of layer outputs (for bias correction), and where they come from.
+    """Statistics by tensor name, and where they come from.
 
     `image_hashes` are SHA-256 of the decoded pixels of every image used; `model_sha256` is the FP32 ONNX file's.
     `equalization` holds the factors `(C,)` by which tensors were divided (see `equalize`) before all of this was
@@ -57,7 +58,6 @@ class CalibrationRecord:
     model_sha256: str
     image_hashes: tuple[str, ...]
     tensors: dict[str, TensorStatistics]
-    output_means: dict[str, npt.NDArray[np.float64]]
     equalization: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> TensorStatistics:
@@ -89,10 +89,8 @@ class CalibrationRecord:
             arrays[f"channel_mean/{name}"] = item.channel_mean
             arrays[f"channel_amax/{name}"] = item.channel_amax
             arrays[f"batch_extremes/{name}"] = item.batch_extremes
-        for name, mean in sorted(self.output_means.items()):
-            arrays[f"output_mean/{name}"] = mean
         for name, factors in sorted(self.equalization.items()):
-            arrays[f"equalization/{name}"] = factors
+            arrays[f"{_FACTORS}{name}"] = factors
         header = {
             "format": _FORMAT,
             "dataset": self.dataset,
@@ -113,9 +111,9 @@ class CalibrationRecord:
             if header["format"] not in _READABLE:
                 raise BundleError(f"{where}: calibration record format {header['format']}, expected at most {_FORMAT}")
             tensors = {name: _statistics(name, values, arrays) for name, values in header["tensors"].items()}
-            means, factors = (_under(prefix, arrays) for prefix in ("output_mean/", "equalization/"))
+            factors = {key.removeprefix(_FACTORS): value for key, value in arrays.items() if key.startswith(_FACTORS)}
             images = tuple(header["image_hashes"])
-            return cls(header["dataset"], header["model_sha256"], images, tensors, means, factors)
+            return cls(header["dataset"], header["model_sha256"], images, tensors, factors)
         except (KeyError, ValueError, TypeError, OSError) as error:
             text = f"{where}: expected a calibration record, found {error}; run resnetrt calibrate"
             raise BundleError(text) from error
@@ -123,10 +121,6 @@ class CalibrationRecord:
             if isinstance(error, BundleError):
                 raise
             raise BundleError(f"{where}: damaged calibration record ({error}); run resnetrt calibrate") from error
-
-
-def _under(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
 
 
 def _metadata(blob: bytes) -> dict[str, Any]:

@@ -58,6 +58,26 @@ def commutes(node: ir.Node) -> bool:
     return fill is not None and not fill.numpy().any()
 
 
+def watched_values(graph: ir.Graph) -> list[ir.Value]:
+    """Values that a dialect may quantize: inputs of weighted layers and adds, and what commutes into them."""
+    found: dict[str, ir.Value] = {}
+
+    def watch(value: ir.Value | None) -> None:
+        while value is not None and not is_constant(value) and value.name not in found:
+            found[value.name or ""] = value
+            producer = value.producer()
+            if producer is None or not commutes(producer):
+                return
+            value = producer.inputs[0]
+
+    for layer in weighted_layers(graph):
+        watch(layer.inputs[0])
+    for add in residual_adds(graph):
+        watch(add.main)
+        watch(add.shortcut)
+    return list(found.values())
+
+
 def _is_residual(node: ir.Node) -> bool:
     return node.op_type == "Add" and not any(is_constant(value) for value in node.inputs)
 

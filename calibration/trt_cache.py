@@ -14,13 +14,12 @@ import onnx_ir as ir
 
 from resnetrt.atomic import write_file
 from resnetrt.bundle import sha256_of
-from resnetrt.calibration.collect import watched_values
 from resnetrt.calibration.dialects import DIALECTS
 from resnetrt.calibration.histogram import BINS_PER_SIDE
 from resnetrt.calibration.quantize import range_params
 from resnetrt.calibration.ranges import METHODS
 from resnetrt.calibration.record import CalibrationRecord, TensorStatistics
-from resnetrt.calibration.structure import COMMUTING, scale_source
+from resnetrt.calibration.structure import COMMUTING, scale_source, watched_values
 from resnetrt.errors import DataError, UsageError
 
 _HEADER = re.compile(r"TRT-\d+-\w+")
@@ -114,7 +113,7 @@ def record_from_cache(model_path: Path, path: Path) -> CalibrationRecord:
             f"{path}: no scale for {len(missing)} of {len(missing) + len(tensors)} tensors, the first {missing[0]}; "
             "the cache is of another network or of another export"
         )
-    return CalibrationRecord(f"TensorRT cache {path.name}", sha256_of(model_path), (), tensors, {})
+    return CalibrationRecord(f"TensorRT cache {path.name}", sha256_of(model_path), (), tensors)
 
 
 def _statistics(amax: float, non_negative: bool) -> TensorStatistics:

@@ -48,7 +48,7 @@ def write_half(source: Path, path: Path, half: str = "fp16") -> dict[str, str]:
 
 def write_int8(source: Path, path: Path, dialect_name: str = "tensorrt") -> None:
     """INT8 Q/DQ over FP32, every range the same."""
-    record = CalibrationRecord("none", "", (), SameStatistics(), {})
+    record = CalibrationRecord("none", "", (), SameStatistics())
     path.write_bytes(
         quantize_model(source, record, dialect(dialect_name), QuantizeOptions("minmax", bias_correction=False))
     )

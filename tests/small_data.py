@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import small_models
 
 from resnetrt.calibration.data import Dataset
@@ -29,6 +31,23 @@ def dataset_of(frames: np.ndarray, preprocessing: Preprocessing, name: str = "sy
     """Unlabelled frames as a data set."""
     labels = np.zeros(len(frames), np.int64)
     return Dataset(name, labels, (), np.arange(len(frames)), labels, ArraySource(frames, preprocessing, name))
+
+
+def all_values(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every value of the graph for all images at once, by ONNX Runtime without graph optimisations."""
+    model = onnx.load(path)
+    names = [output for node in model.graph.node for output in node.output]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "logits")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    return {"input": images} | dict(zip(outputs, session.run(outputs, {"input": images}), strict=True))
+
+
+def per_channel(values: np.ndarray) -> np.ndarray:
+    """(C, everything else)."""
+    return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_images_that_calibration_used_are_refused(place):
     bundle = Bundle.open(place / "tiny.bundle")
     used = tuple(pixel_hash(frame) for frame in np.load(place / "data.npz")["x"][:20])
     with bundle.edit() as editor:
-        editor.write(FILE, CalibrationRecord("d", "0" * 64, used, {}, {}).to_bytes())
+        editor.write(FILE, CalibrationRecord("d", "0" * 64, used, {}).to_bytes())
     with pytest.raises(DataError, match="expected images that calibration has not used"):
         judged(place, FP32)
     row = row_of(place, FP32, allow_overlap=True)

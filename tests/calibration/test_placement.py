@@ -8,12 +8,11 @@ import onnx_ir as ir
 import pytest
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import watched_values
 from resnetrt.calibration.dialects import DIALECTS, Dialect, dialect
 from resnetrt.calibration.placement import place
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
 from resnetrt.calibration.record import FILE, CalibrationRecord
-from resnetrt.calibration.structure import residual_adds, weighted_layers
+from resnetrt.calibration.structure import residual_adds, watched_values, weighted_layers
 from resnetrt.errors import UsageError
 
 KINDS = ["projection", "pad", "bottleneck", "plain", "fashion"]

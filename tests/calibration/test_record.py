@@ -62,9 +62,9 @@ def assert_equal(first: CalibrationRecord, second: CalibrationRecord) -> None:
         assert (item.minimum, item.maximum, item.bound) == (other.minimum, other.maximum, other.bound)
         for field in ("counts", "channel_mean", "channel_amax", "batch_extremes"):
             np.testing.assert_array_equal(getattr(item, field), getattr(other, field), strict=True)
-    assert first.output_means.keys() == second.output_means.keys()
-    for name, mean in first.output_means.items():
-        np.testing.assert_array_equal(mean, second.output_means[name], strict=True)
+    assert first.equalization.keys() == second.equalization.keys()
+    for name, factors in first.equalization.items():
+        np.testing.assert_array_equal(factors, second.equalization[name], strict=True)
 
 
 def test_round_trip():
@@ -80,7 +80,7 @@ def test_round_trip_of_a_measured_record(exported_fashion: Bundle):
 def test_equal_records_give_equal_bytes():
     record = new_record()
     swapped = dict(reversed(record.tensors.items()))
-    twin = CalibrationRecord(record.dataset, record.model_sha256, record.image_hashes, swapped, record.output_means)
+    twin = CalibrationRecord(record.dataset, record.model_sha256, record.image_hashes, swapped, record.equalization)
     assert twin.to_bytes() == record.to_bytes()
     assert twin.sha256 == record.sha256
     assert len(record.sha256) == 64
