@@ -79,9 +79,9 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
             bare.append(_offline(sessions, batch, plan.seconds))
             served.append(plan.batch * _saturate(server, requests[plan.batch], plan))
             direct.append(_percentiles(_latencies(lambda: sessions[0].infer(one), plan.seconds / 2)))
-            totals, engine = _one_client(server, requests[1], plan.seconds / 2)
-            remote.append(_percentiles(totals))
-            added.append(_percentiles(np.subtract(totals, engine)))
+            remote_ms, added_ms = _one_client(server, requests[1], plan.seconds / 2)
+            remote.append(_percentiles(remote_ms))
+            added.append(_percentiles(added_ms))
             memory_mb.append(_rss_mb(server.process_id))
     shares = [a / b for a, b in zip(served, bare, strict=True)]
     return {
@@ -209,17 +209,17 @@ def _latencies(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _one_client(server: Running, request: bytes, seconds: float) -> tuple[list[float], list[float]]:
-    """Milliseconds of consecutive requests, and those that the engine took of each."""
-    end, totals, engine = time.monotonic() + seconds, [], []
+    """Milliseconds of consecutive requests, and of each without the engine's."""
+    end, totals, added = time.monotonic() + seconds, [], []
     before = server.engine_ns()
     while time.monotonic() < end:
         started = time.perf_counter()
         server.send(request)
         totals.append(1e3 * (time.perf_counter() - started))
         after = server.engine_ns()
-        engine.append((after - before) / 1e6)
+        added.append(totals[-1] - (after - before) / 1e6)
         before = after
-    return totals, engine
+    return totals, added
 
 
 def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
