@@ -25,7 +25,8 @@ from resnetrt.benchmarks.timing import Schedule
 from resnetrt.conditions import conditions
 from resnetrt.models.definitions import definition
 
-KINDS = {"plain": ("none", PRECISIONS["int8"]), "residual": ("pad", PRECISIONS["fp32"])}
+# shortcut, colour and marker
+KINDS = {"plain": ("none", PRECISIONS["int8"], "s"), "residual": ("pad", PRECISIONS["fp32"], "o")}
 DATA = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -74,7 +75,7 @@ def train_all(depths: list[int], epochs: int, images: int) -> list[dict[str, Any
     x, y = load(images)
     rows = []
     for depth in depths:
-        for kind, (shortcut, _) in KINDS.items():
+        for kind, (shortcut, *_) in KINDS.items():
             started = time.monotonic()
             errors = train(network(depth, shortcut).to(memory_format=torch.channels_last), x, y, epochs)
             rows.append({"kind": kind, "depth": depth, "train_error_percent": errors})
@@ -103,14 +104,15 @@ def draw(rows: list[dict[str, Any]], title: str) -> Any:
     with dressed() as figure_class:
         figure = figure_class(figsize=(10.0, 4.2), facecolor=PAPER, layout="constrained")
         left, right = figure.subplots(1, 2)
-        for kind, (_, colour) in KINDS.items():
+        for kind, (_, colour, marker) in KINDS.items():
+            look = {"color": colour, "marker": marker, "label": kind}
             own = [row for row in rows if row["kind"] == kind]
             depths = [row["depth"] for row in own]
-            left.plot(depths, [row["train_error_percent"][-1] for row in own], "o-", color=colour, label=kind)
+            left.plot(depths, [row["train_error_percent"][-1] for row in own], **look)
             low = [max(0.0, row["median_ms"] - row["ci_ms"][0]) for row in own]
             high = [max(0.0, row["ci_ms"][1] - row["median_ms"]) for row in own]
             medians = [row["median_ms"] for row in own]
-            right.errorbar(depths, medians, yerr=[low, high], fmt="o-", color=colour, capsize=3, label=kind)
+            right.errorbar(depths, medians, yerr=[low, high], capsize=3, **look)
         dress_axes(left, "What depth does to training", "depth (layers)", "training error in the last epoch, %")
         dress_axes(right, "What depth costs", "depth (layers)", "eager latency, batch 1, ms")
         for axes in (left, right):
