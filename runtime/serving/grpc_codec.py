@@ -11,11 +11,17 @@ from tritonclient.grpc import service_pb2
 from resnetrt.runtime.serving.datatypes import BYTES, contents
 from resnetrt.runtime.serving.faults import invalid
 from resnetrt.runtime.serving.grpc_wire import split_raw
-from resnetrt.runtime.serving.messages import InferRequest, InferResponse, InputTensor, Parameters, WantedOutput
+from resnetrt.runtime.serving.messages import (
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    Parameters,
+    WantedOutput,
+    shape_of,
+)
 
 # which typed field holds a datatype, and the numpy type of its elements
 _TYPED = {"FP32": ("fp32_contents", "float32"), "UINT8": ("uint_contents", "uint32"), "INT8": ("int_contents", "int32")}
-_MOST_AXES = 16
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,8 @@ def write_response(response: InferResponse) -> Any:
 
 
 def _input(item: Any) -> InputTensor:
-    if len(item.shape) > _MOST_AXES or not all(0 <= axis < 2**31 for axis in item.shape):
-        raise invalid(f"input {item.name!r}: expected up to {_MOST_AXES} axes of 0 or more, found {list(item.shape)}")
-    tensor = InputTensor(item.name, item.datatype, tuple(item.shape), _parameters(item.parameters))
+    shape = shape_of(item.shape, f"input {item.name[:60]!r}")
+    tensor = InputTensor(item.name, item.datatype, shape, _parameters(item.parameters))
     given = [field.name for field, _ in item.contents.ListFields()]
     if not given:
         return tensor

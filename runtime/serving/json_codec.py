@@ -16,9 +16,9 @@ from resnetrt.runtime.serving.messages import (
     WantedOutput,
     flag,
     integer,
+    shape_of,
 )
 
-_MOST_AXES = 16
 _SCALARS = (str, int, float, bool)
 
 
@@ -102,16 +102,12 @@ def _head_length(text: str | None, most: int) -> int:
 
 
 def _input(record: dict[str, Any]) -> InputTensor:
-    shape = record.get("shape")
-    if not isinstance(shape, list) or not all(type(axis) is int and 0 <= axis < 2**31 for axis in shape):
-        raise invalid(f"input shape: expected a list of integers of 0 or more, found {str(shape)[:100]}")
-    if len(shape) > _MOST_AXES:
-        raise invalid(f"input shape: expected at most {_MOST_AXES} axes, found {len(shape)}")
+    shape = shape_of(record.get("shape"), "input")
     values = record.get("data")
     if values is not None and not isinstance(values, list):
         raise invalid(f"input data: expected a list, found {type(values).__name__}")
     name, datatype = _text(record, "name"), _text(record, "datatype")
-    return InputTensor(name, datatype, tuple(shape), _parameters(record, f"input {name[:60]!r}"), values=values)
+    return InputTensor(name, datatype, shape, _parameters(record, f"input {name[:60]!r}"), values=values)
 
 
 def _records(head: dict[str, Any], key: str, required: bool) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from resnetrt.runtime.serving.faults import invalid
 from resnetrt.runtime.session import Array
 
 Parameters = dict[str, Any]
+_MOST_AXES = 16
 
 
 @dataclass
@@ -62,6 +63,14 @@ class InferResponse:
     version: str
     id: str
     outputs: list[OutputTensor]
+
+
+def shape_of(axes: Any, what: str) -> tuple[int, ...]:
+    """A tensor's shape, up to 16 axes of 0 or more; raises `RequestFault` for anything else."""
+    found = list(axes) if isinstance(axes, Sequence) and not isinstance(axes, str) else None
+    if found is None or len(found) > _MOST_AXES or not all(type(axis) is int and 0 <= axis < 2**31 for axis in found):
+        raise invalid(f"{what}: expected a shape of up to {_MOST_AXES} axes of 0 or more, found {str(axes)[:100]}")
+    return tuple(found)
 
 
 def integer(parameters: Parameters, name: str, default: int = 0) -> int:
