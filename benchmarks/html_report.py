@@ -16,8 +16,8 @@ body{margin:0 auto;max-width:68rem;padding:1.5rem;background:var(--paper);color:
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
 figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;width:100%;height:auto;max-width:60rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .45rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
 th{color:var(--other);font-weight:600}
 .mark{border-left:4px solid var(--int8);padding:.4rem .8rem;margin:1rem 0}

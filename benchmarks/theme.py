@@ -17,6 +17,8 @@ INK, FAINT, OTHER, GRID, PAPER, EAGER = "#222222", "#8a8a8a", "#666666", "#e6e6e
 PRECISIONS = {"fp32": "#0072b2", "fp16": "#009e73", "bf16": "#a3447f", "int8": "#d55e00", "fp8": "#9a6700"}
 MARKERS = {"eager": "D", "onnxruntime": "o", "openvino": "s", "tensorrt": "^", "tensorrt_rtx": "v"}
 DASHES: dict[str, Any] = {"onnxruntime": (0, (5, 2)), "eager": (0, (1, 1.5))}
+for _peer, _marker in (("torch-compile", "P"), ("nncf-openvino", "X")):
+    MARKERS[_peer], DASHES[_peer] = _marker, (0, (4, 1, 1, 1))
 # CSS variable, light and dark value of every colour that a picture may hold
 VARIABLES = {
     INK: ("ink", "#222222", "#e8e8e8"),
