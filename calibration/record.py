@@ -24,6 +24,7 @@ class TensorStatistics:
     """One tensor over all calibration images.
 
     Exact extremes, histogram `(2 * BINS_PER_SIDE,)` over `[-bound, bound)`; per channel `(C,)` mean, largest magnitude.
+    The minimum of what a ReLU made is only known not to be negative; no range depends on it.
     `batch_extremes` float32 `(batches, 2)`: minimum and maximum of each batch in turn; empty in records of format 1.
     """
 
