@@ -137,7 +137,8 @@ def _time(path: Path, x: FloatArray, threads: int, empty: bool = False) -> float
         if empty:
             np.copyto(target, source)
     kinds = ("Convolution", "FullyConnected", "MatMul")
-    times = [node.real_time.total_seconds() for node in request.profiling_info if node.node_type in kinds]
+    found = request.profiling_info
+    times = [float(node.real_time.total_seconds()) for node in found if node.node_type in kinds]
     return 1e6 * max(times)
 
 
@@ -147,6 +148,7 @@ def _write(path: Path, shape: ConvShape, batch: int, product: bool) -> FloatArra
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
+    weights: tuple[int, ...]
     if product:
         x = rng.random((shape.rows(batch), shape.weight_bytes // shape.outputs), np.float32)
         weights, axis = (x.shape[1], shape.outputs), 1
