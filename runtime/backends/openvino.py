@@ -37,10 +37,14 @@ class OpenVinoSession(Session):
         super().__init__(sidecar, inputs, outputs, int(compiled.get_property("INFERENCE_NUM_THREADS")))
         self._request: Any = compiled.create_infer_request()
         self._output_names = [spec.name for spec in outputs]
+        self._tensor: Any = import_package("openvino").Tensor
+        self._bound: Array | None = None  # the input's memory, which the request refers to
 
     def _infer(self, batch: Array) -> Outputs:
-        results = self._request.infer({0: batch}, share_inputs=True)
-        return dict(zip(self._output_names, results.values(), strict=True))
+        # OpenVINO's own way to take arrays costs 30 us a call, its caches cold, as they are after a network
+        self._bound = batch if batch.flags.carray else batch.copy()
+        self._request.set_input_tensor(self._tensor(self._bound, shared_memory=True))
+        return dict(zip(self._output_names, self._request.infer().values(), strict=True))
 
     def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
         assert self._blob is not None
@@ -57,6 +61,7 @@ class OpenVinoSession(Session):
 
     def _close(self) -> None:
         self._request = None
+        self._bound = None
         self._blob = None
 
 
