@@ -69,7 +69,7 @@ def test_a_bad_scale_of_an_int8_engine(fashion_bundle, capsys):
     _, file, engine = with_int8(fashion_bundle)
     clean = bisect(fashion_bundle, engine)
     assert clean.first is None
-    assert all(row.max_steps is None or row.max_steps < 60 for row in clean.rows)
+    assert max(row.max_steps or 0 for row in clean.rows) < 100  # the clipped extremes
     assert sum(row.max_steps is not None for row in clean.rows) >= 9
     spoil(fashion_bundle, file, first_scale_inside(fashion_bundle, file))
     found = bisect(fashion_bundle, engine)
