@@ -17,6 +17,7 @@ _DOT = 2.0
 _AIR = 14.0  # closer than this to another point, a label seems to be that point's
 # what a square pixel covered, outside, or in the air of another point costs, against a pixel of distance
 _COVERED, _OUTSIDE, _CROWDED, _DISTANT = 10.0, 30.0, 0.3, 3.0
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,16 @@ def overlap(box: Box, others: Sequence[Box]) -> float:
     return float((width.clip(0) * height.clip(0)).sum())
 
 
-def _cost(found: Placement, taken: Sequence[Box], air: Sequence[Box], labels: Sequence[Box], bounds: Box) -> float:
+def _cost(
+    found: Placement, taken: Sequence[Box], air: Sequence[Box], labels: Sequence[Box], bounds: Box
+) -> tuple[bool, float]:
+    """Whether it covers anything or reaches outside, which no nearness makes good, and the price of all there is."""
     left, bottom, right, top = found.box
     outside = (right - left) * (top - bottom) - overlap(found.box, [bounds])
     covered = overlap(found.box, taken) + sum(overlap(dot, labels) for dot in _dots(found))
     crowded = overlap(found.box, air)
-    return _COVERED * covered + _OUTSIDE * outside + _CROWDED * crowded + _DISTANT * found.distance
+    price = _COVERED * covered + _OUTSIDE * outside + _CROWDED * crowded + _DISTANT * found.distance
+    return max(covered, outside) > _NOTHING, price
 
 
 def _place(anchor: Point, size: Point, way: tuple[int, int], distance: float) -> Placement:

@@ -110,12 +110,15 @@ def test_label_colours_are_readable_on_white():
         assert 1.05 / (luminance + 0.05) >= 3.0, text.get_text()
 
 
-points = st.tuples(st.floats(50, 1150), st.floats(50, 650))
+cells = st.tuples(st.integers(0, 6), st.integers(0, 3))
+jitter = st.tuples(st.floats(0, 80), st.floats(0, 80))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(points, min_size=1, max_size=6))
-def test_few_labels_never_overlap_whatever_the_points(anchors):
+@given(st.dictionaries(cells, jitter, min_size=1, max_size=6))
+def test_few_labels_never_overlap_where_points_are_80_pixels_apart(places):
+    """Closer ones in a corner may leave no room for a label that is twice as wide, with a line to its point."""
+    anchors = [(50 + 170 * i + x, 50 + 170 * j + y) for (i, j), (x, y) in places.items()]
     labels = [Label((150.0, 32.0), [p], [(p[0] - 6, p[1] - 6, p[0] + 6, p[1] + 6)]) for p in anchors]
     placements = place_labels(labels, [], BOUNDS)
     boxes = [placement.box for placement in placements]
