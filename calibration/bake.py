@@ -18,6 +18,7 @@ from resnetrt.calibration.insert_qdq import LayerInput
 from resnetrt.calibration.pixel_pairs import pair_columns
 from resnetrt.calibration.ranges import QuantParams
 from resnetrt.errors import UsageError
+from resnetrt.export.graph_nodes import add_constant, named_node
 from resnetrt.preprocess import Preprocessing
 
 PIXELS = "pixels"
@@ -42,15 +43,14 @@ def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> None:
     steps: list[tuple[str, list[ir.Value], dict[str, int | Sequence[int]]]] = [
         ("Cast", [], {"to": int(ir.DataType.FLOAT)}),  # first: it is all that TensorRT does with uint8
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
-        ("Div", [_constant(graph, "pixel_scale", np.float32(255))], {}),
-        ("Sub", [_constant(graph, "pixel_mean", _float(preprocessing.mean).reshape(channel_shape))], {}),
-        ("Div", [_constant(graph, "pixel_std", _float(preprocessing.std).reshape(channel_shape))], {}),
+        ("Div", [add_constant(graph, "pixel_scale", np.float32(255))], {}),
+        ("Sub", [add_constant(graph, "pixel_mean", _float(preprocessing.mean).reshape(channel_shape))], {}),
+        ("Div", [add_constant(graph, "pixel_std", _float(preprocessing.std).reshape(channel_shape))], {}),
     ]
     nodes = []
     for index, (operator, constants, attributes) in enumerate(steps):
-        node = ir.node(operator, [value, *constants], attributes, name=f"preprocessing.{index}")
+        node = named_node(operator, [value, *constants], f"preprocessing.{index}", attributes)
         value = node.outputs[0]
-        value.name = f"preprocessing.{index}"
         nodes.append(node)
     ir.convenience.replace_all_uses_with(old, value)
     graph.insert_before(graph[0], nodes)
@@ -104,10 +104,10 @@ _GRIDS = {
 def _raw_pixels(graph: ir.Graph, frames: ir.Value) -> tuple[list[ir.Node], ir.Value]:
     """uint8 pixels with a channel of 255, dequantized."""
     padded = _pad_channel(graph, frames, -1, np.array(255, np.uint8))
-    moved = _node("Transpose", [padded.outputs[0]], f"{PIXELS}.quantized", {"perm": [0, 3, 1, 2]})
-    scale = _constant(graph, f"{PIXELS}.scale", np.float32(_SCALE))
-    zero = _constant(graph, f"{PIXELS}.zero_point", np.array(0, np.uint8))
-    dequantize = _node("DequantizeLinear", [moved.outputs[0], scale, zero], f"{PIXELS}.dequantized")
+    moved = named_node("Transpose", [padded.outputs[0]], f"{PIXELS}.quantized", {"perm": [0, 3, 1, 2]})
+    scale = add_constant(graph, f"{PIXELS}.scale", np.float32(_SCALE))
+    zero = add_constant(graph, f"{PIXELS}.zero_point", np.array(0, np.uint8))
+    dequantize = named_node("DequantizeLinear", [moved.outputs[0], scale, zero], f"{PIXELS}.dequantized")
     return [padded, moved, dequantize], dequantize.outputs[0]
 
 
@@ -131,8 +131,8 @@ def _pair_pixels(graph: ir.Graph, layer: ir.Node, frames: ir.Value) -> tuple[lis
     layer.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", shape)
     layer.attributes["strides"] = ir.AttrInt64s("strides", kernel.strides)
     layer.attributes["pads"] = ir.AttrInt64s("pads", kernel.pads)
-    pairs = _constant(graph, f"{PIXELS}.pairs.shape", np.array([0, height, width // 2, 2 * channels]))
-    reshaped = _node("Reshape", [frames, pairs], f"{PIXELS}.pairs")
+    pairs = add_constant(graph, f"{PIXELS}.pairs.shape", np.array([0, height, width // 2, 2 * channels]))
+    reshaped = named_node("Reshape", [frames, pairs], f"{PIXELS}.pairs")
     nodes, value = _paired_pixels(graph, reshaped.outputs[0], ones=2)
     return [reshaped, *nodes], value
 
@@ -143,22 +143,22 @@ def _paired_pixels(graph: ir.Graph, frames: ir.Value, ones: int = 1) -> tuple[li
     OpenVINO runs a convolution on integers only behind a pair, and then drops scaling and pair as they change nothing;
     and it pads planes of bytes five times as fast as channels.
     """
-    moved = _node("Transpose", [frames], f"{PIXELS}.nchw", {"perm": [0, 3, 1, 2]})
+    moved = named_node("Transpose", [frames], f"{PIXELS}.nchw", {"perm": [0, 3, 1, 2]})
     padded = _pad_channel(graph, moved.outputs[0], 1, np.array(255, np.uint8), ones)
-    cast = _node("Cast", [padded.outputs[0]], f"{PIXELS}.float", {"to": int(ir.DataType.FLOAT)})
-    scaled = _node("Mul", [cast.outputs[0], _constant(graph, f"{PIXELS}.factor", np.float32(_SCALE))], PIXELS)
+    cast = named_node("Cast", [padded.outputs[0]], f"{PIXELS}.float", {"to": int(ir.DataType.FLOAT)})
+    scaled = named_node("Mul", [cast.outputs[0], add_constant(graph, f"{PIXELS}.factor", np.float32(_SCALE))], PIXELS)
     return [moved, padded, cast, scaled], scaled.outputs[0]
 
 
 def _centred_pixels(graph: ir.Graph, frames: ir.Value) -> tuple[list[ir.Node], ir.Value]:
     """(p - 128)/255 as float, with a channel of 127/255: exact under a symmetric pair of scale 1/255."""
-    cast = _node("Cast", [frames], f"{PIXELS}.float", {"to": int(ir.DataType.FLOAT)})
-    centre = _constant(graph, f"{PIXELS}.centre", np.float32(128))
-    shifted = _node("Sub", [cast.outputs[0], centre], f"{PIXELS}.shifted")
+    cast = named_node("Cast", [frames], f"{PIXELS}.float", {"to": int(ir.DataType.FLOAT)})
+    centre = add_constant(graph, f"{PIXELS}.centre", np.float32(128))
+    shifted = named_node("Sub", [cast.outputs[0], centre], f"{PIXELS}.shifted")
     padded = _pad_channel(graph, shifted.outputs[0], -1, np.float32(127))
-    moved = _node("Transpose", [padded.outputs[0]], f"{PIXELS}.nchw", {"perm": [0, 3, 1, 2]})
-    factor = _constant(graph, f"{PIXELS}.factor", np.float32(_SCALE))
-    scaled = _node("Mul", [moved.outputs[0], factor], PIXELS)
+    moved = named_node("Transpose", [padded.outputs[0]], f"{PIXELS}.nchw", {"perm": [0, 3, 1, 2]})
+    factor = add_constant(graph, f"{PIXELS}.factor", np.float32(_SCALE))
+    scaled = named_node("Mul", [moved.outputs[0], factor], PIXELS)
     return [cast, shifted, padded, moved, scaled], scaled.outputs[0]
 
 
@@ -180,7 +180,7 @@ def _widen_weights(graph: ir.Graph, layer: ir.Node, preprocessing: Preprocessing
 def _replace_weights(graph: ir.Graph, layer: ir.Node, weights: npt.NDArray[np.float32], suffix: str) -> None:
     old = layer.inputs[1]
     assert old is not None
-    layer.replace_input_with(1, _constant(graph, f"{old.name}.{suffix}", weights))
+    layer.replace_input_with(1, add_constant(graph, f"{old.name}.{suffix}", weights))
     if not old.uses() and old.name is not None:
         del graph.initializers[old.name]
 
@@ -191,8 +191,8 @@ def _pad_channel(
     """`count` more channels at the end of `axis`, filled with `fill`."""
     ends = np.zeros((2, 4), np.int64)
     ends[1, axis] = count
-    pads = _constant(graph, f"{PIXELS}.pads", ends.ravel())
-    return _node("Pad", [value, pads, _constant(graph, f"{PIXELS}.one", fill)], f"{PIXELS}.padded")
+    pads = add_constant(graph, f"{PIXELS}.pads", ends.ravel())
+    return named_node("Pad", [value, pads, add_constant(graph, f"{PIXELS}.one", fill)], f"{PIXELS}.padded")
 
 
 def _only_input(graph: ir.Graph) -> ir.Value:
@@ -204,8 +204,7 @@ def _only_input(graph: ir.Graph) -> ir.Value:
 def _only_convolution(value: ir.Value) -> ir.Node:
     uses = list(value.uses())
     layer = uses[0].node if len(uses) == 1 else None
-    groups = None if layer is None else layer.attributes.get("group")
-    if layer is None or layer.op_type != "Conv" or (groups is not None and groups.as_int() != 1):
+    if layer is None or layer.op_type != "Conv" or layer.attributes.get_int("group", 1) != 1:
         found = ", ".join(use.node.op_type for use in uses) or "nothing"
         raise UsageError(f"--input uint8: expected one convolution alone to read the input, found {found}")
     return layer
@@ -221,20 +220,6 @@ def _frames_input(graph: ir.Graph, old: ir.Value) -> ir.Value:
     frames = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=shape)
     graph.inputs[0] = frames
     return frames
-
-
-def _node(
-    operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, int | Sequence[int]] | None = None
-) -> ir.Node:
-    node = ir.node(operator, inputs, attributes or {}, name=name)
-    node.outputs[0].name = name
-    return node
-
-
-def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
-    graph.register_initializer(value)
-    return value
 
 
 def _float(values: tuple[float, ...]) -> npt.NDArray[np.float32]:

@@ -24,7 +24,7 @@ from resnetrt.errors import DataError
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 from resnetrt.progress import track
 
-_BATCH_BYTES = 64 << 20  # activations of one batch; one more than there are threads are held
+_BATCH_BYTES = 64 << 20  # activations of one batch; as many are held as threads run
 _MAX_BATCH = 16
 _EQUALIZING = 128  # images that decide the equalization: 32 are worth 0.3 dB less, 512 no more
 

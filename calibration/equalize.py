@@ -53,7 +53,7 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
         assert weight.const_value is not None
         array = weight.const_value.numpy().astype(np.float64)
         into, out = factors.get(source.name or ""), factors.get(output.name or "")
-        transposed = layer.op_type == "Gemm" and not _is_set(layer, "transB")
+        transposed = layer.op_type == "Gemm" and not layer.attributes.get_int("transB", 0)
         if transposed:
             array = array.T
         if into is not None:
@@ -93,11 +93,6 @@ def _per_input(into: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) 
 
 def _replace(value: ir.Value, array: npt.NDArray[Any]) -> None:
     value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
-
-
-def _is_set(node: ir.Node, attribute: str) -> bool:
-    found = node.attributes.get(attribute)
-    return found is not None and found.as_int() == 1
 
 
 class _Channels:
@@ -189,5 +184,4 @@ def _zeros_before_channels(node: ir.Node) -> int | None:
     given = len(node.inputs) > 2 and node.inputs[2] is not None
     if pads is None or len(node.inputs) > 3 or (given and (fill is None or fill.numpy().any())):
         return None
-    mode = node.attributes.get("mode")
-    return None if mode is not None and mode.as_string() != "constant" else int(pads.numpy()[1])
+    return int(pads.numpy()[1]) if node.attributes.get_string("mode", "constant") == "constant" else None

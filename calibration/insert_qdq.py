@@ -12,6 +12,7 @@ from resnetrt.calibration.learn_rounding import LearnedRounding
 from resnetrt.calibration.ranges import QuantParams
 from resnetrt.calibration.round_weights import quantize_weights
 from resnetrt.calibration.structure import weighted_layers
+from resnetrt.export.graph_nodes import add_constant
 from resnetrt.progress import track
 
 _INT32_MAX = 2**31 - 1
@@ -49,8 +50,8 @@ def insert_activation_pairs(
     for name, chosen in params.items():
         value = values[name]
         uses = [use for use in value.uses() if use.node.name not in keep_float]
-        scale = _initializer(graph, f"{name}.scale", np.float32(chosen.scale))
-        zero = _initializer(graph, f"{name}.zero_point", np.array(chosen.zero_point, chosen.dtype))
+        scale = add_constant(graph, f"{name}.scale", np.float32(chosen.scale))
+        zero = add_constant(graph, f"{name}.zero_point", np.array(chosen.zero_point, chosen.dtype))
         quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}.quantize")
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}.dequantize")
         quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}.quantized", f"{name}.dequantized"
@@ -104,7 +105,7 @@ def _quantize_layer(graph: ir.Graph, layer: ir.Node, source: LayerInput, options
         layer.replace_input_with(2, _dequantized(graph, layer, f"{bias.name}", stored, bias_scales, 0))
         _drop_if_unused(graph, bias)
     elif options.bias_correction:
-        corrected = _initializer(graph, f"{layer.name}/{bias.name}.corrected", values.astype(np.float32))
+        corrected = add_constant(graph, f"{layer.name}/{bias.name}.corrected", values.astype(np.float32))
         layer.replace_input_with(2, corrected)
         _drop_if_unused(graph, bias)
 
@@ -125,8 +126,7 @@ def output_axis(layer: ir.Node) -> int:
     """The axis of a Conv's or Gemm's weight that counts its outputs."""
     if layer.op_type == "Conv":
         return 0
-    transposed = layer.attributes.get("transB")
-    return 0 if transposed is not None and transposed.as_int() == 1 else 1
+    return 0 if layer.attributes.get_int("transB", 0) else 1
 
 
 def _least_scales(bias: ir.Value | None, input_scale: float, outputs: int) -> npt.NDArray[np.float32] | None:
@@ -142,19 +142,13 @@ def _dequantized(
 ) -> ir.Value:
     if f"{name}.quantized" in graph.initializers:  # two layers share it, each with its own scales
         name = f"{layer.name}/{name}"
-    stored = _initializer(graph, f"{name}.quantized", integers)
-    scale = _initializer(graph, f"{name}.scale", scales)
-    zero = _initializer(graph, f"{name}.zero_point", np.zeros(scales.shape, integers.dtype))
+    stored = add_constant(graph, f"{name}.quantized", integers)
+    scale = add_constant(graph, f"{name}.scale", scales)
+    zero = add_constant(graph, f"{name}.zero_point", np.zeros(scales.shape, integers.dtype))
     node = ir.node("DequantizeLinear", [stored, scale, zero], {"axis": axis}, name=f"{name}.dequantize")
     node.outputs[0].name = f"{name}.dequantized"
     graph.insert_before(layer, node)
     return node.outputs[0]
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
-    graph.register_initializer(value)
-    return value
 
 
 def _drop_if_unused(graph: ir.Graph, value: ir.Value) -> None:

@@ -189,9 +189,9 @@ class _Patches:
 
     def __init__(self, source: str, width: int, kernel: tuple[int, ...], node: ir.Node) -> None:
         self.source, self.width, self._kernel = source, width, kernel
-        self._strides = _integers(node, "strides", (1, 1))
-        self._dilations = _integers(node, "dilations", (1, 1))
-        self._pads = _integers(node, "pads", (0, 0, 0, 0))
+        self._strides = node.attributes.get_ints("strides", (1, 1))
+        self._dilations = node.attributes.get_ints("dilations", (1, 1))
+        self._pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
 
     @classmethod
     def of(cls, node: ir.Node) -> "_Patches | None":
@@ -202,13 +202,10 @@ class _Patches:
         assert weight.const_value is not None
         shape = weight.const_value.shape.numpy()
         if node.op_type == "Gemm":
-            transposed = _integers(node, "transB", (0,)) == (1,)
+            transposed = node.attributes.get_int("transB", 0)
             return cls(source.name or "", shape[1] if transposed else shape[0], (), node)
-        groups = node.attributes.get("group")
-        automatic = node.attributes.get("auto_pad")
-        if len(shape) != 4 or (groups is not None and groups.as_int() != 1):
-            return None
-        if automatic is not None and automatic.as_string() != "NOTSET":
+        automatic = node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+        if len(shape) != 4 or node.attributes.get_int("group", 1) != 1 or automatic:
             return None
         return cls(source.name or "", math.prod(shape[1:]), tuple(shape[2:]), node)
 
@@ -226,10 +223,3 @@ class _Patches:
         rows, columns = np.divmod(np.arange(step // 2, positions, step), windows.shape[3])
         picked = windows[:, :, rows, columns]  # (N, C, positions, kH, kW)
         return np.ascontiguousarray(picked.transpose(0, 2, 1, 3, 4)).reshape(-1, self.width)
-
-
-def _integers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    found = node.attributes.get(name)
-    if found is None:
-        return default
-    return tuple(found.as_ints()) if found.type == ir.AttributeType.INTS else (found.as_int(),)

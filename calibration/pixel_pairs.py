@@ -26,11 +26,11 @@ def pair_columns(layer: ir.Node, weights: npt.NDArray[np.float32], width: int) -
     None where pairs would not do: columns that don't step by two, dilation, an odd width, automatic padding. A pair
     lies inside the image or outside as a whole, so zero padding stays what it was.
     """
-    rows, columns = _integers(layer, "strides", (1, 1))
-    top, left, bottom, right = _integers(layer, "pads", (0, 0, 0, 0))
-    automatic = layer.attributes.get("auto_pad")
-    dilated = _integers(layer, "dilations", (1, 1)) != (1, 1)
-    if columns != 2 or width % 2 or dilated or (automatic is not None and automatic.as_string() != "NOTSET"):
+    rows, columns = layer.attributes.get_ints("strides", (1, 1))
+    top, left, bottom, right = layer.attributes.get_ints("pads", (0, 0, 0, 0))
+    automatic = layer.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+    dilated = tuple(layer.attributes.get_ints("dilations", (1, 1))) != (1, 1)
+    if columns != 2 or width % 2 or dilated or automatic:
         return None
     outputs, channels, height, taps = weights.shape
     left_pairs = -(-left // 2)
@@ -42,8 +42,3 @@ def pair_columns(layer: ir.Node, weights: npt.NDArray[np.float32], width: int) -
     spread[..., lead : lead + taps] = weights
     split = spread.reshape(outputs, channels, height, pairs, 2).transpose(0, 4, 1, 2, 3)
     return PairedKernel(np.ascontiguousarray(split), (rows, 1), (top, left_pairs, bottom, right_pairs))
-
-
-def _integers(layer: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = layer.attributes.get(name)
-    return default if attribute is None else tuple(attribute.as_ints())

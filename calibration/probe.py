@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from resnetrt.calibration.structure import watched_values, weighted_layers
 from resnetrt.errors import BundleError, DataError
+from resnetrt.export.graph_nodes import add_constant, named_node
 from resnetrt.preprocess import FloatArray
 from resnetrt.settings import read_settings
 
@@ -140,8 +141,8 @@ def _add_group(graph: ir.Graph, prefix: str, values: list[ir.Value], most: int) 
     taken: dict[str, list[ir.Value]] = {"values": values}
     if len(sizes) > 1 and math.prod(sizes) > most:
         strides = _strides(sizes[1:], most // sizes[0])
-        picker = _constant(graph, f"{prefix}/picker", _picker(sizes[0], strides))
-        axes = _constant(graph, f"{prefix}/axes", np.arange(2, 1 + len(sizes)))
+        picker = add_constant(graph, f"{prefix}/picker", _picker(sizes[0], strides))
+        axes = add_constant(graph, f"{prefix}/axes", np.arange(2, 1 + len(sizes)))
         own = {"group": sizes[0], "strides": strides}
         taken["values"] = [_add(graph, "Conv", [value, picker], own, f"{value.name}/values") for value in values]
         taken["high"] = [_add(graph, "GlobalMaxPool", [value], {}, f"{value.name}/high") for value in values]
@@ -185,15 +186,8 @@ def _picker(channels: int, strides: Sequence[int]) -> FloatArray:
     return kernel.reshape(channels, 1, *strides)
 
 
-def _constant(graph: ir.Graph, name: str, array: "np.ndarray[Any, Any]") -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
-    graph.register_initializer(value)
-    return value
-
-
 def _add(graph: ir.Graph, operator: str, inputs: list[ir.Value], attributes: dict[str, Any], name: str) -> ir.Value:
-    node = ir.node(operator, inputs, attributes, name=name)
-    node.outputs[0].name = name
+    node = named_node(operator, inputs, name, attributes)
     graph.append(node)
     return node.outputs[0]
 

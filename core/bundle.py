@@ -79,14 +79,16 @@ class Bundle:
         return self.file(found.file)
 
     def select_engine(self, engine: str | None) -> str:
-        """`engine`, or the only one there is when None. Raises `UsageError` for an unknown or ambiguous choice."""
+        """`engine`, or the only one there is when None. Raises `UsageError` if there is none, no such or no single one."""
         engines = self.manifest.engines
+        if not engines:
+            raise UsageError(f"bundle {self.path} has no engine; make one with: resnetrt compile {self.path}")
         if engine is not None:
             if engine not in engines:
                 raise UsageError.unknown(f"engine of {self.path}", engine, engines)
             return engine
         if len(engines) != 1:
-            known = ", ".join(sorted(engines)) or "none yet; make one with: resnetrt compile"
+            known = ", ".join(sorted(engines))
             raise UsageError(f"bundle {self.path} has {len(engines)} engines; choose with --engine: {known}")
         return next(iter(engines))
 

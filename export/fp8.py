@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from resnetrt.errors import UsageError
 from resnetrt.export.fit_scales import fp16_scale
+from resnetrt.export.graph_nodes import add_constant
 from resnetrt.export.half_range import channel_axis
 
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
@@ -52,8 +53,8 @@ def _quantize_activation(
     if name not in amax:
         raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
     value, scale = values[name], np.asarray(max(amax[name], 1e-30) / LARGEST)
-    scales = _initializer(graph, f"{name}.scale", fp16_scale(scale).reshape(()))
-    zero = _initializer(graph, f"{name}.zero_point", np.zeros((), E4M3))
+    scales = add_constant(graph, f"{name}.scale", fp16_scale(scale).reshape(()))
+    zero = add_constant(graph, f"{name}.zero_point", np.zeros((), E4M3))
     quantize = ir.node("QuantizeLinear", [value, scales, zero], name=f"{name}.quantize")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scales, zero], name=f"{name}.dequantize")
     _describe(quantize.outputs[0], f"{name}.quantized", ir.DataType.FLOAT8E4M3FN, value.shape)
@@ -82,9 +83,9 @@ def _quantize_weights(graph: ir.Graph, nodes: dict[str | None, ir.Node], pattern
         shape = [1] * array.ndim
         shape[axis] = -1
         name = f"{layer.name}.weight" if f"{weight.name}.quantized" in graph.initializers else weight.name or ""
-        stored = _initializer(graph, f"{name}.quantized", to_e4m3(array, scale.reshape(shape)))
-        scales = _initializer(graph, f"{name}.scale", scale)
-        zero = _initializer(graph, f"{name}.zero_point", np.zeros(scale.shape, E4M3))
+        stored = add_constant(graph, f"{name}.quantized", to_e4m3(array, scale.reshape(shape)))
+        scales = add_constant(graph, f"{name}.scale", scale)
+        zero = add_constant(graph, f"{name}.zero_point", np.zeros(scale.shape, E4M3))
         node = ir.node("DequantizeLinear", [stored, scales, zero], {"axis": axis}, name=f"{name}.dequantize")
         _describe(node.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, weight.shape)
         graph.insert_before(layer, node)
@@ -96,13 +97,6 @@ def _quantize_weights(graph: ir.Graph, nodes: dict[str | None, ir.Node], pattern
 def _stored(node: ir.Node) -> ir.Value | None:
     value = node.inputs[0]
     return value if value is not None and value.const_value is not None else None
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
-    graph.register_initializer(value)
-    return value
 
 
 def _describe(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:

@@ -64,8 +64,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 def channel_axis(node: ir.Node) -> int:
     """The `axis` of a QuantizeLinear or DequantizeLinear; 1 is ONNX's default."""
-    found = node.attributes.get("axis")
-    return 1 if found is None else found.as_int()
+    return node.attributes.get_int("axis", 1)
 
 
 def _operator_reason(node: ir.Node) -> str | None:
@@ -118,8 +117,7 @@ def _lost_channels(node: ir.Node, weights: Array, half: HalfType, amax: Mapping[
 def _output_axis(node: ir.Node) -> int:
     if node.op_type == "Conv":
         return 0
-    transposed = node.attributes.get("transB")
-    return 0 if transposed is not None and transposed.as_int() == 1 else -1
+    return 0 if node.attributes.get_int("transB", 0) else -1
 
 
 def _activations(graph: ir.Graph, amax: Mapping[str, float]) -> Iterator[tuple[ir.Value, float]]:

@@ -1,0 +1,25 @@
+"""New nodes and constants of an `onnx_ir` graph."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+
+def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
+    """A new initializer of `graph` with the values, dtype and shape of `array`."""
+    tensor = ir.tensor(np.asarray(array), name=name)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+    graph.register_initializer(value)
+    return value
+
+
+def named_node(
+    operator: str, inputs: Sequence[ir.Value], name: str, attributes: Mapping[str, Any] | None = None
+) -> ir.Node:
+    """A node that is in no graph yet, its first output called as itself."""
+    node = ir.node(operator, inputs, attributes, name=name)
+    node.outputs[0].name = name
+    return node
