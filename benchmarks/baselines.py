@@ -86,6 +86,7 @@ def _compiled(module: "nn.Module | None") -> Infer:
     import torch
     from torch._inductor import config as inductor
 
+    torch._dynamo.reset()  # past eight networks it would give up and run them eagerly
     inductor.freezing = True
     frozen = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     compiled: Any = torch.compile(frozen, dynamic=False)

@@ -79,7 +79,7 @@ class Bundle:
         return self.file(found.file)
 
     def select_engine(self, engine: str | None) -> str:
-        """`engine`, or the only one there is when None. Raises `UsageError` if there is none, no such or no single one."""
+        """`engine`, or the only one there is when None. Raises `UsageError` if there is none, or none such."""
         engines = self.manifest.engines
         if not engines:
             raise UsageError(f"bundle {self.path} has no engine; make one with: resnetrt compile {self.path}")

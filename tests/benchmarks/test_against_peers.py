@@ -1,6 +1,7 @@
 """Peers of the same run: NNCF's own path runs and agrees, and the fastest own engine is compared with each."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,21 @@ def test_a_peer_that_is_not_here_is_said(tmp_path, monkeypatch):
         "torch-compile-fp32: expected the eager module, found none; install resnetrt[torch]",
         *["nncf-openvino-int8: expected the package nncf, found none; run: pip install 'resnetrt[peers]'"] * 2,
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++ is not installed")
+def test_torch_compile_gives_up_on_no_network_of_a_long_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    bundle, images = make_bundle(tmp_path / "tiny.bundle"), np.ones((1, 3, 8, 8), np.float32)
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for _ in range(2):
+            module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+            compiled = next(iter(open_peers(module, bundle, tmp_path / "work", 1)))
+            assert isinstance(compiled, Peer), compiled
+            np.testing.assert_allclose(
+                compiled.infer(images), module(torch.from_numpy(images)).detach(), rtol=1e-4, atol=1e-5
+            )
 
 
 @NEEDS_NNCF
