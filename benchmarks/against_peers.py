@@ -9,7 +9,6 @@ from resnetrt.benchmarks.latency import BASELINE
 from resnetrt.benchmarks.timing import median_interval
 
 Row = dict[str, Any]
-SOURCES = ("engine", "frame", "jpeg")
 
 
 def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row]:
@@ -22,8 +21,7 @@ def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row
     for row in results:
         groups.setdefault((row["network"], row["batch"], "engine"), []).append(row)
     for row in end_to_end:
-        if row["source"] in SOURCES:
-            groups.setdefault((row["network"], row["batch"], row["source"]), []).append(row)
+        groups.setdefault((row["network"], row["batch"], row["source"]), []).append(row)
     found = [row for key, rows in groups.items() for row in _compare(*key, rows)]
     return found if any(row["peer"] != BASELINE for row in found) else []
 

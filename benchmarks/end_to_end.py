@@ -1,4 +1,4 @@
-"""What an application waits for at batch 1: from an encoded JPEG, from a raw frame, and the engine alone."""
+"""What an application waits for at batch 1: from an encoded JPEG and from a raw frame."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from resnetrt.preprocess import Preprocessing, UInt8Array
 
 PHOTO = (500, 375)  # width and height of a typical ImageNet photograph
 QUALITY = 90
-SOURCES = ("jpeg", "frame", "tensor")
+SOURCES = ("jpeg", "frame")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def measure_end_to_end(
     """One row for each engine of `routes` and each of `SOURCES`, all timed side by side.
 
     `jpeg`: decode, resize, crop (the same code for all), prepare, infer. `frame`: a uint8 frame of the network's size,
-    prepare, infer. `tensor`: infer alone.
+    prepare, infer. For the engine alone see `latency`.
     """
     jpeg = sample_jpeg()
     frames = preprocessing.frame_from_file(jpeg)[None]
@@ -65,7 +65,6 @@ def _calls(
     return {
         (name, "jpeg"): from_jpeg,
         (name, "frame"): partial(from_frames, frames),
-        (name, "tensor"): partial(route.infer, route.prepare(frames)),
     }
 
 

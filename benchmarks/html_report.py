@@ -162,10 +162,10 @@ def _end_to_end(record: Record) -> Iterable[str]:
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for row in record["end_to_end"]:
         cells.setdefault((row["network"], row["engine"]), {})[row["source"]] = row["median_ms"]
-    names = ("jpeg", "frame", "tensor")
+    names = ("jpeg", "frame")
     rows = [(*key, *(format_ms(found.get(name)) for name in names)) for key, found in cells.items()]
     yield "<h2>End to end, batch 1: median ms</h2>"
-    yield _table(("network", "engine", "from a JPEG", "from a raw frame", "engine alone"), rows)
+    yield _table(("network", "engine", "from a JPEG", "from a raw frame"), rows)
 
 
 def _against_peers(record: Record) -> Iterable[str]:

@@ -166,8 +166,8 @@ class Lab:
             return
         routes = {rival.engine: Route(rival.prepare, rival.infer) for rival in rivals}
         routes |= {engine: Route(session.prepare, session.infer) for engine, session in sessions.items()}
-        # three paths of each engine: shorter blocks, or the warm-up takes half of the time
-        schedule = replace(self.options.schedule(share_s), min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
+        # two paths of each engine: less warm-up, or that takes a third of the time
+        schedule = replace(self.options.schedule(share_s), warm_up_s=0.1)
         with found.parts.part("end to end"):
             found.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
         self.note_group()

@@ -54,7 +54,7 @@ def record(**more):
     layers = [{"name": f"conv{i}", "op": "Convolution", "ms": 1.0 / (i + 1), "precision": "int8"} for i in range(40)]
     found |= {"layers": [{"network": "resnet18", "engine": "openvino-int8-cpu", "batch": 1, "layers": layers}]}
     timing = {"network": "resnet18", "engine": "openvino-int8-cpu", "median_ms": 2.0}
-    found |= {"end_to_end": [timing | {"source": source} for source in ("jpeg", "frame", "tensor")]}
+    found |= {"end_to_end": [timing | {"source": source} for source in ("jpeg", "frame")]}
     memory = {"size_bytes": 12e6, "peak_rss_bytes": 150e6, "load_and_selftest_ms": 300.0, "start_to_first_ms": 461.0}
     found |= {"memory": [{"network": "resnet18", "engine": "openvino-int8-cpu"} | memory]}
     return found | {"noise": [{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}]} | more
