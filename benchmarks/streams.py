@@ -1,6 +1,6 @@
 """Several cameras at once: frames a second of N streams that share an engine, beside the best batch of one caller.
 
-python -m resnetrt.benchmarks.streams BUNDLE [--engine ID] [--streams 1,2,4,8] [--json]
+python -m resnetrt.benchmarks.streams BUNDLE [--engine ID] [--streams 4,8,16] [--json]
 
 Each stream keeps two frames under way, as a camera with a second buffer does: while the engine runs one of each stream,
 the others wait. All are timed in rotated blocks.
@@ -8,9 +8,11 @@ the others wait. All are timed in rotated blocks.
 
 import argparse
 import json
+import math
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ from resnetrt.runtime.stream import Batcher, BatchOptions
 
 BATCHES = (1, 2, 4, 8, 16)
 _UNDER_WAY = 2  # frames of one stream that are queued or run
-_TURNS = 8  # frames of one stream in a timed call
+_CALL_S = 1.0  # what a timed call of streams takes about: filling and emptying the queue is then a small part of it
 
 
 def measure_streams(
@@ -56,13 +58,15 @@ def measure_streams(
         for batch in batches:
             calls[f"batch {batch}"] = partial(alone.infer_frames, fill_batch(frames, batch))
             sizes[f"batch {batch}"] = batch
+        total = round(_CALL_S * _quick_rate(calls, sizes))
         for instances in sorted({1, count}):
             for number in streams:
                 sessions = [load(bundle, name, threads=count // instances) for _ in range(instances)]
                 batcher = stack.enter_context(_batcher(sessions, -(-number // instances)))
                 label = f"{number} streams, {instances} instances"
-                calls[label] = partial(_drive, batcher, number, fill_batch(frames, 1))
-                sizes[label] = number * _TURNS
+                turns = max(_UNDER_WAY, math.ceil(total / number))
+                calls[label] = partial(_drive, batcher, number, turns, fill_batch(frames, 1))
+                sizes[label] = number * turns
         with watch() as noise:
             timings = measure(calls, Schedule(rounds=rounds, min_block_s=0.2, settle_s=0.1))
     best = max((f"batch {batch}" for batch in batches), key=lambda label: sizes[label] / timings[label].median_ms)
@@ -83,11 +87,20 @@ def _batcher(sessions: Sequence[Session], most: int) -> Batcher:
     return batcher
 
 
-def _drive(batcher: Batcher, number: int, frame: UInt8Array) -> None:
-    """`_TURNS` frames of each of `number` streams, each with `_UNDER_WAY` at a time."""
+def _quick_rate(calls: Mapping[str, Callable[[], object]], sizes: Mapping[str, int]) -> float:
+    """Frames a second of the largest batch, roughly."""
+    label = max(sizes, key=lambda name: sizes[name])
+    calls[label]()
+    started = time.perf_counter()
+    calls[label]()
+    return sizes[label] / (time.perf_counter() - started)
+
+
+def _drive(batcher: Batcher, number: int, turns: int, frame: UInt8Array) -> None:
+    """`turns` frames of each of `number` streams, each with `_UNDER_WAY` at a time."""
     streams = [batcher.stream() for _ in range(number)]
     waiting = deque((stream, stream.infer_async(frame)) for _ in range(_UNDER_WAY) for stream in streams)
-    left = number * (_TURNS - _UNDER_WAY)
+    left = number * (turns - _UNDER_WAY)
     while waiting:
         stream, future = waiting.popleft()
         future.result()
@@ -112,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m resnetrt.benchmarks.streams", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine")
-    parser.add_argument("--streams", type=_numbers, default=(1, 2, 4, 8))
+    parser.add_argument("--streams", type=_numbers, default=(4, 8, 16))
     parser.add_argument("--batches", type=_numbers, default=BATCHES)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=11)

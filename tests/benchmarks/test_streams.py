@@ -16,7 +16,8 @@ def tiny(tmp_path_factory):
     return str(bundle.path)
 
 
-def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny, capsys):
+def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(streams, "_CALL_S", 0.02)
     quick = ["--streams", "1,3", "--batches", "1,4", "--threads", "1", "--rounds", "2"]
     assert streams.main([tiny, "--json", *quick]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -34,8 +35,8 @@ def test_every_frame_of_every_stream_is_counted(tiny):
     from resnetrt.runtime.stream import Batcher
 
     with Batcher([load(tiny, threads=1)], frames=True) as batcher:
-        streams._drive(batcher, 3, Golden.of(streams.Bundle.open(tiny)).frames[:1])
-        assert batcher.statistics.to_json()["inference_count"] == 3 * streams._TURNS
+        streams._drive(batcher, 3, 8, Golden.of(streams.Bundle.open(tiny)).frames[:1])
+        assert batcher.statistics.to_json()["inference_count"] == 3 * 8
 
 
 def test_people_get_lines_and_an_unknown_engine_exit_code_2(tiny, capsys):
