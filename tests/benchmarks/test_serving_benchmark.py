@@ -1,10 +1,8 @@
 import json
 
 import pytest
-import tiny_bundle
 
 from resnetrt.benchmarks.serving import main
-from resnetrt.export.compilers import compile_variant
 
 # a pipe that is left open is noticed when it is freed, where an exception can only be reported
 pytestmark = [
@@ -13,15 +11,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    bundle = tiny_bundle.make_bundle(tmp_path_factory.mktemp("serving") / "tiny.bundle")
-    compile_variant(bundle, "fp32", "onnxruntime")
-    return str(bundle.path)
-
-
-def test_every_round_has_its_numbers(tiny, capsys):
-    assert main([tiny, "--json", "--rounds", "2", "--seconds", "0.2", "--clients", "2", "--threads", "1"]) == 0
+def test_every_round_has_its_numbers(tiny_engine, capsys):
+    assert main([tiny_engine, "--json", "--rounds", "2", "--seconds", "0.2", "--clients", "2", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["engine"] == "onnxruntime-fp32-cpu"
     assert len(found["served_shares"]) == len(found["added_ms"]) == 2
@@ -34,16 +25,16 @@ def test_every_round_has_its_numbers(tiny, capsys):
         assert 0 < added["p50"] < served["p50"]
 
 
-def test_people_get_a_sentence(tiny, capsys):
-    assert main([tiny, "--rounds", "1", "--seconds", "0.1", "--clients", "1", "--threads", "1"]) == 0
+def test_people_get_a_sentence(tiny_engine, capsys):
+    assert main([tiny_engine, "--rounds", "1", "--seconds", "0.1", "--clients", "1", "--threads", "1"]) == 0
     assert "over gRPC" in capsys.readouterr().out
 
 
-def test_an_unknown_engine_is_exit_code_2(tiny, capsys):
-    assert main([tiny, "--engine", "other"]) == 2
+def test_an_unknown_engine_is_exit_code_2(tiny_engine, capsys):
+    assert main([tiny_engine, "--engine", "other"]) == 2
     assert "unknown engine" in capsys.readouterr().err
 
 
-def test_a_server_that_does_not_start_is_told(tiny, capsys):
-    assert main([tiny, "--max-batch-size", "0", "--threads", "1"]) == 4
+def test_a_server_that_does_not_start_is_told(tiny_engine, capsys):
+    assert main([tiny_engine, "--max-batch-size", "0", "--threads", "1"]) == 4
     assert "before it listened" in capsys.readouterr().err

@@ -3,23 +3,14 @@
 import json
 
 import pytest
-import tiny_bundle
 
 from resnetrt.benchmarks import streams
-from resnetrt.export.compilers import compile_variant
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    bundle = tiny_bundle.make_bundle(tmp_path_factory.mktemp("streams") / "tiny.bundle")
-    compile_variant(bundle, "fp32", "onnxruntime")
-    return str(bundle.path)
-
-
-def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny, capsys, monkeypatch):
+def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny_engine, capsys, monkeypatch):
     monkeypatch.setattr(streams, "_CALL_S", 0.02)
     quick = ["--streams", "1,3", "--batches", "1,4", "--threads", "1", "--rounds", "2"]
-    assert streams.main([tiny, "--json", *quick]) == 0
+    assert streams.main([tiny_engine, "--json", *quick]) == 0
     found = json.loads(capsys.readouterr().out)
     rates = {row["batch"]: row["frames_per_s"] for row in found["batches"]}
     assert found["best_batch"] == max(rates, key=rates.get)
@@ -29,18 +20,18 @@ def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny, capsys, monkeypa
         assert row["ratio"] == pytest.approx(row["frames_per_s"] / rates[found["best_batch"]], rel=0.5)
 
 
-def test_every_frame_of_every_stream_is_counted(tiny):
+def test_every_frame_of_every_stream_is_counted(tiny_engine):
     from resnetrt.golden import Golden
     from resnetrt.runtime import load
     from resnetrt.runtime.stream import Batcher
 
-    with Batcher([load(tiny, threads=1)], frames=True) as batcher:
-        streams._drive(batcher, 3, 8, Golden.of(streams.Bundle.open(tiny)).frames[:1])
+    with Batcher([load(tiny_engine, threads=1)], frames=True) as batcher:
+        streams._drive(batcher, 3, 8, Golden.of(streams.Bundle.open(tiny_engine)).frames[:1])
         assert batcher.statistics.to_json()["inference_count"] == 3 * 8
 
 
-def test_people_get_lines_and_an_unknown_engine_exit_code_2(tiny, capsys):
-    assert streams.main([tiny, "--streams", "2", "--batches", "1", "--threads", "1", "--rounds", "1"]) == 0
+def test_people_get_lines_and_an_unknown_engine_exit_code_2(tiny_engine, capsys):
+    assert streams.main([tiny_engine, "--streams", "2", "--batches", "1", "--threads", "1", "--rounds", "1"]) == 0
     assert "2 streams, 1 instances:" in capsys.readouterr().out
-    assert streams.main([tiny, "--engine", "other"]) == 2
+    assert streams.main([tiny_engine, "--engine", "other"]) == 2
     assert "unknown engine" in capsys.readouterr().err
