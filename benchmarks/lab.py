@@ -73,7 +73,8 @@ def run_lab(
     if not found.overhead:
         with found.parts.part("overhead"):
             found.overhead = measure_overhead(backends, options.threads)
-    lab = Lab(options, found, Shares(options.budget_s, len(subjects) * options.groups), say, note_group)
+    weights = [weight for subject in subjects for weight in options.weights(subject)]
+    lab = Lab(options, found, Shares(options.budget_s, weights), say, note_group)
     complete = True
     try:
         for subject in subjects:
@@ -182,7 +183,7 @@ class Lab:
             yield names | {"layers": [asdict(layer) for layer in session.profile(session.prepare(frames[:1]))]}
 
     def _memory(self, subject: Subject) -> None:
-        own, found, name = Shares(self.share.next(), 1), self.found, subject.name
+        own, found, name = Shares(self.share.next()), self.found, subject.name
         for engine in subject.engines:
             if found.has_memory(name, engine) or found.is_spent(f"{name} {engine} memory", self.share, own):
                 continue

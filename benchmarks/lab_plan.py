@@ -55,10 +55,14 @@ class LabOptions:
         """Rounds for one group of cells; one that still moves may take three times as many."""
         return Schedule(rounds=self.rounds, max_rounds=3 * self.rounds, budget_s=share_s)
 
-    @property
-    def groups(self) -> int:
-        """How many groups of cells each network has."""
-        return len(self.batches) + self.end_to_end + self.memory
+    def weights(self, subject: Subject) -> list[float]:
+        """What each group of cells needs beside the others, roughly in seconds, in the order they are measured.
+
+        Blocks, and the start of a process, have a least length; the rest grows with the network and the batch.
+        """
+        size = subject.bundle.variant_file("fp32").stat().st_size / 1e6
+        latency = [15 + 0.025 * size * (1 + batch) for batch in self.batches]
+        return latency + self.end_to_end * [30 + 0.1 * size] + self.memory * [8 + 0.05 * size]
 
 
 def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, Any]:

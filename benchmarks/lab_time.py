@@ -1,19 +1,20 @@
 """Where the lab's time goes: the budget dealt out to groups of cells, and the seconds that each part took."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 Now = Callable[[], float]
 
 
 class Shares:
-    """Deals a budget in seconds out: each group gets an equal part of what is left; None is no limit."""
+    """Deals a budget in seconds out: each group gets of what is left as much as it weighs; None is no limit."""
 
-    def __init__(self, budget_s: float | None, groups: int, now: Now = time.monotonic) -> None:
+    def __init__(self, budget_s: float | None, weights: Sequence[float] = (1.0,), now: Now = time.monotonic) -> None:
         self._now = now
         self._end = None if budget_s is None else now() + budget_s
-        self._groups = groups
+        self._weights = deque(weights)
 
     @property
     def spent(self) -> bool:
@@ -22,9 +23,10 @@ class Shares:
 
     def next(self) -> float | None:
         """Seconds for the next group. A group that begins finishes its warm-up and one round, so it may take more."""
-        left = None if self._end is None else max(0.001, self._end - self._now()) / max(1, self._groups)
-        self._groups -= 1
-        return left
+        if self._end is None:
+            return None
+        total = sum(self._weights)
+        return max(0.001, self._end - self._now()) * self._weights.popleft() / total
 
 
 class Parts:

@@ -49,6 +49,6 @@ def measure_groups(
         if batches:
             found = Findings()
             chosen = replace(options, batches=batches, end_to_end=False, memory=False, profile=None)
-            Lab(chosen, found, Shares(None, 1), lambda _: None, lambda: None).measure(subject)
+            Lab(chosen, found, Shares(None), lambda _: None, lambda: None).measure(subject)
             rows += found.results
     return rows

@@ -176,15 +176,17 @@ def test_a_spent_budget_leaves_the_rest_out_and_says_so(tmp_path):
     assert any(line.startswith("time: peaks 0 s") for line in lines)
 
 
-def test_a_budget_is_dealt_out_in_equal_shares_of_what_is_left():
+def test_a_budget_is_dealt_out_by_weight_of_what_is_left():
     now = [0.0]
-    share = Shares(10.0, 2, lambda: now[0])
-    assert share.next() == 5.0
+    share = Shares(10.0, (1.0, 1.0, 2.0), lambda: now[0])
+    assert share.next() == 2.5
+    now[0] = 4.0
+    assert (share.next(), share.spent) == (2.0, False)
     now[0] = 7.0
     assert (share.next(), share.spent) == (3.0, False)
     now[0] = 10.0
     assert share.spent
-    assert (Shares(None, 2).next(), Shares(None, 2).spent) == (None, False)
+    assert (Shares(None).next(), Shares(None).next(), Shares(None).spent) == (None, None, False)
 
 
 def test_engines_are_chosen_by_precision_and_backend(tmp_path):
