@@ -6,7 +6,7 @@ times bins and counted values, plus the activations of a batch for each core.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,19 +14,23 @@ import numpy as np
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle, sha256_of
-from resnetrt.calibration.data import Dataset, open_dataset, pixel_hash
+from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.equalize import Factors, find_factors
 from resnetrt.calibration.histogram import Histogram
 from resnetrt.calibration.probe import Group, Measured, Probe
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
+from resnetrt.calibration.seen import Seen, see
 from resnetrt.calibration.structure import residual_adds
 from resnetrt.errors import DataError
-from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
+from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.progress import track
 
 _BATCH_BYTES = 64 << 20  # activations of one batch; as many are held as threads run
 _MAX_BATCH = 16
 _EQUALIZING = 128  # images that decide the equalization: 32 are worth 0.3 dB less, 512 no more
+
+# what each batch of so many images showed, in order
+Runner = Callable[[Probe, Dataset, Preprocessing, int], Iterable[Seen]]
 
 
 def calibrate(
@@ -38,87 +42,83 @@ def calibrate(
     Raises `DataError` naming the tensor when an activation is NaN, infinite or constant. Only what nothing but a
     residual add reads may be constant: a branch whose last BatchNorm has no scale yet (gamma 0) is.
     """
-    return _collect(Probe(model_path, len(dataset)), dataset, preprocessing, equalized)
+    return _collect(Probe(model_path, len(dataset)), dataset, preprocessing, equalized, run_here)
 
 
 def calibrate_bundle(
-    bundle: Bundle, data: str, samples: int, seed: int = 0, equalized: bool = True
+    bundle: Bundle, data: str, samples: int, seed: int = 0, equalized: bool = True, runner: Runner | None = None
 ) -> CalibrationRecord:
-    """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle."""
+    """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle.
+
+    `runner` runs the batches, by default on the cores of this machine.
+    """
     preprocessing, path = bundle.manifest.preprocessing, bundle.variant_file("fp32")
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(_open_some, data, preprocessing, samples, seed)
+        opening = pool.submit(open_some, data, preprocessing, samples, seed)
         probe = Probe(path, samples)  # meanwhile
         dataset = opening.result()
     if len(dataset) < samples:
         probe = Probe(path, len(dataset))
-    record = _collect(probe, dataset, preprocessing, equalized)
+    record = _collect(probe, dataset, preprocessing, equalized, runner or run_here)
     with bundle.edit() as editor:
         editor.write(FILE, record.to_bytes())
     return record
 
 
-def _open_some(data: str, preprocessing: Preprocessing, samples: int, seed: int) -> Dataset:
+def open_some(data: str, preprocessing: Preprocessing, samples: int, seed: int) -> Dataset:
+    """At most `samples` images of a data set."""
     dataset = open_dataset(data, preprocessing, labelled=False)
     return dataset.subset(samples, seed) if len(dataset) > samples else dataset
 
 
-def _collect(probe: Probe, dataset: Dataset, preprocessing: Preprocessing, equalized: bool) -> CalibrationRecord:
+def _collect(
+    probe: Probe, dataset: Dataset, preprocessing: Preprocessing, equalized: bool, runner: Runner
+) -> CalibrationRecord:
     """Statistics of the equalized network are those of the network itself, divided: no pass of its own is needed."""
-    batch_size = _batch_size(probe.watched)
+    size = _batch_size(probe.watched)
     batches = track(
-        (batch.frames for batch in dataset.batches(batch_size)),
-        "calibrating",
-        math.ceil(len(dataset) / batch_size),
-        "images",
-        batch_size,
+        runner(probe, dataset, preprocessing, size), "calibrating", math.ceil(len(dataset) / size), "images", size
     )
     hashes: list[str] = []
     statistics: list[_Statistics] = []
     factors: Factors = {}
-    for frames, seen in _several(_run_ahead(probe, batches, preprocessing)):
-        hashes += map(pixel_hash, frames)
+    for several in _several(batches):
+        hashes += [text for seen in several for text in seen.hashes]
+        groups = [list(parts) for parts in zip(*(seen.measured for seen in several), strict=True)]
         if not statistics:
-            factors = _find_factors(probe, seen) if equalized else {}
+            factors = _find_factors(probe, groups) if equalized else {}
             statistics = [
-                _statistics(group, parts[0], factors) for group, parts in zip(probe.groups, seen, strict=True)
+                _statistics(group, parts[0], factors) for group, parts in zip(probe.groups, groups, strict=True)
             ]
-        for found, parts in zip(statistics, seen, strict=True):
+        for found, parts in zip(statistics, groups, strict=True):
             found.add(parts)
     added = {value.name or "" for value in probe.watched if all(use.node.op_type == "Add" for use in value.uses())}
     tensors = dict(item for found in statistics for item in found.tensors(added))
     return CalibrationRecord(dataset.name, sha256_of(probe.path), tuple(hashes), tensors, factors)
 
 
-def _run_ahead(
-    probe: Probe, batches: Iterable[UInt8Array], preprocessing: Preprocessing
-) -> Iterator[tuple[UInt8Array, list[Measured]]]:
-    """Frames of each batch and what they showed, in order; further batches run while the caller counts this one."""
-    pending: deque[tuple[UInt8Array, Future[list[Measured]]]] = deque()
+def run_here(probe: Probe, dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[Seen]:
+    """What each batch showed, in order; further batches run while the caller counts this one."""
+    pending: deque[Future[Seen]] = deque()
     with ThreadPoolExecutor(probe.workers) as pool:
-        for frames in batches:
-            pending.append((frames, pool.submit(probe.run, preprocessing.normalize(frames))))
+        for batch in dataset.batches(size):
+            pending.append(pool.submit(see, probe, batch.frames, preprocessing))
             if len(pending) > 3 * probe.workers:
-                done, run = pending.popleft()
-                yield done, run.result()
-        for done, run in pending:
-            yield done, run.result()
+                yield pending.popleft().result()
+        for run in pending:
+            yield run.result()
 
 
-def _several(
-    runs: Iterable[tuple[UInt8Array, list[Measured]]],
-) -> Iterator[tuple[list[UInt8Array], list[list[Measured]]]]:
-    """All frames of `_EQUALIZING` images or more (the last time fewer), and for each group what the batches showed."""
-    frames: list[UInt8Array] = []
-    seen: list[list[Measured]] = []
-    for batch, measured in runs:
-        frames += list(batch)
-        seen.append(measured)
-        if len(frames) >= _EQUALIZING:
-            yield frames, [list(parts) for parts in zip(*seen, strict=True)]
-            frames, seen = [], []
-    if frames:
-        yield frames, [list(parts) for parts in zip(*seen, strict=True)]
+def _several(batches: Iterable[Seen]) -> Iterator[list[Seen]]:
+    """Batches of `_EQUALIZING` images together or more; the last time fewer."""
+    several: list[Seen] = []
+    for seen in batches:
+        several.append(seen)
+        if sum(len(batch.hashes) for batch in several) >= _EQUALIZING:
+            yield several
+            several = []
+    if several:
+        yield several
 
 
 def _find_factors(probe: Probe, seen: list[list[Measured]]) -> Factors:

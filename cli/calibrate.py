@@ -13,6 +13,7 @@ from resnetrt.cli.output import emit_json
 @click.option("--data", required=True, help="Image folder, .npz, or an embedded set such as fashion_calib.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images at most.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which images, when there are more.")
+@click.option("--ray", help="Run on a Ray cluster: auto (the one here), local, or its address.")
 @click.option("--no-equalize", is_flag=True, help="Measure the network as it is, channels not equalized.")
 @click.option(
     "--write-trt-cache", type=click.Path(path_type=Path), help="Also a TensorRT cache, as text; not equalized."
@@ -25,6 +26,7 @@ def command(
     data: str,
     samples: int,
     seed: int,
+    ray: str | None,
     no_equalize: bool,
     write_trt_cache: Path | None,
     trt_method: str,
@@ -37,9 +39,13 @@ def command(
     from resnetrt.calibration.trt_cache import check_header, write_cache
 
     check_header(trt_method, trt_version)
-    record = calibrate_bundle(
-        Bundle.open(bundle), data, samples, seed, equalized=not no_equalize and write_trt_cache is None
-    )
+    opened, runner = Bundle.open(bundle), None
+    if ray is not None:
+        from resnetrt.benchmarks.ray_calibrate import runner_on_ray
+
+        runner = runner_on_ray(opened, data, samples, seed, ray)
+    equalized = not no_equalize and write_trt_cache is None
+    record = calibrate_bundle(opened, data, samples, seed, equalized, runner)
     if write_trt_cache is not None:
         write_cache(write_trt_cache, record, trt_method, trt_version)
     if as_json:

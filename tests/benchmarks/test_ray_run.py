@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_bundle
+from ray_actors import ray_actors
 
 from resnetrt.benchmarks.gate import Budget
 from resnetrt.benchmarks.gate_run import GateRequest, run_gate
@@ -38,27 +39,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y = tiny_bundle.reference(tiny_bundle.PREPROCESSING.normalize(x)).argmax(1)
     np.savez(folder / "data.npz", x=x, y=y)
     return folder
-
-
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESNETRT_THREADS", "1")
-
-
-@pytest.fixture
-def cluster(one_thread: None) -> Iterator[Any]:
-    """Two nodes with one CPU each beside a head that computes nothing, and this process connected to them."""
-    from resnetrt.benchmarks.ray_run import import_ray
-
-    ray = import_ray()
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    cluster.workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 def request(place: Path, results: Path, ray: str | None = None, **options: Any) -> GateRequest:
@@ -97,24 +77,11 @@ def slow_down(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return stored
 
 
-def workers() -> list[int]:
-    """Process ids of the actors that score."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if b"ray::" in words and b"Scorer" in words:
-            found.append(int(path.parent.name))
-    return found
-
-
 @with_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "worker", "node"])
 def test_two_nodes_write_the_same_file_whatever_dies(
-    place: Path, tmp_path: Path, cluster: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, ray_cluster: Any, fault: str, monkeypatch: pytest.MonkeyPatch
 ):
     bundle = Bundle.open(place / "tiny.bundle")
     run_gate(bundle, request(place, tmp_path / "local.safetensors"))
@@ -123,10 +90,10 @@ def test_two_nodes_write_the_same_file_whatever_dies(
 
     def kill() -> None:
         if fault == "worker":
-            victim = workers()[0]
+            victim = ray_actors("Scorer")[0]
             os.kill(victim, signal.SIGKILL)
         elif fault == "node":
-            cluster.remove_node(cluster.workers[0], allow_graceful=False)
+            ray_cluster.remove_node(ray_cluster.workers[0], allow_graceful=False)
         dead.append((fault, len(stored)))
 
     thread = when_under_way(tmp_path / "ray.safetensors.journal", kill)
@@ -140,7 +107,7 @@ def test_two_nodes_write_the_same_file_whatever_dies(
 
 @with_ray
 @pytest.mark.slow
-def test_an_interrupted_run_on_the_cluster_is_finished_here(place: Path, tmp_path: Path, cluster: Any):
+def test_an_interrupted_run_on_the_cluster_is_finished_here(place: Path, tmp_path: Path, ray_cluster: Any):
     from resnetrt.benchmarks.outcomes import FileJournal
 
     bundle = Bundle.open(place / "tiny.bundle")
@@ -164,7 +131,7 @@ def test_an_interrupted_run_on_the_cluster_is_finished_here(place: Path, tmp_pat
 
 @with_ray
 @pytest.mark.slow
-def test_an_actors_error_is_the_drivers_error(place: Path, tmp_path: Path, cluster: Any, monkeypatch):
+def test_an_actors_error_is_the_drivers_error(place: Path, tmp_path: Path, ray_cluster: Any, monkeypatch):
     from resnetrt.benchmarks import ray_run
 
     bundle = Bundle.open(place / "tiny.bundle")
