@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _LISTS = ("results", "models", "end_to_end", "memory", "noise", "layers", "overhead", "left_out")
-_SPENT = ": the budget was spent"
+SPENT = ": the budget was spent"
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Findings:
         found = cls(peaks=dict(record["peaks"]))
         for name in _LISTS:
             setattr(found, name, list(record[name]))
-        found.left_out = [line for line in found.left_out if not line.endswith(_SPENT)]
+        found.left_out = [line for line in found.left_out if not line.endswith(SPENT)]
         found.parts.seconds.update(record["seconds_by_part"])
         return found
 
@@ -63,7 +63,7 @@ class Findings:
         """Whether `what` must be left out because one of the budgets is spent; that is noted."""
         spent = any(share.spent for share in shares)
         if spent:
-            self.leave_out(f"{what}{_SPENT}")
+            self.leave_out(f"{what}{SPENT}")
         return spent
 
     def record(self, seconds: float, complete: bool) -> Row:

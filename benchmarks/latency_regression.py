@@ -89,7 +89,7 @@ def parse_percent(text: str) -> float:
 
 
 def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
-    """An earlier `bench.json`, of a finished run or an interrupted one. Raises `UsageError` if it is not one."""
+    """An earlier `bench.json`, if `complete` of a finished run. Raises `UsageError` if it is not one."""
     try:
         record = parse_json_object(path.read_bytes(), str(path))
     except (OSError, BundleError) as error:
@@ -101,8 +101,6 @@ def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
             f"{path}: expected a finished run to compare with, found one that was interrupted; run it again, or "
             f"finish it with --resume {path}"
         )
-    if not complete and record.get("complete") is not False:
-        raise UsageError(f"--resume {path}: expected an interrupted run, found a finished one; compare with --compare")
     return record
 
 

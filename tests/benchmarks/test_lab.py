@@ -113,6 +113,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
         ({"request": {"batches": [1]}}, r"batches \[1\] then, \[1, 2\] now"),
         ({"request": {"peers": True}}, "peers True then, False now"),
         ({"complete": True}, "expected an interrupted run, found a finished one"),
+        ({"complete": True, "left_out": ["tiny batch 2: the budget was spent"]}, None),
     ],
 )
 def test_only_the_same_run_is_gone_on_with(change, message, tmp_path):
