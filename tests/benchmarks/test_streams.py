@@ -7,8 +7,12 @@ import pytest
 from resnetrt.benchmarks import streams
 
 
-def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny_engine, capsys, monkeypatch):
+@pytest.fixture(autouse=True)
+def short_calls(monkeypatch):
     monkeypatch.setattr(streams, "_CALL_S", 0.02)
+
+
+def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny_engine, capsys):
     quick = ["--streams", "1,3", "--batches", "1,4", "--threads", "1", "--rounds", "2"]
     assert streams.main([tiny_engine, "--json", *quick]) == 0
     found = json.loads(capsys.readouterr().out)

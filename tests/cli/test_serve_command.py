@@ -43,7 +43,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(tiny, package):
         (
             ["{tiny}", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"],
             2,
-            "0 engines; choose with --engine",
+            "has no engine; make one with: resnetrt compile",
         ),
     ],
 )
