@@ -92,7 +92,7 @@ def _per_input(into: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) 
 
 
 def _replace(value: ir.Value, array: npt.NDArray[Any]) -> None:
-    value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
+    value.const_value = ir.Tensor(array.astype(np.float32), name=value.name)
 
 
 class _Channels:
