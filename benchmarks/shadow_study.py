@@ -3,7 +3,8 @@
     python -m resnetrt.benchmarks.shadow_study BUNDLE --engine ID --data D [--trials N]
 
 For engines whose file is ONNX. Each trial flips one bit of one randomly chosen weight or scale and plays the second
-half of the images to the judge that serving uses; the baseline is measured on the golden images, or on the first half.
+half of the images to the judges that serving uses: beside the FP32 reference, with the baseline measured on the golden
+images or on the first half, and beside a copy of the engine without the fault.
 """
 
 import argparse
@@ -27,9 +28,10 @@ from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.shadow import Baseline, Judge, Reference, Sample, baseline_chance, onnx_reference, relative_noise
+from resnetrt.runtime.shadow.baseline import measure_copy
 
 _BATCH = 50
-_ALPHA = 0.01
+_ALPHA = 0.01 / 2  # of each comparison
 FAULTS = {
     "int8 weight, sign bit": (7, 8),
     "int8 weight, any bit": (0, 8),
@@ -39,15 +41,24 @@ FAULTS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Against:
+    """What the answers are compared with: `expected` `(N, classes)` and what a sound engine does beside it."""
+
+    name: str
+    expected: FloatArray
+    baseline: Baseline
+
+
 @dataclass(frozen=True)
 class Row:
-    """One kind of fault under one baseline, one entry a trial.
+    """One kind of fault beside the reference or the copy, one entry a trial.
 
     `requests` were compared until the alarm, None if none came; `cost_db` is how much SQNR over all images was lost.
     """
 
     fault: str
-    baseline: Baseline
+    against: "Against"
     requests: tuple[int | None, ...]
     cost_db: tuple[float, ...]
 
@@ -58,7 +69,7 @@ class Row:
             caught = sorted(n for n in counts if n is not None)
             if counts:
                 when = f", after {caught[0]} to {caught[-1]}, median {caught[len(caught) // 2]}" if caught else ""
-                where = f"{self.fault}; baseline of {self.baseline.n}; costs {degree}"
+                where = f"{self.fault}; beside {self.against.name}; costs {degree}"
                 yield f"{where}: {len(caught)} of {len(counts)} caught{when}"
 
 
@@ -71,38 +82,42 @@ def study(bundle: Bundle, engine: str, data: str, trials: int) -> Iterator[Row]:
     images, reference = _images(bundle, data), onnx_reference(bundle)
     expected, sound = _run(reference, images), _answers(bundle, engine, path, images)
     half = len(images) // 2
-    sound_db = sqnr_db(expected[half:], sound[half:])
-    baselines = [_baseline_of_golden(bundle, engine), _baseline(expected[:half], sound[:half], "the first half")]
-    for baseline in baselines:
-        yield _row("no fault", baseline, images[half:], expected[half:], sound_db, [sound[half:]])
+    measured = _baseline(expected[:half], sound[:half], "the first half")
+    references = [
+        Against("the reference, baseline of the golden images", expected[half:], _baseline_of_golden(bundle, engine)),
+        Against(f"the reference, baseline of {half} images", expected[half:], measured),
+        Against("a copy of the engine", sound[half:], _baseline_of_copy(bundle, engine)),
+    ]
+    for against in references:
+        yield _row("no fault", against, images[half:], expected[half:], sound[half:], [sound[half:]])
     for fault in FAULTS:
         broken = [
             _answers(bundle, engine, faulty, images[half:])
             for faulty in _faulty_files(path, fault, trials, np.random.default_rng(0))
         ]
-        for baseline in baselines if broken else ():
-            yield _row(fault, baseline, images[half:], expected[half:], sound_db, broken)
+        for against in references if broken else ():
+            yield _row(fault, against, images[half:], expected[half:], sound[half:], broken)
 
 
 def _row(
     fault: str,
-    baseline: Baseline,
+    against: Against,
     images: FloatArray,
     expected: FloatArray,
-    sound_db: float,
+    sound: FloatArray,
     answers: Sequence[FloatArray],
 ) -> Row:
     requests, costs = [], []
     for logits in answers:
-        judge = Judge(baseline, _ALPHA)
+        judge = Judge(against.baseline, _ALPHA)
         for index in range(len(images)):
             at = slice(index, index + 1)
-            judge.add(Sample(images[at], logits[at]), expected[at])
+            judge.add(Sample(images[at], logits[at]), against.expected[at])
             if judge.reason is not None:
                 break
         requests.append(None if judge.reason is None else judge.compared)
-        costs.append(sound_db - sqnr_db(expected, np.nan_to_num(logits, nan=1e18)))
-    return Row(fault, baseline, tuple(requests), tuple(costs))
+        costs.append(sqnr_db(expected, sound) - sqnr_db(expected, np.nan_to_num(logits, nan=1e18)))
+    return Row(fault, against, tuple(requests), tuple(costs))
 
 
 def _faulty_files(path: Path, fault: str, trials: int, rng: np.random.Generator) -> Iterator[Path]:
@@ -167,13 +182,18 @@ def _baseline_of_golden(bundle: Bundle, engine: str) -> Baseline:
     return _baseline(onnx_reference(bundle)(bundle.manifest.preprocessing.normalize(golden.frames)), out, "golden")
 
 
+def _baseline_of_copy(bundle: Bundle, engine: str) -> Baseline:
+    with load(bundle, engine) as session, load(bundle, engine, threads=1) as copy:
+        return measure_copy(session, copy, Golden.of(bundle), bundle.manifest.output, baseline_chance(_ALPHA))
+
+
 def _baseline(expected: FloatArray, found: FloatArray, source: str) -> Baseline:
     flips = expected.argmax(1) != found.argmax(1)
     return Baseline.of_samples(flips, relative_noise(expected, found), baseline_chance(_ALPHA), source)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print a line for each kind of fault and baseline."""
+    """Print a line for each kind of fault and what it is compared with."""
     parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.shadow_study", description=main.__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine", help="default: the only one")

@@ -43,6 +43,7 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
 @click.option(
     "--shadow-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of requests to check."
 )
+@click.option("--no-shadow-copy", is_flag=True, help="Compare with the reference only, not with a copy of the engine.")
 @click.option("--on-drift", type=click.Choice(["warn", "fallback", "unready"]), default="warn", show_default=True)
 @click.option("--shadow-dir", type=click.Path(path_type=Path), help="Folder for the inputs that disagreed.")
 @click.option("--shadow-quota-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of that folder.")
@@ -102,7 +103,13 @@ def shadow_options(options: dict[str, Any]) -> "ShadowOptions":
     from resnetrt.runtime.shadow import ShadowOptions
 
     directory, quota = options["shadow_dir"], options["shadow_quota_mb"] << 20
-    return ShadowOptions(options["shadow_rate"], on_drift=options["on_drift"], directory=directory, quota_bytes=quota)
+    return ShadowOptions(
+        options["shadow_rate"],
+        on_drift=options["on_drift"],
+        directory=directory,
+        quota_bytes=quota,
+        copy=not options["no_shadow_copy"],
+    )
 
 
 def eager_reference(bundle: "Bundle") -> "Reference | None":

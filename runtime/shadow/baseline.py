@@ -20,6 +20,9 @@ _MARGIN_DB = 1.0  # other batch sizes and kernels move noise by less
 _WORSE_DB = 6.0  # twice the error's amplitude: no difference between machines, but a fault
 _QUANTILES = (0.5, 0.9, 0.99)
 _FEWEST = 8
+_LARGE = 8  # images of a batch
+# of requests that an engine answers unlike its copy: none would be expected, so this is an assumption, no measurement
+_EXACT_RATE = 0.001
 BOUNDS = 1 + len(_QUANTILES)
 
 
@@ -84,16 +87,42 @@ def measure_baseline(session: Session, golden: Golden, reference: Reference, out
     must not become what counts as sound.
     """
     frames = golden.frames
-    low = session.batch_limits[0]
-    parts = [np.repeat(frames[i : i + 1], low, 0) for i in range(len(frames))]
-    out = np.concatenate([session.infer_frames(part)[output][:1] for part in parts])
+    out = np.concatenate([answer_alone(session, session.prepare(frame[None]), output) for frame in frames])
     preprocessing = session.preprocessing
     if preprocessing is None:
         raise UsageError(f"engine {session.sidecar['id']}: no preprocessing is known; load it from its bundle")
-    ref = np.concatenate([reference(preprocessing.normalize(frames[i : i + 1])) for i in range(len(frames))])
+    ref = np.concatenate([reference(preprocessing.normalize(frame[None])) for frame in frames])
     _require_as_compiled(session, sqnr_db(golden.logits, out))
     flips = out.argmax(1) != ref.argmax(1)
     return Baseline.of_samples(flips, relative_noise(ref, out), chance, "golden images")
+
+
+def measure_copy(session: Session, copy: Session, golden: Golden, output: str, chance: float) -> Baseline:
+    """Run the golden images through the engine, in several batch sizes, and one by one through another copy of it.
+
+    Where all answers are the same bit for bit (every CPU engine measured so far), the baseline allows one request in a
+    thousand to differ at all; otherwise it is what was measured, of each image in the batch size that is worst.
+    """
+    images = session.prepare(golden.frames)
+    alone = np.concatenate([answer_alone(copy, image[None], output) for image in images])
+    low, high = session.batch_limits
+    found = [_in_batches(session, images, output, size) for size in {low, min(high or _LARGE, _LARGE)}]
+    noise = np.max([relative_noise(alone, out) for out in found], axis=0)
+    if not noise.any():
+        return Baseline(_EXACT_RATE, (NoiseLimit(0.0, _EXACT_RATE),), len(images), "its copy, bit for bit")
+    flips = np.any([out.argmax(1) != alone.argmax(1) for out in found], axis=0)
+    return Baseline.of_samples(flips, noise, chance, "its copy")
+
+
+def answer_alone(session: Session, image: Array, output: str) -> Array:
+    """The logits `(1, classes)` of one image as the engine takes it, repeated where its smallest batch is larger."""
+    return session.infer(np.repeat(image, session.batch_limits[0], 0))[output][:1]
+
+
+def _in_batches(session: Session, images: Array, output: str, size: int) -> Array:
+    count = len(images)
+    parts = [images[np.arange(start, start + size) % count] for start in range(0, count, size)]
+    return np.concatenate([session.infer(part)[output].copy() for part in parts])[:count]
 
 
 def _require_as_compiled(session: Session, found_db: float) -> None:

@@ -1,11 +1,11 @@
-"""The shadow check: sampled requests run again through the reference, off the hot path."""
+"""The shadow check: sampled requests run again through the reference and a copy of the engine, off the hot path."""
 
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from resnetrt.errors import UsageError
-from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.runtime.session import Array, Outputs, Session
-from resnetrt.runtime.shadow.baseline import Baseline, Reference
+from resnetrt.runtime.shadow.baseline import Baseline
 from resnetrt.runtime.shadow.judge import Judge, Sample
 from resnetrt.runtime.shadow.store import AlarmStore
 
@@ -30,7 +29,8 @@ class ShadowOptions:
 
     `on_drift` is what the caller is to do at an alarm; the check itself logs, saves and tells. `queue_size` samples at
     most wait; more are dropped and counted. `directory` is where the alarm is saved, nowhere for None, in at most
-    `quota_bytes`. Raises `UsageError` for values out of range.
+    `quota_bytes`. With `copy` samples also run through a second copy of the engine, which finds what the reference
+    can't tell from the noise of quantization. Raises `UsageError` for values out of range.
     """
 
     rate: float
@@ -39,6 +39,7 @@ class ShadowOptions:
     queue_size: int = 32
     directory: Path | None = None
     quota_bytes: int = 64 << 20
+    copy: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -49,6 +50,24 @@ class ShadowOptions:
             raise UsageError.unknown("action of --on-drift", self.on_drift, ACTIONS)
         if self.queue_size < 1:
             raise UsageError(f"shadow check: expected a queue of at least 1, found {self.queue_size}")
+
+    @property
+    def alpha_each(self) -> float:
+        """What each comparison may spend of `alpha`."""
+        return self.alpha / (1 + self.copy)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What sampled requests are compared with. `answer` maps one input as the engine takes it to logits `(1, classes)`.
+
+    `close` frees what it holds, once, when the check has ended.
+    """
+
+    against: str
+    answer: Callable[[Array], Array]
+    baseline: Baseline
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -67,8 +86,9 @@ class ShadowState:
     """Counts of requests since the start; `evidence` is at 1 without any and means drift at `threshold`.
 
     `seen` passed by, `compared` were judged, `dropped` found the queue full, `repeated` were inputs judged already,
-    `unusable` had no finite reference, `failed` raised in the reference. `ready` is false after an alarm with the
-    action `unready`.
+    `unusable` had no finite reference, `failed` raised in a comparison; `flips` and `noisy` are against the reference,
+    `unlike_copy` differ from the engine's copy more than its baseline's highest limit; None without a copy. `ready` is
+    false after an alarm with the action `unready`.
     """
 
     engine: str
@@ -81,6 +101,7 @@ class ShadowState:
     failed: int
     flips: int
     noisy: int
+    unlike_copy: int | None
     evidence: float
     threshold: float
     last_sqnr_db: float | None
@@ -90,30 +111,29 @@ class ShadowState:
 
 
 class ShadowCheck:
-    """Compares what one engine answered with `reference`, in a thread of the lowest priority, until an alarm.
+    """Compares what one engine answered, in a thread of the lowest priority, until an alarm.
 
-    `offer` is called on the hot path, by any number of threads; it never waits for a comparison. `on_alarm` is called
-    once, in the checking thread. The caller closes it.
+    The first of `comparisons` is with the reference, the second, if any, with a copy of the engine; `options.alpha`
+    is shared between them. `offer` is called on the hot path, by any number of threads; it never waits for a
+    comparison. `on_alarm` is called once, in the checking thread. The caller closes it.
     """
 
     def __init__(
         self,
         engine: str,
-        reference: Reference,
-        baseline: Baseline,
+        comparisons: Sequence[Comparison],
         options: ShadowOptions,
         *,
         output: str,
-        preprocessing: Preprocessing,
         about: dict[str, Any] | None = None,
         on_alarm: Callable[[Alarm], None] | None = None,
         seed: int | None = None,
     ) -> None:
         self.engine = engine
         self.options = options
-        self._reference, self._output, self._preprocessing = reference, output, preprocessing
+        self._comparisons, self._output = comparisons, output
         self._about, self._on_alarm = about or {}, on_alarm
-        self._judge = Judge(baseline, options.alpha)
+        self._judges = [Judge(item.baseline, options.alpha / len(comparisons)) for item in comparisons]
         self._store = None if options.directory is None else AlarmStore(options.directory, options.quota_bytes)
         self._random = np.random.default_rng(seed)
         self._changed = threading.Condition()
@@ -145,7 +165,8 @@ class ShadowCheck:
 
     def state(self) -> ShadowState:
         """The counts, the evidence and the alarm, as of now."""
-        judge, store = self._judge, self._store
+        judge, *others = self._judges
+        store, nearest = self._store, max(self._judges, key=lambda item: item.evidence)
         with self._changed:
             return ShadowState(
                 engine=self.engine,
@@ -158,8 +179,9 @@ class ShadowCheck:
                 failed=self._failed,
                 flips=judge.flips,
                 noisy=judge.noisy,
-                evidence=judge.evidence,
-                threshold=judge.threshold,
+                unlike_copy=others[0].noisy if others else None,
+                evidence=nearest.evidence,
+                threshold=nearest.threshold,
                 last_sqnr_db=judge.last_sqnr_db,
                 saved=0 if store is None else store.saved,
                 save_failures=0 if store is None else store.failures,
@@ -196,6 +218,13 @@ class ShadowCheck:
 
     def _work(self) -> None:
         _lower_priority()
+        try:
+            self._compare_all()
+        finally:
+            for item in self._comparisons:
+                item.close()
+
+    def _compare_all(self) -> None:
         while True:
             with self._changed:
                 self._busy = False
@@ -211,28 +240,25 @@ class ShadowCheck:
                 _log.exception("shadow check of engine %s: a sample can't be compared", self.engine)
 
     def _compare(self, sample: Sample) -> None:
-        if not np.isfinite(sample.logits).all() or self._judge.is_new(sample.image):
-            self._judge.add(sample, self._reference(self._prepare(sample.image)))
-        if self._judge.reason is not None and self._alarm is None:
-            self._raise_alarm(self._judge.reason)
+        if np.isfinite(sample.logits).all() and not self._judges[0].is_new(sample.image):
+            return
+        for item, judge in zip(self._comparisons, self._judges, strict=True):
+            judge.add(sample, item.answer(sample.image))
+            if judge.reason is not None and self._alarm is None:
+                self._raise_alarm(judge, f"beside {item.against}: {judge.reason}")
 
-    def _prepare(self, image: Array) -> FloatArray:
-        if image.dtype == np.uint8:
-            return self._preprocessing.normalize(image)
-        return image.astype(np.float32, copy=False)
-
-    def _raise_alarm(self, reason: str) -> None:
-        saved = self._save(reason)
-        alarm = Alarm(self.engine, self.options.on_drift, reason, self._judge.compared, saved)
+    def _raise_alarm(self, judge: Judge, reason: str) -> None:
+        saved = self._save(judge, reason)
+        alarm = Alarm(self.engine, self.options.on_drift, reason, judge.compared, saved)
         with self._changed:
             self._alarm = alarm
             self._waiting.clear()
-        _log.error("shadow check: engine %s disagrees with the reference: %s", self.engine, reason)
+        _log.error("shadow check: engine %s disagrees %s", self.engine, reason)
         if self._on_alarm is not None:
             self._on_alarm(alarm)
 
-    def _save(self, reason: str) -> Path | None:
-        suspects = list(self._judge.suspects)
+    def _save(self, judge: Judge, reason: str) -> Path | None:
+        suspects = list(judge.suspects)
         if self._store is None:
             return None
         tensors: dict[str, Array] = {}
@@ -244,7 +270,7 @@ class ShadowCheck:
             }
         rows = [{"flip": item.flip, "sqnr_db": item.sqnr_db} for item in suspects]
         state = self.state()
-        counts = ("seen", "compared", "dropped", "repeated", "unusable", "failed", "flips", "noisy")
+        counts = ("seen", "compared", "dropped", "repeated", "unusable", "failed", "flips", "noisy", "unlike_copy")
         record = {
             "schema_version": 1,
             "engine": self.engine,
@@ -254,7 +280,7 @@ class ShadowCheck:
             "alpha": self.options.alpha,
             "evidence": state.evidence,
             "threshold": state.threshold,
-            "baseline": self._judge.baseline.to_json(),
+            "baseline": judge.baseline.to_json(),
             "requests": {name: getattr(state, name) for name in counts},
             "suspects": rows,
             **self._about,

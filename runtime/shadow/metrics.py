@@ -21,6 +21,7 @@ _COUNTERS = {
     "resnetrt_shadow_failed": ("Sampled requests whose comparison raised an error", "failed"),
     "resnetrt_shadow_flips": ("Compared requests whose class differs from the reference's", "flips"),
     "resnetrt_shadow_noisy": ("Compared requests noisier than the baseline's limit", "noisy"),
+    "resnetrt_shadow_unlike_copy": ("Compared requests that a copy of the engine answers otherwise", "unlike_copy"),
     "resnetrt_shadow_alarms_saved": ("Alarms saved", "saved"),
     "resnetrt_shadow_save_failures": ("Alarms that could not be saved", "save_failures"),
 }
@@ -46,7 +47,7 @@ class ShadowCollector:
         for name, (text, field) in _COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=("model", "engine"))
             for labels, state in states:
-                counter.add_metric(labels, getattr(state, field))
+                counter.add_metric(labels, getattr(state, field) or 0)
             yield counter
         for name, (text, read) in _GAUGES.items():
             gauge = GaugeMetricFamily(name, text, labels=("model", "engine"))

@@ -51,15 +51,12 @@ def test_a_top_exponent_bit_is_always_caught_and_a_sound_engine_never(made):
     bundle, data, _ = made
     before = bundle.file(bundle.manifest.engines[FP32].file).read_bytes()
     rows = list(study(bundle, FP32, str(data), trials=4))
-    assert [row.fault for row in rows] == [
-        "no fault", "no fault",
-        "fp32 weight, top exponent bit", "fp32 weight, top exponent bit",
-        "fp32 weight, any exponent bit", "fp32 weight, any exponent bit",
-    ]  # fmt: skip
-    assert [row.requests for row in rows[:2]] == [(None,), (None,)]
-    assert [row.baseline.n for row in rows[2:4]] == [20, IMAGES // 2]
-    assert all(count is not None and count < 60 for row in rows[2:4] for count in row.requests)
-    assert all(cost > 3 for row in rows[2:4] for cost in row.cost_db)
+    faults = ["no fault", "fp32 weight, top exponent bit", "fp32 weight, any exponent bit"]
+    assert [row.fault for row in rows] == [fault for fault in faults for _ in range(3)]
+    assert [row.requests for row in rows[:3]] == [(None,)] * 3
+    assert [row.against.baseline.n for row in rows[3:6]] == [20, IMAGES // 2, 20]
+    assert all(count is not None and count < 60 for row in rows[3:6] for count in row.requests)
+    assert all(cost > 3 for row in rows[3:6] for cost in row.cost_db)
     assert bundle.file(bundle.manifest.engines[FP32].file).read_bytes() == before
 
 
@@ -68,6 +65,7 @@ def test_the_command_prints_a_line_for_each_degree_and_refuses_other_engines(mad
     argv = [str(bundle.path), "--data", str(data), "--trials", "2", "--engine"]
     assert main([*argv, INT8]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "no fault; baseline of 20; costs below 1 dB: 0 of 1 caught"
-    assert any(line.startswith("int8 weight, sign bit; baseline of 200; ") for line in lines)
+    assert lines[0] == "no fault; beside the reference, baseline of the golden images; costs below 1 dB: 0 of 1 caught"
+    assert lines[2] == "no fault; beside a copy of the engine; costs below 1 dB: 0 of 1 caught"
+    assert any("int8 weight, sign bit; beside the reference, baseline of 200 images; " in line for line in lines)
     assert main([*argv, "no-such"]) == 2

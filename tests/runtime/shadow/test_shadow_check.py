@@ -25,6 +25,7 @@ from resnetrt.runtime.shadow import (
     onnx_reference,
     start_shadow,
 )
+from resnetrt.runtime.shadow.baseline import measure_copy
 
 INT8, FRAMES = "onnxruntime-int8-cpu", "onnxruntime-fp32.frames-cpu"
 HANG_S = 120.0
@@ -114,6 +115,41 @@ def test_flipped_sign_bits_of_int8_weights_are_caught(bundle: Bundle, started):
         serve(check, broken, 400, seed=63)
         assert check.flush(HANG_S)
     assert check.state().alarm is not None
+
+
+def test_one_flipped_bit_of_one_int8_weight_is_caught_beside_a_copy_only(bundle: Bundle, started, tmp_path: Path):
+    options = replace(EVERY, directory=tmp_path)
+    with load(bundle, INT8) as sound:
+        checks = [started(bundle, sound, replace(options, copy=copy)) for copy in (True, False)]
+    weight = tiny_bundle.quantized_weight(bundle, "conv.w")
+    with broken_session(bundle, INT8, weight, 0x20, 10**9) as broken:
+        for check in checks:
+            serve(check, broken, 200, seed=64)
+            assert check.flush(HANG_S)
+    with_copy, without = (check.state() for check in checks)
+    assert with_copy.alarm is not None
+    assert "beside its own copy" in with_copy.alarm.reason
+    assert with_copy.alarm.compared < 50
+    assert json.loads(with_copy.alarm.saved.read_text())["baseline"]["source"] == "its copy, bit for bit"
+    assert with_copy.unlike_copy > 0
+    assert (without.alarm, without.unlike_copy) == (None, None)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 25])
+def test_a_sound_engine_answers_like_its_copy_in_every_batch_size(bundle: Bundle, started, batch: int):
+    with load(bundle, "openvino-int8-cpu") as session:
+        check = started(bundle, session, EVERY)
+        serve(check, session, 100, seed=65, batch=batch)
+        assert check.flush(HANG_S)
+    assert (check.state().compared, check.state().unlike_copy) == (100, 0)
+
+
+def test_an_engine_whose_answers_depend_on_the_batch_has_a_measured_baseline(bundle: Bundle):
+    with load(bundle, INT8) as session, load(bundle, "onnxruntime-fp32-cpu") as other:
+        found = measure_copy(session, other, Golden.of(bundle), "logits", 0.001)  # another engine: differs everywhere
+    assert found.source == "its copy"
+    assert found.noise[0].limit > 0
+    assert found.noise[0].rate > 0.5
 
 
 def test_outputs_that_are_not_finite_are_an_alarm_at_once(bundle: Bundle, started):
