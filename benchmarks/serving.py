@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ import numpy as np
 from resnetrt.bundle import Bundle
 from resnetrt.conditions import conditions
 from resnetrt.errors import EnvironmentFault, ResnetrtError
-from resnetrt.runtime import Session, load
+from resnetrt.runtime import Session
+from resnetrt.runtime.stream.instances import AUTO, load_instances
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _PERCENTS = (50, 99)
@@ -41,7 +42,7 @@ class Plan:
     clients: int = 4
     batch: int = 8
     max_batch_size: int = 8
-    instances: int = 1
+    instances: int | str = 1
     threads: int | None = None
 
 
@@ -70,15 +71,19 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
     Raises `EnvironmentFault` if the server does not start or a request fails.
     """
     name = bundle.select_engine(engine)
-    with serving(bundle, name, plan) as server, bare_sessions(bundle, name, plan) as sessions:
-        batch, one = (_images(sessions[0], count) for count in (plan.max_batch_size, 1))
-        requests = {count: _request(bundle.manifest.name, sessions[0], count) for count in (plan.batch, 1)}
+    with (
+        serving(bundle, name, plan) as server,
+        closing(load_instances(bundle, name, plan.instances, plan.threads, False)) as instances,
+    ):
+        first = instances.first
+        batch, one = (_images(first, count) for count in (plan.max_batch_size, 1))
+        requests = {count: _request(bundle.manifest.name, first, count) for count in (plan.batch, 1)}
         memory_mb = [_rss_mb(server.process_id)]
         bare, served, direct, remote, added = [], [], [], [], []
         for _ in range(plan.rounds):
-            bare.append(_offline(sessions, batch, plan.seconds))
+            bare.append(_offline(instances.sessions, batch, plan.seconds))
             served.append(plan.batch * _saturate(server, requests[plan.batch], plan))
-            direct.append(_percentiles(_latencies(lambda: sessions[0].infer(one), plan.seconds / 2)))
+            direct.append(_percentiles(_latencies(lambda: first.infer(one), plan.seconds / 2)))
             remote_ms, added_ms = _one_client(server, requests[1], plan.seconds / 2)
             remote.append(_percentiles(remote_ms))
             added.append(_percentiles(added_ms))
@@ -98,17 +103,6 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
         "served_ms": remote,
         "server_rss_mb": memory_mb,
     }
-
-
-@contextmanager
-def bare_sessions(bundle: Bundle, engine: str, plan: Plan) -> Iterator[list[Session]]:
-    """The same instances of the engine as the server has, in this process."""
-    sessions = [load(bundle, engine, threads=plan.threads) for _ in range(plan.instances)]
-    try:
-        yield sessions
-    finally:
-        for session in sessions:
-            session.close()
 
 
 @contextmanager
@@ -238,8 +232,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--json", action="store_true", dest="as_json")
+    types = {"seconds": float, "instances": lambda text: text if text == AUTO else int(text)}
     for name, value in vars(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float if name == "seconds" else int, default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=types.get(name, int), default=value)
     given = vars(parser.parse_args(arguments))
     plan = Plan(**{name: given[name] for name in vars(Plan())})
     try:

@@ -49,6 +49,22 @@ def positive(text: str) -> int:
     return value
 
 
+class _Instances(click.ParamType[Any]):
+    """A positive number, or `auto`."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An int, or the word."""
+        if value == "auto" or isinstance(value, int):
+            return value
+        try:
+            return positive(value)
+        except ValueError:
+            self.fail(f"expected a positive number or auto, found {value!r}", param, ctx)
+
+
+INSTANCES = _Instances()
 INTEGERS = CommaList(positive, "positive integers")
 FLOATS = CommaList(float, "numbers")
 WORDS = CommaList(str, "words")

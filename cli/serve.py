@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, json_option
+from resnetrt.cli.options import INSTANCES, INTEGERS, json_option
 from resnetrt.cli.output import note
 from resnetrt.errors import BackendMissing, UsageError
 
@@ -34,7 +34,13 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
     "--max-queue-size", type=click.IntRange(1), default=128, show_default=True, help="Requests that may wait."
 )
 @click.option("--default-timeout-microseconds", type=click.IntRange(0), default=0, show_default=True, help="0: none.")
-@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Copies of each engine.")
+@click.option(
+    "--instances",
+    type=INSTANCES,
+    default="1",
+    show_default=True,
+    help="Copies of each engine; auto: one for each core, and one over all cores for a request that is alone.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each copy. Default: all cores.")
 @click.option(
     "--no-fallback", is_flag=True, help="Fail if an engine fails its self-test, instead of the next precision."

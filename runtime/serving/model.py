@@ -10,7 +10,7 @@ from resnetrt.runtime.serving.options import ModelSpec, ServeOptions
 from resnetrt.runtime.session import Session, TensorSpec
 from resnetrt.runtime.shadow import Alarm, ShadowCheck, start_shadow
 from resnetrt.runtime.stream import Batcher
-from resnetrt.runtime.stream.batcher import load_instances
+from resnetrt.runtime.stream.instances import load_instances
 from resnetrt.runtime.stream.statistics import Statistics
 
 VERSION = "1"
@@ -43,22 +43,22 @@ class ServedModel:
         `on_alarm` is called in another thread when the shadow check sees drift.
         """
         bundle = Bundle.open(spec.path)
-        sessions = load_instances(bundle, spec.engine, options.instances, options.threads, options.fallback)
+        instances = load_instances(bundle, spec.engine, options.instances, options.threads, options.fallback)
+        session = instances.first
         with ExitStack() as undo:
-            for session in sessions:
-                undo.callback(session.close)
+            undo.callback(instances.close)
             shadow = None
             if options.shadow is not None:
                 find = options.reference_of
                 reference = None if find is None else find(bundle)
-                shadow = start_shadow(bundle, sessions[0], options.shadow, reference=reference, on_alarm=on_alarm)
+                shadow = start_shadow(bundle, session, options.shadow, reference=reference, on_alarm=on_alarm)
                 undo.callback(shadow.close)
             after = None if shadow is None else shadow.offer
-            batcher = Batcher(sessions, options.batching, statistics=statistics, after=after)
+            batcher = Batcher(instances, options.batching, statistics=statistics, after=after)
             undo.callback(batcher.close, drain=False)
             batcher.warm_up()
             undo.pop_all()
-        return cls(spec.name, bundle, sessions[0], batcher, shadow)
+        return cls(spec.name, bundle, session, batcher, shadow)
 
     def close(self) -> None:
         """Run what waits, then free the engine."""

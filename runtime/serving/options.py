@@ -38,6 +38,8 @@ class ModelSpec:
 class ServeOptions:
     """Where and how to serve. Port 0 is any free one. `control`: clients may load and unload models.
 
+    `instances` of each engine as `load_instances` counts them.
+
     With `shadow` requests are sampled and compared with what `reference_of` gives for a bundle, or with its FP32 ONNX
     file where that is None.
     """
@@ -47,7 +49,7 @@ class ServeOptions:
     grpc_port: int = 8001
     metrics_port: int = 8002
     batching: BatchOptions = field(default_factory=BatchOptions)
-    instances: int = 1
+    instances: int | str = 1
     threads: int | None = None
     fallback: bool = True
     control: bool = False

@@ -12,9 +12,9 @@ import numpy as np
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
-from resnetrt.runtime.load import load
 from resnetrt.runtime.session import Array, Outputs, Session
 from resnetrt.runtime.stream.faults import Closed, DeadlineExceeded, Dropped, Overloaded
+from resnetrt.runtime.stream.instances import Instances, load_instances
 from resnetrt.runtime.stream.options import BatchOptions
 from resnetrt.runtime.stream.pending import Pending, Request
 from resnetrt.runtime.stream.statistics import Statistics
@@ -26,24 +26,26 @@ After = Callable[[Array, Outputs, Session], None]
 
 
 class Batcher:
-    """Runs requests of several streams in common batches. `sessions` are instances of one engine, owned from now on.
+    """Runs requests of several streams in common batches. `instances` are those of one engine, owned from now on.
 
-    With `frames` requests are uint8 `(N, H, W, C)` frames, preprocessed as the bundle says; otherwise they have the
-    dtype and shape of the engine's input. `after` is called with each batch that ran.
+    A batch that starts while none runs and none waits takes the wide instance, if there is one. With `frames` requests
+    are uint8 `(N, H, W, C)` frames, preprocessed as the bundle says; otherwise they have the dtype and shape of the
+    engine's input. `after` is called with each batch that ran.
     """
 
     def __init__(
         self,
-        sessions: Sequence[Session],
+        instances: Instances | Sequence[Session],
         options: BatchOptions | None = None,
         *,
         frames: bool = False,
         statistics: Statistics | None = None,
         after: After | None = None,
     ) -> None:
+        self._instances = instances if isinstance(instances, Instances) else Instances(tuple(instances))
+        self.sessions = sessions = self._instances.sessions
         if not sessions:
             raise UsageError("batcher: expected at least one session, found none")
-        self.sessions = tuple(sessions)
         self.options = options or BatchOptions()
         self.statistics = statistics or Statistics()
         self.dtype, self.image_shape = _request_kind(sessions[0], frames)
@@ -54,6 +56,7 @@ class Batcher:
         self._pending = Pending(self.options)
         self._changed = threading.Condition()
         self._closing = False
+        self._running = 0
         workers = [Worker(session, frames, self.max_batch_size, self.statistics, after) for session in sessions]
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), name=f"resnetrt-engine-{index}", daemon=True)
@@ -69,12 +72,15 @@ class Batcher:
         engine: str | None = None,
         options: BatchOptions | None = None,
         *,
-        instances: int = 1,
+        instances: int | str = 1,
         threads: int | None = None,
         fallback: bool = False,
         frames: bool = False,
     ) -> Self:
-        """A batcher over `instances` of an engine, each self-tested; arguments and errors as `runtime.load`."""
+        """A batcher over `instances` of an engine, as `load_instances` counts them; other arguments as `runtime.load`.
+
+        Raises what they raise.
+        """
         return cls(load_instances(bundle, engine, instances, threads, fallback), options, frames=frames)
 
     def stream(self, capacity: int | None = None, overload: str = "reject") -> Stream:
@@ -89,7 +95,7 @@ class Batcher:
 
         Only before the first request: sessions are not for two threads.
         """
-        for session in self.sessions:
+        for session in self._instances.all:
             low, high = session.batch_limits
             for size in range(low, (low if low == high else self.max_batch_size) + 1):
                 shape = (size, *(axis or 1 for axis in session.inputs[0].shape[1:]))
@@ -138,8 +144,7 @@ class Batcher:
                 request.future.set_exception(Closed("the engine was closed while the request waited"))
         for thread in self._threads:
             thread.join()
-        for session in self.sessions:
-            session.close()
+        self._instances.close()
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +169,14 @@ class Batcher:
 
     def _serve(self, worker: Worker) -> None:
         while members := self._next_batch():
-            worker.run(members)
+            with self._changed:
+                alone = not self._running and not self._pending
+                self._running += 1
+            try:
+                worker.run(members, self._instances.wide if alone else None)
+            finally:
+                with self._changed:
+                    self._running -= 1
 
     def _next_batch(self) -> list[Request]:
         """Wait for the next batch; empty when the batcher is closed and nothing waits."""
@@ -213,23 +225,6 @@ class Batcher:
                 request.future.set_exception(DeadlineExceeded(f"the request waited {waited:.1f} ms, past its deadline"))
             else:
                 self.statistics.ended("cancelled", now - request.queued_ns)
-
-
-def load_instances(
-    bundle: Bundle | Path | str, engine: str | None, instances: int, threads: int | None, fallback: bool
-) -> list[Session]:
-    """Sessions of one engine, each self-tested; what the first one fell back to, the others take too."""
-    if not isinstance(bundle, Bundle):
-        bundle = Bundle.open(bundle)
-    sessions = [load(bundle, engine, threads=threads, fallback=fallback)]
-    try:
-        for _ in range(1, instances):
-            sessions.append(load(bundle, sessions[0].sidecar["id"], threads=threads))
-    except BaseException:
-        for session in sessions:
-            session.close()
-        raise
-    return sessions
 
 
 def _request_kind(session: Session, frames: bool) -> tuple[np.dtype[np.generic], tuple[int, ...]]:

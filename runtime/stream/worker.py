@@ -33,18 +33,19 @@ class Worker:
         self._room = max(max_batch_size, self._least)
         self._buffer: Array | None = None
 
-    def run(self, members: Sequence[Request]) -> None:
+    def run(self, members: Sequence[Request], session: Session | None = None) -> None:
         """Settle the future of every member. If a batch fails, its members run one by one, so that one can't fail all.
 
-        The members' futures are running already.
+        The members' futures are running already. `session` is another instance to use this time.
         """
+        session = session or self._session
         try:
-            outputs, execution = self._infer(members)
+            outputs, execution = self._infer(members, session)
         except Exception as error:  # each backend has its own types
             if len(members) > 1:
                 _log.warning("a batch of %d requests failed, each runs again alone: %s", len(members), error)
                 for member in members:
-                    self.run([member])
+                    self.run([member], session)
             else:
                 self._fail(members[0], error)
             return
@@ -55,29 +56,29 @@ class Worker:
             first = part.stop
             member.future.set_result({name: value[part] for name, value in outputs.items()})
 
-    def _infer(self, members: Sequence[Request]) -> tuple[Outputs, Execution]:
+    def _infer(self, members: Sequence[Request], session: Session) -> tuple[Outputs, Execution]:
         started = time.monotonic_ns()
         images = sum(len(member.batch) for member in members)
         batch = self._gather(members, images)
         if self._frames:
-            batch = self._session.prepare(batch)
+            batch = session.prepare(batch)
         gathered = time.monotonic_ns()
-        outputs = self._session.infer(batch)
+        outputs = session.infer(batch)
         inferred = time.monotonic_ns()
         if len(batch) > images:
             outputs = {name: value[:images] for name, value in outputs.items()}
-        self._tell(batch[:images], outputs)
+        self._tell(batch[:images], outputs, session)
         done = time.monotonic_ns()
         queued = tuple(member.queued_ns for member in members)
         return outputs, Execution(images, queued, started, gathered - started, inferred - gathered, done - inferred)
 
-    def _tell(self, batch: Array, outputs: Outputs) -> None:
+    def _tell(self, batch: Array, outputs: Outputs, session: Session) -> None:
         if self._after is None:
             return
         try:
-            self._after(batch, outputs, self._session)
+            self._after(batch, outputs, session)
         except Exception:  # whoever looks on must not fail the requests
-            _log.exception("engine %s: what is called after each batch failed", self._session.sidecar["id"])
+            _log.exception("engine %s: what is called after each batch failed", session.sidecar["id"])
 
     def _gather(self, members: Sequence[Request], images: int) -> Array:
         """The members' images as one batch: a single request's own array where it will do, else the one buffer.

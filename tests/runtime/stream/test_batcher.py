@@ -1,4 +1,5 @@
 import gc
+import time
 import weakref
 from concurrent.futures import CancelledError
 
@@ -16,6 +17,7 @@ from resnetrt.runtime.stream import (
     EngineFailed,
     Overloaded,
 )
+from resnetrt.runtime.stream.instances import Instances
 
 WAIT_S = 30
 
@@ -290,3 +292,44 @@ def test_what_no_engine_should_be_given_is_copied_to_the_batch(offset):
         assert batcher.stream().infer(batch)["y"].tolist() == [[6, 6]]
     in_place = session.addresses == [batch.ctypes.data]
     assert in_place is batch.flags.aligned is (offset == 0)
+
+
+def test_a_batch_that_is_alone_takes_the_wide_instance_and_others_do_not():
+    narrow, wide = [GatedSession(), GatedSession()], GatedSession()
+    with Batcher(Instances(tuple(narrow), wide)) as batcher:
+        stream = batcher.stream()
+        wide.gate.clear()
+        alone = stream.infer_async(image(1))
+        assert wide.entered.acquire(timeout=WAIT_S)
+        beside = stream.infer(image(2))  # while the wide one is busy
+        wide.gate.set()
+        np.testing.assert_array_equal([alone.result(WAIT_S)["y"], beside["y"]], [image(2), image(4)])
+        assert [session.sizes() for session in (*narrow, wide)].count([]) == 1
+        for session in narrow:
+            session.batches.clear()
+        for value in (3, 4):  # one after the other: nothing beside either
+            _idle(batcher)
+            stream.infer(image(value))
+    assert [session.sizes() for session in (*narrow, wide)] == [[], [], [1, 1, 1]]
+    assert all(session.closed for session in (*narrow, wide))
+
+
+def test_what_waits_when_a_batch_starts_makes_it_not_alone():
+    narrow, wide = GatedSession(), GatedSession()
+    with Batcher(Instances((narrow,), wide), BatchOptions(max_batch_size=1)) as batcher:
+        stream = batcher.stream()
+        wide.gate.clear()
+        first = stream.infer_async(image(1))
+        assert wide.entered.acquire(timeout=WAIT_S)
+        rest = [stream.infer_async(image(value)) for value in (2, 3)]
+        wide.gate.set()
+        for future in (first, *rest):
+            future.result(WAIT_S)
+    assert (narrow.sizes(), wide.sizes()) == ([1], [1, 1])  # the second with the third behind it, the third alone
+
+
+def _idle(batcher):
+    """Wait until the worker of the last batch is back in the queue."""
+    deadline = time.monotonic() + WAIT_S
+    while batcher._running and time.monotonic() < deadline:
+        time.sleep(0.001)

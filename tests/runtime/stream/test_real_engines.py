@@ -1,15 +1,20 @@
 """The queue over real engines: the answers are those of the session itself."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import tiny_bundle
 
+from resnetrt.errors import UsageError
 from resnetrt.runtime import load
 from resnetrt.runtime.stream import Batcher, BatchOptions
+from resnetrt.runtime.stream.instances import load_instances
 
 
-def test_several_streams_on_two_instances_get_their_own_answers(shared_bundle, backend):
+@pytest.mark.parametrize(("instances", "threads"), [(2, 1), ("auto", None)])
+def test_several_streams_on_two_instances_get_their_own_answers(shared_bundle, backend, instances, threads):
     engine = f"{backend}-fp32-cpu"
     images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(60, seed=3))
     with load(shared_bundle, engine, threads=1) as session:
@@ -20,7 +25,8 @@ def test_several_streams_on_two_instances_get_their_own_answers(shared_bundle, b
         futures = [stream.infer_async(part[index : index + 1]) for index in range(len(part))]
         return [future.result(60)["logits"][0] for future in futures]
 
-    with Batcher.load(shared_bundle, engine, BatchOptions(max_batch_size=4), instances=2, threads=1) as batcher:
+    options = BatchOptions(max_batch_size=4)
+    with Batcher.load(shared_bundle, engine, options, instances=instances, threads=threads) as batcher:
         batcher.warm_up()
         with ThreadPoolExecutor(3) as pool:
             found = np.concatenate(list(pool.map(drive, np.split(images, 3))))
@@ -37,3 +43,22 @@ def test_frames_are_preprocessed_whatever_the_engine_takes(shared_bundle, backen
         with Batcher.load(shared_bundle, engine, threads=1, frames=True) as batcher:
             answers.append(batcher.stream().infer(frames)["logits"])
     np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_auto_is_an_instance_for_each_core_and_one_over_all(shared_bundle):
+    found = load_instances(shared_bundle, "onnxruntime-fp32-cpu", "auto", 2, fallback=False)
+    assert [session.threads for session in found.sessions] == [1, 1]
+    assert found.wide is found.first
+    assert found.wide.threads == 2
+    found.close()
+    assert all(session.closed for session in found.all)
+    single = load_instances(shared_bundle, "onnxruntime-fp32-cpu", "auto", 1, fallback=False)
+    assert (len(single.sessions), single.wide) == (1, None)
+    single.close()
+
+
+@pytest.mark.parametrize("count", [0, -1, "many"])
+def test_other_numbers_of_instances_are_refused(shared_bundle, count):
+    with pytest.raises(UsageError, match="instances: expected a positive number or auto"):
+        load_instances(shared_bundle, "onnxruntime-fp32-cpu", count, 1, fallback=False)

@@ -1,0 +1,65 @@
+"""How many copies of an engine run side by side, and on how many cores each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnetrt.bundle import Bundle
+from resnetrt.errors import UsageError
+from resnetrt.runtime.load import check_threads, load
+from resnetrt.runtime.session import Session
+
+AUTO = "auto"
+_MOST = 4  # copies that `auto` makes: each has weights of its own
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Sessions of one engine. `wide`, if there is one, has the cores of all: for a batch with nothing beside it."""
+
+    sessions: tuple[Session, ...]
+    wide: Session | None = None
+
+    @property
+    def first(self) -> Session:
+        """The one that was loaded first: it knows what it fell back from."""
+        return self.wide or self.sessions[0]
+
+    @property
+    def all(self) -> tuple[Session, ...]:
+        """The wide one too."""
+        return self.sessions if self.wide is None else (*self.sessions, self.wide)
+
+    def close(self) -> None:
+        """Close every session."""
+        for session in self.all:
+            session.close()
+
+
+def load_instances(
+    bundle: Bundle | Path | str, engine: str | None, count: int | str, threads: int | None, fallback: bool
+) -> Instances:
+    """`count` sessions of one engine with `threads` each, all self-tested; what the first fell back to, all take.
+
+    With `AUTO`, on a CPU, one for each of `threads` cores (of fewer cores each, where that would be more than four) and
+    a wide one over all of them: copies on a core each get more images a second from it, the wide one answers a
+    single request sooner. Elsewhere it is one session. Raises as `runtime.load`, and `UsageError` for another count.
+    """
+    if count != AUTO and not (isinstance(count, int) and count > 0):
+        raise UsageError(f"instances: expected a positive number or {AUTO}, found {count!r}")
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
+    first = load(bundle, engine, threads=threads, fallback=fallback)
+    sessions = [first]
+    cores = check_threads(threads)
+    auto = count == AUTO and first.sidecar["target"] == "cpu" and cores > 1
+    number, each = 1 if count == AUTO else int(count), threads
+    if auto:
+        number = 1 + min(cores, _MOST)
+        each = cores // (number - 1)
+    try:
+        while len(sessions) < number:
+            sessions.append(load(bundle, first.sidecar["id"], threads=each))
+    except BaseException:
+        Instances(tuple(sessions)).close()
+        raise
+    return Instances(tuple(sessions[1:]), first) if auto else Instances(tuple(sessions))
