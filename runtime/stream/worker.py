@@ -11,6 +11,10 @@ from resnetrt.runtime.stream.faults import EngineFailed
 from resnetrt.runtime.stream.pending import Request
 from resnetrt.runtime.stream.statistics import Execution, Statistics
 
+# Bytes of a request that are copied at once. numpy lets go of the interpreter's lock to copy an image, and threads that
+# are busy let it wait for the lock again: 0.4 ms instead of 0.12 for eight images of ImageNet's size.
+_SMALL = 1 << 18
+
 _log = logging.getLogger("resnetrt.stream")
 
 
@@ -32,6 +36,7 @@ class Worker:
         self._least = session.batch_limits[0]
         self._room = max(max_batch_size, self._least)
         self._buffer: Array | None = None
+        self._bytes = memoryview(b"")  # of the buffer
 
     def run(self, members: Sequence[Request], session: Session | None = None) -> None:
         """Settle the future of every member. If a batch fails, its members run one by one, so that one can't fail all.
@@ -90,10 +95,16 @@ class Worker:
             return first
         if self._buffer is None:
             self._buffer = np.zeros((self._room, *first.shape[1:]), first.dtype)
+            self._bytes = memoryview(self._buffer.reshape(-1).view(np.uint8))
         at = 0
         for member in members:
-            self._buffer[at : at + len(member.batch)] = member.batch
-            at += len(member.batch)
+            batch = member.batch
+            if batch.nbytes <= _SMALL and batch.flags.c_contiguous:
+                start = at * batch[0].nbytes
+                self._bytes[start : start + batch.nbytes] = batch.reshape(-1).view(np.uint8).data
+            else:
+                self._buffer[at : at + len(batch)] = batch
+            at += len(batch)
         return self._buffer[: max(images, self._least)]
 
     def _fail(self, member: Request, error: Exception) -> None:
