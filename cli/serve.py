@@ -41,7 +41,9 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
     show_default=True,
     help="Copies of each engine; auto: one for each core, and one over all cores for a request that is alone.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of each copy. Default: all cores.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of each copy, or of all with auto. Default: all cores."
+)
 @click.option(
     "--no-fallback", is_flag=True, help="Fail if an engine fails its self-test, instead of the next precision."
 )
