@@ -95,7 +95,7 @@ class Worker:
             return first
         if self._buffer is None:
             self._buffer = np.zeros((self._room, *first.shape[1:]), first.dtype)
-            self._bytes = memoryview(self._buffer.reshape(-1).view(np.uint8))
+            self._bytes = self._buffer.reshape(-1).view(np.uint8).data
         at = 0
         for member in members:
             batch = member.batch
