@@ -29,7 +29,7 @@ quickstart: $(VENV)/.run ## install what it needs, then run the whole pipeline o
 install: $(VENV)/.dev ## install everything that the tests need into .venv
 
 test: $(VENV)/.dev ## run all tests (PYTEST_FLAGS="-k fold" picks some)
-	$(BIN)/pytest -q -n 2 --dist loadfile $(PYTEST_FLAGS)
+	$(BIN)/pytest -q -n 2 --dist loadfile --max-worker-restart 0 $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
 	$(BIN)/ruff check .

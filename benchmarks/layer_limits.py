@@ -28,7 +28,7 @@ from resnetrt.errors import ResnetrtError, UsageError
 from resnetrt.golden import Golden
 from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
-from resnetrt.runtime.backends.openvino import properties
+from resnetrt.runtime.backends.openvino import properties, shared_core
 from resnetrt.runtime.load import check_threads
 
 if TYPE_CHECKING:
@@ -127,10 +127,8 @@ def measure_alone(shape: ConvShape, batch: int, threads: int) -> dict[str, float
 
 def _time(path: Path, x: FloatArray, threads: int, empty: bool = False) -> float:
     """Mean microseconds of the layer by OpenVINO's own account, conversions at the ends of the network apart."""
-    import openvino as ov
-
     settings = properties("int8", threads) | {"PERF_COUNT": True}
-    request: Any = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
+    request: Any = shared_core().compile_model(path, "CPU", settings).create_infer_request()
     source, target = np.ones(_EMPTY_BYTES, np.uint8), np.zeros(_EMPTY_BYTES, np.uint8)
     for _ in range(_RUNS):
         request.infer({0: x}, share_inputs=True)

@@ -19,7 +19,7 @@ from resnetrt.benchmarks.peers.tools import REFERENCE, TOOLS
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing
 from resnetrt.preprocess import FloatArray, Preprocessing
-from resnetrt.runtime.backends.openvino import properties
+from resnetrt.runtime.backends.openvino import properties, shared_core
 
 NNCF = "nncf-openvino-int8"
 NNCF_FRAMES = "nncf-openvino-int8-ppp"  # OpenVINO's PrePostProcessor in front: takes frames
@@ -50,9 +50,7 @@ def bake_frames(model: Path, preprocessing: Preprocessing) -> Path:
 
 def open_request(model: Path, threads: int) -> Infer:
     """The model compiled with the settings of this project's engines; a call is the bare request's."""
-    import openvino as ov
-
-    compiled = ov.Core().compile_model(model, "CPU", properties("int8", threads))
+    compiled = shared_core().compile_model(model, "CPU", properties("int8", threads))
     request: Any = compiled.create_infer_request()
 
     def infer(batch: FloatArray) -> FloatArray:

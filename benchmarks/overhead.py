@@ -70,11 +70,9 @@ def _onnxruntime(model: Path, threads: int, x: FloatArray) -> Callable[[], objec
 
 
 def _openvino(model: Path, threads: int, x: FloatArray) -> Callable[[], object]:
-    import openvino as ov
+    from resnetrt.runtime.backends.openvino import properties, shared_core
 
-    from resnetrt.runtime.backends.openvino import properties
-
-    request: Any = ov.Core().compile_model(model, "CPU", properties("fp32", threads)).create_infer_request()
+    request: Any = shared_core().compile_model(model, "CPU", properties("fp32", threads)).create_infer_request()
     return lambda: request.infer({0: x}, share_inputs=True)
 
 

@@ -8,6 +8,7 @@ from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.preprocess import Preprocessing
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import find_backend
+from resnetrt.runtime.backends.openvino import shared_core
 from resnetrt.runtime.session import Session
 
 
@@ -42,7 +43,7 @@ def bake_preprocessing(model: Path, preprocessing: Preprocessing) -> Path:
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
 
-    steps = PrePostProcessor(ov.Core().read_model(model))
+    steps = PrePostProcessor(shared_core().read_model(model))
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().model().set_layout(ov.Layout("NCHW"))
     steps.input().preprocess().convert_element_type(ov.Type.f32).mean([255 * v for v in preprocessing.mean]).scale(

@@ -12,7 +12,7 @@ from typing import Any
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
 from resnetrt.runtime.backends import import_package
-from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, specs
+from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs
 from resnetrt.runtime.backends.openvino import require_precision as require_precision_of_cpu
 from resnetrt.runtime.load import check_threads
 
@@ -27,7 +27,7 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
     require_known_options("openvino", options)
     require_precision("openvino", target, precision, PRECISION_HINTS)
     settings = properties(precision, check_threads(None))
-    core = ov.Core()
+    core = shared_core()
     try:
         compiled = core.compile_model(core.read_model(variant_path), "CPU", settings)
     except RuntimeError as error:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 _PRECISIONS = {"f32": "fp32", "fp32": "fp32", "f16": "fp16", "fp16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _WARM_UP = 2
+_making_the_core = threading.Lock()
 
 
 def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "OpenVinoSession":
@@ -65,6 +68,22 @@ class OpenVinoSession(Session):
         self._blob = None
 
 
+def shared_core() -> Any:
+    """The one `openvino.Core` of this process, which lives as long as the process. Raises `BackendMissing`.
+
+    The CPU plugin of a Core gives the thread that made it an alternate signal stack, and unmaps that with the last
+    model of that Core, in whatever thread this happens. If it is another one, the first thread is left with a stack
+    that is gone, and its next signal, Ctrl-C or SIGTERM, is a segmentation fault.
+    """
+    with _making_the_core:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    return import_package("openvino").Core()
+
+
 def properties(precision: str, threads: int) -> dict[str, Any]:
     """The settings of compilation and import, all explicit."""
     return {
@@ -111,7 +130,7 @@ def _import(blob: Array, sidecar: dict[str, Any], threads: int, **more: Any) -> 
     what = f"engine {sidecar['id']}"
     if built != here:
         raise BundleError(f"{what}: built by OpenVINO {built}, this is {here}; {compile_again(sidecar)}")
-    core, settings = ov.Core(), properties(sidecar["precision"], threads) | more
+    core, settings = shared_core(), properties(sidecar["precision"], threads) | more
     try:
         compiled = core.import_model(ov.Tensor(blob, shared_memory=True), "CPU", settings)
     except (RuntimeError, ValueError) as error:  # ValueError: its message is no UTF-8

@@ -312,7 +312,8 @@ def test_kill_9_under_load_gives_no_wrong_answer_and_the_bundle_stays_whole(labe
         before = load.refused
         while load.refused < before + 4:
             time.sleep(0.01)
-    assert load.wrong == []
+    # a process that is gone can leave half an answer, which the client must see as such
+    assert [fault for fault in load.wrong if "Incomplete response" not in fault] == []
     with serving(tmp_path / "again", [labelled_bundle, *ENGINE]) as server:
         found = probes.ask("binary_in_and_out", probes.Target(server.http, server.grpc))
     np.testing.assert_allclose(found, LOGITS, rtol=1e-3, atol=1e-3)
