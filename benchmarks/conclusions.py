@@ -6,6 +6,7 @@ from typing import Any
 
 from resnetrt.benchmarks.against_peers import closest
 from resnetrt.benchmarks.baselines import PEERS
+from resnetrt.benchmarks.report import few_rounds
 
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -92,7 +93,7 @@ def _against_peers(record: Record) -> Iterator[str]:
         extent = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(rows) > 1 else f"{ratios[0]:.2f}"
         yield (
             f"Against the closest peer, {names[source]}, batch {batch}: {extent} of its time; {worst['network']} is "
-            f"worst, {worst['engine']} against {worst['peer']} [{low:.2f}, {high:.2f}]."
+            f"worst, {worst['engine']} against {worst['peer']} [{low:.2f}, {high:.2f}]{few_rounds(worst)}."
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from resnetrt.benchmarks.conclusions import conclusions
 from resnetrt.benchmarks.pictures import draw_all
-from resnetrt.benchmarks.report import format_ms
+from resnetrt.benchmarks.report import few_rounds, format_ms
 from resnetrt.benchmarks.theme import css, themed_svg
 
 Record = Mapping[str, Any]
@@ -112,7 +112,7 @@ def _result_cells(row: Record) -> Sequence[str]:
         str(row["batch"]),
         str(row["n"]),
         format_ms(row["median_ms"]),
-        f"{format_ms(low)} to {format_ms(high)}",
+        f"{format_ms(low)} to {format_ms(high)}{few_rounds(row)}",
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
         _number(row.get("times_faster"), 2),
@@ -179,7 +179,7 @@ def _against_peers(record: Record) -> Iterable[str]:
             row["source"],
             str(row["batch"]),
             f"{row['ratio']:.2f}",
-            f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
+            f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}{few_rounds(row)}",
         )
         for row in record["against_peers"]
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.latency import BASELINE
+from resnetrt.benchmarks.timing import CONFIDENCE
 from resnetrt.conditions import RESULT_SCHEMA_VERSION
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
@@ -129,6 +130,12 @@ def format_ms(value: float | None) -> str:
     if value is None:
         return _UNKNOWN
     return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}"
+
+
+def few_rounds(row: Mapping[str, Any]) -> str:
+    """What to write behind a row's interval: the confidence that its rounds allow, nothing if that is 95 %."""
+    confidence = row.get("ci_confidence", CONFIDENCE)
+    return "" if confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
 
 
 def write_report(report: Report, folder: Path, picture: bool = True) -> list[Path]:

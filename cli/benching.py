@@ -232,7 +232,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.report import format_ms
+    from resnetrt.benchmarks.report import few_rounds, format_ms
 
     low, high = row["ci_ms"]
     return (
@@ -240,7 +240,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         row["engine"] + (" *" if row["disturbed"] else ""),
         str(row["batch"]),
         str(row["n"]),
-        f"{format_ms(row['median_ms'])} [{format_ms(low)}, {format_ms(high)}]",
+        f"{format_ms(row['median_ms'])} [{format_ms(low)}, {format_ms(high)}]{few_rounds(row)}",
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
         _number(row["times_faster"], 2),
