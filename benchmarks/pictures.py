@@ -77,7 +77,7 @@ def draw_depth(rows: Sequence[Row], batch: int) -> "Figure":
         axes.set_xticks(depths)
         axes.set_xlim(min(depths) - 6, max(depths) + 6)
         _name_ends(axes, ends, max(depths) + 6)
-        _caption(figure, rows, "bars: 95 % intervals of the median over rounds")
+        _caption(figure, rows, "bars: intervals of the median over rounds, 95 % from six rounds on")
     return figure
 
 
@@ -116,9 +116,8 @@ def draw_roofline(record: Record) -> "Figure":
         x = np.geomspace(low / 3, high * 3, 200)
         for precision, gops in peaks["best"].items():
             shade = PRECISIONS.get(precision, OTHER)
-            axes.plot(x, np.minimum(gops, x * peaks["copy_gb_s"]), color=shade, linewidth=1.4)
-            text = f"{precision} matrix products {gops:.0f} GOPS"
-            axes.annotate(text, (x[-1], gops), xytext=(0, 4), textcoords="offset points", color=shade, ha="right")
+            roof = f"{precision} matrix products, {gops:.0f} GOPS"  # in the legend: on the line it would cover points
+            axes.plot(x, np.minimum(gops, x * peaks["copy_gb_s"]), color=shade, linewidth=1.4, label=roof)
         for engine, group in _curves(rows):
             xs, ys = [row["ops_per_byte"] for row in group], [row["gops"] for row in group]
             shade, marker = _colour(group[0]), MARKERS.get(group[0]["backend"], "o")
