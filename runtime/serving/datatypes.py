@@ -36,7 +36,8 @@ class _Writable:
 
     def __init__(self, array: Array) -> None:
         self._owner = array
-        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
 
 
 def from_values(values: Sequence[Any] | Array, dtype: str, shape: tuple[int, ...]) -> Array:

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from resnetrt.runtime.serving import datatypes, pictures
+from resnetrt.runtime.serving.answer import LoopAnswer
 from resnetrt.runtime.serving.faults import Kind, RequestFault, as_fault, invalid
 from resnetrt.runtime.serving.messages import (
     InferRequest,
@@ -21,6 +22,7 @@ from resnetrt.runtime.serving.repository import Repository
 from resnetrt.runtime.serving.shared_memory import SharedMemory
 from resnetrt.runtime.session import Array, Outputs
 from resnetrt.runtime.stream import Closed
+from resnetrt.runtime.stream.pending import Request
 
 _REGION = "shared_memory_region"
 _TRIES = 3
@@ -67,7 +69,10 @@ class Inference:
         if time_left_s is not None:
             left_us = int((time_left_s - (time.monotonic() - started)) * _US)
             timeout_us = max(1, min(left_us, timeout_us or left_us))
-        outputs = await asyncio.wrap_future(model.stream.infer_async(batch, timeout_us))
+        batcher, answer = model.batcher, LoopAnswer()
+        queued = Request(batch, self, answer, batcher.deadline_ns(timeout_us))
+        batcher.submit(queued, batcher.options.max_queue_size)
+        outputs = await answer.outputs()
         tensors = [self._output(model, item, outputs) for item in wanted]
         return InferResponse(model.name, VERSION, request.id, tensors)
 

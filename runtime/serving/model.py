@@ -25,7 +25,6 @@ class ServedModel:
         self.name = name
         self.batcher = batcher
         self.shadow = shadow
-        self.stream = batcher.stream()
         self.labels = bundle.manifest.labels
         self.preprocessing = bundle.manifest.preprocessing
         self.input = session.inputs[0]

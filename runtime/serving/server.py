@@ -32,6 +32,7 @@ from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
 _SWITCH_S = 0.0005  # an engine's thread that comes back with outputs waits this long for the event loop, not 5 ms
+_LOOKAHEAD_BYTES = 1 << 20  # a client may send so much at once: an image comes without waiting for leave to send more
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -113,6 +114,7 @@ class Server:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", options.limits.max_head_bytes),
                 ("grpc.so_reuseport", 0),
+                ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
             ),
             maximum_concurrent_rpcs=options.limits.max_connections,
         )

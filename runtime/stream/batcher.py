@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,7 +109,7 @@ class Batcher:
         if not 1 <= len(batch) <= self.max_batch_size:
             raise UsageError(f"request: expected 1 to {self.max_batch_size} images, found {len(batch)}")
 
-    def submit(self, request: Request, capacity: int, drop_oldest: bool = False) -> Future[Outputs]:
+    def submit(self, request: Request, capacity: int, drop_oldest: bool = False) -> None:
         """Queue a checked request of a stream with `capacity`. Raises `Overloaded` or `Closed`."""
         with self._changed:
             over = self._pending.take_over() if self._full(request, capacity) else []
@@ -126,7 +125,14 @@ class Batcher:
         if full:
             self.statistics.ended("rejected")
             raise Overloaded(f"the queue is full: {len(self._pending)} requests wait; try again later")
-        return request.future
+
+    def deadline_ns(self, timeout_us: int) -> int:
+        """When a request of now must have started, in monotonic nanoseconds: after its own timeout, else the default.
+
+        0 is no deadline, as a timeout of 0 is none.
+        """
+        limit_us = timeout_us or self.options.default_timeout_microseconds
+        return time.monotonic_ns() + limit_us * 1_000 if limit_us else 0
 
     @property
     def waiting(self) -> int:
@@ -140,8 +146,8 @@ class Batcher:
             left = [] if drain else self._pending.take_all()
             self._changed.notify_all()
         for request in left:
-            if request.future.set_running_or_notify_cancel():
-                request.future.set_exception(Closed("the engine was closed while the request waited"))
+            if request.answer.set_running_or_notify_cancel():
+                request.answer.set_exception(Closed("the engine was closed while the request waited"))
         for thread in self._threads:
             thread.join()
         self._instances.close()
@@ -186,7 +192,7 @@ class Batcher:
                 members = self._await_batch() if not over else []
                 done = self._closing and not self._pending and not over and not members
             self._end(over)
-            running = [request for request in members if request.future.set_running_or_notify_cancel()]
+            running = [request for request in members if request.answer.set_running_or_notify_cancel()]
             for _ in range(len(members) - len(running)):
                 self.statistics.ended("cancelled")
             if running or done:
@@ -209,20 +215,20 @@ class Batcher:
 
     def _drop(self, dropped: list[Request]) -> None:
         for request in dropped:
-            if request.future.set_running_or_notify_cancel():
+            if request.answer.set_running_or_notify_cancel():
                 self.statistics.ended("dropped", time.monotonic_ns() - request.queued_ns)
-                request.future.set_exception(Dropped("a newer request of the stream took this one's place"))
+                request.answer.set_exception(Dropped("a newer request of the stream took this one's place"))
             else:
                 self.statistics.ended("cancelled", time.monotonic_ns() - request.queued_ns)
 
     def _end(self, over: list[Request]) -> None:
-        """Tell requests that were cancelled or too late; outside the lock, as futures run their callbacks."""
+        """Tell requests that were cancelled or too late; outside the lock, as answers may run callbacks."""
         now = time.monotonic_ns()
         for request in over:
-            if request.future.set_running_or_notify_cancel():
+            if request.answer.set_running_or_notify_cancel():
                 self.statistics.ended("expired", now - request.queued_ns)
                 waited = (now - request.queued_ns) / 1e6
-                request.future.set_exception(DeadlineExceeded(f"the request waited {waited:.1f} ms, past its deadline"))
+                request.answer.set_exception(DeadlineExceeded(f"the request waited {waited:.1f} ms, past its deadline"))
             else:
                 self.statistics.ended("cancelled", now - request.queued_ns)
 

@@ -3,13 +3,29 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 from resnetrt.runtime.session import Array, Outputs
 from resnetrt.runtime.stream.options import BatchOptions
 
 Clock = Callable[[], int]
+
+
+class Answer(Protocol):
+    """Who waits for a request's outputs; what `concurrent.futures.Future` has of it. Called in any thread."""
+
+    def cancelled(self) -> bool:
+        """Nobody waits any more."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """From now on it can't be cancelled; False if it was."""
+
+    def set_result(self, result: Outputs, /) -> None:
+        """The outputs are there."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """There will be none."""
 
 
 @dataclass(eq=False)
@@ -18,9 +34,9 @@ class Request:
 
     batch: Array
     owner: object
+    answer: Answer
     deadline_ns: int = 0
     queued_ns: int = 0
-    future: Future[Outputs] = field(default_factory=Future)
 
 
 class Pending:
@@ -55,7 +71,7 @@ class Pending:
     def take_over(self) -> list[Request]:
         """Remove and return the requests that were cancelled or whose deadline has passed."""
         now = self._clock()
-        over = [r for r in self._requests if r.future.cancelled() or 0 < r.deadline_ns <= now]
+        over = [r for r in self._requests if r.answer.cancelled() or 0 < r.deadline_ns <= now]
         if over:
             gone = set(map(id, over))
             self._requests = deque(request for request in self._requests if id(request) not in gone)

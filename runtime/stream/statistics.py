@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from resnetrt.runtime.stream.histogram import LatencyHistogram
 
@@ -12,25 +12,7 @@ from resnetrt.runtime.stream.histogram import LatencyHistogram
 OUTCOMES = ("failed", "rejected", "expired", "cancelled", "dropped", "invalid")
 
 
-@dataclass
-class Duration:
-    """How often something happened and how long it took in all."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, count: int, ns: int) -> None:
-        """Count `count` more that took `ns` together."""
-        self.count += count
-        self.ns += ns
-
-    def to_json(self) -> dict[str, int]:
-        """Triton's record of a duration."""
-        return {"count": self.count, "ns": self.ns}
-
-
-@dataclass(frozen=True)
-class Execution:
+class Execution(NamedTuple):
     """One batch that ran: its images, when each of its requests was queued, and how long each step took."""
 
     images: int
@@ -44,9 +26,19 @@ class Execution:
 _STEPS = ("compute_input", "compute_infer", "compute_output")
 
 
-@dataclass
+@dataclass(slots=True)
 class _BatchSize:
-    steps: dict[str, Duration] = field(default_factory=lambda: {name: Duration() for name in _STEPS})
+    """Sums over the batches of one size; the steps once for each batch, and once for each of its requests."""
+
+    batches: int = 0
+    requests: int = 0
+    queue_ns: int = 0
+    batch_ns: list[int] = field(default_factory=lambda: [0] * len(_STEPS))
+    request_ns: list[int] = field(default_factory=lambda: [0] * len(_STEPS))
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """The steps of its batches."""
+        return {name: _duration(self.batches, ns) for name, ns in zip(_STEPS, self.batch_ns, strict=True)}
 
 
 class Statistics:
@@ -55,26 +47,29 @@ class Statistics:
     def __init__(self) -> None:
         self.latency = LatencyHistogram()
         self._lock = threading.Lock()
-        self._durations = {name: Duration() for name in ("success", "fail", "queue", *_STEPS)}
         self._sizes: dict[int, _BatchSize] = {}
         self._outcomes: Counter[str] = Counter()
-        self._inferences = self._executions = self._last_ms = 0
+        self._failed = self._failed_ns = self._last_ms = 0
 
     def executed(self, run: Execution) -> None:
-        """Count a batch whose requests all succeeded. As in Triton, each request counts the whole batch's steps."""
+        """Count a batch whose requests all succeeded. As in Triton, each request counts the whole batch's steps.
+
+        Every answer waits for this, with caches that the engine has emptied: sums only, the rest in `to_json`.
+        """
         requests = len(run.queued_ns)
-        steps = dict(zip(_STEPS, (run.input_ns, run.infer_ns, run.output_ns), strict=True))
-        done_ns = run.started_ns + sum(steps.values())
+        steps = (run.input_ns, run.infer_ns, run.output_ns)
         with self._lock:
-            self._durations["success"].add(requests, sum(done_ns - queued for queued in run.queued_ns))
-            self._durations["queue"].add(requests, sum(run.started_ns - queued for queued in run.queued_ns))
-            size = self._sizes.setdefault(run.images, _BatchSize())
-            for name, ns in steps.items():
-                self._durations[name].add(requests, requests * ns)
-                size.steps[name].add(1, ns)
-            self._inferences += run.images
-            self._executions += 1
+            size = self._sizes.get(run.images)
+            if size is None:
+                size = self._sizes[run.images] = _BatchSize()
+            size.batches += 1
+            size.requests += requests
+            size.queue_ns += requests * run.started_ns - sum(run.queued_ns)
+            for index, ns in enumerate(steps):
+                size.batch_ns[index] += ns
+                size.request_ns[index] += requests * ns
             self._last_ms = time.time_ns() // 1_000_000
+        done_ns = run.started_ns + sum(steps)
         for queued in run.queued_ns:
             self.latency.record(done_ns - queued)
 
@@ -82,7 +77,8 @@ class Statistics:
         """Count a request that got no outputs; `outcome` is one of `OUTCOMES`."""
         with self._lock:
             self._outcomes[outcome] += 1
-            self._durations["fail"].add(1, waited_ns)
+            self._failed += 1
+            self._failed_ns += waited_ns
 
     def outcomes(self) -> dict[str, int]:
         """Requests without outputs, by outcome."""
@@ -92,13 +88,24 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """The counters under the names of the V2 protocol's statistics extension."""
         with self._lock:
+            sizes = sorted(self._sizes.items())
+            requests = sum(size.requests for _, size in sizes)
+            spent_ns = {"queue": sum(size.queue_ns for _, size in sizes)}
+            for index, name in enumerate(_STEPS):
+                spent_ns[name] = sum(size.request_ns[index] for _, size in sizes)
             return {
                 "last_inference": self._last_ms,
-                "inference_count": self._inferences,
-                "execution_count": self._executions,
-                "inference_stats": {name: value.to_json() for name, value in self._durations.items()},
-                "batch_stats": [
-                    {"batch_size": size, **{name: value.to_json() for name, value in found.steps.items()}}
-                    for size, found in sorted(self._sizes.items())
-                ],
+                "inference_count": sum(images * size.batches for images, size in sizes),
+                "execution_count": sum(size.batches for _, size in sizes),
+                "inference_stats": {
+                    "success": _duration(requests, sum(spent_ns.values())),
+                    "fail": _duration(self._failed, self._failed_ns),
+                    **{name: _duration(requests, ns) for name, ns in spent_ns.items()},
+                },
+                "batch_stats": [{"batch_size": images, **size.to_json()} for images, size in sizes],
             }
+
+
+def _duration(count: int, ns: int) -> dict[str, int]:
+    """Triton's record of how often something happened and how long it took in all."""
+    return {"count": count, "ns": ns}

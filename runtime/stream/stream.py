@@ -69,16 +69,16 @@ class Stream:
         """
         self._batcher.check(batch)
         started, key = time.monotonic_ns(), id(batch)
-        limit_us = timeout_microseconds or self._batcher.options.default_timeout_microseconds
-        deadline = started + limit_us * 1_000 if limit_us else 0
-        request = Request(batch, self, deadline)
+        deadline = self._batcher.deadline_ns(timeout_microseconds)
+        future: Future[Outputs] = Future()
         # no reference to the request or its batch: a future keeps its callbacks, and the circle would keep the batch
-        request.future.add_done_callback(lambda future: self._done(future, key, started, deadline))
+        future.add_done_callback(lambda future: self._done(future, key, started, deadline))
         try:
-            return self._batcher.submit(request, self._capacity, self._drop_oldest)
+            self._batcher.submit(Request(batch, self, future, deadline), self._capacity, self._drop_oldest)
         except Overloaded:
             self._count("rejected", key)
             raise
+        return future
 
     def infer(self, batch: Array, timeout_microseconds: int = 0) -> Outputs:
         """`infer_async`, waiting for the outputs."""

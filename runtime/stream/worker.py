@@ -39,9 +39,9 @@ class Worker:
         self._bytes = memoryview(b"")  # of the buffer
 
     def run(self, members: Sequence[Request], session: Session | None = None) -> None:
-        """Settle the future of every member. If a batch fails, its members run one by one, so that one can't fail all.
+        """Answer every member. If a batch fails, its members run one by one, so that one can't fail all.
 
-        The members' futures are running already. `session` is another instance to use this time.
+        The members' answers are running already. `session` is another instance to use this time.
         """
         session = session or self._session
         try:
@@ -59,7 +59,7 @@ class Worker:
         for member in members:
             part = slice(first, first + len(member.batch))
             first = part.stop
-            member.future.set_result({name: value[part] for name, value in outputs.items()})
+            member.answer.set_result({name: value[part] for name, value in outputs.items()})
 
     def _infer(self, members: Sequence[Request], session: Session) -> tuple[Outputs, Execution]:
         started = time.monotonic_ns()
@@ -112,4 +112,4 @@ class Worker:
         _log.error("engine %s failed on a request: %s", self._session.sidecar["id"], error)
         fault = EngineFailed(f"engine {self._session.sidecar['id']}: inference failed: {error}")
         fault.__cause__ = error
-        member.future.set_exception(fault)
+        member.answer.set_exception(fault)
