@@ -4,6 +4,7 @@ Never a bare ratio of two noisy means: each cell's rounds are divided by the sam
 machine's mood of the day out, and the slowdown comes with an interval. A run under other conditions is refused.
 """
 
+import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.latency import BASELINE
-from resnetrt.errors import BundleError, UsageError
-from resnetrt.manifest import parse_json_object
+from resnetrt.errors import UsageError
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Row = Mapping[str, Any]
@@ -91,9 +91,11 @@ def parse_percent(text: str) -> float:
 def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
     """An earlier `bench.json`, if `complete` of a finished run. Raises `UsageError` if it is not one."""
     try:
-        record = parse_json_object(path.read_bytes(), str(path))
-    except (OSError, BundleError) as error:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: expected the JSON of resnetrt bench, found {error}") from error
+    if not isinstance(record, dict):
+        raise UsageError(f"{path}: expected the JSON of resnetrt bench, found a {type(record).__name__}")
     if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
         raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
     if complete and record.get("complete") is False:

@@ -1,6 +1,6 @@
 """Going on with a run that was interrupted or out of budget: only with the same request, machine and state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from resnetrt.benchmarks.latency_regression import differences, read_record
 from resnetrt.errors import UsageError
 
 
-def read_partial(path: Path, request: Mapping[str, Any], conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """The `bench.json` of an unfinished run that asked for `request` under `conditions`.
+def read_partial(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The `bench.json` of an unfinished run under `conditions`; whether it asked for the same is for `check_request`.
 
     Raises `UsageError` for anything else, naming all that differs. Only the budget may. Unlike in a comparison the
     source's revision counts: half a run of one and half of another is a run of neither.
@@ -18,13 +18,18 @@ def read_partial(path: Path, request: Mapping[str, Any], conditions: Mapping[str
     partial = read_record(path, complete=False)
     if partial.get("complete") is not False and not any(line.endswith(SPENT) for line in partial.get("left_out", ())):
         raise UsageError(f"--resume {path}: expected an interrupted run, found a finished one; compare with --compare")
-    differing = [
-        *differences(partial.get("request", {}), request),
-        *differences(_without_budget(partial["conditions"]), _without_budget(conditions)),
-    ]
+    _refuse(path, differences(_without_budget(partial["conditions"]), _without_budget(conditions)))
+    return partial
+
+
+def check_request(path: Path, partial: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    """Raise `UsageError` unless the run in `path` asked for `request`, naming all that differs."""
+    _refuse(path, differences(partial.get("request", {}), request))
+
+
+def _refuse(path: Path, differing: Sequence[str]) -> None:
     if differing:
         raise UsageError(f"--resume {path}: expected the same run, found {'; '.join(differing)}; start it anew")
-    return partial
 
 
 def _without_budget(conditions: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     from resnetrt.benchmarks.lab_plan import lab_conditions, request_of
     from resnetrt.benchmarks.latency_regression import EXIT_CODES, check_conditions, parse_percent, read_record
     from resnetrt.benchmarks.loadgen import check_scenarios
-    from resnetrt.benchmarks.resume import read_partial
+    from resnetrt.benchmarks.resume import check_request, read_partial
 
     started = time.monotonic()
 
@@ -83,11 +83,11 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     if request.compare is not None:
         old = read_record(request.compare)
         check_conditions(old["conditions"], lab_conditions(options), request.accept)
+    earlier = None if request.resume is None else read_partial(request.resume, lab_conditions(options))
     subjects = list(_subjects(request, say))
     bundles_s = time.monotonic() - started
-    earlier = None
-    if request.resume is not None:
-        earlier = read_partial(request.resume, request_of(subjects, options), lab_conditions(options))
+    if request.resume is not None and earlier is not None:
+        check_request(request.resume, earlier, request_of(subjects, options))
     keep = None if request.out is None else partial(_keep, request.out)
     record = run_lab(subjects, options, say, keep, earlier)
     record["seconds_by_part"]["bundles"] = bundles_s

@@ -10,7 +10,7 @@ from resnetrt.benchmarks.lab import run_lab
 from resnetrt.benchmarks.lab_plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
 from resnetrt.benchmarks.lab_time import Shares
 from resnetrt.benchmarks.peaks import copy_rate, merge_peaks, write_matmul
-from resnetrt.benchmarks.resume import read_partial
+from resnetrt.benchmarks.resume import check_request, read_partial
 from resnetrt.benchmarks.roofline import annotate, layer_bytes
 from resnetrt.benchmarks.timing import Schedule, measure
 from resnetrt.errors import UsageError
@@ -89,7 +89,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     partial = json.loads(kept[0]) | {"left_out": ["x", "tiny batch 2: the budget was spent"]}
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(partial))
-    earlier = read_partial(path, request_of([subject], options), lab_conditions(options))
+    earlier = read_partial(path, lab_conditions(options))
+    check_request(path, earlier, request_of([subject], options))
     record = run_lab([subject], options, lambda _: None, None, earlier)
     assert record["complete"]
     assert record["results"][0]["round_medians_ms"] == partial["results"][0]["round_medians_ms"], "not measured again"
@@ -124,11 +125,15 @@ def test_only_the_same_run_is_gone_on_with(change, message, tmp_path):
     found = {"results": [], "complete": False, "request": request, "conditions": conditions}
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(merged(found, change)))
+
+    def go_on():
+        check_request(path, read_partial(path, conditions), request)
+
     if message is None:
-        assert read_partial(path, request, conditions)["request"] == request
+        go_on()
     else:
         with pytest.raises(UsageError, match=message):
-            read_partial(path, request, conditions)
+            go_on()
 
 
 def merged(old, new):

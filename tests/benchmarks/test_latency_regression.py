@@ -144,12 +144,13 @@ def test_no_percentage_is_refused(text):
         parse_percent(text)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"results": 1, "conditions": {}})])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\x80", json.dumps({"results": 1, "conditions": {}})])
 def test_a_file_that_is_no_run_is_refused(content, tmp_path):
     path = tmp_path / "old.json"
     path.write_text(content)
-    with pytest.raises(UsageError, match=r"old\.json: expected"):
+    with pytest.raises(UsageError, match=r"old\.json: expected") as refused:
         read_record(path)
+    assert "export" not in str(refused.value), "no bundle is meant"
     with pytest.raises(UsageError, match="expected the JSON of resnetrt bench"):
         read_record(tmp_path / "absent.json")
 

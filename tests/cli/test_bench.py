@@ -75,6 +75,9 @@ def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_pa
     finished = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert (finished["complete"], [row["batch"] for row in finished["results"]]) == (True, [1, 2])
     assert finished["results"][0]["round_medians_ms"] == stored["results"][0]["round_medians_ms"]
+    monkeypatch.setattr("resnetrt.cli.benching._subjects", lambda *_: pytest.fail("a bundle is made first"))
+    assert bench(tiny, *again, "1,2") == 2
+    assert "expected an interrupted run, found a finished one" in capsys.readouterr().err
 
 
 def test_other_conditions_are_refused_before_anything_is_measured(tiny, tmp_path, capsys):
