@@ -49,11 +49,19 @@ def bake_frames(model: Path, preprocessing: Preprocessing) -> Path:
 
 
 def open_request(model: Path, threads: int) -> Infer:
-    """The model compiled with the settings of this project's engines; a call is the bare request's."""
-    compiled = shared_core().compile_model(model, "CPU", properties("int8", threads))
-    request: Any = compiled.create_infer_request()
+    """The model compiled with the settings of this project's engines; a call is the bare request's.
+
+    As in these, single images have a compiled model of their own.
+    """
+    core, settings = shared_core(), properties("int8", threads)
+    single = core.read_model(model)
+    shape = single.input().get_partial_shape()
+    shape[0] = 1
+    single.reshape(shape)
+    alone, several = (core.compile_model(found, "CPU", settings).create_infer_request() for found in (single, model))
 
     def infer(batch: FloatArray) -> FloatArray:
+        request: Any = alone if len(batch) == 1 else several
         logits: FloatArray = next(iter(request.infer({0: batch}, share_inputs=True).values()))
         return logits
 

@@ -94,7 +94,7 @@ def open_session(model: Path, backend: str, precision: str, threads: int) -> Ses
     path = model.with_name(f"engine.{compiled.extension}")
     path.write_bytes(compiled.blob)
     sidecar = {"id": f"{backend}-{precision}-peak", "backend": backend, "precision": precision, "target": "cpu"}
-    return find_backend(backend).load(path, sidecar | {"tools": compiled.tools}, threads)
+    return find_backend(backend).load(path, sidecar | {"tools": compiled.tools} | compiled.details, threads)
 
 
 def write_matmul(path: Path, shape: tuple[int, int, int], precision: str) -> None:

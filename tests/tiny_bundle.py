@@ -146,13 +146,14 @@ def make_bundle(path: Path) -> Bundle:
     return Bundle.open(path)
 
 
-def flip_bits(bundle: Bundle, name: str, values: np.ndarray, mask: int, stride: int) -> None:
+def flip_bits(bundle: Bundle, name: str, values: np.ndarray, mask: int, stride: int, last: bool = False) -> None:
     """Flip the bits of `mask` in every `stride`-th byte, from the fourth, of a weight stored in file `name`.
 
-    The file's hash is recorded anew, as a fault before hashing would have it.
+    It is the weight's first or `last` copy in the file. The file's hash is recorded anew, as a fault before hashing
+    would have it.
     """
     blob = bytearray(bundle.file(name).read_bytes())
-    start = blob.find(values.tobytes())
+    start = blob.rfind(values.tobytes()) if last else blob.find(values.tobytes())
     assert start >= 0, f"{name} does not hold these weights as they are"
     for index in range(start + 3, start + values.nbytes, stride):
         blob[index] ^= mask

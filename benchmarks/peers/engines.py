@@ -32,6 +32,7 @@ def open_file(
         "precision": precision,
         "target": "cpu",
         "tools": compiled.tools,
+        **compiled.details,
     }
     session = find_backend(backend).load(blob, sidecar, threads)
     session.preprocessing = preprocessing

@@ -1,8 +1,12 @@
-"""OpenVINO on the CPU: the engine file is the compiled model that OpenVINO exported."""
+"""OpenVINO on the CPU: the engine file holds compiled models that OpenVINO exported, one after the other.
+
+One takes any batch; the other a single image, for which OpenVINO plans memory and kernels before the first call.
+"""
 
 import os
 import re
 import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,10 +39,13 @@ class OpenVinoSession(Session):
 
     def __init__(self, path: Path, sidecar: dict[str, Any], threads: int) -> None:
         self._blob: Array | None = _map(path, sidecar)
-        compiled = _import(self._blob, sidecar, threads)
-        inputs, outputs = specs(compiled.inputs), specs(compiled.outputs)
-        super().__init__(sidecar, inputs, outputs, int(compiled.get_property("INFERENCE_NUM_THREADS")))
-        self._request: Any = compiled.create_infer_request()
+        compiled = {batch: _import(part, sidecar, threads) for batch, part in _parts(self._blob, sidecar)}
+        widest = compiled[None]
+        inputs, outputs = specs(widest.inputs), specs(widest.outputs)
+        super().__init__(sidecar, inputs, outputs, int(widest.get_property("INFERENCE_NUM_THREADS")))
+        self._requests: dict[int | None, Any] = {
+            batch: model.create_infer_request() for batch, model in compiled.items()
+        }
         self._output_names = [spec.name for spec in outputs]
         self._tensor: Any = import_package("openvino").Tensor
         self._bound: Array | None = None  # the input's memory, which the request refers to
@@ -46,24 +53,30 @@ class OpenVinoSession(Session):
     def _infer(self, batch: Array) -> Outputs:
         # OpenVINO's own way to take arrays costs 30 us a call, its caches cold, as they are after a network
         self._bound = batch if batch.flags.carray else batch.copy()
-        self._request.set_input_tensor(self._tensor(self._bound, shared_memory=True))
-        return dict(zip(self._output_names, self._request.infer().values(), strict=True))
+        request = self._requests.get(len(batch)) or self._requests[None]
+        request.set_input_tensor(self._tensor(self._bound, shared_memory=True))
+        return dict(zip(self._output_names, request.infer().values(), strict=True))
 
     def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
         assert self._blob is not None
-        request = _import(self._blob, self.sidecar, self.threads, PERF_COUNT=True).create_infer_request()
+        parts = dict(_parts(self._blob, self.sidecar))
+        part = parts[len(batch) if len(batch) in parts else None]
+        request = _import(part, self.sidecar, self.threads, PERF_COUNT=True).create_infer_request()
         _run(request, batch, _WARM_UP)
         before = request.profiling_info
         _run(request, batch, runs)
         return _layer_times(before, request.profiling_info, runs)
 
-    def execution_graph(self) -> Any:
-        """The `openvino.Model` of what is executed: layer types and precisions in its nodes' `rt_info`."""
+    def execution_graphs(self) -> dict[int | None, Any]:
+        """What is executed for a batch of so many, None for any other: layer types and precisions in `rt_info`."""
         assert self._blob is not None
-        return _import(self._blob, self.sidecar, self.threads).get_runtime_model()
+        return {
+            batch: _import(part, self.sidecar, self.threads).get_runtime_model()
+            for batch, part in _parts(self._blob, self.sidecar)
+        }
 
     def _close(self) -> None:
-        self._request = None
+        self._requests = {}
         self._bound = None
         self._blob = None
 
@@ -122,6 +135,12 @@ def _map(path: Path, sidecar: dict[str, Any]) -> Array:
         return np.memmap(path, np.uint8, "c")
     except ValueError as error:
         raise BundleError(f"engine {sidecar['id']}: {path.name} is empty; {compile_again(sidecar)}") from error
+
+
+def _parts(blob: Array, sidecar: dict[str, Any]) -> Iterator[tuple[int | None, Array]]:
+    """The compiled models in an engine file and the batch that each is for, None for all others."""
+    for part in sidecar.get("parts", [{"batch": None, "offset": 0, "size": len(blob)}]):
+        yield part["batch"], blob[part["offset"] : part["offset"] + part["size"]]
 
 
 def _import(blob: Array, sidecar: dict[str, Any], threads: int, **more: Any) -> Any:
