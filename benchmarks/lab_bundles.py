@@ -23,7 +23,7 @@ from resnetrt.export.export import export_bundle
 from resnetrt.machine import read_cpu
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
-GOLDEN_IMAGES = 9  # the self-test's one image alone, then a batch of eight
+GOLDEN_IMAGES = 12  # the self-test's four images alone, then a batch of eight
 _MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
 Say = Callable[[str], None]
 

@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from resnetrt.calibration.dialects import Dialect
 from resnetrt.calibration.insert_qdq import LayerInput
-from resnetrt.calibration.pixel_pairs import pair_columns
 from resnetrt.calibration.ranges import QuantParams
 from resnetrt.errors import UsageError
 from resnetrt.export.graph_nodes import add_constant, named_node
@@ -71,11 +70,7 @@ def bake_integer(
     _widen_weights(graph, layer, preprocessing, grid)
     mean = _float(preprocessing.mean).astype(np.float64) + _float(preprocessing.std) * input_means
     means = np.append(mean - grid.centre / 255, grid.one)
-    if grid.in_pairs and (paired := _pair_pixels(graph, layer, frames)) is not None:
-        nodes, value = paired
-        means = np.append(np.tile(means[:-1], 2), [grid.one] * 2)
-    else:
-        nodes, value = _NODES[rules.pixels](graph, frames)
+    nodes, value = _NODES[rules.pixels](graph, frames)
     graph.insert_before(graph[0], nodes)
     layer.replace_input_with(0, value)
     return BakedInput(layer.name or "", LayerInput(_SCALE, means), grid.pair)
@@ -83,20 +78,16 @@ def bake_integer(
 
 @dataclass(frozen=True)
 class _Grid:
-    """Integers (p - `centre`), worth `_SCALE` each; `one` is the constant channel. `pair` is still to be put in.
-
-    `in_pairs`: two pixels at a time (`pixel_pairs`) where the layer allows it.
-    """
+    """Integers (p - `centre`), worth `_SCALE` each; `one` is the constant channel. `pair` is still to be put in."""
 
     centre: int
     one: float
     pair: QuantParams | None
-    in_pairs: bool = False
 
 
 _GRIDS = {
     "raw": _Grid(0, 1.0, None),
-    "paired": _Grid(0, 1.0, QuantParams(_SCALE, 0, "uint8"), in_pairs=True),
+    "paired": _Grid(0, 1.0, QuantParams(_SCALE, 0, "uint8")),
     "centred": _Grid(128, 127 / 255, QuantParams(_SCALE, 0, "int8")),
 }
 
@@ -111,40 +102,14 @@ def _raw_pixels(graph: ir.Graph, frames: ir.Value) -> tuple[list[ir.Node], ir.Va
     return [padded, moved, dequantize], dequantize.outputs[0]
 
 
-def _pair_pixels(graph: ir.Graph, layer: ir.Node, frames: ir.Value) -> tuple[list[ir.Node], ir.Value] | None:
-    """`_paired_pixels` two pixels at a time: channels of both, then a one for each. None if the layer can't do so.
-
-    OpenVINO takes 0.20 instead of 0.22 ms up to and with the first convolution of an ImageNet network.
-    """
-    assert frames.shape is not None
-    _, height, width, channels = frames.shape
-    weight = layer.inputs[1]
-    if not isinstance(height, int) or not isinstance(width, int) or not isinstance(channels, int) or weight is None:
-        return None
-    assert weight.const_value is not None
-    kernel = pair_columns(layer, weight.const_value.numpy(), width)
-    if kernel is None:
-        return None
-    outputs, _, _, *shape = kernel.weights.shape
-    colours = kernel.weights[:, :, :channels].reshape(outputs, 2 * channels, *shape)
-    _replace_weights(graph, layer, np.concatenate([colours, kernel.weights[:, :, channels]], 1), "pairs")
-    layer.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", shape)
-    layer.attributes["strides"] = ir.AttrInt64s("strides", kernel.strides)
-    layer.attributes["pads"] = ir.AttrInt64s("pads", kernel.pads)
-    pairs = add_constant(graph, f"{PIXELS}.pairs.shape", np.array([0, height, width // 2, 2 * channels]))
-    reshaped = named_node("Reshape", [frames, pairs], f"{PIXELS}.pairs")
-    nodes, value = _paired_pixels(graph, reshaped.outputs[0], ones=2)
-    return [reshaped, *nodes], value
-
-
-def _paired_pixels(graph: ir.Graph, frames: ir.Value, ones: int = 1) -> tuple[list[ir.Node], ir.Value]:
-    """p/255 as float NCHW with channels of one at the end: exact under a pair of scale 1/255.
+def _paired_pixels(graph: ir.Graph, frames: ir.Value) -> tuple[list[ir.Node], ir.Value]:
+    """p/255 as float NCHW with a channel of one at the end: exact under a pair of scale 1/255.
 
     OpenVINO runs a convolution on integers only behind a pair, and then drops scaling and pair as they change nothing;
     and it pads planes of bytes five times as fast as channels.
     """
     moved = named_node("Transpose", [frames], f"{PIXELS}.nchw", {"perm": [0, 3, 1, 2]})
-    padded = _pad_channel(graph, moved.outputs[0], 1, np.array(255, np.uint8), ones)
+    padded = _pad_channel(graph, moved.outputs[0], 1, np.array(255, np.uint8))
     cast = named_node("Cast", [padded.outputs[0]], f"{PIXELS}.float", {"to": int(ir.DataType.FLOAT)})
     scaled = named_node("Mul", [cast.outputs[0], add_constant(graph, f"{PIXELS}.factor", np.float32(_SCALE))], PIXELS)
     return [moved, padded, cast, scaled], scaled.outputs[0]
@@ -174,23 +139,15 @@ def _widen_weights(graph: ir.Graph, layer: ir.Node, preprocessing: Preprocessing
     scaled = weight.const_value.numpy().astype(np.float64) / std
     constant = (scaled * (grid.centre / 255 - mean)).sum(1, keepdims=True) / grid.one
     widened = np.concatenate([scaled, constant], 1).astype(np.float32)
-    _replace_weights(graph, layer, widened, PIXELS)
+    layer.replace_input_with(1, add_constant(graph, f"{weight.name}.{PIXELS}", widened))
+    if not weight.uses() and weight.name is not None:
+        del graph.initializers[weight.name]
 
 
-def _replace_weights(graph: ir.Graph, layer: ir.Node, weights: npt.NDArray[np.float32], suffix: str) -> None:
-    old = layer.inputs[1]
-    assert old is not None
-    layer.replace_input_with(1, add_constant(graph, f"{old.name}.{suffix}", weights))
-    if not old.uses() and old.name is not None:
-        del graph.initializers[old.name]
-
-
-def _pad_channel(
-    graph: ir.Graph, value: ir.Value, axis: int, fill: npt.NDArray[np.uint8] | np.float32, count: int = 1
-) -> ir.Node:
-    """`count` more channels at the end of `axis`, filled with `fill`."""
+def _pad_channel(graph: ir.Graph, value: ir.Value, axis: int, fill: npt.NDArray[np.uint8] | np.float32) -> ir.Node:
+    """One more channel at the end of `axis`, filled with `fill`."""
     ends = np.zeros((2, 4), np.int64)
-    ends[1, axis] = count
+    ends[1, axis] = 1
     pads = add_constant(graph, f"{PIXELS}.pads", ends.ravel())
     return named_node("Pad", [value, pads, add_constant(graph, f"{PIXELS}.one", fill)], f"{PIXELS}.padded")
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
+from resnetrt.export.compilers.pixel_pairs import pair_pixels
+from resnetrt.machine import read_cpu
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs
 from resnetrt.runtime.backends.openvino import require_precision as require_precision_of_cpu
@@ -31,9 +33,11 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
     ov = import_package("openvino")
     require_known_options("openvino", options)
     require_precision("openvino", target, precision, PRECISION_HINTS)
-    compiled: dict[int | None, Any] = {None: _compile(variant_path, precision, None)}
+    in_pairs = pair_pixels(variant_path) if read_cpu().instruction_sets.get("amx_int8") else None
+    source, name = in_pairs or variant_path, variant_path.name
+    compiled: dict[int | None, Any] = {None: _compile(source, name, precision, None)}
     if compiled[None].input().get_partial_shape()[0].is_dynamic:
-        compiled[_SINGLE] = _compile(variant_path, precision, _SINGLE)
+        compiled[_SINGLE] = _compile(source, name, precision, _SINGLE)
     joined, parts = _join({batch: model.export_model() for batch, model in compiled.items()})
     return CompiledEngine(
         blob=joined,
@@ -46,11 +50,11 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
     )
 
 
-def _compile(variant_path: Path, precision: str, batch: int | None) -> Any:
-    """Compiled for batches of `batch`, or as the file has it."""
+def _compile(source: Path | bytes, name: str, precision: str, batch: int | None) -> Any:
+    """The ONNX model `source`, called `name`, compiled for batches of `batch`; None: as it has it."""
     core, settings = shared_core(), properties(precision, check_threads(None))
     try:
-        model = core.read_model(variant_path)
+        model = core.read_model(source)
         if batch is not None:
             shape = model.input().get_partial_shape()
             shape[0] = batch
@@ -59,8 +63,8 @@ def _compile(variant_path: Path, precision: str, batch: int | None) -> Any:
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-300:]
-        raise UsageError(f"openvino can't compile {variant_path.name}: {reason}") from error
-    require_precision_of_cpu(core, compiled, f"variant {variant_path.name}", precision)
+        raise UsageError(f"openvino can't compile {name}: {reason}") from error
+    require_precision_of_cpu(core, compiled, f"variant {name}", precision)
     return compiled
 
 

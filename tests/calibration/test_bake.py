@@ -59,29 +59,6 @@ def test_integer_input_is_exact_up_to_the_border(small_onnx: Callable[[str], Pat
     np.testing.assert_allclose(run_frames(model, frames), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_openvino_reads_two_pixels_at_a_time_where_the_stem_steps_by_two(small_onnx: Callable[[str], Path]):
-    """The pixels' means follow their channels, and weights are those of the pixels alone: one scale for the same."""
-    means = np.array([0.1, -0.2, 0.3])
-    for kind, pixels in {"bottleneck": 2, "projection": 1}.items():
-        graph = ir.load(str(small_onnx(kind))).graph
-        single = ir.load(str(small_onnx(kind))).graph
-        baked = bake_integer(graph, PREPROCESSING, DIALECTS["cpu"], means)
-        alone = bake_integer(single, PREPROCESSING, DIALECTS["onnxruntime"], means)
-        colours, one = alone.source.means[:3], alone.source.means[3:]
-        assert baked.source.means.tolist() == [*list(colours) * pixels, *list(one) * pixels]
-        found, expected = (
-            np.abs(first_weights(item)).reshape(len(first_weights(item)), -1) for item in (graph, single)
-        )
-        assert found.max(1).tolist() == expected.max(1).tolist()
-
-
-def first_weights(graph: ir.Graph) -> np.ndarray:
-    weight = next(node for node in graph if node.op_type == "Conv").inputs[1]
-    assert weight is not None
-    assert weight.const_value is not None
-    return weight.const_value.numpy()
-
-
 def test_means_of_the_pixels_follow_from_those_of_the_normalised_input(small_onnx: Callable[[str], Path]):
     means = PREPROCESSING.normalize(FRAMES).mean((0, 2, 3)).astype(np.float64)
     pixels = FRAMES.astype(np.float64).mean((0, 1, 2))
