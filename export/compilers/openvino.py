@@ -11,7 +11,6 @@ from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
-from resnetrt.export.compilers.pixel_pairs import pair_pixels
 from resnetrt.machine import read_cpu
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs
@@ -33,8 +32,7 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
     ov = import_package("openvino")
     require_known_options("openvino", options)
     require_precision("openvino", target, precision, PRECISION_HINTS)
-    in_pairs = pair_pixels(variant_path) if read_cpu().instruction_sets.get("amx_int8") else None
-    source, name = in_pairs or variant_path, variant_path.name
+    source, name = _in_pairs(variant_path) or variant_path, variant_path.name
     compiled: dict[int | None, Any] = {None: _compile(source, name, precision, None)}
     if compiled[None].input().get_partial_shape()[0].is_dynamic:
         compiled[_SINGLE] = _compile(source, name, precision, _SINGLE)
@@ -48,6 +46,26 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
         options={"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision]},
         details={"parts": parts},
     )
+
+
+def _in_pairs(variant_path: Path) -> bytes | None:
+    """The model with frames read by pairs of pixels, where that is faster; None to take it as it is.
+
+    So is it taken without the package onnx, which changes it: devices compile without.
+    """
+    if not read_cpu().instruction_sets.get("amx_int8"):
+        return None
+    try:
+        takes = shared_core().read_model(variant_path).input().get_element_type().to_dtype()
+    except RuntimeError:  # what is no model is refused when it is compiled
+        return None
+    if takes != "uint8":
+        return None
+    try:
+        from resnetrt.export.compilers.pixel_pairs import pair_pixels
+    except ImportError:
+        return None
+    return pair_pixels(variant_path)
 
 
 def _compile(source: Path | bytes, name: str, precision: str, batch: int | None) -> Any:
