@@ -18,6 +18,7 @@ from resnetrt.benchmarks.peers.store import peer_versions
 from resnetrt.benchmarks.peers.tools import REFERENCE, TOOLS
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing
+from resnetrt.export.compilers.openvino import fix_batch
 from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.runtime.backends.openvino import properties, shared_core
 
@@ -55,9 +56,7 @@ def open_request(model: Path, threads: int) -> Infer:
     """
     core, settings = shared_core(), properties("int8", threads)
     single = core.read_model(model)
-    shape = single.input().get_partial_shape()
-    shape[0] = 1
-    single.reshape(shape)
+    fix_batch(single, 1)
     alone, several = (core.compile_model(found, "CPU", settings).create_infer_request() for found in (single, model))
 
     def infer(batch: FloatArray) -> FloatArray:

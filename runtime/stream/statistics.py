@@ -49,7 +49,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._sizes: dict[int, _BatchSize] = {}
         self._outcomes: Counter[str] = Counter()
-        self._failed = self._failed_ns = self._last_ms = 0
+        self._failed_ns = self._last_ms = 0
 
     def executed(self, run: Execution) -> None:
         """Count a batch whose requests all succeeded. As in Triton, each request counts the whole batch's steps.
@@ -77,7 +77,6 @@ class Statistics:
         """Count a request that got no outputs; `outcome` is one of `OUTCOMES`."""
         with self._lock:
             self._outcomes[outcome] += 1
-            self._failed += 1
             self._failed_ns += waited_ns
 
     def outcomes(self) -> dict[str, int]:
@@ -99,7 +98,7 @@ class Statistics:
                 "execution_count": sum(size.batches for _, size in sizes),
                 "inference_stats": {
                     "success": _duration(requests, sum(spent_ns.values())),
-                    "fail": _duration(self._failed, self._failed_ns),
+                    "fail": _duration(self._outcomes.total(), self._failed_ns),
                     **{name: _duration(requests, ns) for name, ns in spent_ns.items()},
                 },
                 "batch_stats": [{"batch_size": images, **size.to_json()} for images, size in sizes],

@@ -85,7 +85,8 @@ class TestLoad:
         else:  # the sign bit of every fifth weight
             tiny_bundle.flip_bits(bundle, name, tiny_bundle.quantized_weight(bundle, "conv.w"), 0x80, 5, last)
         reopened = Bundle.open(bundle.path)  # its hashes are in order
-        with pytest.raises(CheckFailed, match=rf"engine {engine}: .*(max abs error|SQNR|cosine|NaN)") as caught:
+        seen = "SQNR|cosine" if precision == "int8" else "max abs error|NaN"
+        with pytest.raises(CheckFailed, match=rf"engine {engine}: .*({seen})") as caught:
             load(reopened, engine)
         assert "\n" not in str(caught.value)
         with load(reopened, engine, selftest=False) as session:
@@ -257,7 +258,7 @@ class TestOpenVino:
             together = session.infer(images)["logits"]
             names = [[layer.name for layer in session.profile(images[:n], runs=1)] for n in (1, 5)]
         assert shapes == {None: "?", 1: "1"}
-        assert names[0], "single images are profiled in their own model"
+        assert all(names), "each batch is profiled in the model that runs it"
         np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-4)
 
     def test_another_version_says_compile_again(self, bundle: Bundle):
@@ -293,7 +294,7 @@ class TestOpenVino:
             "tools": compiled.tools,
             **compiled.details,
         }
-        with find_backend("openvino").load(tmp_path / "engine.blob", sidecar | compiled.details, 1) as session:
+        with find_backend("openvino").load(tmp_path / "engine.blob", sidecar, 1) as session:
             layers = session.profile(np.zeros((8, 3, 16, 16), np.float32), runs=1)
         assert {layer.precision for layer in layers if layer.op == "Convolution"} == {precision}
 
