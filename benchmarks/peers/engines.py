@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnetrt.bundle import Bundle
 from resnetrt.export.compilers import compile_variant, find_compiler
-from resnetrt.preprocess import Preprocessing
+from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.backends.openvino import shared_core
@@ -37,6 +39,16 @@ def open_file(
     session = find_backend(backend).load(blob, sidecar, threads)
     session.preprocessing = preprocessing
     return session
+
+
+def by_formula(frames: UInt8Array, preprocessing: Preprocessing) -> FloatArray:
+    """`(x / 255 - mean) / std` and the transpose, as scripts have it: uint8 `(N, H, W, C)` to float32 `(N, C, H, W)`.
+
+    In float32, the quicker way: uint8 divided by a Python number would be float64, three times slower.
+    """
+    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
+    normalized = (frames.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
 
 
 def bake_preprocessing(model: Path, preprocessing: Preprocessing) -> Path:

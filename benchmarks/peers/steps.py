@@ -11,7 +11,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.accuracy import OnFrames, compare_accuracy
 from resnetrt.benchmarks.evaluate import session_infer
 from resnetrt.benchmarks.latency import Infer
-from resnetrt.benchmarks.peers.engines import bake_preprocessing, open_file
+from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.isolated import Made
 from resnetrt.benchmarks.peers.request import Request, Subject
 from resnetrt.benchmarks.peers.store import Rows
@@ -21,7 +21,7 @@ from resnetrt.benchmarks.reference import find_reference
 from resnetrt.benchmarks.timing import Schedule, Timing, measure, ratio
 from resnetrt.calibration.data import open_dataset, pixel_hash
 from resnetrt.golden import Golden
-from resnetrt.preprocess import UInt8Array
+from resnetrt.preprocess import Preprocessing, UInt8Array
 from resnetrt.runtime.session import Session
 
 _PATIENCE_S = 15.0  # a calibration is not repeated beyond this
@@ -123,28 +123,39 @@ def _open_float(shop: Workshop, backend: str) -> Session:
 
 
 def frames(shop: Workshop, tools: Sequence[Tool]) -> Rows:
-    """From a decoded uint8 NHWC frame to logits, all in OpenVINO: who does the preprocessing, and how fast."""
+    """From a decoded uint8 NHWC frame to logits, all in OpenVINO: who does the preprocessing, and how fast.
+
+    Numpy stands there twice: the formula as people write it, and this project's `normalize`, in place.
+    """
     subject, request = shop.subject, shop.request
     preprocessing = subject.bundle.manifest.preprocessing
-    found: dict[str, tuple[str, str, Session]] = {}
+    found: dict[str, tuple[str, str, Callable[[UInt8Array], object]]] = {}
     for tool, backend, session in shop.sessions(tools):
         if backend != "openvino":
             continue
-        how = "in the graph" if tool.input == "uint8" else "numpy"
-        found[f"{tool.name}|{backend}"] = (tool.name, how, session)
+        key = f"{tool.name}|{backend}"
+        if tool.input == "uint8":
+            found[key] = (tool.name, "in the graph", session.infer_frames)
+            continue
+        found[key] = (tool.name, "numpy", partial(_infer_after_formula, session, preprocessing))
+        found[f"{key}|normalize"] = (tool.name, "numpy, normalize", session.infer_frames)
         if tool.name == REFERENCE and (made := shop.made(tool)) is not None:
             model = bake_preprocessing(made.path, preprocessing)
             opener = partial(open_file, model, backend, request.threads, preprocessing)
             if (baked := shop.session("prepostprocessor", opener)) is not None:
-                found[f"{tool.name}|{backend}|frames"] = (tool.name, "PrePostProcessor", baked)
+                found[f"{key}|frames"] = (tool.name, "PrePostProcessor", baked.infer_frames)
     rows = []
     for batch in request.batches:
         images = _frames(subject, batch)
-        timings = measure({k: partial(v[2].infer_frames, images) for k, v in found.items()}, _schedule(request))
+        timings = measure({name: partial(how[2], images) for name, how in found.items()}, _schedule(request))
         for name, (tool_name, how, _) in found.items():
             names = {"network": subject.name, "tool": tool_name, "preprocessing": how, "batch": batch}
             rows.append(names | _timing(timings, name))
     return rows
+
+
+def _infer_after_formula(session: Session, preprocessing: Preprocessing, images: UInt8Array) -> object:
+    return session.infer(by_formula(images, preprocessing))
 
 
 def _frames(subject: Subject, batch: int) -> UInt8Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnetrt.benchmarks.peers.__main__ import main
-from resnetrt.benchmarks.peers.engines import bake_preprocessing, open_file
+from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.request import DEPTH_TOOLS, Request, find_weights
 from resnetrt.benchmarks.peers.store import Results, Rows
 from resnetrt.benchmarks.peers.table import render
@@ -107,6 +107,15 @@ def test_our_uint8_model_takes_frames(fashion_bundle: Bundle, tmp_path: Path):
         assert session.inputs[0].dtype == "uint8"
 
 
+def test_the_formula_says_what_normalize_says(fashion_bundle: Bundle):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 28, 1)).astype(np.uint8)
+    preprocessing = fashion_bundle.manifest.preprocessing
+    found = by_formula(pixels, preprocessing)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    np.testing.assert_allclose(found, preprocessing.normalize(pixels), rtol=1e-6, atol=1e-6)
+
+
 @needs_openvino
 def test_baked_preprocessing_says_what_numpy_says(fashion_bundle: Bundle, tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
@@ -141,7 +150,10 @@ def test_nncf_is_the_reference_of_ratios(tmp_path: Path):
     assert ratios["nncf-mixed"] == 1
     assert ratios["resnetrt-cpu"] > 0
     kinds = {(row["tool"], row["preprocessing"]) for row in results.rows("frames")}
-    assert ("nncf-mixed", "PrePostProcessor") in kinds
+    how = {"numpy", "numpy, normalize"}
+    assert kinds == {(tool, name) for tool in ("nncf-mixed", "resnetrt-cpu") for name in how} | {
+        ("nncf-mixed", "PrePostProcessor")
+    }
 
 
 def test_a_tool_that_is_not_installed_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
