@@ -70,6 +70,8 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     parity = bundle.manifest.variants["fp32"].evidence["parity"]
     worst = fold.to_json()["max_relative_error"]
     say(f"fold      {len(fold.certificates)} BatchNorms into convolutions, error {worst:.1e} relative")
+    if bundle.manifest.untrained:
+        say("warning   its weights are random; name trained ones with --weights")
     say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {parity['n']} images")
     record = calibrate_bundle(bundle, request.calib_data, request.samples)
     say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")

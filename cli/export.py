@@ -38,7 +38,13 @@ def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: An
     request = prepare_export(model, labels=labels, **options)
     bundle, fold = export_bundle(request, out, overwrite)
     parity = bundle.manifest.variants["fp32"].evidence["parity"]
-    record = {"bundle": str(out), "model": bundle.manifest.name, "parity": parity, "fold": fold.to_json()}
+    record = {
+        "bundle": str(out),
+        "model": bundle.manifest.name,
+        "weights": bundle.manifest.weights,
+        "parity": parity,
+        "fold": fold.to_json(),
+    }
     if as_json:
         emit_json(record)
         return
@@ -47,5 +53,7 @@ def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: An
         f"{out}: {bundle.manifest.name}, {len(fold.certificates)} BatchNorms folded (error {worst:.1e} relative), "
         f"parity with eager {parity['max_abs']:.1e} max abs over {parity['n']} images"
     )
+    if bundle.manifest.untrained:
+        note("warning: its weights are random; name trained ones with --weights")
     for kept in fold.kept:
         note(f"kept BatchNorm {kept.batch_norm}: {kept.reason}")

@@ -23,8 +23,10 @@ def command(bundle: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"bundle": str(bundle), "manifest": record})
         return
-    source = manifest.weights.get("path") or manifest.weights.get("source") or "the user's own"
-    click.echo(f"{bundle}: {manifest.name}, {manifest.classes} classes, input {manifest.input.shape}, weights {source}")
+    click.echo(
+        f"{bundle}: {manifest.name}, {manifest.classes} classes, input {manifest.input.shape}, "
+        f"weights: {manifest.weights_name}"
+    )
     rows = []
     for name, variant in sorted(manifest.variants.items()):
         parity = variant.evidence.get("parity", {})

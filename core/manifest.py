@@ -73,6 +73,16 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
 
+    @property
+    def weights_name(self) -> str:
+        """The file that the weights came from, or what they are without one."""
+        return str(self.weights.get("name", "the factory's own"))
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are random ones, made here."""
+        return bool(self.weights) and self.weights.get("sha256") is None
+
     def to_bytes(self) -> bytes:
         """Canonical JSON, with the schema version and a hash over everything else."""
         record = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

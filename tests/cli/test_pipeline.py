@@ -66,6 +66,17 @@ def test_stages_one_by_one(cli, tmp_path):
     assert cli("quantize", bundle, "--dialect", "cpu", "--json").json()["dropped_engines"] == []
     inspected = cli("inspect", bundle)
     assert "all hashes match" in inspected.out
+    assert f"weights: {Bundle.open(bundle).manifest.weights['name']}\n" in inspected.out
+
+
+def test_random_weights_are_said(cli, tmp_path):
+    bundle = tmp_path / "b.bundle"
+    exported = cli("export", "cifar_resnet20", "--out", bundle)
+    assert "warning: its weights are random; name trained ones with --weights\n" in exported.err
+    assert "weights: random (seed 0)\n" in cli("inspect", bundle).out
+    again = cli("export", "fashion_resnet20", "--out", bundle, "--overwrite")
+    assert "random" not in again.err
+    assert "weights: fashion_resnet20.safetensors\n" in cli("inspect", bundle).out
 
 
 def test_tables_are_printed_for_people(bundle, cli):
