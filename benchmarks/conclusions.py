@@ -98,15 +98,11 @@ def _against_peers(record: Record) -> Iterator[str]:
 
 
 def _start(record: Record) -> Iterator[str]:
-    rows = record.get("memory", ())
+    rows = sorted(record.get("memory", ()), key=lambda row: float(row["start_to_first_ms"]))
     if rows:
-        slowest = max(rows, key=lambda row: float(row["start_to_first_ms"]))
-        fastest = min(rows, key=lambda row: float(row["start_to_first_ms"]))
-        yield (
-            f"From the start of a process over import, load and self-test to the first outputs: "
-            f"{fastest['start_to_first_ms'] / 1e3:.2f} s ({fastest['network']} {fastest['engine']}) to "
-            f"{slowest['start_to_first_ms'] / 1e3:.2f} s ({slowest['network']} {slowest['engine']})."
-        )
+        told = [f"{row['start_to_first_ms'] / 1e3:.2f} s ({row['network']} {row['engine']})" for row in rows]
+        span = " to ".join(dict.fromkeys((told[0], told[-1])))
+        yield f"From the start of a process over import, load and self-test to the first outputs: {span}."
 
 
 def _overhead(record: Record) -> Iterator[str]:

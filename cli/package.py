@@ -1,5 +1,6 @@
 """`resnetrt package`: a bundle in the layout of other servers."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, a
         emit_json({"bundle": str(bundle), "out": str(out), "models": [model.to_json() for model in models]})
         return
     _print(models)
-    click.echo(f"serve it with: tritonserver --model-repository={out}")
+    click.echo(f"serve it with: tritonserver --model-repository={shlex.quote(str(out))}")
 
 
 @command.command("kserve")
@@ -78,7 +79,8 @@ def kserve(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, a
         emit_json({"bundle": str(bundle), "service": str(path), "models": [model.to_json() for model in models]})
         return
     _print(models)
-    click.echo(f"upload {models[0].path.parent}/ to {service.storage_uri}, then: kubectl apply -f {path}")
+    apply = f"kubectl apply -f {shlex.quote(str(path))}"
+    click.echo(f"upload {models[0].path.parent}/ to {service.storage_uri}, then: {apply}")
 
 
 def _options(given: dict[str, Any]) -> "ServingOptions":

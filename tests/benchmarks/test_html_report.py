@@ -108,6 +108,7 @@ def test_what_the_run_says():
     )
     assert any(line.startswith("openvino, batch 8: INT8 pays at every measured depth, 3.6 to 3.6") for line in said)
     assert any("70 % of the" in line for line in said)
+    assert any(line.endswith("to the first outputs: 0.46 s (resnet18 openvino-int8-cpu).") for line in said)
     assert said[-1] == "The machine was quiet in every block."
 
 

@@ -200,6 +200,8 @@ def test_the_command_and_its_json(made: Bundle, tmp_path: Path, capsys: pytest.C
     assert run(argv) == 0
     (model,) = json.loads(capsys.readouterr().out)["models"]
     assert (model["name"], model["engine"], model["platform"]) == ("tiny", INT8, "onnxruntime_onnx")
+    assert run(["package", "triton", str(made.path), "--out", str(tmp_path / "my models"), "--engine", INT8]) == 0
+    assert f"tritonserver --model-repository='{tmp_path}/my models'\n" in capsys.readouterr().out
 
 
 def test_without_the_extra_it_is_one_line_and_exit_code_4(made: Bundle, tmp_path: Path):
