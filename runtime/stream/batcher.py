@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,7 +53,9 @@ class Batcher:
         self.max_batch_size = min(self.options.max_batch_size, high or self.options.max_batch_size)
         if low > self.options.max_batch_size:
             raise UsageError(f"max_batch_size: the engine takes {low} images at least, found {self.max_batch_size}")
-        self._pending = Pending(self.options)
+        most = self.max_batch_size
+        preferred = tuple(size for size in self.options.preferred_batch_size if size <= most)
+        self._pending = Pending(replace(self.options, max_batch_size=most, preferred_batch_size=preferred))
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
@@ -87,7 +90,7 @@ class Batcher:
 
         One more is refused with `Overloaded` ("reject") or takes the place of the stream's oldest ("drop-oldest").
         """
-        return Stream(self, capacity or self.options.max_queue_size, overload)
+        return Stream(self, self.options.max_queue_size if capacity is None else capacity, overload)
 
     def warm_up(self) -> None:
         """Run every batch size once on each instance, so that no request pays for what an engine prepares at first.
@@ -140,7 +143,12 @@ class Batcher:
         return len(self._pending)
 
     def close(self, drain: bool = True) -> None:
-        """Take no more requests, run those that wait (or fail them with `Closed`), and close the sessions."""
+        """Take no more requests, run those that wait (or fail them with `Closed`), and close the sessions.
+
+        Raises `UsageError` in an engine's own thread, where callbacks of answers and `after` run.
+        """
+        if threading.current_thread() in self._threads:
+            raise UsageError("close: expected another thread than the engine's, which is to end; call it where you wait")
         with self._changed:
             self._closing = True
             left = [] if drain else self._pending.take_all()

@@ -10,6 +10,7 @@ from resnetrt.runtime.session import Array, Outputs
 from resnetrt.runtime.stream.options import BatchOptions
 
 Clock = Callable[[], int]
+_MARGIN_NS = 2_000_000  # a batch that is held starts so long before its first deadline: threads wake late
 
 
 class Answer(Protocol):
@@ -92,7 +93,7 @@ class Pending:
         waited = self._clock() - self._requests[0].queued_ns
         hold = options.max_queue_delay_microseconds * 1_000 - waited
         soonest = min((r.deadline_ns for r in self._requests if r.deadline_ns), default=0)
-        return max(0, min(hold, soonest - self._clock()) if soonest else hold)
+        return max(0, min(hold, soonest - _MARGIN_NS - self._clock()) if soonest else hold)
 
     def take_batch(self) -> list[Request]:
         """Remove and return the requests of the next batch, at least one, in the order they came."""

@@ -1,7 +1,7 @@
 import gc
 import time
 import weakref
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from resnetrt.runtime.stream import (
     Overloaded,
 )
 from resnetrt.runtime.stream.instances import Instances
+from resnetrt.runtime.stream.pending import Pending, Request
 
 WAIT_S = 30
 
@@ -239,6 +240,51 @@ def test_a_fixed_batch_is_filled_up():
         batcher.warm_up()
         assert batcher.stream().infer(image(3))["y"].tolist() == [[6, 6]]
     assert session.sizes() == [4, 4]
+
+
+def test_batches_are_no_larger_than_the_engine_takes():
+    session = GatedSession(batch=4)
+    session.gate.clear()
+    options = BatchOptions(max_batch_size=8, preferred_batch_size=(4, 6), max_queue_delay_microseconds=60_000_000)
+    with Batcher([session], options) as batcher:
+        stream = batcher.stream()
+        first = [stream.infer_async(image(value)) for value in range(4)]
+        assert session.entered.acquire(timeout=WAIT_S)  # none waits for the eight that the options allow
+        rest = [stream.infer_async(image(value)) for value in range(4, 12)]
+        results = finish(session, *first, *rest)
+    assert [result[0, 0] for result in results] == [2 * value for value in range(12)]
+    assert len(session.batches) == 3
+
+
+def test_a_batch_is_held_until_shortly_before_its_first_deadline():
+    now = 1_000_000_000
+    pending = Pending(BatchOptions(max_queue_delay_microseconds=300_000), clock=lambda: now)
+    pending.add(Request(image(1), None, Future(), deadline_ns=now + 200_000_000))
+    hold_ns = pending.hold_ns()
+    assert 190_000_000 < hold_ns < 200_000_000
+    now += hold_ns
+    assert pending.hold_ns() == 0
+    assert not pending.take_over()
+    assert len(pending.take_batch()) == 1
+
+
+def test_a_stream_for_no_requests_is_refused(session):
+    with Batcher([session]) as batcher, pytest.raises(UsageError, match="capacity: expected at least 1, found 0"):
+        batcher.stream(capacity=0)
+
+
+def test_a_callback_may_not_close_its_own_engine(session):
+    raised = []
+
+    def close(*_):
+        with pytest.raises(UsageError, match="close: expected another thread") as caught:
+            batcher.close()
+        raised.append(caught.value)
+
+    with Batcher([session], after=close) as batcher:
+        batcher.stream().infer(image(1))
+    assert raised
+    assert session.closed
 
 
 def test_a_callback_that_fails_fails_no_request(session):
