@@ -44,6 +44,9 @@ def from_values(values: Sequence[Any] | Array, dtype: str, shape: tuple[int, ...
     """Numbers, flat or nested as `shape` says, as a new array. Raises `RequestFault` for others or too few."""
     if dtype == "float16":
         raise invalid("input contents: FP16 is taken only as binary data")
+    nested = len(values) > 0 and isinstance(values[0], list)
+    if not nested and len(values) != math.prod(shape):
+        raise invalid(f"input data: expected {math.prod(shape)} numbers, found {len(values)}")
     try:
         found = np.asarray(values)
     except (ValueError, OverflowError, TypeError) as error:
@@ -71,8 +74,11 @@ def _fits(found: Array, wanted: np.dtype[Any]) -> bool:
 
 def split_bytes(raw: bytes | bytearray | memoryview, count: int) -> list[bytes]:
     """The `count` elements of a binary BYTES tensor, each after its length (uint32, little-endian)."""
-    view, at, elements = memoryview(raw), 0, []
+    view, at = memoryview(raw), 0
+    elements: list[bytes] = []
     while at < len(view):
+        if len(elements) == count:
+            raise invalid(f"BYTES contents: expected {count} elements, found more")
         if at + _LENGTH.size > len(view):
             raise invalid(f"BYTES contents: expected a length of 4 bytes at {at}, found {len(view) - at}")
         (size,) = _LENGTH.unpack_from(view, at)

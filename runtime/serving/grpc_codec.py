@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
@@ -20,8 +19,9 @@ from resnetrt.runtime.serving.messages import (
     shape_of,
 )
 
-# which typed field holds a datatype, and the numpy type of its elements
-_TYPED = {"FP32": ("fp32_contents", "float32"), "UINT8": ("uint_contents", "uint32"), "INT8": ("int_contents", "int32")}
+# which typed field holds a datatype
+_TYPED = {"FP32": "fp32_contents", "UINT8": "uint_contents", "INT8": "int_contents", BYTES: "bytes_contents"}
+_MOST_PARAMETERS = 64
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class Received:
 
 
 def parse(blob: bytes) -> Received | None:
-    """The message in `blob`; its raw contents stay where they are. None if there is no message in it."""
-    rest, raw = split_raw(blob)
+    """The message in `blob`; its raw contents stay where they are. None if there is no message in it, or a huge one."""
+    split = split_raw(blob)
+    if split is None:
+        return None
+    rest, raw = split
     try:
         message = service_pb2.ModelInferRequest.FromString(rest)
     except DecodeError:
@@ -78,15 +81,16 @@ def _input(item: Any) -> InputTensor:
     given = [field.name for field, _ in item.contents.ListFields()]
     if not given:
         return tensor
-    name, dtype = _TYPED.get(item.datatype, ("bytes_contents" if item.datatype == BYTES else "none", ""))
+    name = _TYPED.get(item.datatype, "none")
     if given != [name]:
         raise invalid(f"input {item.name!r}: {item.datatype[:60]} has its contents in {name}, found {', '.join(given)}")
-    values = getattr(item.contents, name)
-    tensor.values = list(values) if item.datatype == BYTES else np.array(values, dtype)
+    tensor.values = getattr(item.contents, name)  # turned into an array when their number is known to fit the model
     return tensor
 
 
 def _parameters(found: Any) -> Parameters:
+    if len(found) > _MOST_PARAMETERS:
+        raise invalid(f"parameters: expected at most {_MOST_PARAMETERS}, found {len(found)}")
     return {name: _value(name, parameter) for name, parameter in found.items()}
 
 

@@ -8,18 +8,23 @@ https://protobuf.dev/programming-guides/encoding/.
 _RAW_INPUT_CONTENTS = 7 << 3 | 2  # the tag of field 7, length-delimited
 _LENGTH_DELIMITED = 2
 _MOST_LENGTH_BYTES = 5
+_MOST_FIELDS = 256  # of a message: a name, a version, an id, and some parameters, inputs and outputs
 
 
-def split_raw(blob: bytes) -> tuple[bytes, list[memoryview]]:
-    """`blob` without its raw_input_contents, and these as views of `blob`.
+def split_raw(blob: bytes) -> tuple[bytes, list[memoryview]] | None:
+    """`blob` without its raw_input_contents, and these as views of `blob`; None for more fields than a request has.
 
     Clients send nothing but whole length-delimited fields numbered up to 15; any other blob is given back as it is.
+    Two bytes make a field, and each costs time and memory here, while every other client waits.
     """
     view = memoryview(blob)
     rest: list[memoryview] = []
     raw: list[memoryview] = []
-    at = kept_from = 0
+    at = kept_from = fields = 0
     while at < len(blob):
+        fields += 1
+        if fields > _MOST_FIELDS:
+            return None
         start, tag = at, blob[at]
         if tag >= 0x80 or tag & 7 != _LENGTH_DELIMITED:
             return blob, []

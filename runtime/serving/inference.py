@@ -1,6 +1,7 @@
 """One inference: check the request against its model, queue it, build the answer."""
 
 import asyncio
+import math
 import time
 
 import numpy as np
@@ -35,7 +36,7 @@ class Inference:
     def __init__(self, repository: Repository, shared_memory: SharedMemory) -> None:
         self._repository = repository
         self._shared_memory = shared_memory
-        self._most_pixels = repository.options.limits.max_image_pixels
+        self._limits = repository.options.limits
 
     async def infer(self, request: InferRequest, time_left_s: float | None = None) -> InferResponse:
         """The answer. Raises `RequestFault`; cancelling takes the request out of the queue.
@@ -69,6 +70,7 @@ class Inference:
         if time_left_s is not None:
             left_us = int((time_left_s - (time.monotonic() - started)) * _US)
             timeout_us = max(1, min(left_us, timeout_us or left_us))
+        self._check_regions(model, wanted, len(batch))
         batcher, answer = model.batcher, LoopAnswer()
         queued = Request(batch, self, answer, batcher.deadline_ns(timeout_us))
         batcher.submit(queued, batcher.options.max_queue_size)
@@ -84,7 +86,12 @@ class Inference:
                 raise invalid(
                     f"input {given.name!r}: expected its data in shared memory, found some in the request too"
                 )
-            raw = self._shared_memory.read(*_region(given.parameters))
+            name, offset, size = _region(given.parameters)
+            most = _size_bytes(given.shape, model.input.dtype)
+            most = self._limits.max_body_bytes if given.datatype == datatypes.BYTES else most
+            if size > most:  # what is read is copied
+                raise invalid(f"input {given.name!r}: expected at most {most} bytes in shared memory, found {size}")
+            raw = self._shared_memory.read(name, offset, size)
         if given.datatype != datatypes.BYTES:
             if raw is not None:
                 return datatypes.from_raw(raw, model.input.dtype, given.shape)
@@ -95,7 +102,17 @@ class Inference:
         return await asyncio.to_thread(self._read_pictures, model, encoded)
 
     def _read_pictures(self, model: ServedModel, encoded: list[bytes]) -> Array:
-        return model.session.prepare(pictures.read_frames(encoded, model.preprocessing, self._most_pixels))
+        return model.session.prepare(pictures.read_frames(encoded, model.preprocessing, self._limits.max_image_pixels))
+
+    def _check_regions(self, model: ServedModel, wanted: list[WantedOutput], count: int) -> None:
+        """Raise `RequestFault` unless the outputs' places in shared memory are there, and large enough."""
+        specs = {spec.name: spec for spec in model.outputs}
+        for item in wanted:
+            if _REGION in item.parameters:
+                spec = specs[item.name]
+                strings = integer(item.parameters, "classification")
+                least = 0 if strings else _size_bytes((count, *(axis or 1 for axis in spec.shape[1:])), spec.dtype)
+                self._shared_memory.check(*_region(item.parameters), least)
 
     def _output(self, model: ServedModel, wanted: WantedOutput, outputs: Outputs) -> OutputTensor:
         values = outputs[wanted.name]
@@ -164,10 +181,15 @@ def classify(values: Array, top: int, labels: list[str]) -> list[bytes]:
 
 
 def _encoded(given: InputTensor) -> list[bytes]:
-    values = [] if given.values is None else list(given.values)
-    if len(values) != given.shape[0] or not all(isinstance(value, bytes) for value in values):
+    count = 0 if given.values is None else len(given.values)
+    values = list(given.values or ()) if count == given.shape[0] else []
+    if not values or not all(isinstance(value, bytes) for value in values):
         raise invalid(f"input {given.name!r}: expected {given.shape[0]} images as binary data; JSON can't hold them")
     return values
+
+
+def _size_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _region(parameters: Parameters) -> tuple[str, int, int]:

@@ -67,10 +67,12 @@ class InferResponse:
 
 def shape_of(axes: Any, what: str) -> tuple[int, ...]:
     """A tensor's shape, up to 16 axes of 0 or more; raises `RequestFault` for anything else."""
-    found = list(axes) if isinstance(axes, Sequence) and not isinstance(axes, str) else None
-    if found is None or len(found) > _MOST_AXES or not all(type(axis) is int and 0 <= axis < 2**31 for axis in found):
+    listed = isinstance(axes, Sequence) and not isinstance(axes, str)
+    if listed and len(axes) > _MOST_AXES:
+        raise invalid(f"{what}: expected a shape of up to {_MOST_AXES} axes, found {len(axes)} of them")
+    if not listed or not all(type(axis) is int and 0 <= axis < 2**31 for axis in axes):
         raise invalid(f"{what}: expected a shape of up to {_MOST_AXES} axes of 0 or more, found {str(axes)[:100]}")
-    return tuple(found)
+    return tuple(axes)
 
 
 def integer(parameters: Parameters, name: str, default: int = 0) -> int:

@@ -85,10 +85,17 @@ class SharedMemory:
             raise invalid(f"shared memory region {name!r}: expected {byte_size} bytes at {offset}, found {found}")
         return buffer
 
+    def check(self, name: str, offset: int, limit: int, size_bytes: int) -> None:
+        """Raise `RequestFault` unless the region has `limit` bytes at `offset`, and those hold an output's."""
+        if size_bytes > limit:
+            text = f"shared memory region {name!r}: the output has {size_bytes} bytes, the request gives {limit}"
+            raise invalid(text)
+        with self._lock:
+            self._checked(name, offset, limit)
+
     def write(self, name: str, offset: int, limit: int, blob: bytes | memoryview) -> None:
-        """Copy `blob` to a part of a region. Raises `RequestFault` if it exceeds `limit`, the client's size for it."""
-        if len(blob) > limit:
-            raise invalid(f"shared memory region {name!r}: the output has {len(blob)} bytes, the request gives {limit}")
+        """Copy `blob` to a part of a region. Raises `RequestFault` as `check` does, or if the object is smaller now."""
+        self.check(name, offset, limit, len(blob))
         with self._lock:
             region = self._checked(name, offset, limit)
             if os.fstat(region.file).st_size < region.offset + offset + len(blob):

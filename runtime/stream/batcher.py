@@ -148,7 +148,7 @@ class Batcher:
         Raises `UsageError` in an engine's own thread, where callbacks of answers and `after` run.
         """
         if threading.current_thread() in self._threads:
-            raise UsageError("close: expected another thread than the engine's, which is to end; call it where you wait")
+            raise UsageError("close: expected another thread than the engine's own; call it where you wait for answers")
         with self._changed:
             self._closing = True
             left = [] if drain else self._pending.take_all()

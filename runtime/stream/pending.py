@@ -10,7 +10,6 @@ from resnetrt.runtime.session import Array, Outputs
 from resnetrt.runtime.stream.options import BatchOptions
 
 Clock = Callable[[], int]
-_MARGIN_NS = 2_000_000  # a batch that is held starts so long before its first deadline: threads wake late
 
 
 class Answer(Protocol):
@@ -85,15 +84,18 @@ class Pending:
         return requests
 
     def hold_ns(self) -> int:
-        """How long to wait for a larger batch; 0 if what is queued should run now. There must be a request."""
+        """How long to wait for a larger batch; 0 if what is queued should run now. There must be a request.
+
+        No request spends more than half of its time on that: it would be too late for its own answer.
+        """
         options = self._options
         images, more = self._fitting(options.max_batch_size)
         if more or images == options.max_batch_size or any(size <= images for size in options.preferred_batch_size):
             return 0
         waited = self._clock() - self._requests[0].queued_ns
         hold = options.max_queue_delay_microseconds * 1_000 - waited
-        soonest = min((r.deadline_ns for r in self._requests if r.deadline_ns), default=0)
-        return max(0, min(hold, soonest - _MARGIN_NS - self._clock()) if soonest else hold)
+        halfway = [(r.queued_ns + r.deadline_ns) // 2 for r in self._requests if r.deadline_ns]
+        return max(0, min(hold, min(halfway) - self._clock()) if halfway else hold)
 
     def take_batch(self) -> list[Request]:
         """Remove and return the requests of the next batch, at least one, in the order they came."""

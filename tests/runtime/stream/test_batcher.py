@@ -256,16 +256,16 @@ def test_batches_are_no_larger_than_the_engine_takes():
     assert len(session.batches) == 3
 
 
-def test_a_batch_is_held_until_shortly_before_its_first_deadline():
+def test_a_batch_is_held_for_half_of_its_first_deadline():
     now = 1_000_000_000
     pending = Pending(BatchOptions(max_queue_delay_microseconds=300_000), clock=lambda: now)
     pending.add(Request(image(1), None, Future(), deadline_ns=now + 200_000_000))
-    hold_ns = pending.hold_ns()
-    assert 190_000_000 < hold_ns < 200_000_000
-    now += hold_ns
+    pending.add(Request(image(2), None, Future(), deadline_ns=now + 900_000_000))
+    assert pending.hold_ns() == 100_000_000
+    now += 100_000_000
     assert pending.hold_ns() == 0
     assert not pending.take_over()
-    assert len(pending.take_batch()) == 1
+    assert len(pending.take_batch()) == 2
 
 
 def test_a_stream_for_no_requests_is_refused(session):
