@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BundleError, CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
 from resnetrt.golden import Golden
 from resnetrt.manifest import EngineRecord
 from resnetrt.runtime.backends import compile_again, find_backend
@@ -36,7 +36,8 @@ def load(
     unchecked, which is logged as a warning. The caller closes the session. A path is opened with all hashes checked.
 
     With `fallback` an engine that fails its self-test is replaced by the next one: of the named engines, or, for true,
-    of `fallback_chain`. Each step is logged as a warning and stands in `session.fallbacks`.
+    of `fallback_chain`; of these, those that this machine can't run are passed over too. Each step is logged as a
+    warning and stands in `session.fallbacks`.
 
     Raises `UsageError` (unknown engine, bad threads), `BundleError` (damaged bundle, engine out of date),
     `BackendMissing` (package or device not here), `CheckFailed` (self-test of the last engine tried, with the numbers).
@@ -50,11 +51,11 @@ def load(
     for candidate in earlier:
         try:
             session = _load_one(bundle, candidate, threads, selftest)
-        except CheckFailed as error:
+        except (CheckFailed, BackendMissing) as error:
+            if candidate == name and isinstance(error, BackendMissing):
+                raise  # what was asked for is not here; but of those that stand in, one that is will do
             failures.append(str(error))
-            _log.warning(
-                "engine %s of %s failed its self-test, the next one is tried: %s", candidate, bundle.path, error
-            )
+            _log.warning("engine %s of %s can't be used, the next one is tried: %s", candidate, bundle.path, error)
         else:
             break
     else:

@@ -20,6 +20,7 @@ from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
 SERVICE = "inference.GRPCInferenceService"
+_INTERVAL_S = 0.25
 _IN_FLIGHT = 64  # requests of one stream that are worked on at once
 
 Reply = Callable[[Any], Awaitable[Any]]
@@ -123,7 +124,10 @@ class GrpcService:
         return write_response(await self._inference.infer(read_request(request), time_left_s))
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """ModelStreamInfer: answers in the order of the requests, faults as messages, some requests at once."""
+        """ModelStreamInfer: answers in the order of the requests, faults as messages, some requests at once.
+
+        When the server drains it ends behind what was read until then: a client that only listens would hold that up.
+        """
         tasks: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_IN_FLIGHT)
 
         async def read() -> None:
@@ -131,13 +135,19 @@ class GrpcService:
                 await tasks.put(asyncio.ensure_future(self._stream_answer(request)))
             await tasks.put(None)
 
-        reader = asyncio.ensure_future(read())
+        async def end() -> None:
+            while not self._repository.draining:
+                await asyncio.sleep(_INTERVAL_S)
+            await tasks.put(None)
+
+        helpers = [asyncio.ensure_future(read()), asyncio.ensure_future(end())]
         task: asyncio.Task[Any] | None = None
         try:
             while (task := await tasks.get()) is not None:
                 yield await task
         finally:
-            reader.cancel()
+            for helper in helpers:
+                helper.cancel()
             left = [] if task is None else [task]
             while not tasks.empty():
                 left += [waiting for waiting in [tasks.get_nowait()] if waiting is not None]

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import ResnetrtError
+from resnetrt.errors import BackendMissing, CheckFailed, ResnetrtError
 from resnetrt.runtime.load import fallback_chain
 from resnetrt.runtime.serving.faults import Kind, RequestFault, invalid
 from resnetrt.runtime.serving.model import VERSION, ServedModel
@@ -52,12 +53,14 @@ class Repository:
         """Load a model, or load it again from its bundle: requests go to the old one until the new one is warm.
 
         The old one then finishes what it was sent. If the new one fails, the old one stays. Raises `RequestFault`.
+        It goes on when the caller is cancelled, as a client with a deadline is: threads can't be, and an engine that
+        nobody waits for would never be closed.
         """
-        entry = self._controlled(name)
+        work = asyncio.ensure_future(self._load(self._controlled(name)))
+        work.add_done_callback(partial(_log_failure, name))
         try:
-            await self._load(entry)
+            await asyncio.shield(work)
         except (ResnetrtError, OSError) as error:
-            _log.warning("model %s was not loaded: %s", name, error)
             raise invalid(f"failed to load {name!r}: {error}") from error
 
     async def unload(self, name: str) -> None:
@@ -129,6 +132,17 @@ class Repository:
 
         return await asyncio.to_thread(ServedModel.load, spec, self.options, entry.statistics, on_alarm)
 
+    async def _open_first(self, entry: Entry, engines: list[str]) -> ServedModel | None:
+        """The first of the engines that this machine can run; raises what the last one raises."""
+        for engine in engines:
+            try:
+                return await self._open(entry, replace(entry.spec, engine=engine))
+            except (BackendMissing, CheckFailed) as error:
+                if engine == engines[-1]:
+                    raise
+                _log.warning("model %s: can't fall back to %s: %s", entry.spec.name, engine, error)
+        return None
+
     async def _fall_back(self, entry: Entry, alarm: Alarm) -> None:
         """Put the engine of the next precision in the place of one that drifts; the old one stays if there is none."""
         async with entry.changing:
@@ -138,15 +152,20 @@ class Repository:
             name = entry.spec.name
             try:
                 chain = await asyncio.to_thread(lambda: fallback_chain(Bundle.open(entry.spec.path), alarm.engine))
-                if not chain:
-                    _log.error("model %s: no engine to fall back to from %s", name, alarm.engine)
-                    return
-                new = await self._open(entry, replace(entry.spec, engine=chain[0]))
+                new = await self._open_first(entry, chain)
             except (ResnetrtError, OSError) as error:
                 _log.error("model %s: can't fall back from %s: %s", name, alarm.engine, error)
+                return
+            if new is None:
+                _log.error("model %s: no engine to fall back to from %s", name, alarm.engine)
                 return
             new.fallbacks = (f"shadow check of engine {alarm.engine}: {alarm.reason}", *new.fallbacks)
             entry.model = new
             entry.loads += 1
             _log.warning("model %s fell back to %s", name, new.sidecar["id"], extra={"model": name, **new.facts()})
             await asyncio.to_thread(old.close)
+
+
+def _log_failure(name: str, work: asyncio.Task[None]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        _log.warning("model %s was not loaded: %s", name, error)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2_grpc
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,6 +21,7 @@ from starlette.routing import Route
 
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.serving.grpc_service import SERVICE, GrpcService
+from resnetrt.runtime.serving.health import Health
 from resnetrt.runtime.serving.http_app import HttpApp
 from resnetrt.runtime.serving.http_server import HttpServer, listen
 from resnetrt.runtime.serving.inference import Inference
@@ -66,7 +66,7 @@ class Server:
         self._http = HttpServer(HttpApp(self._repository, inference, self._shared_memory).app, options)
         self._metrics = HttpServer(_metrics_app(registry_of(self._repository)), options)
         self._grpc_service = GrpcService(self._repository, inference, self._shared_memory)
-        self._health = health_aio.HealthServicer()
+        self._health = Health(self._repository, SERVICE)
 
     async def serve(self, announce: Callable[[Ports], None]) -> None:
         """Listen, load, be ready, wait for a signal, drain."""
@@ -83,11 +83,10 @@ class Server:
             asyncio.ensure_future(server.serve(sockets=[place]))
             for server, place in zip((self._http, self._metrics), sockets, strict=True)
         ]
-        announce(Ports(_port(sockets[0]), grpc_port, _port(sockets[1])))
         try:
+            announce(Ports(_port(sockets[0]), grpc_port, _port(sockets[1])))
             await self._until(self._repository.load_all(), stop)
             if not stop.is_set():
-                await self._set_health(health_pb2.HealthCheckResponse.SERVING)
                 _log.info("ready")
                 await stop.wait()
         finally:
@@ -120,7 +119,6 @@ class Server:
         )
         server.add_generic_rpc_handlers((self._grpc_service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
             port = server.add_insecure_port(f"{host}:{options.grpc_port}")
@@ -130,10 +128,6 @@ class Server:
             ) from error
         await server.start()
         return server, int(port)
-
-    async def _set_health(self, state: Any) -> None:
-        for name in ("", SERVICE):
-            await self._health.set(name, state)
 
     def _on_signal(self, stop: asyncio.Event) -> None:
         if stop.is_set():
@@ -145,7 +139,6 @@ class Server:
     async def _drain(self, grpc_server: Any, servers: list[asyncio.Task[None]]) -> None:
         """Take no more, answer what was taken, free the engines; the metrics stay until the end."""
         self._repository.draining = True
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         _log.info("draining")
         self._http.should_exit = True
         await asyncio.gather(grpc_server.stop(self._options.exit_timeout_s), servers[0], return_exceptions=True)

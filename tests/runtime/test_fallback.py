@@ -6,7 +6,7 @@ import pytest
 import tiny_bundle
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, CheckFailed, UsageError
 from resnetrt.runtime import load
 from resnetrt.runtime.load import fallback_chain
 
@@ -30,7 +30,7 @@ def test_the_next_precision_is_taken_logged_and_counted(
     assert reason.startswith(f"engine {broken}: ")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f"engine {broken} of {bundle.path} failed its self-test, the next one is tried: " in record.getMessage()
+    assert f"engine {broken} of {bundle.path} can't be used, the next one is tried: " in record.getMessage()
 
 
 def test_nothing_is_replaced_without_the_wish(bundle: Bundle, broken: str):
@@ -42,6 +42,27 @@ def test_a_named_chain_is_followed(bundle: Bundle, broken: str):
     with load(bundle, broken, fallback=[broken, "openvino-fp32-cpu"]) as session:
         assert session.sidecar["id"] == "openvino-fp32-cpu"
         assert len(session.fallbacks) == 2
+
+
+@pytest.fixture
+def elsewhere(bundle: Bundle) -> str:
+    """An engine whose backend is not on this machine."""
+    record = bundle.manifest.engines["openvino-fp32-cpu"]
+    sidecar = bundle.read_json(record.sidecar) | {"id": "tensorrt-fp16-sm_75", "backend": "tensorrt"}
+    with bundle.edit() as editor:
+        editor.write_json("engines/elsewhere.json", sidecar)
+        editor.manifest.engines[sidecar["id"]] = type(record)(record.file, "engines/elsewhere.json", "fp32")
+    return sidecar["id"]
+
+
+def test_what_this_machine_can_not_run_is_passed_over(bundle: Bundle, broken: str, elsewhere: str):
+    with load(bundle, broken, fallback=[elsewhere, "openvino-fp32-cpu"]) as session:
+        assert session.sidecar["id"] == "openvino-fp32-cpu"
+        assert len(session.fallbacks) == 2
+    with pytest.raises(BackendMissing):
+        load(bundle, broken, fallback=[elsewhere])
+    with pytest.raises(BackendMissing):  # asked for by name, it is not replaced in silence
+        load(bundle, elsewhere, fallback=["openvino-fp32-cpu"])
 
 
 def test_when_all_fail_the_last_one_says_why(bundle: Bundle, backend: str, broken: str):
