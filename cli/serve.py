@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from resnetrt.cli.options import INSTANCES, INTEGERS, json_option
 from resnetrt.cli.output import note
@@ -55,13 +56,18 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
 @click.option("--on-drift", type=click.Choice(["warn", "fallback", "unready"]), default="warn", show_default=True)
 @click.option("--shadow-dir", type=click.Path(path_type=Path), help="Folder for the inputs that disagreed.")
 @click.option("--shadow-quota-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of that folder.")
-@click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True, help="Largest request, unpacked.")
+@click.option(
+    "--max-body-mb", type=click.IntRange(1, 2047), default=64, show_default=True, help="Largest request, unpacked."
+)
 @click.option("--head-timeout-secs", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Slow clients.")
 @click.option("--body-timeout-secs", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Slow clients.")
-@click.option("--exit-timeout-secs", type=click.FloatRange(0), default=30.0, show_default=True)
+@click.option("--exit-timeout-secs", type=click.FloatRange(0, 86400), default=30.0, show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @json_option
-def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
     """Serve BUNDLEs (KServe V2, Triton's ports and names) until SIGTERM. Listens on this machine only by default.
 
     Logs are JSON lines on stderr; the ports are printed when they listen. Ready when every engine passed its self-test
@@ -75,6 +81,8 @@ def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, *
     from resnetrt.runtime.serving.server import Ports, run
     from resnetrt.runtime.stream import BatchOptions
 
+    if not options["shadow_rate"]:
+        _refuse_idle_options(ctx)
     specs = model_specs(bundles, engines)
     batching = ("max_batch_size", "preferred_batch_size", "max_queue_delay_microseconds", "max_queue_size")
     serve_options = ServeOptions(
@@ -104,6 +112,14 @@ def command(bundles: tuple[str, ...], engines: tuple[str, ...], as_json: bool, *
         )
 
     run(specs, serve_options, announce)
+
+
+def _refuse_idle_options(ctx: click.Context) -> None:
+    """Raise `UsageError` for an option of the shadow check, when there is none."""
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name in ("no_shadow_copy", "on_drift", "shadow_dir", "shadow_quota_mb"):
+            raise UsageError(f"{option.opts[0]}: nothing is checked without --shadow-rate; give one, such as 0.01")
 
 
 def shadow_options(options: dict[str, Any]) -> "ShadowOptions":
@@ -137,8 +153,8 @@ def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["Mod
 
     specs = []
     for text in bundles:
-        name, separator, path = text.rpartition("=")
-        if not separator or "/" in name:
+        name, separator, path = text.partition("=")
+        if not separator or "/" in name or Path(text).exists():
             name, path = "", text
         specs.append((name or Bundle.open(path).manifest.name, Path(path)))
     chosen: dict[str | None, str] = {}
@@ -146,5 +162,8 @@ def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["Mod
         model, separator, engine = text.rpartition("=")
         if separator and model not in [name for name, _ in specs]:
             raise UsageError.unknown("model of --engine", model, [name for name, _ in specs])
-        chosen[model if separator else None] = engine
+        key = model if separator else None
+        if key in chosen:
+            raise UsageError(f"--engine: expected one engine of {key or 'all'}, found {chosen[key]} and {engine}")
+        chosen[key] = engine
     return [ModelSpec(name, path, chosen.get(name, chosen.get(None))) for name, path in specs]

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import zlib
 
 from starlette.requests import ClientDisconnect, Request
@@ -11,6 +12,7 @@ from resnetrt.runtime.serving.options import Limits
 
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _LEAST_COMPRESSED = 256
+_NEVER = re.compile(r"\s*q=0(\.0{0,3})?\s*")
 
 
 async def read_body(request: Request, limits: Limits) -> bytearray:
@@ -60,7 +62,9 @@ def compress(body: bytes, accepted: str) -> tuple[bytes, str | None]:
     """`body` in an encoding that the client accepts and its name, or as it is and None."""
     if len(body) < _LEAST_COMPRESSED:
         return body, None
-    offers = {name.strip().lower() for name, _, rank in map(_split_offer, accepted.split(",")) if rank.strip() != "q=0"}
+    offers = {
+        name.strip().lower() for name, _, rank in map(_split_offer, accepted.split(",")) if not _NEVER.fullmatch(rank)
+    }
     if "gzip" in offers:
         return gzip.compress(body, 1), "gzip"
     if "deflate" in offers:

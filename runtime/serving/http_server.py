@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +16,11 @@ from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.serving.options import ServeOptions
 
 _LAST_CHANCE_S = 0.2
+_REFUSAL = json.dumps({"error": "the server has as many connections as it takes, none of them idle"}).encode()
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
+)
 _KEEP_ALIVE_S = 75  # longer than what proxies keep an idle connection for, so that they end it
 
 
@@ -37,7 +44,7 @@ class HttpServer(uvicorn.Server):
         limits = options.limits
         config = uvicorn.Config(
             app,
-            http=_protocol(limits.head_timeout_s),
+            http=_protocol(limits.head_timeout_s, limits.max_connections),
             ws="none",
             loop="none",
             lifespan="off",
@@ -45,9 +52,8 @@ class HttpServer(uvicorn.Server):
             log_config=None,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            limit_concurrency=limits.max_connections,
             h11_max_incomplete_event_size=limits.max_head_bytes,
-            timeout_graceful_shutdown=max(1, int(options.exit_timeout_s)),
+            timeout_graceful_shutdown=max(1, math.ceil(options.exit_timeout_s)),
         )
         super().__init__(config)
 
@@ -57,17 +63,21 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def _protocol(head_timeout_s: float) -> type[asyncio.Protocol]:
+def _protocol(head_timeout_s: float, most: int) -> type[asyncio.Protocol]:
     class PatientProtocol(H11Protocol):
         """uvicorn's, but a connection that does not bring a whole request head in time is closed.
 
-        uvicorn has a limit only between requests, and drops even that with the first byte.
+        uvicorn has a limit only between requests, and drops even that with the first byte. Where `most` connections
+        are open, a new one takes the place of the one that has been idle longest; uvicorn would refuse requests of all.
         """
 
         _clock: asyncio.TimerHandle | None = None
+        _answered_at = 0.0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > most:
+                self._make_room()
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -76,11 +86,26 @@ def _protocol(head_timeout_s: float) -> type[asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self._answered_at = self.loop.time()
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
             super().connection_lost(exc)
+
+        def _make_room(self) -> None:
+            idle = [each for each in self.connections if isinstance(each, PatientProtocol) and each._is_idle()]
+            if idle:
+                min(idle, key=lambda each: each._answered_at).transport.close()
+            else:
+                self.transport.write(_FULL)
+                self.transport.close()
+
+        def _is_idle(self) -> bool:
+            """It has had an answer and sent nothing since."""
+            answered = self.cycle is not None and self.cycle.response_complete
+            between = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+            return answered and between and not self.transport.is_closing()
 
         def _watch(self) -> None:
             """Run the clock while the client owes the rest of a head, or of a body that was answered already."""

@@ -88,7 +88,11 @@ def _json_values(tensor: OutputTensor) -> list[Any]:
         return [value.decode() for value in tensor.values]
     if tensor.datatype == "FP16":
         raise invalid(f"output {tensor.name!r}: FP16 is given only as binary data; ask for binary_data")
-    return list(np.asarray(tensor.values).ravel().tolist())
+    values = np.asarray(tensor.values)
+    if not np.isfinite(values).all():
+        text = f"output {tensor.name!r}: it has NaN or infinite values, which JSON can't hold; ask for binary_data"
+        raise invalid(text)
+    return list(values.ravel().tolist())
 
 
 def _head_length(text: str | None, most: int) -> int:

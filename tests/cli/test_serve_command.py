@@ -39,6 +39,11 @@ def test_a_missing_package_is_one_line_that_names_the_extra(tiny, package):
         (["nothing.bundle"], 4, "expected a directory, found nothing"),
         (["{tiny}", "{tiny}"], 2, "two bundles are named tiny"),
         (["{tiny}", "--engine", "other=x"], 2, "unknown model of --engine 'other'"),
+        (["{tiny}", "--engine", "x", "--engine", "y"], 2, "--engine: expected one engine of all, found x and y"),
+        (["{tiny}", "--on-drift", "unready"], 2, "--on-drift: nothing is checked without --shadow-rate"),
+        (["{tiny}", "--no-shadow-copy"], 2, "--no-shadow-copy: nothing is checked without --shadow-rate"),
+        (["{tiny}", "--exit-timeout-secs", "inf"], 2, "inf is not in the range 0<=x<=86400"),
+        (["{tiny}", "--max-body-mb", "2048"], 2, "2048 is not in the range 1<=x<=2047"),
         (["{tiny}", "--preferred-batch-size", "9"], 2, "preferred_batch_size: expected 1 to 8, found 9"),
         (
             ["{tiny}", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"],
@@ -56,6 +61,15 @@ def test_what_makes_no_sense_is_told_in_one_line(tiny, arguments, code, message)
 def test_names_and_engines_of_several_bundles(tiny):
     specs = model_specs((f"a={tiny}", str(tiny)), ("a=one", "two"))
     assert [(spec.name, spec.path, spec.engine) for spec in specs] == [("a", tiny, "one"), ("tiny", tiny, "two")]
+
+
+def test_a_path_that_is_there_is_no_name(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("lr=3.bundle"), Path("run/lr=0.1")):
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(tiny)
+        assert [(spec.name, spec.path) for spec in model_specs((str(path),), ())] == [("tiny", path)]
+        assert [(spec.name, spec.path) for spec in model_specs((f"r50={path}",), ())] == [("r50", path)]
 
 
 def test_an_engine_of_an_unknown_model_suggests_the_right_one(tiny):

@@ -135,6 +135,13 @@ def _all_of(connection: socket.socket) -> bytes:
     return found
 
 
+def test_json_can_not_hold_what_is_no_number(server):
+    huge = probes.head(data=[3e38] * probes.IMAGES[0].size)
+    status, _, body = bare_http.request(server.http, "POST", INFER, json.dumps(huge).encode())
+    assert status == 400
+    assert "NaN or infinite values, which JSON can't hold; ask for binary_data" in json.loads(body)["error"]
+
+
 # the queue
 
 

@@ -53,10 +53,11 @@ def header_of(width: int, height: int) -> bytes:
         (b"", "neither"),
         (b"no image", "expected JPEG or PNG bytes"),
         (encode(tiny_bundle.frames(1)[0], "GIF"), "expected JPEG or PNG bytes"),
-        (encode(tiny_bundle.frames(1)[0], "PNG")[:-30], "expected a readable image"),
+        (encode(tiny_bundle.frames(1)[0], "PNG")[:-30], "image 1: .*expected a readable image"),
         (header_of(10_000, 10_000), "at most 50000000 pixels, found 10000x10000"),
+        (header_of(60_000, 60_000), "at most 50000000 pixels, found several times as many"),
     ],
-    ids=["empty", "text", "gif", "cut", "bomb"],
+    ids=["empty", "text", "gif", "cut", "bomb", "huge"],
 )
 def test_what_is_no_picture_is_refused(server, blob, message):
     good = encode(tiny_bundle.frames(1)[0], "PNG")

@@ -72,6 +72,8 @@ def test_values_that_are_nested_otherwise_are_refused():
         ("br, deflate", "deflate"),
         ("gzip;q=0, deflate;q=0.5", "deflate"),
         ("gzip;q=0", None),
+        ("gzip; q=0.0", None),
+        ("gzip;q=0.001", "gzip"),
     ],
 )
 def test_a_response_is_packed_as_the_client_accepts(accepted, encoding):
