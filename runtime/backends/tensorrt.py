@@ -36,7 +36,7 @@ def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "TensorRtS
 
 
 class TensorRtSession(Session):
-    """An engine in TensorRT, on the first device, to be used in the thread that loaded it. Outputs are new arrays.
+    """An engine in TensorRT, on the first device, to be used by one thread at a time. Outputs are new arrays.
 
     A batch is copied once to pinned memory and from there to the device; fill `staging` to save the first copy, or use
     `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured CUDA graph.

@@ -1,6 +1,7 @@
 """The protocol on pycuda: without graphs, in the device's primary context, never in one of its own."""
 
 import importlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ def open_device(device: int) -> "PyCuda":
 
 
 class PyCuda:
-    """See `resnetrt.runtime.cuda.protocol.Cuda`. To be used in the thread that made it."""
+    """See `resnetrt.runtime.cuda.protocol.Cuda`. The context is made current in each thread that comes."""
 
     name = "pycuda"
     supports_graphs = False
@@ -29,7 +30,7 @@ class PyCuda:
         driver.init()
         # pycuda.autoinit would make a second context, whose memory TensorRT and torch can't see
         self._context = driver.Device(device).retain_primary_context()
-        self._context.push()
+        self._thread = threading.local()
         self._held: dict[int, Any] = {}
 
     def allocate(self, size_bytes: int) -> int:
@@ -103,6 +104,9 @@ class PyCuda:
         """Never called: `supports_graphs` is false."""
 
     def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if not getattr(self._thread, "has_context", False):
+            self._context.push()
+            self._thread.has_context = True
         try:
             return function(*arguments)
         except self._driver.Error as error:

@@ -7,6 +7,8 @@ import importlib
 import inspect
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -203,26 +205,32 @@ class FakeDriver:
             self.array = np.zeros(0, np.uint8)
 
     def __init__(self) -> None:
-        self.pushed = 0
+        self.current = threading.local()
 
     def init(self) -> None:
         pass
 
     def Device(self, index: int) -> object:
         def push() -> None:
-            self.pushed += 1
+            self.current.context = index
 
         return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(push=push))
 
     def mem_alloc(self, size: int) -> Allocation:
+        self.need_context()
         if size > 1000:
             raise self.Error("cuMemAlloc failed: out of memory")
         return self.Allocation(size)
+
+    def need_context(self) -> None:
+        if not hasattr(self.current, "context"):
+            raise self.Error("cuMemAlloc failed: invalid device context")
 
     def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
         return np.empty(shape, dtype)
 
     def memcpy_htod_async(self, target: int, source: np.ndarray, stream: object) -> None:
+        self.need_context()
         ctypes.memmove(target, source.ctypes.data, source.nbytes)
 
     def memcpy_dtoh_async(self, target: np.ndarray, source: int, stream: object) -> None:
@@ -233,13 +241,18 @@ class TestPyCuda:
     def test_copies_in_the_primary_context(self):
         driver = FakeDriver()
         cuda = PyCuda(driver, 0)
-        assert driver.pushed == 1
         pinned, device = cuda.allocate_host(8), cuda.allocate(8)
         cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
         cuda.copy_out(pinned, device, None)
         assert pinned.tolist() == list(range(8))
         cuda.free(device)
         cuda.free_host(pinned.ctypes.data)
+
+    def test_another_thread_has_the_context_too(self):
+        cuda = PyCuda(FakeDriver(), 0)
+        device = cuda.allocate(8)
+        with ThreadPoolExecutor(1) as pool:  # as a batcher's
+            pool.submit(cuda.copy_in, device, np.arange(8, dtype=np.uint8), None).result()
 
     def test_a_failure_is_ours(self):
         with pytest.raises(EnvironmentFault, match="CUDA: pycuda: cuMemAlloc failed: out of memory"):
