@@ -2,13 +2,17 @@
 
 import importlib
 import sys
+import traceback
 from typing import Any
 
 import click
 
 from resnetrt import __version__
+from resnetrt.cli.pipes import outlive_readers
 from resnetrt.errors import ResnetrtError
 from resnetrt.settings import read_settings
+
+_LONGEST = 300  # characters of a message that is not ours
 
 COMMANDS = {
     "quickstart": "the whole pipeline on the embedded model and images",
@@ -86,22 +90,27 @@ def _invoke(args: list[str], debug: bool) -> int:
     try:
         result: Any = cli.main(args=args, prog_name="resnetrt", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
-        return _report(f"{error.format_message()}; see --help", error.exit_code)
+        return _report(f"{error.format_message().rstrip('.')}; see --help", error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except ResnetrtError as error:
+    except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, ResnetrtError):
         return _report(str(error), error.exit_code)
-    except OSError as error:
-        if debug:
-            raise
+    if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         return _report(f"cannot read or write{where}: {error.strerror or error}; check the path, space and rights", 4)
+    found = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+    return _report(f"unexpected {found}; the same with --debug shows where, please report that", 4)
 
 
 def _report(message: str, code: int) -> int:
@@ -111,4 +120,5 @@ def _report(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the `resnetrt` script."""
+    outlive_readers()
     sys.exit(run(sys.argv[1:]))

@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from resnetrt.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+
+    class _ParamType(click.ParamType[Any]):
+        """Generic at run time only from click 8.4 on."""
+else:
+    _ParamType = click.ParamType
 
 bundle_argument: Callable[[F], F] = click.argument("bundle", type=click.Path(path_type=Path))
 json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -20,7 +27,7 @@ def input_option(help_text: str) -> Callable[[F], F]:
     return click.option("--input", "input_type", type=kinds, default="float32", show_default=True, help=help_text)
 
 
-class CommaList(click.ParamType[Any]):
+class CommaList(_ParamType):
     """A comma-separated list whose items `convert_item` parses, as `--batches 1,8`."""
 
     def __init__(self, convert_item: Callable[[str], Any], name: str) -> None:
@@ -49,7 +56,7 @@ def positive(text: str) -> int:
     return value
 
 
-class _Instances(click.ParamType[Any]):
+class _Instances(_ParamType):
     """A positive number, or `auto`."""
 
     name = "number|auto"

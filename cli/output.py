@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import click
@@ -15,21 +16,69 @@ def emit_json(record: dict[str, Any]) -> None:
     click.echo(json.dumps(whole, indent=2, sort_keys=True, allow_nan=False))
 
 
+_WIDEST = 10_000  # characters
+
+
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Print a table; the first `left` columns are left-aligned, the others right-aligned."""
+    """Print a table; the first `left` columns are left-aligned, the others right-aligned.
+
+    Nothing is cut off: on a narrow terminal it loses its lines, breaks between words, or has a line for each cell.
+    """
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < left else "right", no_wrap=index < left)
-    for row in rows:
-        table.add_row(*map(escape, row))  # a cell such as [gpu] is text, not markup
+    rows = list(rows)
+    cells = [[escape(cell) for cell in row] for row in rows]  # a cell such as [gpu] is text, not markup
     console = Console()
     if not console.is_terminal:  # a pipe or a file has no width: keep the rows whole
-        console = Console(width=200)
-    console.print(table)
+        console = Console(width=_WIDEST)
+    columns = list(zip(header, *rows, strict=True))
+    looks: tuple[tuple[int, dict[str, Any]], ...] = ((3, {}), (1, {"box": box.SIMPLE_HEAD, "padding": 0}))
+    for split, (between, look) in product((_whole, _words), looks):
+        widths = _widths([split(column) for column in columns], console.width - between * len(columns) - 1)
+        if widths:
+            table = Table(title=title or None, title_justify="left", header_style="bold", **look)
+            for index, (name, width) in enumerate(zip(header, widths, strict=True)):
+                table.add_column(name, justify="left" if index < left else "right", width=width)
+            for row in cells:
+                table.add_row(*row)
+            console.print(table)
+            return
+    console.print(title, style="bold")
+    for row in cells:
+        lines = Table("", "", box=None, show_header=False, pad_edge=False)
+        for column in lines.columns:
+            column.overflow = "fold"
+        for name, cell in zip(header, row, strict=True):
+            lines.add_row(name, cell)
+        console.print(lines)
+        console.print()
+
+
+def _whole(column: Sequence[str]) -> tuple[int, int]:
+    """The least and the most width of a column whose cells stay on a line each."""
+    most = max(map(len, column))
+    return most, most
+
+
+def _words(column: Sequence[str]) -> tuple[int, int]:
+    """The same for cells that may break between words."""
+    return max(len(word) for cell in column for word in cell.split() or [""]), max(map(len, column))
+
+
+def _widths(limits: Sequence[tuple[int, int]], room: int) -> list[int]:
+    """A width between the limits of each column, all within `room`; none if that can't be."""
+    widths = [least for least, _ in limits]
+    spare = room - sum(widths)
+    if spare < 0:
+        return []
+    for index in sorted(range(len(limits)), key=lambda i: limits[i][1] - limits[i][0]):
+        more = min(spare, limits[index][1] - widths[index])
+        widths[index] += more
+        spare -= more
+    return widths
 
 
 def note(message: str) -> None:

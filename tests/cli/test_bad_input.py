@@ -185,3 +185,17 @@ def test_debug_shows_the_traceback_anywhere_on_the_line(tmp_path):
         command = [sys.executable, "-m", "resnetrt.cli", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert "Traceback" in done.stderr
+        assert done.returncode == 4  # as without it
+        assert done.stderr.splitlines()[-1].startswith("resnetrt: bundle absent: expected a directory")
+
+
+def test_what_nobody_foresaw_is_one_line_too(cli, monkeypatch):
+    monkeypatch.setattr("resnetrt.cli.models.command.callback", lambda **_: 1 / 0)
+    assert "unexpected ZeroDivisionError: division by zero; the same with --debug" in cli("models").one_line(4)
+
+
+def test_without_a_command_there_is_help(cli):
+    for words in ((), ("package",)):
+        found = cli(*words)
+        assert found.code == 2
+        assert found.err.startswith("Usage: resnetrt")

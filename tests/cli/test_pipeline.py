@@ -126,9 +126,15 @@ def test_help_of_every_command_is_quick_and_complete(cli):
             assert "--json" in cli(*words, "--help").out, words
 
 
-def test_a_pipe_that_closes_early_is_no_error(bundle):
-    command = f"{sys.executable} -m resnetrt.cli inspect {bundle} --json | head -1; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("inspect {bundle} --json", 0), ("audit {bundle} --engine openvino-fp32-cpu --require int8=1", 1)],
+)
+def test_a_pipe_that_closes_early_changes_no_exit_code(bundle, words, code, reader):
+    command = f"{sys.executable} -m resnetrt.cli {words.format(bundle=bundle)} | {reader}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
 
