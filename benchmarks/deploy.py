@@ -20,8 +20,9 @@ from resnetrt.bundle import Bundle, check_destination
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.data import open_dataset
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.ranges import METHODS
 from resnetrt.conditions import conditions
-from resnetrt.errors import BackendMissing
+from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.compilers import choose_variant, compile_variant
 from resnetrt.export.export import export_bundle
 from resnetrt.golden import Golden
@@ -63,9 +64,14 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     """
     if request.budget is not None:
         statistics()  # before the long run, not after it
+    if request.method not in METHODS:
+        raise UsageError.unknown("range method", request.method, METHODS)
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
+    labels = export.labels
+    for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # too, before the long run
+        open_dataset(data, export.preprocessing, labels, labelled=labelled, classes=len(labels) or None)
     bundle, fold = export_bundle(export, path, request.overwrite)
     parity = bundle.manifest.variants["fp32"].evidence["parity"]
     worst = fold.to_json()["max_relative_error"]

@@ -47,17 +47,18 @@ def worst_flips(comparison: Comparison, engine: str, count: int, names: Sequence
     ]
 
 
-def write_contact_sheet(path: Path, flips: Sequence[dict[str, Any]], dataset: Dataset, title: str) -> None:
-    """Write the flipped images with their three classes as a PNG (or by another suffix that Pillow knows).
-
-    Raises `UsageError` for a suffix that is no picture.
-    """
+def check_suffix(path: Path) -> str:
+    """The picture format that Pillow writes for the suffix; raises `UsageError` if there is none."""
     known = Image.registered_extensions()
     if path.suffix.lower() not in known:
         raise UsageError(f"--contact-sheet {path}: expected a picture's suffix as .png or .jpg, found {path.suffix!r}")
-    sheet = draw_contact_sheet(flips, dataset, title)
+    return known[path.suffix.lower()]
+
+
+def write_contact_sheet(path: Path, flips: Sequence[dict[str, Any]], dataset: Dataset, title: str) -> None:
+    """Write the flipped images with their three classes as a PNG, or what `check_suffix` says."""
     blob = io.BytesIO()
-    sheet.save(blob, format=known[path.suffix.lower()])
+    draw_contact_sheet(flips, dataset, title).save(blob, format=check_suffix(path))
     write_file(path, blob.getvalue())
 
 

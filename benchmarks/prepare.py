@@ -52,8 +52,10 @@ def prepare_export(
 
 def golden_frames(spec: str, preprocessing: Preprocessing, count: int) -> UInt8Array:
     """`count` images `(n, H, W, C)` of a data set, the same ones every time."""
-    dataset = open_dataset(spec, preprocessing, labelled=False).subset(count, GOLDEN_SEED)
-    return np.concatenate([batch.frames for batch in dataset.batches(count)])
+    dataset = open_dataset(spec, preprocessing, labelled=False)
+    if len(dataset) < count:
+        raise UsageError(f"data {spec}: expected at least {count} images for the parity check, found {len(dataset)}")
+    return np.concatenate([batch.frames for batch in dataset.subset(count, GOLDEN_SEED).batches(count)])
 
 
 def _preprocessing(
@@ -67,8 +69,8 @@ def _preprocessing(
     for name, values in (("--mean", mean), ("--std", std)):
         if values is not None and len(values) != found.channels:
             raise UsageError(f"{name}: expected {found.channels} numbers for {resolved.name}, found {len(values)}")
-    if size is not None:
-        found = replace(found, size=(size, size), resize=max(resize or size, size))
-    elif resize is not None:
-        found = replace(found, resize=resize)
-    return replace(found, mean=tuple(mean or found.mean), std=tuple(std or found.std))
+    edge = min(found.size)
+    chosen = found.size if size is None else (size, size)
+    # the margin that the recipe crops stays the same share
+    shorter = resize if resize is not None else round(found.resize * min(chosen) / edge)
+    return replace(found, size=chosen, resize=shorter, mean=tuple(mean or found.mean), std=tuple(std or found.std))

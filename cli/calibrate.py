@@ -12,13 +12,13 @@ from resnetrt.cli.output import emit_json
 @bundle_argument
 @click.option("--data", required=True, help="Image folder, .npz, or an embedded set such as fashion_calib.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images at most.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which images, when there are more.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which images, when there are more.")
 @click.option("--ray", help="Run on a Ray cluster: auto (the one here), local, or its address.")
 @click.option("--no-equalize", is_flag=True, help="Measure the network as it is, channels not equalized.")
 @click.option(
     "--write-trt-cache", type=click.Path(path_type=Path), help="Also a TensorRT cache, as text; not equalized."
 )
-@click.option("--trt-method", default="entropy", show_default=True, help="Range method of the scales in the cache.")
+@click.option("--trt-method", default="mse", show_default=True, help="Range method of the scales in the cache.")
 @click.option("--trt-version", default="10.3.0", show_default=True, help="The TensorRT that is to take the cache.")
 @json_option
 def command(

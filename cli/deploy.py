@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from resnetrt.cli.deploying import run_deploy
 from resnetrt.cli.options import json_option, model_options, read_labels
@@ -60,8 +61,9 @@ def command(
     from resnetrt.benchmarks.deploy import DeployRequest
     from resnetrt.benchmarks.gate import Budget
 
-    if backend is None and (max_drop is not None or min_relative is not None):
-        raise click.UsageError("--max-drop and --min-relative need --backend auto")
+    confident = ctx.get_parameter_source("confidence") is ParameterSource.COMMANDLINE
+    if backend is None and (max_drop is not None or min_relative is not None or confident):
+        raise click.UsageError("--max-drop, --min-relative and --confidence need --backend auto")
     if max_drop is None and min_relative is None:
         max_drop = _MAX_DROP_PP
     request = DeployRequest(

@@ -1,5 +1,6 @@
 """`resnetrt evaluate`: the accuracy gate."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +62,15 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     for name, what in (("bundle", "argument 'BUNDLE'"), ("data", "option '--data'")):
         if given[name] is None:
             raise click.UsageError(f"Missing {what}; only --plan does without")
+    _check_files(given)
     names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline", "ray")
     request = GateRequest(budget=_budget(given), **{name: given[name] for name in names})
     run = run_gate(Bundle.open(given["bundle"]), request)
-    _write_files(run, given)
     if given["as_json"]:
         emit_json(run.record)
     else:
         _print(run.record)
+    _write_files(run, given)
     if run.record["verdict"] is not None:
         ctx.exit(EXIT_CODES[run.record["verdict"]])
 
@@ -96,6 +98,20 @@ def _plan(given: dict[str, Any]) -> None:
         f"{found.n} images: PASS with a chance of {found.power:.1%} for {budget}, "
         f"if the true drop is {found.true_drop_pp:g} pp and {found.flip_rate:.1%} of images flip"
     )
+
+
+def _check_files(given: dict[str, Any]) -> None:
+    """Raise `UsageError` for a file that can't be written, before the long run and not after it."""
+    from resnetrt.benchmarks.flips import check_suffix
+    from resnetrt.errors import UsageError
+
+    if given["contact_sheet"] is not None:
+        check_suffix(given["contact_sheet"])
+    for name in ("junit", "markdown", "contact_sheet"):
+        path: Path | None = given[name]
+        if path is not None and (path.is_dir() or not os.access(path.resolve().parent, os.W_OK)):
+            what = "a folder" if path.is_dir() else "a folder that is missing or write-protected"
+            raise UsageError(f"--{name.replace('_', '-')} {path}: expected a file to write, found {what}")
 
 
 def _write_files(run: "GateRun", given: dict[str, Any]) -> None:

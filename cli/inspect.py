@@ -1,5 +1,6 @@
 """`resnetrt inspect`: what a bundle holds."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,38 @@ from resnetrt.cli.output import emit_json, print_table
 
 
 @click.command("inspect")
-@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.argument("bundle", metavar="BUNDLE|FILE", type=click.Path(path_type=Path))
 @json_option
 def command(bundle: Path, as_json: bool) -> None:
-    """Check BUNDLE's schema and hashes and show its model, variants, engines and files."""
-    import json
+    """Check BUNDLE's schema and hashes and show its model, variants and engines; or what one FILE holds.
 
+    FILE is an ONNX model, a calibration record, a file of weights, or JSON such as an engine's sidecar.
+    """
+    if bundle.is_file():
+        _show_file(bundle, as_json)
+    else:
+        _show_bundle(bundle, as_json)
+
+
+def _show_file(path: Path, as_json: bool) -> None:
+    from resnetrt.cli.inspecting import describe
+
+    found = describe(path)
+    if as_json:
+        emit_json({"file": str(path), **found})
+        return
+    click.echo(f"{path}: {found.pop('kind')}, {path.stat().st_size / 1e6:.2f} MB")
+    if "content" in found:
+        click.echo(json.dumps(found["content"], indent=2, sort_keys=True))
+        return
+    for name, value in found.items():
+        if isinstance(value, dict):
+            print_table(name, ("", ""), [(key, str(item)) for key, item in value.items()], left=2)
+        else:
+            click.echo(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _show_bundle(bundle: Path, as_json: bool) -> None:
     from resnetrt.bundle import Bundle
 
     manifest = Bundle.open(bundle).manifest

@@ -6,7 +6,6 @@ import click
 
 from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option
 from resnetrt.cli.output import emit_json, note
-from resnetrt.errors import UsageError
 
 
 @click.command("quantize")
@@ -48,7 +47,10 @@ from resnetrt.errors import UsageError
 @click.option("--explain", is_flag=True, help="Print the ten layers that lose most of their output.")
 @click.option("--explain-plot", type=click.Path(path_type=Path), help="Draw all layers into this .svg or .png file.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     bundle: Path,
     method: str,
     weights_method: str,
@@ -69,15 +71,14 @@ def command(
     from resnetrt.calibration.learn_rounding import Learning
     from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant, load_record
     from resnetrt.cli.explaining import Explanation, check_plot
-    from resnetrt.cli.variant_sources import choose_maker
+    from resnetrt.cli.variant_sources import check_names, choose_source
 
     check_plot(explain_plot, dialects)
-    make = choose_maker(from_trt_cache, import_file, dialects, input_type)
+    check_names(dialects, method, weights_method)
+    source = choose_source(ctx, from_trt_cache, import_file, dialects)
     opened, variants = Bundle.open(bundle), []
     learning = None
     if learn_rounding is not None:
-        if from_trt_cache is not None or import_file is not None:
-            raise UsageError("--learn-rounding needs the calibration record, not a cache or an imported file")
         record = load_record(opened)
         learning = Learning.of(learn_rounding, opened.manifest.preprocessing, record.image_hashes, rounding_budget)
     options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type, learning)
@@ -85,15 +86,17 @@ def command(
     if input_type == "uint8":
         add_uint8_variant(opened)
     for dialect in dialects:
-        variant, parity = make(opened, dialect, options)
+        variant, parity = source.make(opened, dialect, options)
         if not as_json:
-            click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {parity.n} golden images, method {method}")
+            ranges = source.ranges or f"method {method}"
+            click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {parity.n} golden images, {ranges}")
         if learning is not None and learning.last is not None and learning.last.skipped:
             count, total = len(learning.last.skipped), len(learning.last.skipped) + len(learning.last.learned)
             note(f"{variant}: {count} of {total} layers are rounded to nearest; more time: --rounding-budget")
         explanation = Explanation.of(opened, variant)
         explanation.warn()
-        row = {"variant": variant, "dialect": dialect, "method": method, "parity": parity.to_json()}
+        used = None if source.ranges else method
+        row = {"variant": variant, "dialect": dialect, "method": used, "parity": parity.to_json()}
         variants.append(row | explanation.to_json(explain))
         if explain and not as_json:
             explanation.print_worst()

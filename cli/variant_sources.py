@@ -1,37 +1,71 @@
 """Where `quantize` takes a variant from: the calibration record, a TensorRT cache, or another tool's file."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import click
+from click.core import ParameterSource
+
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.import_qdq import import_variant, quantize_from_cache
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.ranges import METHODS
+from resnetrt.calibration.round_weights import WEIGHT_METHODS
 from resnetrt.cli.output import note
 from resnetrt.errors import UsageError
 from resnetrt.parity import Parity
 
 Maker = Callable[[Bundle, str, QuantizeOptions], tuple[str, Parity]]
+# options of the calibration record that say nothing about a cache, or a file
+_NOT_FOR_CACHES = ("method", "no_bias_correction", "input_type", "learn_rounding")
+_NOT_FOR_FILES = (*_NOT_FOR_CACHES, "weights_method", "reduce_range")
 
 
-def choose_maker(cache: Path | None, imported: Path | None, dialects: Sequence[str], input_type: str) -> Maker:
-    """The function that adds a variant of a dialect. Raises `UsageError` for options that exclude each other."""
+@dataclass(frozen=True)
+class Source:
+    """How a variant of a dialect is added, and where its ranges are from if not from the record."""
+
+    make: Maker
+    ranges: str = ""
+
+
+def check_names(dialects: Sequence[str], method: str, weights_method: str) -> None:
+    """Raise `UsageError` for a dialect or method that there is not, before any variant is made."""
+    for dialect in dialects:
+        find_dialect(dialect)
+    for kind, name, known in (("range", method, METHODS), ("weight", weights_method, WEIGHT_METHODS)):
+        if name not in known:
+            raise UsageError.unknown(f"{kind} method", name, known)
+
+
+def choose_source(ctx: click.Context, cache: Path | None, imported: Path | None, dialects: Sequence[str]) -> Source:
+    """Where the command's variants come from. Raises `UsageError` for options that exclude each other."""
     if cache is None and imported is None:
-        return quantize_variant
+        return Source(quantize_variant)
     option = "--import" if imported is not None else "--from-trt-cache"
     if cache is not None and imported is not None:
         raise UsageError("--import and --from-trt-cache exclude each other; choose one")
     if len(dialects) != 1:
         raise UsageError(f"{option}: expected one dialect, found {len(dialects)}; choose with --dialect, as tensorrt")
-    if input_type != "float32":
-        raise UsageError(f"{option}: expected --input float32, found {input_type}")
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name in (_NOT_FOR_CACHES if imported is None else _NOT_FOR_FILES):
+            raise UsageError(f"{option} decides that; leave out {parameter.opts[0]}")
     if imported is not None:
-        return _importer(imported)
+        return Source(_importer(imported), "imported")
     assert cache is not None
-    return lambda bundle, dialect, options: quantize_from_cache(bundle, cache, dialect, options)
+    return Source(partial(_from_cache, cache), f"ranges of {cache.name}")
+
+
+def _from_cache(cache: Path, bundle: Bundle, dialect: str, options: QuantizeOptions) -> tuple[str, Parity]:
+    return quantize_from_cache(bundle, cache, dialect, options)
 
 
 def _importer(source: Path) -> Maker:
-    """What the file itself decides (range methods and the like) is ignored; linter warnings go to stderr."""
+    """Linter warnings go to stderr."""
 
     def make(bundle: Bundle, dialect: str, _options: QuantizeOptions) -> tuple[str, Parity]:
         variant, parity, findings = import_variant(bundle, source, dialect)

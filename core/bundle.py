@@ -98,6 +98,8 @@ class Bundle:
 
         Raises `BundleError` if a file of this bundle was replaced since it was opened, or anything during the edit.
         """
+        if not os.access(self.path.resolve(), os.W_OK):
+            raise BundleError(f"bundle {self.path}: it is write-protected; allow writing to its folder, or copy it")
         before = (self.path / MANIFEST).read_bytes()
         current = Manifest.from_bytes(before, str(self.path / MANIFEST))
         if not self.manifest.files.items() <= current.files.items():

@@ -12,7 +12,6 @@ from resnetrt.errors import BundleError
 from resnetrt.preprocess import UInt8Array
 
 FILE = "golden.safetensors"
-DEFAULT_COUNT = 32
 
 
 @dataclass(frozen=True)

@@ -126,13 +126,13 @@ def failures(parity: Parity, limit: Tolerance) -> list[str]:
     return [text for broken, text in checks if broken]
 
 
-def require(parity: Parity, backend: str, precision: str, what: str) -> None:
-    """Raise `CheckFailed` naming `what` and the numbers if `parity` is outside the tolerance."""
+def require(parity: Parity, backend: str, precision: str, what: str, advice: str = "") -> None:
+    """Raise `CheckFailed` naming `what` and the numbers, and the `advice`, if `parity` is outside the tolerance."""
     broken = failures(parity, tolerance(backend, precision))
     if broken:
         raise CheckFailed(
-            f"{what}: parity with the eager model failed over {parity.n} golden images: {'; '.join(broken)}; "
-            "see which block diverges with: resnetrt verify --bisect"
+            f"{what}: parity with the eager model failed over {parity.n} golden images: {'; '.join(broken)}"
+            + (f"; {advice}" if advice else "")
         )
 
 

@@ -50,7 +50,7 @@ def video_frames(source: Path, preprocessing: Preprocessing) -> Iterator[UInt8Ar
 
 def run(streams: list[Stream], frames: Iterator[UInt8Array], fps: float, seconds: float) -> int:
     """Give every stream a frame at each tick; returns the number of ticks."""
-    started = time.monotonic()
+    started, tick = time.monotonic(), -1
     for tick, frame in enumerate(frames):
         due = started + tick / fps
         if due - started >= seconds:
@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--overload", choices=["reject", "drop-oldest"], default="drop-oldest")
     arguments = parser.parse_args()
+    if not (arguments.fps > 0 and arguments.seconds > 0 and arguments.streams > 0):
+        parser.error("--fps, --seconds and --streams: expected numbers above 0")
     options = BatchOptions(max_batch_size=max(1, arguments.streams))
     with Batcher.load(arguments.bundle, arguments.engine, options, frames=True) as batcher:
         batcher.warm_up()

@@ -28,7 +28,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
         raise
     except Exception as error:  # each backend has its own types
         raise CheckFailed(f"{what}: inference failed: {error}") from error
-    parity.require(found, backend, precision, what)
+    parity.require(found, backend, precision, what, "see which block diverges with: resnetrt verify --bisect")
     session.selftest = found
     return found
 

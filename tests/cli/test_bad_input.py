@@ -31,12 +31,14 @@ def copy(bundle, tmp_path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
 
 
+DATA = ["--calib-data", "fashion_calib", "--eval-data", "fashion_test"]
 USAGE = [
     (["exprot"], "did you mean export"),
     (["export", "resnet51", "--out", "x"], "resnet50"),
     (["export", "fashion_resnet20"], "Missing option '--out'"),
     (["export", "nowhere.module:factory", "--out", "x"], "nowhere"),
     (["export", "json:loads", "--out", "x"], "json:loads"),
+    (["export", "fashion_resnet20", "--out", "x", "--size", "28", "--resize", "20"], "expected resize >= size"),
     (["export", "fashion_resnet20", "--out", "x", "--groups", "2"], "bottleneck"),
     (["export", "fashion_resnet20", "--out", "x", "--mean", "0.1,0.2,0.3"], "expected 1 numbers"),
     (["export", "fashion_resnet20", "--out", "x", "--mean", "a"], "expected numbers"),
@@ -49,6 +51,8 @@ USAGE = [
     (["compile", "{bundle}", "--backend", "openvino", "--precision", "int9"], "int8"),
     (["verify", "{bundle}", "--engine", "openvino-int9-cpu"], "did you mean openvino-int8-cpu"),
     (["evaluate", "{bundle}"], "Missing option '--data'"),
+    (["deploy", "fashion_resnet20", *DATA, "--out", "x", "--method", "foo"], "range method"),
+    (["deploy", "fashion_resnet20", *DATA, "--out", "x", "--confidence", "0.9"], "need --backend auto"),
 ]
 
 
@@ -199,3 +203,39 @@ def test_without_a_command_there_is_help(cli):
         found = cli(*words)
         assert found.code == 2
         assert found.err.startswith("Usage: resnetrt")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--contact-sheet", "x.foo"], "--contact-sheet x.foo: expected a picture's suffix"),
+        (["--junit", "."], "--junit .: expected a file to write, found a folder"),
+        (
+            ["--markdown", "nowhere/x.md"],
+            "--markdown nowhere/x.md: expected a file to write, found a folder that is miss",
+        ),
+    ],
+)
+def test_files_that_evaluate_can_not_write_are_told_before_it_runs(bundle, cli, more, message, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.gate_run.run_gate", lambda *_: pytest.fail("it ran"))
+    assert message in cli("evaluate", bundle, "--data", "fashion_test", *more).one_line(2)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--dialect", "cpu,foo"], "unknown dialect 'foo'"),
+        (["--method", "banana", "--input", "uint8"], "unknown range method 'banana'"),
+        (["--weights-method", "banana"], "unknown weight method 'banana'"),
+        (
+            ["--from-trt-cache", "x", "--dialect", "tensorrt", "--method", "mse"],
+            "--from-trt-cache decides that; leave out",
+        ),
+        (["--import", "x", "--dialect", "cpu", "--reduce-range"], "--import decides that; leave out --reduce-range"),
+        (["--import", "x", "--dialect", "cpu", "--learn-rounding", "y"], "leave out --learn-rounding"),
+    ],
+)
+def test_wrong_words_leave_the_bundle_as_it_was(copy, cli, more, message):
+    before = (copy / "manifest.json").read_bytes()
+    assert message in cli("quantize", copy, *more).one_line(2)
+    assert (copy / "manifest.json").read_bytes() == before

@@ -69,6 +69,21 @@ def test_stages_one_by_one(cli, tmp_path):
     assert f"weights: {Bundle.open(bundle).manifest.weights['name']}\n" in inspected.out
 
 
+def test_inspect_reads_single_files(bundle, cli, tmp_path):
+    model = cli("inspect", bundle / "int8.cpu.onnx", "--json").json()
+    assert (model["inputs"], model["outputs"]) == (["input float (batch, 1, 28, 28)"], ["logits float (batch, 10)"])
+    assert model["operators"]["Conv"] == 21
+    assert "QuantizeLinear" in cli("inspect", bundle / "int8.cpu.onnx").out
+    record = cli("inspect", bundle / "calibration.safetensors", "--json").json()
+    assert (record["dataset"], record["images"]) == ("fashion_calib", 256)
+    assert "F32 (32, 10)" in cli("inspect", bundle / "golden.safetensors").out
+    sidecar = cli("inspect", bundle / "engines" / "openvino-int8-cpu.json").out
+    assert '"variant": "int8.cpu"' in sidecar
+    for name, message in (("x.onnx", "expected a readable .onnx file"), ("x.bin", "a bundle or a file .onnx")):
+        (tmp_path / name).write_bytes(b"noise")
+        assert message in cli("inspect", tmp_path / name).one_line(2)
+
+
 def test_random_weights_are_said(cli, tmp_path):
     bundle = tmp_path / "b.bundle"
     exported = cli("export", "cifar_resnet20", "--out", bundle)

@@ -357,3 +357,13 @@ def test_a_variant_that_changes_drops_its_engines_and_no_others(bundle: Bundle):
     assert set(bundle.manifest.files) == before - gone
     assert not any((bundle.path / name).exists() for name in gone)
     Bundle.open(bundle.path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_write_protected_bundle_is_left_alone(bundle: Bundle):
+    bundle.path.chmod(0o555)
+    try:
+        with pytest.raises(BundleError, match="it is write-protected"), bundle.edit():
+            pass
+    finally:
+        bundle.path.chmod(0o755)
