@@ -253,6 +253,6 @@ def test_read_only_file_system(full_disk: Path, make_bundle: MakeBundle):
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("remounting is not allowed here")
     assert Bundle.open(bundle.path).manifest.name == "net"  # reading needs no rights to write
-    with pytest.raises(OSError, match="Read-only file system"):
+    with pytest.raises(BundleError, match="it is write-protected"):
         bundle.edit().__enter__()
     assert names(full_disk) == ["net"]
