@@ -4,6 +4,7 @@ Every check compares with numpy or with the eager model's golden outputs, or tak
 needs are not met is skipped with the reason; a check that ran and was wrong fails the command.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -62,7 +63,9 @@ def run_all(folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run everything and write the JSON to the first argument; returns 1 if a check failed, else 0."""
-    out = Path(arguments[0]) if arguments else DEFAULT_OUT
+    parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.gpu_check", description=main.__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, help="default: %(default)s")
+    out: Path = parser.parse_args(arguments).out
     with tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
         record = run_all(Path(folder))
     out.parent.mkdir(parents=True, exist_ok=True)
