@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
+from resnetrt.benchmarks.report import few_rounds
 from resnetrt.benchmarks.timing import median_interval
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
@@ -116,8 +117,12 @@ def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: 
     assert best.engine is not None
     pairs = zip(timed[item.engine]["round_medians_ms"], timed[best.engine]["round_medians_ms"], strict=True)
     ratios = [own / least for own, least in pairs]
-    low, high, _ = median_interval(ratios)
-    return replace(item, outcome=SLOWER, why=f"takes {median(ratios):.2f} times as long [{low:.2f}, {high:.2f}]")
+    low, high, confidence = median_interval(ratios)
+    # the chosen one has the least median; paired by rounds, another may be as fast
+    apart = "" if low > 1 else "not told apart: "
+    few = few_rounds({"ci_confidence": confidence})
+    why = f"{apart}takes {median(ratios):.2f} times as long [{low:.2f}, {high:.2f}]{few}"
+    return replace(item, outcome=SLOWER, why=why)
 
 
 def _ms(item: Attempt) -> float:

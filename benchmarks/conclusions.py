@@ -50,16 +50,30 @@ def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
 
 
 def _int8(record: Record) -> Iterator[str]:
+    """The depths where INT8 pays, where it is undecided and where it does not, by the intervals of the ratios."""
     for found in record.get("break_even", ()):
-        where = f"{found['backend']}, batch {found['batch']}"
-        depths = [point["depth"] for point in found["curve"]]
-        if found["pays_from_depth"] is None:
-            yield f"{where}: INT8 does not pay at depth {_list(depths)}."
-            continue
-        gain = [p["times_faster"] for p in found["curve"] if p["depth"] >= found["pays_from_depth"]]
-        extent = "at every measured depth" if found["always"] else f"from depth {found['pays_from_depth']} on"
-        several = f"{min(gain):.1f} to {max(gain):.1f}" if len(gain) > 1 else f"{gain[0]:.1f}"
-        yield f"{where}: INT8 pays {extent}, {several} times as fast as FP32."
+        curve: Sequence[Row] = found["curve"]
+        paying = [point for point in curve if point["ci"][0] > 1]
+        losing = [point for point in curve if point["ci"][1] < 1]
+        unsure = [point for point in curve if point not in paying and point not in losing]
+        said = []
+        if paying:
+            gain = [point["times_faster"] for point in paying]
+            several = f"{min(gain):.1f} to {max(gain):.1f}" if len(gain) > 1 else f"{gain[0]:.1f}"
+            said.append(f"pays {_where_it_pays(found, paying)}, {several} times as fast as FP32")
+        for words, points in (("is undecided", unsure), ("does not pay", losing)):
+            said += [f"{words} at depth {_list([point['depth'] for point in points])}"] if points else []
+        few = few_rounds(min(curve, key=lambda point: float(point.get("ci_confidence", 1))))
+        rounds = f"; intervals of few rounds{few}" if few else ""
+        yield f"{found['backend']}, batch {found['batch']}: INT8 {'; '.join(said)}{rounds}."
+
+
+def _where_it_pays(found: Row, paying: Sequence[Row]) -> str:
+    if found["always"]:
+        return "at every measured depth"
+    if paying[0]["depth"] == found["pays_from_depth"]:
+        return f"from depth {found['pays_from_depth']} on"
+    return f"at depth {_list([point['depth'] for point in paying])}"
 
 
 def _limit(record: Record) -> Iterator[str]:

@@ -14,7 +14,6 @@ from resnetrt.preprocess import Preprocessing, UInt8Array
 
 PHOTO = (500, 375)  # width and height of a typical ImageNet photograph
 QUALITY = 90
-SOURCES = ("jpeg", "frame")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def measure_end_to_end(
     schedule: Schedule = DEFAULT_SCHEDULE,
     clock: Clock | None = None,
 ) -> list[dict[str, Any]]:
-    """One row for each engine of `routes` and each of `SOURCES`, all timed side by side.
+    """One row for each engine of `routes` and each source, all timed side by side.
 
     `jpeg`: decode, resize, crop (the same code for all), prepare, infer. `frame`: a uint8 frame of the network's size,
     prepare, infer. For the engine alone see `latency`.

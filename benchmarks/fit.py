@@ -43,8 +43,8 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Per backend and batch: how many times faster INT8 is than FP32 at each depth, and the depth from which it pays.
 
     `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio, paired by rounds,
-    is above one; None if there is none. `always` says that it is the shallowest measured. Engines that take frames have
-    no FP32 partner.
+    is above one; None if there is none. `always` says that it is the shallowest measured. A point's `ci_confidence` is
+    below 0.95 where rounds are few. Engines that take frames have no FP32 partner.
     """
     found = []
     fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
@@ -70,8 +70,9 @@ def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         by_precision = {row["precision"]: row["round_medians_ms"] for row in group}
         if len(by_precision) == 2 and len(group) == 2:
             ratios = [a / b for a, b in zip(by_precision["fp32"], by_precision["int8"], strict=True)]
-            low, high, _ = median_interval(ratios)
-            yield {"depth": depth, "network": network, "times_faster": float(np.median(ratios)), "ci": [low, high]}
+            low, high, confidence = median_interval(ratios)
+            names = {"depth": depth, "network": network, "times_faster": float(np.median(ratios))}
+            yield names | {"ci": [low, high], "ci_confidence": confidence}
 
 
 def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

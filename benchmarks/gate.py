@@ -22,6 +22,7 @@ from resnetrt.benchmarks.noninferiority import (
 from resnetrt.errors import BackendMissing, UsageError
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+STATISTICS, SELFTEST, REFERENCE = "statistics", "self-test", "reference"  # what decided, see `explain`
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3}
 _MOST_IMAGES = 10**9
 
@@ -96,6 +97,7 @@ class Verdict:
         """The gate's part of a row of `evaluate`."""
         return {
             "verdict": self.verdict,
+            "verdict_why": STATISTICS,
             "gate_bounds": [self.bound_low, self.bound_high],
             "mcnemar_p": self.mcnemar_p,
             "more_images": self.more_images,
@@ -198,6 +200,12 @@ def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: i
     index = np.minimum((outcomes.confidence * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(index, weights=outcomes.confidence - (outcomes.predicted == labels), minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def overrule(row: dict[str, Any], why: str) -> None:
+    """Let a row FAIL for another reason than its statistics, unless it fails by these."""
+    if row["verdict"] != FAIL:
+        row["verdict"], row["verdict_why"] = FAIL, why
 
 
 def overall(rows: list[dict[str, Any]]) -> str | None:

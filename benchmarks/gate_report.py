@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
+_NOT_STATISTICS = {
+    SELFTEST: "the engine fails its self-test, so it can't pass whatever its top-1",
+    REFERENCE: "the FP32 reference is itself wrong on these images for a known cause, so it measures no engine",
+}
+_NUMBERS = ("n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db")
+_BASELINE_NUMBERS = ("n", "baseline_top1", "top1", "drop_pp")
 _CLASSES, _FLIPS = 5, 10
 Record = Mapping[str, Any]
 
@@ -30,54 +36,78 @@ def row_cells(row: Record) -> list[str]:
 
 
 def explain(row: Record, budget: Record) -> str:
-    """One sentence on why an engine got its verdict; empty without one."""
+    """One sentence on why an engine got its verdict, also of a row of `baseline`; empty without one."""
     if row["verdict"] is None:
         return ""
+    decided = row.get("verdict_why", STATISTICS)
+    return _NOT_STATISTICS[decided] if decided in _NOT_STATISTICS else _statistics(row, budget)
+
+
+def explain_baseline(row: Record, budget: Record) -> str:
+    """What a row of `baseline` says, behind the engine's name."""
+    how = "the same images" if row["paired"] else "other images, so a wide interval; store --results to pair them"
+    return (
+        f"since the baseline ({how}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
+        f"{row['top1']:.2f} %; {explain(row, budget)}"
+    )
+
+
+def _statistics(row: Record, budget: Record) -> str:
     low, high = row["gate_bounds"]
     sure = f"{100 * budget['confidence']:g} % sure"
-    if budget["max_drop_pp"] is not None:
-        limit, lowest, highest, what = f"{budget['max_drop_pp']:g} pp", f"{low:.2f} pp", f"{high:.2f} pp", "drop"
-        best, worst = lowest, highest
+    limit_pp = row.get("limit_pp", budget["max_drop_pp"])
+    if limit_pp is not None:
+        limit, best, worst, what = f"{limit_pp:.4g} pp", f"{low:.2f} pp", f"{high:.2f} pp", "drop"
     else:
         limit, best, worst, what = f"{budget['min_relative']:g}", f"{high:.4f}", f"{low:.4f}", "relative top-1"
     texts = {
         PASS: f"{sure} that the {what} is no worse than {worst}, inside the budget of {limit}",
         FAIL: f"{sure} that the {what} is no better than {best}, outside the budget of {limit}",
-        INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}; " + _more(row),
+        INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}{_more(row)}",
     }
     return texts[row["verdict"]]
 
 
 def _more(row: Record) -> str:
+    if not row.get("paired", True):
+        return ""  # how many would decide is not known
     if row["more_images"] is None:
-        return "the drop is so near the budget that no number of images would decide"
-    return f"about {row['more_images']} more images would decide"
+        return "; the drop is so near the budget that no number of images would decide"
+    return f"; about {row['more_images']} more images would decide"
 
 
 def to_junit(record: Record) -> bytes:
-    """JUnit XML: one test case per engine. INCONCLUSIVE is an error, FAIL a failure, as a CI shows them apart."""
-    rows = record["engines"]
+    """JUnit XML: one test case per engine, and one more for each row of `baseline`.
+
+    INCONCLUSIVE is an error, FAIL a failure, as a CI shows them apart.
+    """
+    rows = [*record["engines"], *record["baseline"]]
     failures = sum(row["verdict"] == FAIL for row in rows)
     errors = sum(row["verdict"] == INCONCLUSIVE for row in rows)
     counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": "0"}
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "resnetrt.evaluate", **counts})
-    for row in rows:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": "resnetrt.evaluate", "name": row["engine"]})
-        if row["verdict"] in (FAIL, INCONCLUSIVE):
-            kind = "failure" if row["verdict"] == FAIL else "error"
-            why = explain(row, record["budget"])
-            found = ElementTree.SubElement(case, kind, {"message": why, "type": row["verdict"]})
-            found.text = _printable("\n".join([why, *row.get("hints", ())]))
-        properties = {key: row[key] for key in ("n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db")}
-        out = ElementTree.SubElement(case, "system-out")
-        out.text = ", ".join(f"{name} {value:.6g}" for name, value in properties.items())
+    for row in record["engines"]:
+        _add_case(suite, row["engine"], row, explain(row, record["budget"]), _NUMBERS)
+    for row in record["baseline"]:
+        why = explain_baseline(row, record["budget"])
+        _add_case(suite, f"{row['engine']} since the baseline", row, why, _BASELINE_NUMBERS)
     ElementTree.indent(suites)
     return bytes(ElementTree.tostring(suites, "utf-8", xml_declaration=True)) + b"\n"
 
 
+def _add_case(suite: ElementTree.Element, name: str, row: Record, why: str, numbers: Sequence[str]) -> None:
+    case = ElementTree.SubElement(suite, "testcase", {"classname": "resnetrt.evaluate", "name": name})
+    if row["verdict"] in (FAIL, INCONCLUSIVE):
+        kind = "failure" if row["verdict"] == FAIL else "error"
+        found = ElementTree.SubElement(case, kind, {"message": why, "type": row["verdict"]})
+        found.text = _printable("\n".join([why, *row.get("hints", ())]))
+    out = ElementTree.SubElement(case, "system-out")
+    out.text = ", ".join(f"{key} {row[key]:.6g}" for key in numbers)
+
+
 def to_markdown(record: Record) -> str:
-    """A comment for a pull request: the table, why, the classes that lose, the worst flips, the conditions."""
+    """A comment for a pull request: table, why, classes that lose, the worst flips, the baseline, the conditions."""
     lines = [f"### Accuracy gate: {_MARKS[record['verdict']]}", ""]
     if record["budget"]:
         lines += [f"Budget: {record['budget_text']}. Data: {record['data']}. Reference: {record['reference']}.", ""]
@@ -88,6 +118,8 @@ def to_markdown(record: Record) -> str:
         lines += [f"  - likely cause: {hint}" for hint in row.get("hints", ())]
         lines += [f"  - {line}" for line in _class_lines(row)]
         lines += _flip_lines(row)
+    for row in record["baseline"]:
+        lines += ["", f"- **{row['engine']}** {explain_baseline(row, record['budget'])}."]
     lines += ["", f"The bracketed interval of the drop is two-sided 95 %. {_conditions(record)}"]
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from resnetrt.benchmarks.accuracy import Comparison, OnFrames, compare_accuracy
 from resnetrt.benchmarks.classes import class_drops
 from resnetrt.benchmarks.evaluate import calibration_hashes
 from resnetrt.benchmarks.flips import worst_flips
-from resnetrt.benchmarks.gate import FAIL, PASS, Budget, gate_rows, overall, statistics
+from resnetrt.benchmarks.gate import FAIL, PASS, REFERENCE, SELFTEST, Budget, gate_rows, overall, overrule, statistics
 from resnetrt.benchmarks.hints import IMAGES, engine_preprocessing, label_map, reference_preprocessing
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.outcomes import FileJournal, write_results
@@ -195,7 +195,7 @@ def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Datas
         if row["verdict"] is not None:
             row["classes"] = class_drops(comparison.reference, comparison.candidates[name], comparison.labels, names)
             if name in faults and row["verdict"] == PASS:
-                row["verdict"] = FAIL
+                overrule(row, SELFTEST)
 
 
 def _explain(
@@ -210,14 +210,13 @@ def _explain(
     few = dataset.select(np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int))
     batch = next(few.batches(len(few)))
     preprocessing, names = bundle.manifest.preprocessing, dataset.class_names
-    shared = [
-        reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing),
-        label_map(comparison.labels, comparison.reference.predicted, names, "labels and reference"),
-    ]
+    # where labels are only renamed, every recipe is wrong, and which is a little less so says nothing
+    shared = label_map(comparison.labels, comparison.reference.predicted, names, "labels and reference")
+    shared = shared or reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
     for row in rows:
-        hints = [hint for hint in shared if hint]
+        hints = [shared] if shared else []
         if hints:
-            row["verdict"] = FAIL
+            overrule(row, REFERENCE)
         elif row["verdict"] == FAIL:
             name = row["engine"]
             hints = _engine_hints(name, comparison, bundle, batch.frames, reference, engines[name], names)

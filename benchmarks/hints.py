@@ -91,8 +91,7 @@ def reference_preprocessing(
         other = np.asarray(reference(mistake.apply(images, frames, preprocessing))).argmax(1) == labels
         if other.sum() > best.sum():
             best, words = other, mistake.words
-    gained, lost = int((best & ~right).sum()), int((right & ~best).sum())
-    if gained == 0 or float(statistics().binom.sf(gained - 1, gained + lost, 0.5)) > 1e-4:
+    if best.mean() < 0.5 or not _is_better(best, right):  # a little less wrong is no recipe
         return None
     return (
         f"preprocessing of the bundle: the FP32 reference itself is right on {right.mean():.0%} of {len(frames)} "
@@ -120,7 +119,8 @@ def label_map(expected: IntArray, found: IntArray, names: Sequence[str], what: s
     moved = [label for label in np.unique(answers) if renamed[label] != label]
     common = np.flatnonzero(counts.sum(1) >= 3)
     one_to_one = len(set(renamed[common])) == len(common) > 1  # else classes fall together: broken, not renamed
-    if after < 0.7 or 1 - after > 0.5 * (1 - before) or not one_to_one:
+    better = _is_better(renamed[answers] == truth, answers == truth)
+    if not moved or after < 0.7 or 1 - after > 0.5 * (1 - before) or not one_to_one or not better:
         return None
 
     def name(label: int) -> str:
@@ -131,6 +131,12 @@ def label_map(expected: IntArray, found: IntArray, names: Sequence[str], what: s
         f"label map: {what} agree on {before:.0%} of images, on {after:.0%} once {len(moved)} classes are renamed "
         f"({examples}{', ...' if len(moved) > 3 else ''}); check the order of the class names"
     )
+
+
+def _is_better(other: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
+    """Whether `other` `(n,)` is right more often than `right` beyond chance: McNemar's test, one-sided."""
+    gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
+    return gained > 0 and float(statistics().binom.sf(gained - 1, gained + lost, 0.5)) <= 1e-4
 
 
 def _fitting(images: FloatArray) -> list[Mistake]:

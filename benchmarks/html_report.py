@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from resnetrt.benchmarks.conclusions import conclusions
+from resnetrt.benchmarks.latency_regression import changed_cells, verdict_text
 from resnetrt.benchmarks.pictures import draw_all
 from resnetrt.benchmarks.report import few_rounds, format_ms
 from resnetrt.benchmarks.theme import css, themed_svg
@@ -15,7 +16,7 @@ _STYLE = """
 body{margin:0 auto;max-width:68rem;padding:1.5rem;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
-figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;width:100%;height:auto;max-width:60rem}
+figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;width:100%;height:auto;min-width:40rem;max-width:60rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .45rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
@@ -26,7 +27,7 @@ dt{color:var(--other)}dd{margin:0;overflow-wrap:anywhere}
 @media print{body{max-width:none}}
 """
 _CAPTIONS = {
-    "depth": "Median latency against depth, one curve for each engine, with 95 % intervals",
+    "depth": "Median latency against depth, one curve for each engine, with intervals",
     "int8": "How many times faster INT8 is than FP32 on the same backend, against depth",
     "roofline": "Operations a second against operations a byte, under the roofs measured in this run",
     "layers": "Time by layer of one engine",
@@ -148,12 +149,15 @@ def _regression(record: Record) -> Iterable[str]:
             str(cell["batch"]),
             f"{cell['slowdown_percent']:+.1f}",
             f"{cell['ci_percent'][0]:+.1f} to {cell['ci_percent'][1]:+.1f}",
-            cell["verdict"],
+            verdict_text(cell),
         )
         for cell in record["regression"]["cells"]
     ]
     yield "<h2>Against the earlier run</h2>"
     yield _table(("network", "engine", "batch", "slowdown %", "95 % interval", "verdict"), rows)
+    changed = changed_cells(record["regression"])
+    if changed:
+        yield _bullets(changed)
 
 
 def _end_to_end(record: Record) -> Iterable[str]:

@@ -44,12 +44,13 @@ def run_lab(
     is a first group: the record is then that far, `complete` false. `earlier` is such a record of the same request
     (see `resume`): its groups are not measured again.
 
-    Raises `UsageError` without subjects or with two of one name.
+    Raises `UsageError` without subjects, with two of one name, or for a profile of an engine that none has.
     """
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names):
         raise UsageError(f"bench: expected each network once, found {', '.join(names) or 'none'}")
     started = time.monotonic()
+    options.check_profile(subjects)
     backends, precisions = _kinds(subjects)
     found = Findings() if earlier is None else Findings.of(earlier)
     before = 0.0 if earlier is None else float(earlier["seconds"])

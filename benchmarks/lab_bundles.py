@@ -17,7 +17,7 @@ from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.record import FILE as CALIBRATION
 from resnetrt.conditions import tool_versions
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
-from resnetrt.export.cast_recipes import UINT8
+from resnetrt.export.cast_recipes import RECIPES, UINT8
 from resnetrt.export.compilers import choose_variant, compile_variant, engine_id, find_compiler
 from resnetrt.export.export import export_bundle
 from resnetrt.machine import read_cpu
@@ -34,7 +34,14 @@ def default_work() -> Path:
 
 
 def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:
-    """The bundle of `network` with every engine that this machine can make; INT8 ones also for frames."""
+    """The bundle of `network` with every engine that this machine can make; INT8 ones also for frames.
+
+    Raises `UsageError` for a precision that there is not.
+    """
+    known = ("fp32", *RECIPES)
+    for precision in precisions:
+        if precision not in known:
+            raise UsageError.unknown("precision", precision, known)
     path = work / f"{network}-{recipe_hash()}.bundle"
     bundle = _open(path) or _export(network, path, say)
     if CALIBRATION not in bundle.manifest.files and "int8" in precisions:

@@ -55,6 +55,14 @@ class LabOptions:
         """Rounds for one group of cells; one that still moves may take three times as many."""
         return Schedule(rounds=self.rounds, max_rounds=3 * self.rounds, budget_s=share_s)
 
+    def check_profile(self, subjects: Sequence[Subject]) -> None:
+        """Raise `UsageError` if the layers of an engine are asked for that no subject has."""
+        known = {engine for subject in subjects for engine in subject.engines}
+        if self.end_to_end:
+            known |= {engine for subject in subjects for engine in subject.frame_engines}
+        if self.profile is not None and self.profile not in known:
+            raise UsageError.unknown("engine of --profile", self.profile, known)
+
     def weights(self, subject: Subject) -> list[float]:
         """What each group of cells needs beside the others, roughly in seconds, in the order they are measured.
 

@@ -4,16 +4,15 @@ Never a bare ratio of two noisy means: each cell's rounds are divided by the sam
 machine's mood of the day out, and the slowdown comes with an interval. A run under other conditions is refused.
 """
 
-import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.latency import BASELINE
+from resnetrt.benchmarks.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.errors import UsageError
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -24,7 +23,6 @@ EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 _MAY_DIFFER = {"revision", "versions.resnetrt", "schedule"}
 _MISSING = "nothing"
 _RESAMPLES = 4000
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,8 @@ class CellVerdict:
     """`slowdown_percent` of one cell against the earlier run, its 95 % interval, and what follows from it.
 
     `against` says what the times were divided by: `eager-fp32`, or `time` where the cell is the baseline itself or
-    there is none.
+    there is none. `rounds` are those of the earlier run and of this one: where either has too few for a 95 % interval,
+    the verdict is INCONCLUSIVE.
     """
 
     network: str
@@ -44,6 +43,7 @@ class CellVerdict:
     against: str
     verdict: Verdict
     disturbed: bool
+    rounds: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,11 @@ class Regression:
     @property
     def unsure(self) -> set[tuple[str, int]]:
         """Network and batch of the cells that more rounds may decide."""
-        return {(cell.network, cell.batch) for cell in self.cells if cell.verdict == "INCONCLUSIVE"}
+        return {
+            (cell.network, cell.batch)
+            for cell in self.cells
+            if cell.verdict == "INCONCLUSIVE" and cell.rounds[0] >= ENOUGH_ROUNDS
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The record under `regression` of `bench --json`."""
@@ -86,24 +90,6 @@ def parse_percent(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise UsageError(f"--max-slowdown: expected a percentage such as 5%, found {text!r}")
     return value
-
-
-def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
-    """An earlier `bench.json`, if `complete` of a finished run. Raises `UsageError` if it is not one."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: expected the JSON of resnetrt bench, found {error}") from error
-    if not isinstance(record, dict):
-        raise UsageError(f"{path}: expected the JSON of resnetrt bench, found a {type(record).__name__}")
-    if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
-        raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
-    if complete and record.get("complete") is False:
-        raise UsageError(
-            f"{path}: expected a finished run to compare with, found one that was interrupted; run it again, or "
-            f"finish it with --resume {path}"
-        )
-    return record
 
 
 def check_conditions(old: Mapping[str, Any], new: Mapping[str, Any], accept: Iterable[str] = ()) -> None:
@@ -142,13 +128,17 @@ def compare_runs(old: Sequence[Row], new: Sequence[Row], limit_percent: float) -
 
 
 def merge_rows(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows of `first` with the rounds of the same cells in `second` appended; other numbers stay the first's."""
-    more = {_key(row): row for row in second}
-    merged = []
-    for row in first:
-        extra = more.get(_key(row), {}).get("round_medians_ms", [])
-        merged.append({**row, "round_medians_ms": [*row["round_medians_ms"], *extra]})
-    return merged
+    """The rows of `first` with the rounds of the same cells in `second` appended; other numbers stay the first's.
+
+    Rounds pair the cells that are measured side by side, so these grow together: not where one of them, a peer that is
+    gone, has no more rounds.
+    """
+    more = {_key(row): row["round_medians_ms"] for row in second}
+    short = {_group(row) for row in first if _key(row) not in more}
+    return [
+        {**row, "round_medians_ms": [*row["round_medians_ms"], *(() if _group(row) in short else more[_key(row)])]}
+        for row in first
+    ]
 
 
 def _judge(key: Key, before: Mapping[Key, Row], after: Mapping[Key, Row], limit: float) -> CellVerdict:
@@ -156,9 +146,12 @@ def _judge(key: Key, before: Mapping[Key, Row], after: Mapping[Key, Row], limit:
     if against != against_now:
         raise UsageError(f"--compare: {BASELINE} was timed in one run only; time it in both")
     value, low, high = slowdown(then, now)
+    rounds = len(then), len(now)
     verdict: Verdict = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
+    if min(rounds) < ENOUGH_ROUNDS:  # a bootstrap of one round has no width, and would always decide
+        verdict = "INCONCLUSIVE"
     disturbed = bool(before[key].get("disturbed") or after[key].get("disturbed"))
-    return CellVerdict(*key, value, (low, high), against, verdict, disturbed)
+    return CellVerdict(*key, value, (low, high), against, verdict, disturbed, rounds)
 
 
 def _normalised(key: Key, rows: Mapping[Key, Row]) -> tuple[npt.NDArray[np.float64], str]:
@@ -180,10 +173,27 @@ def slowdown(old: npt.ArrayLike, new: npt.ArrayLike) -> tuple[float, float, floa
     a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
     rng = np.random.default_rng(0)
     medians = [np.median(rng.choice(values, (_RESAMPLES, len(values))), axis=1) for values in (a, b)]
-    tail = 50 * (1 - _CONFIDENCE)
+    tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(medians[1] / medians[0], [tail, 100 - tail])
     value = np.median(b) / np.median(a)
     return tuple(float(100 * (ratio - 1)) for ratio in (value, low, high))  # type: ignore[return-value]
+
+
+def verdict_text(cell: Mapping[str, Any]) -> str:
+    """The verdict of a cell of `regression` of `bench --json`, and whether it has too few rounds for another."""
+    then, now = cell.get("rounds", (ENOUGH_ROUNDS, ENOUGH_ROUNDS))
+    why = f": {then} rounds then, {now} now, {ENOUGH_ROUNDS} needed" if min(then, now) < ENOUGH_ROUNDS else ""
+    return f"{cell['verdict']}{why}"
+
+
+def changed_cells(regression: Mapping[str, Any]) -> list[str]:
+    """A line for each cell that only one of the two runs has, of `regression` of `bench --json`."""
+    gone = [f"gone, which fails: {name}" for name in regression.get("only_old", ())]
+    return gone + [f"new: {name}" for name in regression.get("only_new", ())]
+
+
+def _group(row: Row) -> tuple[str, int, int]:
+    return row["network"], row["batch"], row["threads"]
 
 
 def _key(row: Row) -> Key:

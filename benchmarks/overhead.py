@@ -70,10 +70,17 @@ def _onnxruntime(model: Path, threads: int, x: FloatArray) -> Callable[[], objec
 
 
 def _openvino(model: Path, threads: int, x: FloatArray) -> Callable[[], object]:
+    import openvino as ov
+
     from resnetrt.runtime.backends.openvino import properties, shared_core
 
     request: Any = shared_core().compile_model(model, "CPU", properties("fp32", threads)).create_infer_request()
-    return lambda: request.infer({0: x}, share_inputs=True)
+
+    def infer() -> object:
+        request.set_input_tensor(ov.Tensor(x, shared_memory=True))  # as the session does; infer({0: x}) takes longer
+        return request.infer()
+
+    return infer
 
 
 _BARE: dict[str, Callable[[Path, int, FloatArray], Callable[[], object]]] = {

@@ -61,7 +61,7 @@ def write_pictures(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
 
 
 def draw_depth(rows: Sequence[Row], batch: int) -> "Figure":
-    """Median latency against depth with 95 % intervals, one curve an engine, each named at its right end."""
+    """Median latency against depth with intervals, one curve an engine, each named at its right end."""
     with dressed() as figure_class:
         figure: Figure = figure_class(figsize=(9.0, 5.2), facecolor=PAPER, layout="constrained")
         axes = figure.add_subplot(facecolor=PAPER)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, ju
 from resnetrt.benchmarks.noninferiority import critical
 from resnetrt.benchmarks.outcomes import SUFFIX, Results, read_results
 from resnetrt.benchmarks.paired import drop_interval
+from resnetrt.benchmarks.records import reason
 from resnetrt.errors import DataError, UsageError
 
 
@@ -19,7 +21,8 @@ def compare_releases(comparison: Comparison, old: Path, budget: Budget) -> list[
     """One row per engine of `comparison`: its drop since the run stored in `old`, with a verdict against `budget`.
 
     A results file is paired by the pixels of the images; `evaluate --json` of then has rows only, so its top-1 is
-    compared as if on other images, which needs far more of them. Engines pair by name, or if there is one on each side.
+    compared as if on other images, which needs far more of them: `gate_bounds` are then of the drop in pp under either
+    budget, which is `limit_pp`. Engines pair by name, or if there is one on each side.
     Raises `DataError` for a file that is neither, `UsageError` if nothing pairs.
     """
     if old.suffix == SUFFIX:
@@ -45,9 +48,12 @@ def _pair_names(comparison: Comparison, old: list[str], path: Path) -> dict[str,
 
 def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget: Budget, path: Path) -> dict[str, Any]:
     before = stored.comparison
-    _, now_rows, then_rows = np.intersect1d(comparison.images, before.images, return_indices=True)
-    if len(now_rows) == 0:
+    now_copies, then_copies = _copies(comparison), _copies(before)
+    common = [copy for copy in now_copies if copy in then_copies]
+    if not common:
         raise UsageError(f"--baseline {path}: expected images of this run, found none; evaluate the same data")
+    now_rows = np.array([now_copies[copy] for copy in common])
+    then_rows = np.array([then_copies[copy] for copy in common])
     labels = comparison.labels[now_rows]
     if not np.array_equal(labels, before.labels[then_rows]):
         changed = int((labels != before.labels[then_rows]).sum())
@@ -74,6 +80,17 @@ def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget
     }
 
 
+def _copies(found: Comparison) -> dict[tuple[int, int], int]:
+    """The row of each image, by its hash and how many equal ones come before it, those of smaller labels first."""
+    seen: Counter[int] = Counter()
+    rows = {}
+    for row in np.lexsort((found.labels, found.images)).tolist():
+        image = int(found.images[row])
+        rows[image, seen[image]] = row
+        seen[image] += 1
+    return rows
+
+
 def _flips(was: Outcomes, now: Outcomes) -> float:
     return 100 * float((was.predicted != now.predicted).mean())
 
@@ -86,7 +103,8 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"--baseline {path}: no such file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"--baseline {path}: expected a results file ({SUFFIX}) or the object of evaluate --json, found: {error!r}"
+            f"--baseline {path}: expected a results file ({SUFFIX}) or the object of evaluate --json, found: "
+            f"{reason(error)}"
         ) from error
     return rows
 
@@ -111,6 +129,7 @@ def _unpaired(comparison: Comparison, new: str, then: dict[str, Any], budget: Bu
         "flips_percent": None,
         "verdict": verdict,
         "gate_bounds": [100 * low, 100 * high],
+        "limit_pp": 100 * limit,
         "mcnemar_p": None,
         "more_images": None,
     }

@@ -27,14 +27,15 @@ def compare_with_more_rounds(
     """
     rows = record["results"]
     found = compare_runs(old, rows, limit_percent)
+    record["regression"] = found.to_json()  # should the rest be interrupted
     for _ in range(MORE):
         if not found.unsure:
             break
         say(f"undecided, measured again: {', '.join(f'{name} batch {batch}' for name, batch in sorted(found.unsure))}")
-        again = measure_groups(subjects, replace(options, budget_s=None, peers=None), found.unsure)
+        again = measure_groups(subjects, replace(options, budget_s=None), found.unsure)
         rows = merge_rows(rows, again)
         found = compare_runs(old, rows, limit_percent)
-    record["regression"] = found.to_json()
+        record["regression"] = found.to_json()
     return found
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.lab_findings import SPENT
-from resnetrt.benchmarks.latency_regression import differences, read_record
+from resnetrt.benchmarks.latency_regression import differences
+from resnetrt.benchmarks.records import read_record
 from resnetrt.errors import UsageError
 
 

@@ -1,8 +1,9 @@
 """Search a bundle's mixed-precision variant: split the data, measure, search, confirm, store."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
-from resnetrt.errors import Inconclusive
+from resnetrt.errors import Inconclusive, UsageError
 from resnetrt.export.cast import measure_rounded
 from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.export.onnx_parity import measure_parity, run_onnx
@@ -43,7 +44,10 @@ _FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """`samples` images at most, half to search on and half to confirm; `minutes` at most for all of it."""
+    """`samples` images at most, half to search on and half to confirm; `minutes` at most for all of it.
+
+    Raises `UsageError` unless `minutes` are positive and finite.
+    """
 
     data: str
     budget: Budget
@@ -54,6 +58,10 @@ class SearchRequest:
     options: QuantizeOptions = field(default_factory=QuantizeOptions)
     build: Build | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise UsageError(f"--budget: expected a positive number of minutes, found {self.minutes}")
+
 
 class SearchRun:
     """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best so far.
@@ -62,9 +70,11 @@ class SearchRun:
     """
 
     def __init__(self, bundle: Bundle, request: SearchRequest, clock: Clock = time.monotonic) -> None:
-        self.bundle, self.request = bundle, request
+        compiler = find_compiler(request.backend)
+        self.bundle = bundle
+        self.request = request = replace(request, target=compiler.resolve_target(request.target))
         self.blocks = find_blocks(bundle.variant_file("fp32"))
-        self.dialect = find_dialect(find_compiler(request.backend).DIALECT)
+        self.dialect = find_dialect(compiler.DIALECT)
         self.trials: list[Trial] = []
         self.sensitivities: list[Sensitivity] = []
         self.racers: list[Racer] = []

@@ -23,6 +23,7 @@ Call = Callable[[], object]
 Interval = tuple[float, float]
 OnDevice = Callable[[int], Sequence[float]]  # milliseconds of so many runs by the device's own clock
 CONFIDENCE = 0.95
+ENOUGH_ROUNDS = 6  # with fewer no interval of a median over rounds holds with CONFIDENCE
 _ON_DEVICE = ("device_median_ms", "device_p90_ms", "device_p99_ms")
 
 

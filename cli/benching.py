@@ -1,5 +1,6 @@
 """What `resnetrt bench` does with its options: choose networks, measure, write, print."""
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,13 +62,23 @@ class BenchRequest:
     loadgen_seconds: float
     server_qps: float | None
 
+    def __post_init__(self) -> None:
+        numbers = {"budget": self.budget, "loadgen-seconds": self.loadgen_seconds, "server-qps": self.server_qps}
+        for name, value in numbers.items():
+            if value is not None and not math.isfinite(value):  # click's ranges let nan and inf through
+                raise UsageError(f"--{name}: expected a finite number, found {value}")
+        if self.accept and self.compare is None:
+            raise UsageError("--accept: expected a run to compare with, found none; add --compare")
+
 
 def run_bench(request: BenchRequest, as_json: bool) -> int:
     """Measure, compare, write what was asked for, print; returns the exit code."""
     from resnetrt.benchmarks.lab import run_lab
     from resnetrt.benchmarks.lab_plan import lab_conditions, request_of
-    from resnetrt.benchmarks.latency_regression import EXIT_CODES, check_conditions, parse_percent, read_record
+    from resnetrt.benchmarks.latency_regression import EXIT_CODES, check_conditions, parse_percent
     from resnetrt.benchmarks.loadgen import check_scenarios
+    from resnetrt.benchmarks.records import read_record
+    from resnetrt.benchmarks.remeasure import compare_with_more_rounds
     from resnetrt.benchmarks.resume import check_request, read_partial
 
     started = time.monotonic()
@@ -89,18 +100,24 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     if request.resume is not None and earlier is not None:
         check_request(request.resume, earlier, request_of(subjects, options))
     keep = None if request.out is None else partial(_keep, request.out)
-    record = run_lab(subjects, options, say, keep, earlier)
+    record = run_lab(subjects, options, say, keep, earlier) | {"loadgen": []}
     record["seconds_by_part"]["bundles"] = bundles_s
-    loadgen = _loadgen(request, subjects, options.threads, say) if record["complete"] else ()
-    record["loadgen"] = list(loadgen)
+    if keep is not None:
+        keep(record)
     regression = None
-    if old is not None and record["complete"]:
-        from resnetrt.benchmarks.remeasure import compare_with_more_rounds
-
-        regression = compare_with_more_rounds(old["results"], record, subjects, options, limit, say)
-    if request.out is not None:
-        _write(record, request.out)
-    _show(record, as_json)
+    try:  # what is measured is shown whatever happens to the rest
+        if record["complete"]:
+            for row in _loadgen(request, subjects, options.threads, say):
+                record["loadgen"].append(row)
+        if old is not None and record["complete"]:
+            regression = compare_with_more_rounds(old["results"], record, subjects, options, limit, say)
+    except KeyboardInterrupt:
+        record["left_out"].append("the rest of LoadGen and --compare: interrupted")
+        raise
+    finally:
+        if request.out is not None:
+            _write(record, request.out)
+        _show(record, as_json)
     if not record["complete"]:
         return INTERRUPTED
     return 0 if regression is None else EXIT_CODES[regression.verdict]
@@ -140,7 +157,7 @@ def _keep(folder: Path, record: Mapping[str, Any]) -> None:
     from resnetrt.atomic import write_file
     from resnetrt.manifest import canonical_json
 
-    write_file(folder / "bench.json", canonical_json({**record, "loadgen": []}))
+    write_file(folder / "bench.json", canonical_json({"loadgen": [], **record}))
 
 
 def _write(record: Mapping[str, Any], folder: Path) -> None:
@@ -218,6 +235,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         emit_json(dict(record))
         return
     from resnetrt.benchmarks.conclusions import conclusions
+    from resnetrt.benchmarks.latency_regression import changed_cells
 
     print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
     if record["loadgen"]:
@@ -228,6 +246,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         print_table(
             f"Against the earlier run: {found['verdict']}", VERDICTS, map(_verdict_cells, found["cells"]), left=2
         )
+        click.echo("".join(f"{line}\n" for line in changed_cells(found)), nl=False)
     click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
 
 
@@ -256,9 +275,11 @@ def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _verdict_cells(cell: Mapping[str, Any]) -> Sequence[str]:
+    from resnetrt.benchmarks.latency_regression import verdict_text
+
     low, high = cell["ci_percent"]
     change = f"{cell['slowdown_percent']:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return (cell["network"], cell["engine"], str(cell["batch"]), change, cell["verdict"])
+    return (cell["network"], cell["engine"], str(cell["batch"]), change, verdict_text(cell))
 
 
 def _number(value: float | None, digits: int) -> str:

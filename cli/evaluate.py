@@ -132,7 +132,7 @@ def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
 
 
 def _print(record: dict[str, Any]) -> None:
-    from resnetrt.benchmarks.gate_report import HEADER, explain, row_cells
+    from resnetrt.benchmarks.gate_report import HEADER, explain, explain_baseline, row_cells
 
     if record["reference_why"]:
         note(f"reference is {record['reference']}: {record['reference_why']}")
@@ -146,8 +146,4 @@ def _print(record: dict[str, Any]) -> None:
             loss = f"drop {item['drop_pp']:.1f} pp of {item['n']} images, corrected p {item['p_holm']:.2g}"
             click.echo(f"  class {item['name']}: {loss}")
     for row in record["baseline"]:
-        how = "the same images" if row["paired"] else "other images, so a wide interval; store --results to pair them"
-        click.echo(
-            f"{row['engine']} since the baseline ({how}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
-            f"{row['top1']:.2f} %; {explain(row, record['budget'])}"
-        )
+        click.echo(f"{row['engine']} {explain_baseline(row, record['budget'])}")

@@ -1,8 +1,6 @@
 """`resnetrt report`: a bench run as one HTML file and pictures."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -20,12 +18,12 @@ def command(results: Path, html_file: Path | None, pictures: Path | None, accura
     """Write a self-contained HTML report of what `resnetrt bench` measured."""
     from resnetrt.atomic import write_file
     from resnetrt.benchmarks.html_report import html_report
-    from resnetrt.benchmarks.latency_regression import read_record
     from resnetrt.benchmarks.pictures import draw_all, write_pictures
+    from resnetrt.benchmarks.records import read_accuracy, read_record
 
-    record = read_record(results)
+    record = read_record(results, complete=False)
     if accuracy is not None:
-        record["engines"] = _accuracy(accuracy)
+        record["engines"] = read_accuracy(accuracy)
     target = html_file or results.with_suffix(".html")
     write_file(target, html_report(record).encode())
     files = [target, *(write_pictures(draw_all(record), pictures) if pictures else [])]
@@ -33,14 +31,3 @@ def command(results: Path, html_file: Path | None, pictures: Path | None, accura
         emit_json({"files": [str(path) for path in files]})
         return
     click.echo("\n".join(map(str, files)))
-
-
-def _accuracy(path: Path) -> list[dict[str, Any]]:
-    """The `engines[]` of an evaluation. Raises `UsageError` if the file has none."""
-    from resnetrt.errors import UsageError
-
-    try:
-        engines = json.loads(path.read_bytes())["engines"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--accuracy {path}: expected the JSON of resnetrt evaluate, found {error!r}") from error
-    return list(engines)

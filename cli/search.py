@@ -28,9 +28,10 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     Kept blocks compute in FP32, BF16 or FP16, whichever the backend really runs and runs fastest.
 
-    Exit code 0 confirmed, 1 nothing passed or not confirmed, 3 too few images to tell. Ctrl-C keeps the best so far.
+    Exit code 0 confirmed, 1 nothing passed or not confirmed, 3 too few images or minutes to tell. Ctrl-C keeps the best
+    so far.
     """
-    from resnetrt.benchmarks.gate import EXIT_CODES, Budget
+    from resnetrt.benchmarks.gate import EXIT_CODES, INCONCLUSIVE, Budget
     from resnetrt.benchmarks.search_run import SearchRequest, SearchRun
     from resnetrt.bundle import Bundle
     from resnetrt.calibration.quantize import QuantizeOptions
@@ -48,7 +49,12 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         emit_json(record)
     else:
         _print(record)
-    ctx.exit(EXIT_CODES.get(record["verdict"], 1))
+    verdict = INCONCLUSIVE if _is_untried(record) else record["verdict"]
+    ctx.exit(EXIT_CODES.get(verdict, 1))
+
+
+def _is_untried(record: dict[str, Any]) -> bool:
+    return bool(record["stopped"]) and not record["evaluations"]
 
 
 def _print(record: dict[str, Any]) -> None:
@@ -70,12 +76,15 @@ def _print(record: dict[str, Any]) -> None:
         click.echo(
             f"{len(item['kept'])} noisiest blocks in {item['precision']}: {', '.join(filter(None, (time, why)))}"
         )
-    if record["stopped"]:
+    if _is_untried(record):
+        click.echo(f"{record['stopped']} before a variant was tried, so nothing is known; it needs more time")
+    elif record["stopped"]:
         click.echo(f"{record['stopped']} after {record['evaluations']} evaluations; this is the best so far")
     for what in record["left_out"]:
         click.echo(f"left out: {what}")
     if record["held_out"] is None:
-        click.echo("no variant passed on the search images; nothing was stored")
+        if record["evaluations"]:
+            click.echo("no variant passed on the search images; nothing was stored")
         return
     held = record["held_out"]
     click.echo(f"held-out: {held['verdict']}: drop {held['drop_pp'] + 0.0:.2f} pp of {held['n']} images")

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from resnetrt.cli.options import bundle_argument, json_option
 from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.errors import UsageError
 
 
 @click.command("verify")
@@ -33,6 +35,9 @@ def command(
     from resnetrt.bundle import Bundle
 
     if bisecting:
+        given = ctx.get_parameter_source("count") is not ParameterSource.DEFAULT
+        if data is not None or given:
+            raise UsageError("--bisect: expected no --data and no --count, found one; it runs on the golden images")
         _bisect(ctx, bundle, engines, weights, as_json)
         return
     reference, verdicts = verify_bundle(Bundle.open(bundle), engines, weights, data, count)

@@ -50,6 +50,7 @@ def make(tool: Tool, bundle: Bundle, data: str, samples: int, folder: Path) -> M
     """
     if not tool.installed:
         raise BackendMissing(f"{tool.name}: {tool.package} is not installed; pip install 'resnetrt[peers]'")
+    folder = folder.resolve()  # it is where the process runs
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{tool.name}-{samples}.bundle"
     shutil.rmtree(own, ignore_errors=True)

@@ -120,3 +120,9 @@ def test_nan_is_outside_every_tolerance():
 def test_an_unknown_name_is_refused(fashion_bundle):
     with pytest.raises(UsageError, match="unknown engine or variant"):
         bisect(fashion_bundle, "int9")
+
+
+@pytest.mark.parametrize("unused", [["--count", "64"], ["--data", "fashion_test"]])
+def test_options_of_the_other_check_are_refused(unused, fashion_bundle, capsys):
+    assert run(["verify", str(fashion_bundle.path), "--bisect", *unused]) == 2
+    assert "expected no --data and no --count" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The gate's parts: verdicts, bounds, McNemar, Holm, calibration error, planning limits, files."""
 
+import dataclasses
+import json
 import math
 
 import numpy as np
@@ -13,6 +15,7 @@ from resnetrt.benchmarks import gate
 from resnetrt.benchmarks.accuracy import Comparison, Outcomes
 from resnetrt.benchmarks.classes import class_drops, holm
 from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
+from resnetrt.benchmarks.gate_report import explain
 from resnetrt.benchmarks.noninferiority import CORRECTION, drop_score, ratio_score
 from resnetrt.benchmarks.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.plan import plan
@@ -216,6 +219,47 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
     assert (row["paired"], row["n"], row["lost"], row["gained"]) == (True, 30, lost, 0)
 
 
+def test_equal_images_pair_one_by_one(tmp_path):
+    """Those of a set that repeats are no fewer images, and the order within equal ones does not matter."""
+    found = compared(a=[])
+    twice = np.arange(40, dtype=np.uint64) // 2  # 20 images, each twice and with two labels
+    old = dataclasses.replace(found, images=twice)
+    write_results(tmp_path / "old.safetensors", old, {})
+    backwards = np.arange(40)[::-1]
+    new = Comparison(
+        np.arange(40),
+        old.labels[backwards],
+        twice[backwards],
+        old.reference.at(backwards),
+        {"a": old.candidates["a"].at(backwards)},
+        0,
+    )
+    row = compare_releases(new, tmp_path / "old.safetensors", Budget(max_drop_pp=1))[0]
+    assert (row["n"], row["lost"], row["gained"]) == (40, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "top1", "n", "said"),
+    [
+        (Budget(min_relative=0.9), 100.0, 40, "the drop may be anything from"),
+        (Budget(max_drop_pp=2), 100.0, 40, "the drop may be anything from"),
+        (Budget(min_relative=0.5), 80.0, 10**6, "95 % sure that the drop is no worse than"),
+    ],
+)
+def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1, n, said):
+    (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": n, "top1": top1}]}))
+    (row,) = compare_releases(compared(a=[0, 5]), tmp_path / "old.json", budget)
+    share = top1 / 100
+    expected = 100 * (1 - budget.min_relative) * share if budget.min_relative else 2
+    assert row["limit_pp"] == pytest.approx(expected)
+    why = explain(row, budget.to_json())
+    assert why.startswith(said)
+    _, high = row["gate_bounds"]
+    assert f"{high:.2f} pp" in why
+    assert f"the budget of {expected:.4g} pp" in why or f"the budget is {expected:.4g} pp" in why
+    assert "would decide" not in why
+
+
 def test_releases_that_do_not_pair_are_refused(tmp_path):
     write_results(tmp_path / "old.safetensors", compared(x=[], y=[]), {})
     with pytest.raises(UsageError, match="expected an engine of this run, a; found x, y"):
@@ -223,6 +267,10 @@ def test_releases_that_do_not_pair_are_refused(tmp_path):
     (tmp_path / "old.json").write_text("[]")
     with pytest.raises(DataError, match=r"expected a results file \(.safetensors\) or the object of evaluate"):
         compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+    (tmp_path / "old.json").write_bytes(b"\xff" * 9999)
+    with pytest.raises(DataError) as refused:
+        compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+    assert len(str(refused.value)) < 400, "not the whole file"
 
 
 def test_newcombe_against_his_table():

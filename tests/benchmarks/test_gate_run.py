@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from resnetrt.benchmarks.gate import Budget
+from resnetrt.benchmarks.gate_report import explain, to_junit, to_markdown
 from resnetrt.benchmarks.gate_run import GateRequest, run_gate
 from resnetrt.benchmarks.outcomes import read_results
 from resnetrt.bundle import Bundle
@@ -137,6 +138,15 @@ def test_a_label_map_that_spoils_the_reference_too_is_named(place):
     assert row["hints"][0].startswith("label map: labels and reference agree on")
 
 
+def test_a_reference_that_is_always_right_keeps_its_verdict(place):
+    def right(x, y):
+        return x, tiny_bundle.reference(tiny_bundle.PREPROCESSING.normalize(x)).argmax(1)
+
+    respoil(place, right)
+    row = row_of(place, FP32)
+    assert (row["fp32_top1"], row["verdict"], row["hints"]) == (100, "PASS", [])
+
+
 def test_a_recipe_that_spoils_the_reference_too_is_named(place):
     respoil(place, lambda x, y: (x[..., ::-1], y))
     row = row_of(place, FP32)
@@ -194,6 +204,25 @@ def test_a_failing_engine_exits_one_and_says_why(place, capsys):
     assert "red and blue" in failure.text
 
 
+def test_a_verdict_that_no_statistics_gave_says_what_did(place, capsys):
+    """Engine and reference agree on every image, so no bound of the drop is a reason to fail."""
+    respoil(place, lambda x, y: (x, (y + 3) % 10))
+    found = judged(place, FP32)
+    row = found.record["engines"][0]
+    assert (row["verdict"], row["verdict_why"], row["drop_pp"]) == ("FAIL", "reference", 0)
+    failure = ElementTree.fromstring(to_junit(found.record)).find("testsuite/testcase/failure")
+    for text in (failure.attrib["message"], to_markdown(found.record)):
+        assert "the FP32 reference is itself wrong on these images for a known cause" in text
+        assert "budget of" not in text
+
+
+def test_an_engine_that_passes_but_for_its_self_test_says_so(place):
+    plant(place, FP32, lambda name, v: v * np.float32(1.02) if name == "fc.w" else None)
+    row = row_of(place, FP32)
+    assert (row["drop_pp"], row["verdict"], row["verdict_why"]) == (0, "FAIL", "self-test")
+    assert explain(row, Budget(max_drop_pp=1.0).to_json()).startswith("the engine fails its self-test")
+
+
 def test_two_releases(place, capsys):
     command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32]
     assert run([*command, "--max-drop", "1", "--results", str(place / "old.safetensors"), "--json"]) == 0
@@ -201,9 +230,14 @@ def test_two_releases(place, capsys):
     plant(place, FP32, lambda name, v: np.roll(v, 1, 0) if name.startswith("fc.") else None)
     for old in ("old.safetensors", "old.json"):
         assert run([*command, "--max-drop", "1", "--baseline", str(place / old), "--json"]) == 1
-        row = json.loads(capsys.readouterr().out)["baseline"][0]
+        record = json.loads(capsys.readouterr().out)
+        row = record["baseline"][0]
         assert row["verdict"] == "FAIL"
         assert row["paired"] == (old == "old.safetensors")
+        suite = ElementTree.fromstring(to_junit(record)).find("testsuite")
+        assert (suite.attrib["tests"], suite.attrib["failures"]) == ("2", "2")
+        assert [case.attrib["name"] for case in suite.iter("testcase")] == [FP32, f"{FP32} since the baseline"]
+        assert f"- **{FP32}** since the baseline (" in to_markdown(record)
 
 
 def test_plan_needs_no_bundle(capsys):

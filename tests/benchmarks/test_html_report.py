@@ -89,6 +89,11 @@ def test_colours_follow_the_readers_light_or_dark(page):
     assert used <= {name for name, *_ in VARIABLES.values()}
 
 
+def test_pictures_scroll_on_a_narrow_screen_rather_than_shrink(page):
+    (rule,) = re.findall(r"figure svg\{[^}]*\}", page)
+    assert "min-width:40rem" in rule
+
+
 def test_ids_of_two_pictures_differ(page):
     ids = re.findall(r'<(?:g|clipPath|path)[^>]*\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -112,9 +117,30 @@ def test_what_the_run_says():
     assert said[-1] == "The machine was quiet in every block."
 
 
-def test_where_int8_does_not_pay_it_says_so():
-    slow = [{"backend": "b", "batch": 1, "pays_from_depth": None, "always": False, "curve": [{"depth": 18}]}]
-    assert "b, batch 1: INT8 does not pay at depth 18." in conclusions(record(break_even=slow))
+@pytest.mark.parametrize(
+    ("speeds", "rounds", "said"),
+    [
+        ({18: 0.9}, 8, "INT8 does not pay at depth 18."),
+        ({18: 1.0}, 8, "INT8 is undecided at depth 18."),
+        (
+            {18: 2.0, 34: 1.0, 50: 0.8, 101: 1.5},
+            8,
+            "INT8 pays at depth 18, 101, 1.5 to 2.0 times as fast as FP32; is undecided at depth 34; "
+            "does not pay at depth 50.",
+        ),
+        ({18: 1.0, 34: 2.0, 50: 3.0}, 8, "INT8 pays from depth 34 on, 2.0 to 3.0 times as fast as FP32; is undecided"),
+        ({18: 2.0}, 2, "INT8 pays at every measured depth, 2.0 times as fast as FP32; intervals of few rounds (50 %)."),
+        ({18: 2.0}, 6, "INT8 pays at every measured depth, 2.0 times as fast as FP32."),
+    ],
+)
+def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
+    rows = []
+    for depth, speed in speeds.items():
+        for engine, ms, jitter in (("openvino-fp32-cpu", 1.0, 0.01), ("openvino-int8-cpu", 1 / speed, -0.01)):
+            times = [ms * (1 + jitter * (-1) ** i) for i in range(rounds)]
+            rows.append(result(depth, engine, 1) | {"round_medians_ms": times})
+    found = conclusions(record(results=rows, break_even=break_even(rows)))
+    assert any(line.startswith(f"openvino, batch 1: {said}") for line in found), found
 
 
 def test_accuracy_gives_the_pareto_picture(tmp_path):
@@ -127,6 +153,33 @@ def test_accuracy_gives_the_pareto_picture(tmp_path):
     assert run([*arguments, "--html", str(tmp_path / "r.html"), "--pictures", str(tmp_path / "p")]) == 0
     assert (tmp_path / "p" / "pareto.svg").is_file()
     assert (tmp_path / "r.html").read_text().count("<svg ") == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b'{"engines": [1]}', 2),
+        (b'{"engines": [{"engine": "e", "top1": 1}]}', 2),
+        (b'{"engines": 1}', 2),
+        (b"\xff" * 9999, 2),
+        (None, 4),
+    ],
+)
+def test_accuracy_of_another_kind_is_one_short_line(content, code, tmp_path, capsys):
+    (tmp_path / "bench.json").write_text(json.dumps(record()))
+    if content is not None:
+        (tmp_path / "accuracy.json").write_bytes(content)
+    assert run(["report", str(tmp_path / "bench.json"), "--accuracy", str(tmp_path / "accuracy.json")]) == code
+    said = capsys.readouterr().err
+    assert "accuracy.json: expected" in said
+    assert len(said) < 400
+    assert not (tmp_path / "bench.html").exists()
+
+
+def test_an_interrupted_run_is_reported_as_such(tmp_path):
+    (tmp_path / "bench.json").write_text(json.dumps(record(complete=False)))
+    assert run(["report", str(tmp_path / "bench.json")]) == 0
+    assert "INTERRUPTED" in (tmp_path / "bench.html").read_text()
 
 
 def test_a_file_that_is_no_run_is_one_line(tmp_path, capsys):

@@ -13,12 +13,13 @@ from resnetrt.benchmarks.latency_regression import (
     compare_runs,
     merge_rows,
     parse_percent,
-    read_record,
     slowdown,
+    verdict_text,
 )
+from resnetrt.benchmarks.records import read_record
 from resnetrt.benchmarks.remeasure import compare_with_more_rounds
 from resnetrt.benchmarks.timing import Schedule
-from resnetrt.errors import UsageError
+from resnetrt.errors import EnvironmentFault, UsageError
 
 IMAGES = np.zeros((1, 1, 2, 2), np.float32)
 SCHEDULE = Schedule(rounds=11, block_calls=20, settle_s=0, warm_up_s=0)
@@ -75,7 +76,7 @@ def test_a_rerun_on_an_unchanged_machine_passes_as_a_whole(seed):
 
 
 def test_a_slowdown_at_the_limit_is_inconclusive_and_more_rounds_are_asked_for():
-    few = Schedule(rounds=5, block_calls=3, settle_s=0, warm_up_s=0)
+    few = Schedule(rounds=6, block_calls=3, settle_s=0, warm_up_s=0)
     found = compare_runs(run(1, schedule=few), run(2, slower=1.05, schedule=few), 5.0)
     assert found.verdict == "INCONCLUSIVE"
     assert ("resnet50", 1) in found.unsure
@@ -112,10 +113,46 @@ def test_a_baseline_in_one_run_only_is_refused():
         compare_runs(alone, run(2), 5.0)
 
 
-def test_merged_rounds_are_appended_cell_by_cell():
-    rows = [{"network": "n", "engine": e, "batch": 1, "threads": 1, "round_medians_ms": [1.0]} for e in "ab"]
-    merged = merge_rows(rows, [rows[1] | {"round_medians_ms": [2.0, 3.0]}])
-    assert [row["round_medians_ms"] for row in merged] == [[1.0], [1.0, 2.0, 3.0]]
+def test_merged_rounds_are_appended_where_all_cells_measured_together_have_more():
+    """Ratios pair rounds of one group: where a peer was not measured again, nobody's rounds may grow."""
+    rows = [
+        {"network": "n", "engine": engine, "batch": batch, "threads": 1, "round_medians_ms": [1.0]}
+        for batch in (1, 8)
+        for engine in "ab"
+    ]
+    more = [row | {"round_medians_ms": [2.0, 3.0]} for row in rows]
+    merged = merge_rows(rows, more[1:])
+    assert [row["round_medians_ms"] for row in merged] == [[1.0]] * 2 + [[1.0, 2.0, 3.0]] * 2
+
+
+def test_a_peer_that_is_lost_when_cells_are_measured_again_ends_in_no_traceback(monkeypatch):
+    few = Schedule(rounds=6, block_calls=3, settle_s=0, warm_up_s=0)
+
+    def without_a_peer(subjects, options, groups):
+        assert options.peers == "models of peers"
+        return [row for row in run(7) if row["engine"] != "openvino-fp32"]
+
+    monkeypatch.setattr("resnetrt.benchmarks.remeasure.measure_groups", without_a_peer)
+    record = {"results": run(2, slower=1.05, schedule=few)}
+    options = LabOptions(peers="models of peers")
+    found = compare_with_more_rounds(run(1, schedule=few), record, [], options, 5.0, lambda _: None)
+    assert found.verdict == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(("old_rounds", "new_rounds", "asks"), [(5, 11, False), (11, 5, True), (11, 11, False)])
+def test_few_rounds_decide_nothing(old_rounds, new_rounds, asks):
+    """A bootstrap of one round has no width at all, and of five it is no 95 % interval."""
+    old, new = (
+        [row | {"round_medians_ms": row["round_medians_ms"][:rounds]} for row in run(seed, slower=slower)]
+        for seed, slower, rounds in ((1, 1.0, old_rounds), (2, 1.5, new_rounds))
+    )
+    found = compare_runs(old, new, 5.0)
+    few = min(old_rounds, new_rounds) < 6
+    assert found.verdict == ("INCONCLUSIVE" if few else "FAIL")
+    assert {cell.rounds for cell in found.cells} == {(old_rounds, new_rounds)}
+    assert bool(found.unsure) == asks, "more rounds now do not help an earlier run that has few"
+    said = verdict_text(found.to_json()["cells"][0])
+    assert said == (f"INCONCLUSIVE: {old_rounds} rounds then, {new_rounds} now, 6 needed" if few else "PASS")
 
 
 CONDITIONS = {"cpu": "A", "threads": 2, "versions": {"openvino": "1", "resnetrt": "0.1"}, "revision": "abc"}
@@ -144,14 +181,15 @@ def test_no_percentage_is_refused(text):
         parse_percent(text)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "\x80", json.dumps({"results": 1, "conditions": {}})])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\x80" * 999, json.dumps({"results": 1, "conditions": {}})])
 def test_a_file_that_is_no_run_is_refused(content, tmp_path):
     path = tmp_path / "old.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=r"old\.json: expected") as refused:
         read_record(path)
     assert "export" not in str(refused.value), "no bundle is meant"
-    with pytest.raises(UsageError, match="expected the JSON of resnetrt bench"):
+    assert len(str(refused.value)) < 400, "not the whole file"
+    with pytest.raises(EnvironmentFault, match="expected the JSON of resnetrt bench, found No such file"):
         read_record(tmp_path / "absent.json")
 
 

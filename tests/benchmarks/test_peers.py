@@ -9,6 +9,7 @@ import pytest
 
 from resnetrt.benchmarks.peers.__main__ import main
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
+from resnetrt.benchmarks.peers.isolated import make
 from resnetrt.benchmarks.peers.request import DEPTH_TOOLS, Request, find_weights
 from resnetrt.benchmarks.peers.store import Results, Rows
 from resnetrt.benchmarks.peers.table import render
@@ -154,6 +155,14 @@ def test_nncf_is_the_reference_of_ratios(tmp_path: Path):
     assert kinds == {(tool, name) for tool in ("nncf-mixed", "resnetrt-cpu") for name in how} | {
         ("nncf-mixed", "PrePostProcessor")
     }
+
+
+def test_a_relative_folder_is_one(fashion_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The process runs in the folder, where a relative name would mean another place."""
+    monkeypatch.chdir(tmp_path)
+    made = make(TOOLS["ort-uint8-minmax"], fashion_bundle, "fashion_calib", 4, Path("work"))
+    assert made.path.is_relative_to(tmp_path / "work")
+    assert made.path.is_file()
 
 
 def test_a_tool_that_is_not_installed_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

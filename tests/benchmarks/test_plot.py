@@ -54,6 +54,18 @@ def label_boxes(figure):
     return {text.get_text().split("\n")[0]: text.get_window_extent().extents for text in figure.axes[0].texts}
 
 
+@pytest.mark.parametrize("rows", [FEW, MANY], ids=["few", "many"])
+def test_wide_latency_intervals_lie_inside(rows):
+    wide = [row | {"ci_ms": [row["median_ms"] / 3, row["median_ms"] * 3]} for row in rows]
+    low, high = draw_tradeoff(wide, "title").axes[0].get_xlim()
+    assert low < min(row["ci_ms"][0] for row in wide)
+    assert high > max(row["ci_ms"][1] for row in wide)
+
+
+def test_the_caption_promises_no_confidence_that_few_rounds_lack():
+    assert "median latency, 95 % from six rounds on" in draw_tradeoff(FEW, "title").get_supxlabel()
+
+
 @pytest.mark.parametrize("rows", [FEW[:1], FEW, MANY], ids=["one", "few", "many"])
 def test_labels_lie_inside_and_apart(rows):
     figure = draw_tradeoff(rows, "title")

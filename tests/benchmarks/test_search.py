@@ -183,9 +183,32 @@ def test_what_no_16_bit_mix_reaches_is_searched_again_in_fp32(fashion_bundle, mo
 
 
 def test_a_spent_budget_stops(fashion_bundle):
-    request = SearchRequest("fashion_test", Budget(max_drop_pp=3), samples=600, minutes=0)
+    request = SearchRequest("fashion_test", Budget(max_drop_pp=3), samples=600, minutes=1e-9)
     found = SearchRun(fashion_bundle, request).run()
     assert (found["stopped"], found["evaluations"], found["front"]) == ("out of time", 0, [])
+
+
+def test_out_of_time_before_the_first_trial_is_inconclusive(fashion_bundle, capsys):
+    command = ["search", str(fashion_bundle.path), "--data", "fashion_test", "--samples", "600", "--max-drop", "3"]
+    assert run([*command, "--budget", "1e-9"]) == 3
+    said = capsys.readouterr().out
+    assert "out of time before a variant was tried, so nothing is known; it needs more time" in said
+    assert "no variant passed" not in said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--budget", "0"], "--budget: expected a positive number of minutes, found 0.0"),
+        (["--budget", "nan"], "--budget: expected a positive number of minutes, found nan"),
+        (["--budget", "inf"], "--budget: expected a positive number of minutes, found inf"),
+        (["--target", "foo"], "unknown onnxruntime target 'foo'"),
+    ],
+)
+def test_a_senseless_search_is_refused_before_it_begins(more, message, fashion_bundle, capsys):
+    command = ["search", str(fashion_bundle.path), "--data", "fashion_test", "--max-drop", "3"]
+    assert run([*command, *more]) == 2
+    assert message in capsys.readouterr().err
 
 
 @given(st.integers(0, 40), st.integers(1, 40))

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnetrt.benchmarks.timing import Schedule, measure, median_interval, order, ratio, summarise
+from resnetrt.benchmarks.timing import (
+    CONFIDENCE,
+    ENOUGH_ROUNDS,
+    Schedule,
+    measure,
+    median_interval,
+    order,
+    ratio,
+    summarise,
+)
 from resnetrt.errors import UsageError
 
 MS = 1_000_000
@@ -287,3 +296,7 @@ def test_the_most_that_a_candidate_takes(call_ms, rounds, block_calls):
     measure({"a": clock.candidate("a", lambda: call_ms)}, schedule, clock=clock)
     most_ns = schedule.most_s(call_ms / 1e3) * 1e9
     assert 0.25 * most_ns < clock.now < 1.001 * most_ns
+
+
+def test_enough_rounds_are_the_fewest_that_reach_the_confidence():
+    assert median_interval(range(ENOUGH_ROUNDS))[2] >= CONFIDENCE > median_interval(range(ENOUGH_ROUNDS - 1))[2]

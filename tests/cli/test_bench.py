@@ -47,6 +47,53 @@ def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsy
     assert f"Against the earlier run: {verdict}" in capsys.readouterr().out
 
 
+def test_cells_of_one_run_only_are_named(tiny, tmp_path, capsys):
+    assert bench(tiny, "--out", str(tmp_path)) == 0
+    old = json.loads((tmp_path / "bench.json").read_text())
+    row = old["results"][0]
+    row["round_medians_ms"] = [10 * ms for ms in row["round_medians_ms"]]
+    old["results"].append(row | {"engine": "a-lost-engine"})
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    capsys.readouterr()
+    compare = ["--batches", "1,2", "--budget", "0.04", "--compare", str(tmp_path / "old.json")]
+    assert bench(tiny, "--out", str(tmp_path), *compare) == 1
+    for text in (capsys.readouterr().out, (tmp_path / "bench.html").read_text()):
+        assert "gone, which fails: tiny a-lost-engine batch 1 threads 1" in text
+        assert "new: tiny onnxruntime-fp32-cpu batch 2 threads 1" in text
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("when", ["loadgen", "compare"])
+def test_what_is_measured_survives_an_interrupt_of_what_follows(when, as_json, tiny, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out, more = tmp_path / "out", ["--json"] * as_json
+    if when == "loadgen":
+        monkeypatch.setattr("resnetrt.benchmarks.loadgen.check_scenarios", lambda _: None)
+        monkeypatch.setattr("resnetrt.benchmarks.loadgen.run_loadgen", interrupted)
+        more += ["--loadgen", "Offline"]
+    else:
+        assert bench(tiny, "--out", str(tmp_path)) == 0
+        monkeypatch.setattr("resnetrt.benchmarks.remeasure.measure_groups", interrupted)
+        monkeypatch.setattr("resnetrt.benchmarks.latency_regression.slowdown", lambda *_: (5.0, 1.0, 9.0))
+        more += ["--compare", str(tmp_path / "bench.json")]
+        capsys.readouterr()
+    assert bench(tiny, "--out", str(out), *more) == 130
+    printed = capsys.readouterr().out
+    record = json.loads((out / "bench.json").read_text())
+    assert record["complete"]
+    assert record["left_out"][-1] == "the rest of LoadGen and --compare: interrupted"
+    assert record.get("regression", {}).get("verdict") == ("INCONCLUSIVE" if when == "compare" else None)
+    assert json.loads(printed) == record if as_json else "the rest of LoadGen and --compare: interrupted" in printed
+
+
+def test_the_layers_of_an_engine_that_is_not_here_are_refused_first(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: pytest.fail("it is measured first"))
+    assert bench(tiny, "--profile", "onnxruntime-fp23-cpu") == 2
+    assert "unknown engine of --profile 'onnxruntime-fp23-cpu'; did you mean" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_path, capsys, monkeypatch):
     from resnetrt.benchmarks import lab
 
@@ -94,6 +141,10 @@ def test_other_conditions_are_refused_before_anything_is_measured(tiny, tmp_path
         (["bench", "--depths", "18", "--backends", "openvion"], "did you mean openvino"),
         (["bench", "--depths", "18", "--cpus", "x"], "--cpus x: expected cores among"),
         (["bench", "--depths", "18", "--max-slowdown", "much"], "expected a percentage"),
+        (["bench", "--depths", "18", "--precisions", "fp32,int7"], "unknown precision 'int7'; did you mean int8"),
+        (["bench", "--depths", "18", "--budget", "nan"], "--budget: expected a finite number, found nan"),
+        (["bench", "--depths", "18", "--server-qps", "inf"], "--server-qps: expected a finite number, found inf"),
+        (["bench", "--depths", "18", "--accept", "cpu"], "--accept: expected a run to compare with, found none"),
         (["bench", "--depths", "18", "--loadgen", "Multi"], "unknown LoadGen scenario 'Multi'"),
     ],
 )
