@@ -29,6 +29,7 @@ from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
 from resnetrt.errors import Inconclusive, UsageError
 from resnetrt.export.cast import measure_rounded
+from resnetrt.export.cast_recipes import record_of
 from resnetrt.export.compilers import compile_variant, find_compiler
 from resnetrt.export.onnx_parity import measure_parity, run_onnx
 from resnetrt.export.store import store_variant
@@ -251,6 +252,7 @@ class SearchRun:
             "kept": sorted(chosen.mix.kept),
             "kept_precision": chosen.mix.precision,
             "method": self.request.options.method,
+            "calibration_sha256": record_of(self.bundle),
             "budget": self.request.budget.to_json(),
             "search": _facts(chosen.row),
             "held_out": _facts(confirmed),

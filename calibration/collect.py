@@ -22,6 +22,7 @@ from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistic
 from resnetrt.calibration.seen import Seen, see
 from resnetrt.calibration.structure import residual_adds
 from resnetrt.errors import DataError
+from resnetrt.export.store import drop_variants
 from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.progress import track
 
@@ -50,6 +51,8 @@ def calibrate_bundle(
 ) -> CalibrationRecord:
     """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle.
 
+    Variants made from another record are dropped, with what was cast from them and their engines: the hashes of their
+    images, which none may be judged on, go with the old record. The same images and options give the same record.
     `runner` runs the batches, by default on the cores of this machine.
     """
     preprocessing, path = bundle.manifest.preprocessing, bundle.variant_file("fp32")
@@ -62,6 +65,8 @@ def calibrate_bundle(
     record = _collect(probe, dataset, preprocessing, equalized, runner or run_here)
     with bundle.edit() as editor:
         editor.write(FILE, record.to_bytes())
+        sha256 = record.sha256
+        drop_variants(editor, lambda made: made.evidence.get("calibration_sha256") not in (None, sha256))
     return record
 
 

@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from resnetrt.calibration.structure import WEIGHTED, is_constant, weighted_layers
+from resnetrt.export.graph_nodes import add_constant
 
 Factors = dict[str, npt.NDArray[np.float64]]
 METADATA = "resnetrt.equalization"
@@ -60,7 +61,7 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
             array = array * _per_input(into, array)
         if out is not None:
             array = array / out.reshape(-1, *[1] * (array.ndim - 1))
-            bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+            bias = _own_bias(graph, layer)
             if bias is not None and bias.const_value is not None:
                 _replace(bias, bias.const_value.numpy() / out)
         _replace(weight, array.T if transposed else array)
@@ -69,7 +70,8 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
 def note_factors(model: ir.Model, factors: Factors) -> None:
     """Write the factors into the model's metadata, so that its values can be compared with those of other files."""
     if factors:
-        model.metadata_props[METADATA] = json.dumps({name: values.tolist() for name, values in factors.items()})
+        listed = {name: values.tolist() for name, values in factors.items()}
+        model.metadata_props[METADATA] = json.dumps(listed, sort_keys=True)  # safetensors loads them in any order
 
 
 def noted_factors(model: onnx.ModelProto) -> Factors:
@@ -89,6 +91,16 @@ def _per_input(into: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) 
     groups = len(into) // each
     rows = into.reshape(groups, each).repeat(outputs // groups, 0)
     return rows.reshape(outputs, each, *[1] * (weights.ndim - 2))
+
+
+def _own_bias(graph: ir.Graph, layer: ir.Node) -> ir.Value | None:
+    """The bias of `layer`, made its own where several read it: the exporter merges equal ones."""
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    if bias is None or bias.const_value is None or len(bias.uses()) == 1:
+        return bias
+    own = add_constant(graph, f"{layer.name}/{bias.name}", bias.const_value.numpy())
+    layer.replace_input_with(2, own)
+    return own
 
 
 def _replace(value: ir.Value, array: npt.NDArray[Any]) -> None:

@@ -34,7 +34,7 @@ def import_variant(bundle: Bundle, source: Path, dialect_name: str) -> tuple[str
         more = f" | and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         text = f"{source.name} breaks {len(errors)} rules of dialect {rules.name}: {' | '.join(errors[:_SHOWN])}{more}"
         raise CheckFailed(f"{text}; quantize it for this target, or import it for another --dialect")
-    lint(source)
+    lint(source, kept_batch_norms=_batch_norms(bundle.variant_file("fp32")))
     model = onnx.load(source)
     evidence = {
         "imported": source.name,
@@ -62,6 +62,12 @@ def quantize_from_cache(bundle: Bundle, cache: Path, dialect_name: str, options:
     evidence = {"trt_cache": cache.name, "source_sha256": sha256_of(cache), "weight_method": options.weight_method}
     variant = f"int8.{rules.name}"
     return variant, store_variant(bundle, variant, model, "int8", evidence, dialect=rules.name, explain=blaming)
+
+
+def _batch_norms(path: Path) -> int:
+    """How many BatchNorms the export kept."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return sum(node.op_type == "BatchNormalization" for node in nodes)
 
 
 def _check_interface(bundle: Bundle, source: Path) -> None:

@@ -24,6 +24,7 @@ from resnetrt.parity import SQNR_CAP_DB
 
 Arrays = dict[str, npt.NDArray[Any]]
 _LAYERS = ("Conv", "Gemm", "MatMul", "Add")
+_ACTIVATIONS = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def layer_report(
     `CheckFailed` if the files have no layer in common.
     """
     runs = _Runs(onnx.load(reference), onnx.load(quantized))
-    layers = [_Layer(node, runs.graph) for node in runs.layers]
+    layers = [_Layer(node, runs.graph, runs.limits(node)) for node in runs.layers]
     if not layers:
         raise CheckFailed(f"{quantized.name}: no layer output bears the same name as in {reference.name}")
     start = 0
@@ -109,13 +110,27 @@ class _Runs:
         self._factors = noted_factors(quantized)
         self._frames = quantized.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
         self._input = quantized.graph.input[0].name
-        known = {output for node in reference.graph.node for output in node.output}
+        self._made_by = {output: node.op_type for node in reference.graph.node for output in node.output}
+        known = self._made_by.keys()
         self.layers = [node for node in self.graph.layers(_LAYERS) if node.output[0] in known]
         outputs = {node.output[0] for node in self.layers}
         self._cuts = self.graph.quantized_values() & known
         self._exact = InnerValues(reference, outputs | self._cuts)
         self._own = InnerValues(_cut(quantized, self._cuts), outputs)
         self._whole = InnerValues(quantized, outputs)
+
+    def limits(self, node: onnx.NodeProto) -> tuple[float, float] | None:
+        """What bounds the output of a layer that bears the name of an activation; None for any other.
+
+        ONNX Runtime's quantizer leaves an activation to the limits of the integers behind it, and gives its name to the
+        layer in front.
+        """
+        name = node.output[0]
+        if self._made_by[name] not in _ACTIVATIONS:
+            return None
+        behind = (item for item in self.graph.nodes if item.op_type == "QuantizeLinear" and item.input[0] == name)
+        quantizer = next(filter(None, map(self.graph.quantizer, behind)), None)
+        return None if quantizer is None else quantizer.limits
 
     def run(self, images: npt.NDArray[np.float32], frames: npt.NDArray[np.uint8] | None) -> tuple[Arrays, ...]:
         """Values of a batch by name: exact, of the whole INT8 network, and of each layer on its own."""
@@ -145,18 +160,22 @@ def _cut(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
 
 
 class _Layer:
-    """Sums of one layer over the batches."""
+    """Sums of one layer over the batches; outputs are compared within `limits`."""
 
-    def __init__(self, node: onnx.NodeProto, graph: QdqGraph) -> None:
-        self._node = node
+    def __init__(self, node: onnx.NodeProto, graph: QdqGraph, limits: tuple[float, float] | None) -> None:
+        self._node, self._limits = node, limits
         self._inputs = [_Input(quantizer) for quantizer in graph.quantizers_of(node)]
         self._signal = self._noise = self._own_noise = 0.0
 
     def add(self, exact: Arrays, whole: Arrays, own: Arrays) -> None:
         name = self._node.output[0]
-        self._signal += _square_sum(exact[name])
-        self._noise += _square_sum(whole[name] - exact[name])
-        self._own_noise += _square_sum(own[name] - exact[name])
+        values = [run[name] for run in (exact, whole, own)]
+        if self._limits is not None:
+            values = [np.clip(array, *self._limits) for array in values]
+        right, found, alone = values
+        self._signal += _square_sum(right)
+        self._noise += _square_sum(found - right)
+        self._own_noise += _square_sum(alone - right)
         for quantized in self._inputs:
             if quantized.quantizer.value in exact:
                 quantized.add(exact[quantized.quantizer.value])

@@ -22,7 +22,7 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
         chosen = source if source.name in consumed else value
         points.setdefault(_name(value), _name(chosen))
         if dialect.both_sides and source is not value:
-            _mark_chain(value, points)
+            _mark_chain(value, points, keep_float)
     order = {name: index for index, name in enumerate(_value_order(graph))}
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
 
@@ -39,15 +39,27 @@ def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> 
     return {_name(value): value for value in values if value is not None and not is_constant(value)}
 
 
-def _mark_chain(value: ir.Value, points: Points) -> None:
-    """Give every value above `value` through commuting operators the same range, so that they run on integers."""
+def _mark_chain(value: ir.Value, points: Points, keep_float: frozenset[str]) -> None:
+    """Give every value above `value` through commuting operators the same range, so that they run on integers.
+
+    The range of a part would clip what others read of the whole: a slice of a value that they read, too, stays float,
+    unless the whole has a range of its own.
+    """
     chosen = points[_name(value)]
+    own = chosen == _name(scale_source(value))
     producer = value.producer()
     while producer is not None and commutes(producer):
         above = producer.inputs[0]
         assert above is not None
+        if producer.op_type == "Slice" and not own and _readers(above, keep_float) > 1:
+            return
         points.setdefault(_name(above), chosen)
         producer = above.producer()
+
+
+def _readers(value: ir.Value, keep_float: frozenset[str]) -> int:
+    """How many nodes would read the integers of `value`."""
+    return sum(use.node.name not in keep_float for use in value.uses())
 
 
 def _value_order(graph: ir.Graph) -> list[str]:

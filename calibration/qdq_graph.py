@@ -59,10 +59,6 @@ class QdqGraph:
                 found.append(node)
         return found
 
-    def consumers(self, value: str) -> list[onnx.NodeProto]:
-        """Nodes that read `value`."""
-        return [node for node in self.nodes if value in node.input]
-
     def quantized_values(self) -> set[str]:
         """Computed values that a QuantizeLinear reads, graph inputs left out."""
         read = {node.input[0] for node in self.nodes if node.op_type == "QuantizeLinear"}
@@ -102,7 +98,13 @@ class QdqGraph:
     def quantizer(self, node: onnx.NodeProto) -> Quantizer | None:
         """A QuantizeLinear's parameters; None if they are not one constant scale."""
         scale = self.constant(node.input[1])
-        zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
+        zero = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else _no_zero_point(node)
         if scale is None or zero is None or scale.size != 1 or zero.size != 1:
             return None
         return Quantizer(node.name, node.input[0], float(scale.reshape(())), int(zero.reshape(())), zero.dtype.name)
+
+
+def _no_zero_point(node: onnx.NodeProto) -> npt.NDArray[Any]:
+    """The zero that stands for an absent zero point; its type is `output_dtype` (opset 21), else uint8."""
+    chosen = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
+    return np.zeros(1, onnx.helper.tensor_dtype_to_np_dtype(chosen or onnx.TensorProto.UINT8))

@@ -5,7 +5,7 @@ Nothing here fails a run; the parity check does. These checks say why, and speak
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.equalize import Factors, noted_factors
 from resnetrt.calibration.layer_report import LayerRow, explain_file
 from resnetrt.calibration.qdq_graph import QdqGraph
 from resnetrt.calibration.record import FILE, CalibrationRecord
@@ -46,12 +47,27 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the checks look at: the layer report, the record, FP32 weights by layer name, and `fold.json`."""
+    """What the checks look at: the layer report, the record, FP32 weights by layer name, and `fold.json`.
+
+    `factors` are those by which the file equalizes its channels; another tool's file, or one from a cache, has none
+    though the record may.
+    """
 
     rows: Sequence[LayerRow]
     record: CalibrationRecord | None
     weights: dict[str, npt.NDArray[np.float32]]
     fold: dict[str, Any]
+    factors: Factors = field(default_factory=dict)
+
+    def channel_amax(self, name: str | None) -> npt.NDArray[np.float64] | None:
+        """The largest magnitude of each channel in the FP32 file over the calibration images; None if not recorded."""
+        if self.record is None or name is None or name not in self.record.tensors:
+            return None
+        return self.record[name].channel_amax * self.record.equalization.get(name, 1.0)
+
+    def in_file(self, name: str, amax: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """`amax` of the FP32 file as the quantized file has it."""
+        return amax / self.factors.get(name, 1.0)
 
 
 Check = Callable[[Evidence], Iterator[Suspect]]
@@ -71,7 +87,8 @@ def suspects_of(bundle: Bundle, quantized: Path, rows: Sequence[LayerRow] | None
     if FILE in bundle.manifest.files:
         record = CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE))
     fold = bundle.read_json("fold.json") if "fold.json" in bundle.manifest.files else {}
-    return find_suspects(Evidence(rows, record, layer_weights(bundle.variant_file("fp32")), fold))
+    weights, factors = layer_weights(bundle.variant_file("fp32")), noted_factors(onnx.load(quantized))
+    return find_suspects(Evidence(rows, record, weights, fold, factors))
 
 
 def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -141,10 +158,9 @@ def clipping(evidence: Evidence) -> Iterator[Suspect]:
 @check
 def beyond_record(evidence: Evidence) -> Iterator[Suspect]:
     """Calibration images that do not stand for the golden ones."""
-    if evidence.record is None:
-        return
     for name, row in _by_input(evidence.rows).items():
-        amax = evidence.record[name].amax if name in evidence.record.tensors else np.inf
+        recorded = evidence.channel_amax(name)
+        amax = np.inf if recorded is None else evidence.in_file(name, recorded).max()
         reached = max(-(row.minimum or 0.0), row.maximum or 0.0)
         if reached > BEYOND_RECORD * amax:
             problem = f"golden images reach {reached:.3g} in {name}, calibration only {amax:.3g}"
@@ -214,22 +230,21 @@ def _by_input(rows: Sequence[LayerRow]) -> dict[str, LayerRow]:
 
 def _remedy_of_spread(evidence: Evidence) -> str:
     """Equalization, unless that was tried."""
-    if evidence.record is not None and not evidence.record.equalization:
-        return "equalize the channels: resnetrt calibrate, without --no-equalize"
-    return "keep it in a higher precision: resnetrt search"
+    if evidence.record is None or evidence.factors:
+        return "keep it in a higher precision: resnetrt search"
+    if evidence.record.equalization:
+        return "equalize the channels: resnetrt quantize, by the bundle's own record"
+    return "equalize the channels: resnetrt calibrate, without --no-equalize"
 
 
 def _channels(evidence: Evidence) -> Iterator[tuple[LayerRow, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """Per weighted layer: its row, the largest magnitude of each input channel, that times the norm of its weights."""
-    record = evidence.record
     for row in evidence.rows:
-        weights = evidence.weights.get(row.layer)
-        if record is None or weights is None or row.step is None or row.input not in record.tensors:
+        weights, amax = evidence.weights.get(row.layer), evidence.channel_amax(row.input)
+        if weights is None or amax is None or row.step is None or row.input is None:
             continue
-        amax = record[row.input].channel_amax
         groups, rest = divmod(len(amax), weights.shape[1])
         if rest == 0 and groups and len(weights) % groups == 0:
             grouped = weights.reshape(groups, len(weights) // groups, weights.shape[1], -1)
             norms = np.sqrt(np.square(grouped, dtype=np.float64).sum((1, 3))).ravel()
-            in_model = amax * record.equalization.get(row.input, 1.0)  # as the weights of the FP32 file are
-            yield row, amax, in_model * norms
+            yield row, evidence.in_file(row.input, amax), amax * norms

@@ -45,11 +45,15 @@ def command(
 
         runner = runner_on_ray(opened, data, samples, seed, ray)
     equalized = not no_equalize and write_trt_cache is None
+    variants = set(opened.manifest.variants)
     record = calibrate_bundle(opened, data, samples, seed, equalized, runner)
+    dropped = sorted(variants - opened.manifest.variants.keys())
     if write_trt_cache is not None:
         write_cache(write_trt_cache, record, trt_method, trt_version)
     if as_json:
         sizes = {"images": len(record.image_hashes), "tensors": len(record.tensors)}
-        emit_json({"bundle": str(bundle), **sizes, "equalized": bool(record.equalization)})
+        emit_json({"bundle": str(bundle), **sizes, "equalized": bool(record.equalization), "dropped_variants": dropped})
         return
     click.echo(f"{bundle}: {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
+    if dropped:
+        click.echo(f"dropped variants of another record, and their engines; quantize again: {', '.join(dropped)}")

@@ -53,18 +53,20 @@ def command(
     """Compile one of BUNDLE's variants for a backend; kept only if it agrees with the eager model."""
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError
-    from resnetrt.export.compilers import choose_variant, compile_variant
+    from resnetrt.export.compilers import check_request, choose_variant, compile_variant
 
     if (precision is None) == (variant is None):
         raise UsageError("compile: expected one of --precision and --variant; try --precision int8")
     if variant and input_type != "float32":
         raise UsageError(f"compile: --input goes with --precision; name the variant itself: --variant {variant}.uint8")
+    given = {name: value for name, value in options.items() if value is not None and value is not False}  # 0 is given
     opened = Bundle.open(bundle)
+    if precision is not None and not check:
+        check_request(backend, precision, target, given)
     chosen = variant or choose_variant(opened, backend, precision or "", input_type)
     if check:
         _check(opened.variant_file(chosen), backend, as_json)
         return
-    given = {name: value for name, value in options.items() if value not in (None, False)}
     engine = compile_variant(opened, chosen, backend, target, given)
     sidecar = opened.read_json(opened.manifest.engines[engine].sidecar)
     if as_json:

@@ -6,16 +6,17 @@ FP32: pixels are rounded once, behind it, as they are where the preprocessing ru
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import UsageError
+from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.activation_ranges import recorded_amax
 from resnetrt.export.cast_graph import cast_graph, load_typed
-from resnetrt.export.cast_recipes import RECIPES, UINT8, CastRecipe, recipe_for
+from resnetrt.export.cast_recipes import RECIPES, UINT8, CastRecipe, recipe_for, record_of
 from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fp8 import insert_fp8
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
@@ -28,6 +29,9 @@ from resnetrt.parity import Parity, require
 
 NOT_CHECKED = "not checked: the bundle has no calibration record; make one with: resnetrt calibrate"
 
+_UNKNOWN_RANGE = (
+    "; without a calibration record nobody knows which layers must stay FP32: make one with resnetrt calibrate"
+)
 _PREPROCESSING = "preprocessing: pixels are rounded once, behind it"
 _NOT_RUN = {
     "bf16": "not checked: ONNX Runtime has no BF16 convolution for the CPU",
@@ -54,22 +58,36 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
         path = editor.new_path(name)
         path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
         check_onnx(path)
-        parity, as_it_is = measure_rounded(bundle, path), _run_as_it_is(bundle, path, precision)
+        with _naming(recipe.variant, _UNKNOWN_RANGE if amax is None else ""):
+            parity, as_it_is = measure_rounded(bundle, path), _run_as_it_is(bundle, path, precision)
         for found in (parity, as_it_is):
             if isinstance(found, Parity):
                 require(found, "onnxruntime", precision, f"variant {recipe.variant}")
+        record_sha256 = record_of(bundle)
         evidence = {
             "parity": parity.to_json(),
             "parity_method": f"ONNX Runtime, float32 with every tensor rounded to {recipe.half}",
             "parity_onnxruntime": as_it_is.to_json() if isinstance(as_it_is, Parity) else as_it_is,
             "kept_fp32": kept,
+            "record_sha256": record_sha256,
             "activations": NOT_CHECKED if amax is None else f"checked: {len(amax)} tensors of the calibration record",
             "source": recipe.source,
             "source_sha256": bundle.manifest.files[bundle.manifest.variants[recipe.source].file].sha256,
         }
+        if precision == "fp8":  # its ranges are the record's, as those of INT8 are; its images may not judge it
+            evidence["calibration_sha256"] = record_sha256
         record = VariantRecord(name, precision, input=input_type, dialect=recipe.dialect, evidence=evidence)
         editor.add_variant(recipe.variant, record)
     return recipe.variant, parity
+
+
+@contextmanager
+def _naming(variant: str, advice: str) -> Iterator[None]:
+    """Say in a `CheckFailed` of the block which variant it is about, and the advice."""
+    try:
+        yield
+    except CheckFailed as error:
+        raise CheckFailed(f"variant {variant}: {error}{advice}") from error
 
 
 def cast_model(
@@ -83,15 +101,18 @@ def cast_model(
         insert_fp8(model.graph, placement.graph, amax or {})
     else:
         model = load_typed(str(bundle.variant_file(recipe.source)), half.least_opset)
-    if precision == "int8":
-        fit_scales(model.graph)
-    kept = cast_to_half(model.graph, half, amax or {})
+    kept = cast_to_half(model.graph, half, amax or {}, fit=precision == "int8")
     return model, kept
 
 
-def cast_to_half(graph: ir.Graph, half: HalfType, amax: Mapping[str, float]) -> dict[str, str]:
-    """Retype `graph` to `half` but for the layers that do not fit, which are returned with the reasons."""
+def cast_to_half(graph: ir.Graph, half: HalfType, amax: Mapping[str, float], fit: bool = False) -> dict[str, str]:
+    """Retype `graph` to `half` but for the layers that do not fit, which are returned with the reasons.
+
+    With `fit`, scales of what is retyped are made exact first; those of layers that stay FP32 need not be.
+    """
     kept = layers_out_of_range(graph, half, amax) | _preprocessing(graph)
+    if fit:
+        fit_scales(graph, kept)
     cast_graph(graph, half, kept)
     graph.sort()
     return kept

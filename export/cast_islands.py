@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from resnetrt.export.cast import cast_to_half
 from resnetrt.export.cast_graph import cast_graph, load_typed
-from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
 from resnetrt.export.half_types import HALF_OPERATORS, HALF_TYPES
 
@@ -32,8 +31,7 @@ def cast_carrier(path: Path, precision: str, amax: Mapping[str, float]) -> bytes
     """The Q/DQ file at `path` with everything float in `precision`, as TensorRT wants it; scales are made to fit."""
     half = HALF_TYPES[precision]
     model = load_typed(str(path), half.least_opset)
-    fit_scales(model.graph)
-    cast_to_half(model.graph, half, amax)
+    cast_to_half(model.graph, half, amax, fit=True)
     return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 

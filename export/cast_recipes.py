@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from resnetrt.bundle import Bundle
+from resnetrt.export.activation_ranges import FILE
 
 UINT8 = ".uint8"  # ends the name of a variant that takes uint8 frames
 
@@ -35,11 +36,18 @@ def recipe_for(precision: str, input_type: str = "float32") -> CastRecipe:
 
 
 def is_current(bundle: Bundle, precision: str, input_type: str = "float32") -> bool:
-    """Whether the bundle has the cast variant of `precision`, not made from an older source than it has now."""
+    """Whether the bundle has the cast variant of `precision`, made from its present source by its present record."""
     recipe = recipe_for(precision, input_type)
     variants = bundle.manifest.variants
     if recipe.variant not in variants:
         return False
-    source = variants.get(recipe.source)
-    made_from = variants[recipe.variant].evidence.get("source_sha256")
-    return source is None or made_from in (None, bundle.manifest.files[source.file].sha256)
+    source, evidence = variants.get(recipe.source), variants[recipe.variant].evidence
+    if evidence.get("record_sha256", record_of(bundle)) != record_of(bundle):
+        return False
+    return source is None or evidence.get("source_sha256") in (None, bundle.manifest.files[source.file].sha256)
+
+
+def record_of(bundle: Bundle) -> str | None:
+    """Hash of the bundle's calibration record, which says what stays FP32; None without one."""
+    found = bundle.manifest.files.get(FILE)
+    return None if found is None else found.sha256

@@ -4,6 +4,7 @@ A scale becomes the nearest FP16 number; below 2**-14, where FP16 gets coarse, t
 clips. Stored integers are rounded anew to the new scale; for normal scales that leaves them as they are.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,14 @@ def fp16_scale(scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.where(np.isfinite(chosen), chosen, scale).astype(np.float32)
 
 
-def fit_scales(graph: ir.Graph) -> None:
-    """Rewrite the scales of every QuantizeLinear and DequantizeLinear, and the integers that go with them."""
+def fit_scales(graph: ir.Graph, kept: Collection[str] = ()) -> None:
+    """Rewrite the scales of QuantizeLinear and DequantizeLinear nodes, and the integers that go with them.
+
+    Nodes named in `kept` stay FP32: their scales are as they were, but for those that others share.
+    """
     originals: dict[str, npt.NDArray[Any]] = {}
     for node in graph:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.name in kept:
             continue
         scale = node.inputs[1]
         if scale is None or scale.const_value is None:

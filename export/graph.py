@@ -11,7 +11,8 @@ from resnetrt.errors import CheckFailed
 from resnetrt.export.quiet import first_cause, quiet
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_PLAIN = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # the same in evaluation mode
 _CONV_OPS = {torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default}
 _PADDED_CONV_OPS = {torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.padding}
 
@@ -77,7 +78,7 @@ def _owner(node: object, names: dict[str, str], attribute: str) -> str | None:
 def _foldable_conv(node: Node, names: dict[str, str], module: nn.Module, batch_norm: str) -> tuple[str | None, str]:
     """The convolution's dotted name, or None and the reason."""
     layer = module.get_submodule(batch_norm)
-    if not isinstance(layer, BATCH_NORMS) or type(layer).forward is not nn.BatchNorm2d.forward:
+    if not isinstance(layer, BATCH_NORMS) or type(layer).forward not in _PLAIN:
         return None, f"it is a {type(layer).__name__}, not a plain BatchNorm"
     if not _calls(node, module, layer):
         return None, "its parameters are used directly, the module itself is not called"

@@ -35,9 +35,10 @@ def layers_out_of_range(graph: ir.Graph, half: HalfType, amax: Mapping[str, floa
         if reason:
             for node in _around(value, half, amax):
                 kept.setdefault(node.name or "", reason)
-    for node in graph:  # weights of a layer that stays FP32 are dequantized to FP32
+    for node in reversed(graph):  # what a layer that stays FP32 reads is quantized from FP32 and dequantized to it
         users = [use.node.name for use in node.outputs[0].uses()]
-        if node.op_type == "DequantizeLinear" and users and all(name in kept for name in users):
+        quantizes = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if quantizes and users and all(name in kept for name in users):
             kept.setdefault(node.name or "", kept[users[0] or ""])
     return kept
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import Bundle, BundleEditor, sha256_of
 from resnetrt.export.lint import check_onnx
 from resnetrt.export.onnx_parity import measure_parity
 from resnetrt.manifest import VariantRecord
@@ -30,7 +30,8 @@ def store_variant(
 ) -> Parity:
     """Store the ONNX file `blob` as variant `name`, with `evidence` and its parity, as `measure` finds it.
 
-    The parity is required within `explain`, which may add to the message of a failure. Raises `CheckFailed` for invalid
+    Casts of an older file of it are dropped, as their engines and its own are. The parity is required within `explain`,
+    which may add to the message of a failure. Raises `CheckFailed` for invalid
     ONNX and outside the tolerance of `precision`; then nothing is written.
     """
     with bundle.edit() as editor:
@@ -42,4 +43,25 @@ def store_variant(
             require(parity, "onnxruntime", precision, f"variant {name}")
         found = evidence | {"parity": parity.to_json()}
         editor.add_variant(name, VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=found))
+        sha256 = sha256_of(path)
+        drop_variants(
+            editor,
+            lambda made: (
+                made.evidence.get("source") == name and made.evidence.get("source_sha256") not in (None, sha256)
+            ),
+        )
     return parity
+
+
+def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
+    """Drop the variants that are `stale`, the casts made from them, and the engines of all these."""
+    variants = editor.manifest.variants
+    gone = {name for name, record in variants.items() if stale(record)}
+    gone |= {name for name, record in variants.items() if record.evidence.get("source") in gone}
+    for engine, made in list(editor.manifest.engines.items()):
+        if made.variant in gone:
+            editor.drop_engine(engine)
+    for name in gone:
+        file = variants.pop(name).file
+        if all(record.file != file for record in variants.values()):
+            editor.remove(file)

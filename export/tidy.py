@@ -17,8 +17,9 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(path: Path) -> None:
     """Rewrite the ONNX file at `path` in place.
 
-    Names come from module scopes, the batch axis is named `batch`, there is no metadata, and every convolution has a
-    bias: the exporter drops those that are zero, and every later stage would have to know both forms.
+    Names come from module scopes, the batch axis is named `batch`, there is no metadata, and every layer has a bias:
+    the exporter drops those that are zero, every later stage would have to know both forms, and a bias is where
+    quantization takes back the mean error of rounded weights.
     """
     model = onnx.load(str(path))
     _rename(model.graph)
@@ -31,11 +32,6 @@ def tidy(path: Path) -> None:
         item.doc_string = ""
     del model.graph.value_info[:]
     onnx.save(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), str(path))
-
-
-def module_of(name: str) -> str:
-    """The module a tidied node belongs to: the name without its last part."""
-    return name.rpartition(".")[0]
 
 
 def _rename(graph: onnx.GraphProto) -> None:
@@ -73,12 +69,13 @@ def _readable(node: onnx.NodeProto) -> str:
 def _add_missing_biases(graph: onnx.GraphProto) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
+        weight = weights.get(node.input[1]) if node.op_type in ("Conv", "Gemm") else None
         if weight is not None and (len(node.input) < 3 or not node.input[2]):
+            transposed = node.op_type == "Conv" or any(item.name == "transB" and item.i for item in node.attribute)
             dtype = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
-            bias = onnx.numpy_helper.from_array(np.zeros(weight.dims[0], dtype), f"{node.name}.zero_bias")
-            graph.initializer.append(bias)
-            node.input[:] = [*node.input[:2], bias.name]
+            zeros = np.zeros(weight.dims[0 if transposed else 1], dtype)
+            graph.initializer.append(onnx.numpy_helper.from_array(zeros, f"{node.name}.zero_bias"))
+            node.input[:] = [*node.input[:2], f"{node.name}.zero_bias"]
 
 
 def _name_batch_axis(graph: onnx.GraphProto) -> None:

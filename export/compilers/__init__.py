@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
-from resnetrt.export.cast_recipes import RECIPES, UINT8, is_current
+from resnetrt.export.cast_recipes import RECIPES, UINT8, is_current, record_of
 from resnetrt.export.compilers.engine import CompiledEngine
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
@@ -25,6 +25,7 @@ __all__ = [
     "CompiledEngine",
     "Compiler",
     "check_variant",
+    "check_request",
     "choose_variant",
     "compile_variant",
     "engine_id",
@@ -47,6 +48,10 @@ class Compiler(Protocol):
     @staticmethod
     def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
         """Compile the ONNX file. Raises `UsageError` for what it can't do, `BackendMissing` for what is not here."""
+
+    @staticmethod
+    def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:
+        """Raise what `compile_engine` would for any file: `UsageError` or `BackendMissing`."""
 
     @staticmethod
     def resolve_target(target: str | None) -> str:
@@ -92,13 +97,19 @@ def usual_variants(backend: str, precision: str) -> tuple[str, ...]:
     return (best, precision)
 
 
+def check_request(backend: str, precision: str, target: str | None, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` or `BackendMissing` for what `backend` can't compile here, before anything is made for it."""
+    chosen = find_compiler(backend)
+    chosen.check_request(precision, chosen.resolve_target(target), options)
+
+
 def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str = "float32") -> str:
     """The variant to compile for `backend` at `precision`: the one in its dialect, else the one without a dialect.
 
     With `input_type` `uint8` it is the one that takes frames, its preprocessing baked in.
 
     A cast (FP16, BF16, FP8, and INT8 over FP16 for TensorRT) is added to the bundle if it is not there or was made
-    from an older source. Raises `UsageError` naming the variants there are.
+    from an older source. Raises `UsageError` that says how to make the variant, or which ones there are.
     """
     variants = bundle.manifest.variants
     suffix = UINT8 if input_type == "uint8" else ""
@@ -113,10 +124,13 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
     for name in usual_variants(backend, precision):
         if name + suffix in variants:
             return name + suffix
-    if suffix and any(name in variants for name in usual_variants(backend, precision)):
+    if precision == "int8" or any(name in variants for name in usual_variants(backend, precision)):
+        first = "" if record_of(bundle) else "resnetrt calibrate, then "
+        dialect = f" --dialect {find_compiler(backend).DIALECT}" if precision == "int8" else ""
+        takes, frames = (" takes uint8 frames", " --input uint8") if suffix else ("", "")
         raise UsageError(
-            f"bundle {bundle.path}: no {precision} variant for {backend} takes uint8 frames; make one with: "
-            "resnetrt quantize --input uint8"
+            f"bundle {bundle.path}: no {precision} variant for {backend}{takes}; "
+            f"make one with: {first}resnetrt quantize{dialect}{frames}"
         )
     raise UsageError.unknown(f"precision of {bundle.path} for {backend}", precision, variants)
 

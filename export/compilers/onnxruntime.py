@@ -22,17 +22,22 @@ _PRECISIONS = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16", "int8"), "trt-e
 
 def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
     """See `resnetrt.export.compilers.Compiler`; there are no options."""
-    ort = import_package("onnxruntime")
-    require_known_options("onnxruntime", options)
-    require_precision("onnxruntime", target, precision, _PRECISIONS[target])
+    check_request(precision, target, options)
     native = create_native(variant_path, target, threads=1, precision=precision)
     return CompiledEngine(
         blob=variant_path.read_bytes(),
         extension="onnx",
         inputs=specs(native.get_inputs()),
         outputs=specs(native.get_outputs()),
-        tools={"onnxruntime": ort.__version__},
+        tools={"onnxruntime": import_package("onnxruntime").__version__},
     )
+
+
+def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:
+    """See `resnetrt.export.compilers.Compiler`."""
+    import_package("onnxruntime")
+    require_known_options("onnxruntime", options)
+    require_precision("onnxruntime", target, precision, _PRECISIONS[target])
 
 
 def resolve_target(target: str | None) -> str:

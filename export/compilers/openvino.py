@@ -29,9 +29,7 @@ _FUSED = {"SNIPPETS_MODE": "DISABLE"}
 
 def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
     """See `resnetrt.export.compilers.Compiler`; there are no options."""
-    ov = import_package("openvino")
-    require_known_options("openvino", options)
-    require_precision("openvino", target, precision, PRECISION_HINTS)
+    check_request(precision, target, options)
     source, name = _in_pairs(variant_path) or variant_path, variant_path.name
     compiled: dict[int | None, Any] = {None: _compile(source, name, precision, None)}
     if compiled[None].input().get_partial_shape()[0].is_dynamic:
@@ -42,10 +40,17 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
         extension="blob",
         inputs=specs(compiled[None].inputs),
         outputs=specs(compiled[None].outputs),
-        tools={"openvino": ov.get_version()},
+        tools={"openvino": import_package("openvino").get_version()},
         options={"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision]},
         details={"parts": parts},
     )
+
+
+def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:
+    """See `resnetrt.export.compilers.Compiler`."""
+    import_package("openvino")
+    require_known_options("openvino", options)
+    require_precision("openvino", target, precision, PRECISION_HINTS)
 
 
 def fix_batch(model: Any, batch: int) -> None:

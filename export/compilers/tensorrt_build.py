@@ -43,9 +43,8 @@ def build_engine(
     Raises `UsageError` for what can't be built, with the ONNX node, `CheckFailed` if TensorRT fails for another reason,
     `BackendMissing` if it is not here, `KeyboardInterrupt` on Ctrl-C.
     """
-    chosen, what = TensorRTOptions.from_mapping(flavour.backend, options), variant_path.name
-    refuse_options(flavour, chosen, precision, what)
-    trt = flavour.load()
+    what = variant_path.name
+    chosen, trt = check_build(flavour, precision, options, what)
     parsed = parse(trt, variant_path)
     inputs, layers = input_specs(parsed.network), network_layers(parsed.network)
     check_target_types(layers, capabilities(target), what)
@@ -98,6 +97,16 @@ def _layers_of(inspected: list[EngineLayer], lines: Lines) -> tuple[str, list[En
 def _build(trt: Any, parsed: ParsedNetwork, config: Any, label: str) -> Any:
     with watched(trt, config, label):
         return parsed.builder.build_serialized_network(parsed.network, config)
+
+
+def check_build(flavour: Flavour, precision: str, options: Mapping[str, Any], what: str) -> tuple[TensorRTOptions, Any]:
+    """The options of a build that can be tried here, and the package.
+
+    Raises `UsageError` for options that `flavour` can't build with, `BackendMissing` if it is not here.
+    """
+    chosen = TensorRTOptions.from_mapping(flavour.backend, options)
+    refuse_options(flavour, chosen, precision, what)
+    return chosen, flavour.load()
 
 
 def _configure(trt: Any, parsed: ParsedNetwork, options: TensorRTOptions, target: str, what: str) -> Any:

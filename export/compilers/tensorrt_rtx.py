@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetrt.export.compilers.engine import CompiledEngine
-from resnetrt.export.compilers.tensorrt_build import build_engine
+from resnetrt.export.compilers.engine import CompiledEngine, require_precision
+from resnetrt.export.compilers.tensorrt_build import build_engine, check_build
 from resnetrt.export.compilers.tensorrt_flavour import RTX, resolve_rtx_target
 from resnetrt.export.compilers.tensorrt_flavour import obstacle as obstacle_of
 
@@ -18,6 +18,12 @@ resolve_target = resolve_rtx_target
 def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
     """See `resnetrt.export.compilers.Compiler`; options are those of `TensorRTOptions`."""
     return build_engine(RTX, variant_path, precision, target, options)
+
+
+def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:
+    """See `resnetrt.export.compilers.Compiler`."""
+    require_precision(RTX.backend, target, precision, ("fp32", *CASTS))
+    check_build(RTX, precision, options, RTX.title)
 
 
 def obstacle(target: str) -> str:

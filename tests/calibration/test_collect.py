@@ -16,9 +16,12 @@ from resnetrt.calibration import collect
 from resnetrt.calibration.collect import calibrate, calibrate_bundle
 from resnetrt.calibration.data import pixel_hash
 from resnetrt.calibration.histogram import BINS_PER_SIDE
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.record import FILE
 from resnetrt.calibration.structure import watched_values
 from resnetrt.errors import DataError
+from resnetrt.export.cast import add_cast_variant
+from resnetrt.export.compilers import compile_variant
 from resnetrt.settings import read_settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -195,3 +198,21 @@ def test_a_failing_calibration_leaves_the_bundle(fashion_bundle: Bundle, tmp_pat
         calibrate_bundle(fashion_bundle, str(tmp_path / "blank.npz"), 5)
     assert {path.name: path.read_bytes() for path in fashion_bundle.path.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blank.npz", "fashion.bundle"]
+
+
+def test_variants_of_another_record_go_with_it(fashion_bundle: Bundle):
+    """Else they would be judged on images that they were calibrated on, whose hashes the bundle no longer has."""
+    quantize_variant(fashion_bundle, "tensorrt", QuantizeOptions())
+    cast, _ = add_cast_variant(fashion_bundle, "int8")
+    add_cast_variant(fashion_bundle, "fp16")
+    engines = [compile_variant(fashion_bundle, name, "onnxruntime") for name in ("int8.tensorrt", "fp32")]
+    engines.append(compile_variant(fashion_bundle, cast, "onnxruntime"))
+    before = Bundle.open(fashion_bundle.path).manifest
+    calibrate_bundle(fashion_bundle, "fashion_calib", 256)
+    assert Bundle.open(fashion_bundle.path).manifest == before  # the same images, the same record
+    calibrate_bundle(fashion_bundle, "fashion_calib", 32)
+    after = Bundle.open(fashion_bundle.path).manifest
+    assert set(after.variants) == {"fp32", "fp16"}
+    assert set(after.engines) == {engines[1]}
+    files = {"fp32.onnx", "fp16.onnx", "fold.json", "golden.safetensors", FILE, f"engines/{engines[1]}.onnx"}
+    assert set(after.files) == files | {f"engines/{engines[1]}.json"}

@@ -176,6 +176,11 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], bool]] = {
         {"v": weight(4, 1, 1, 1)},
         True,
     ),
+    "a bias that both layers read": (
+        [conv("a", "input", "w", "x"), helper.make_node("Conv", ["x", "v", "a.bias"], ["logits"], "b")],
+        {},
+        True,
+    ),
     "a weight used twice": ([conv("a", "input", "w", "x"), conv("b", "x", "w", "logits")], {}, False),
     "a sigmoid": (
         [conv("a", "input", "w", "y"), helper.make_node("Sigmoid", ["y"], ["x"]), conv("b", "x", "v", "logits")],

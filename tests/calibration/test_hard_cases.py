@@ -192,6 +192,27 @@ def test_a_projection_that_adds_nothing_yet(tmp_path: Path):
         assert sqnr > 30
 
 
+class ChannelSplit(nn.Module):
+    """Two convolutions that read the halves of one tensor, as in CSP and Res2Net; one half is ten times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.low, self.high = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(4, 5, 3)
+        small_models.randomize(self)
+        with torch.no_grad():
+            self.stem.weight[4:].mul_(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        return (self.low(x[:, :4]).relu() + self.high(x[:, 4:])).mean((2, 3))
+
+
+def test_the_halves_of_a_channel_split_keep_their_own_ranges(tmp_path: Path):
+    for sqnr, warnings in Case(ChannelSplit(), tmp_path).verdicts():
+        assert sqnr > 35, sqnr
+        assert warnings == []
+
+
 def test_a_file_without_shapes_of_inner_values(tmp_path: Path):
     case = Case(network(), tmp_path)
     model = onnx.load(case.path)

@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import small_models
+import tiny_bundle
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from small_data import Calibrated
 
 from resnetrt.bundle import Bundle
@@ -110,6 +112,24 @@ def test_files_without_a_common_layer(calibrated: FindCalibrated, tmp_path: Path
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(CheckFailed, match=r"other\.onnx: no layer output bears the same name as in plain\.onnx"):
         layer_report(calibrated("plain").path, tmp_path / "other.onnx", calibrated("plain").images)
+
+
+def test_activations_that_another_tool_left_to_the_integers(calibrated: FindCalibrated, tmp_path: Path):
+    """ONNX Runtime's quantizer removes a ReLU in front of uint8 and gives its name to the convolution."""
+    found, path = calibrated("projection"), tmp_path / "ort.onnx"
+    quantize_static(
+        str(found.path),
+        str(path),
+        tiny_bundle.Reader(found.images),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+    assert not any(node.op_type == "Relu" for node in onnx.load(path).graph.node)
+    rows = layer_report(found.path, path, found.images)
+    assert ("Conv", "relu") in {(row.op, row.output) for row in rows}
+    assert min(row.own_sqnr_db for row in rows) > 25
 
 
 def test_of_a_bundle(fashion_bundle: Bundle):

@@ -77,6 +77,45 @@ def test_ort_told_what_tensorrt_wants(tiny: Bundle, tmp_path: Path):
     assert record.evidence["warnings"] == [finding.to_json() for finding in findings]
 
 
+def test_types_without_zero_points(tiny: Bundle, tmp_path: Path):
+    """Since opset 21 a quantizer may have none; `output_dtype` then says its type, and without that it is uint8."""
+    model = onnx.load(by_ort(tiny, tmp_path / "ort.onnx", **TENSORRT))
+    model.opset_import[0].version = 21
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            del node.input[2]
+    for node in quantizers:
+        node.attribute.append(helper.make_attribute("output_dtype", onnx.TensorProto.INT8))
+    onnx.save(model, tmp_path / "bare.onnx")
+    assert messages(tmp_path / "bare.onnx", "tensorrt") == []
+    del quantizers[0].attribute[-1]
+    onnx.save(model, tmp_path / "bare.onnx")
+    (line,) = messages(tmp_path / "bare.onnx", "tensorrt")
+    assert "input is uint8 with zero point 0; tensorrt takes int8 with 0" in line
+
+
+def keep_batch_norm(bundle: Bundle) -> None:
+    """Put a BatchNorm that changes nothing in front of the classifier of fp32.onnx."""
+    model = onnx.load(bundle.variant_file("fp32"))
+    for name, value in (("one", 1.0), ("zero", 0.0)):
+        array = np.full(tiny_bundle.CHANNELS, value, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    last = model.graph.node.pop()
+    last.input[0] = "bn"
+    inputs = ["f", "one", "zero", "zero", "one"]
+    model.graph.node.extend([helper.make_node("BatchNormalization", inputs, ["bn"], "bn", epsilon=1e-7), last])
+    with bundle.edit() as editor:
+        editor.write("fp32.onnx", model.SerializeToString())
+
+
+def test_a_batch_norm_that_the_export_kept_is_no_fault(tiny: Bundle, tmp_path: Path):
+    keep_batch_norm(tiny)
+    variant, _, _ = import_variant(tiny, by_ort(tiny, tmp_path / "ort.onnx", **TENSORRT), "tensorrt")
+    nodes = onnx.load(tiny.variant_file(variant)).graph.node
+    assert sum(node.op_type == "BatchNormalization" for node in nodes) == 1
+
+
 def test_symmetric_activations_are_slow_on_a_cpu(tiny: Bundle, tmp_path: Path):
     path = by_ort(tiny, tmp_path / "ort.onnx", **TENSORRT)
     assert messages(path, "onnxruntime") == []

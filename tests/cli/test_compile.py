@@ -1,5 +1,6 @@
-"""`resnetrt compile` with TensorRT-RTX: exit codes and what is printed."""
+"""`resnetrt compile`: exit codes and what is printed, mostly with TensorRT-RTX."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import tiny_bundle
 
 from resnetrt.cli import run
+from resnetrt.errors import UsageError
 from resnetrt.runtime.cuda.device import find_devices
 
-pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'resnetrt[rtx]'")
+HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
+needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="needs tensorrt-rtx: pip install 'resnetrt[rtx]'")
+needs_no_rtx = pytest.mark.skipif(HAS_RTX, reason="tensorrt-rtx is installed")
 
 
 @pytest.fixture
@@ -21,6 +25,7 @@ def compile_rtx(bundle: str, *arguments: str) -> int:
     return run(["compile", bundle, "--backend", "tensorrt_rtx", *arguments])
 
 
+@needs_rtx
 def test_the_cast_is_made_and_the_missing_parity_is_said(bundle: str, capsys: pytest.CaptureFixture[str]):
     arguments = ("--precision", "fp16", "--target", "sm86,sm89", "--profiles", "1:4:8")
     assert compile_rtx(bundle, *arguments) == 0
@@ -31,6 +36,7 @@ def test_the_cast_is_made_and_the_missing_parity_is_said(bundle: str, capsys: py
         assert "its variant: SQNR " in printed
 
 
+@needs_rtx
 def test_json_has_the_sidecar(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert compile_rtx(bundle, "--precision", "fp32", "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -38,12 +44,14 @@ def test_json_has_the_sidecar(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert record["sidecar"]["tensorrt"]["profiles"][0]["opt"] == [8, 3, 16, 16]
 
 
+@needs_rtx
 def test_check_builds_nothing(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert compile_rtx(bundle, "--variant", "fp32", "--check") == 0
     assert capsys.readouterr().out == "fp32.onnx: tensorrt_rtx takes every node\n"
     assert not (Path(bundle) / "engines").exists()
 
 
+@needs_rtx
 def test_check_names_what_is_refused(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert compile_rtx(bundle, "--variant", "int8.cpu", "--check") == 1
     printed = capsys.readouterr()
@@ -57,6 +65,7 @@ def test_check_needs_a_parser(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert "expected a backend with a parser to ask (tensorrt, tensorrt_rtx), found openvino" in capsys.readouterr().err
 
 
+@needs_rtx
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -74,3 +83,39 @@ def test_what_can_not_be_built_is_one_line(
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_zero_is_an_option_that_is_given(bundle: str, monkeypatch: pytest.MonkeyPatch):
+    import resnetrt.export.compilers
+
+    seen = {}
+
+    def remember(*arguments: object) -> str:
+        seen.update(arguments[-1])  # type: ignore[call-overload]
+        raise UsageError("seen")
+
+    monkeypatch.setattr(resnetrt.export.compilers, "compile_variant", remember)
+    zeros = ("--dla-core", "0", "--builder-optimization-level", "0", "--workspace-mib", "0")
+    assert compile_rtx(bundle, "--variant", "fp32", *zeros) == 2
+    assert seen == {"dla_core": 0, "builder_optimization_level": 0, "workspace_mib": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("onnxruntime", "fp16"), 2, "onnxruntime on cpu: expected precision fp32, int8, found fp16"),
+        (("openvino", "bf16", "--target", "gpu"), 2, "unknown openvino target 'gpu'"),
+        (("openvino", "fp16", "--refit"), 2, "unknown option of openvino 'refit'"),
+        (("tensorrt_rtx", "fp16", "--dla-core", "0"), 2, "TensorRT-RTX has no DLA"),
+        (("tensorrt_rtx", "fp4"), 2, "expected precision bf16, fp16, fp32, fp8, int8, found fp4"),
+        pytest.param(("tensorrt_rtx", "bf16"), 4, "tensorrt_rtx is not installed", marks=needs_no_rtx),
+    ],
+)
+def test_what_can_not_be_compiled_leaves_no_cast(
+    bundle: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, message: str
+):
+    before = (Path(bundle) / "manifest.json").read_bytes()
+    backend, precision, *options = arguments
+    assert run(["compile", bundle, "--backend", backend, "--precision", precision, *options]) == code
+    assert message in capsys.readouterr().err
+    assert (Path(bundle) / "manifest.json").read_bytes() == before

@@ -67,6 +67,10 @@ def test_stages_one_by_one(cli, tmp_path):
     inspected = cli("inspect", bundle)
     assert "all hashes match" in inspected.out
     assert f"weights: {Bundle.open(bundle).manifest.weights['name']}\n" in inspected.out
+    same = cli("calibrate", bundle, "--data", "fashion_calib", "--samples", 64, "--json").json()
+    assert same["dropped_variants"] == []
+    other = cli("calibrate", bundle, "--data", "fashion_calib", "--samples", 65)
+    assert "quantize again: int8.cpu, int8.onnxruntime, int8.tensorrt\n" in other.out
 
 
 def test_inspect_reads_single_files(bundle, cli, tmp_path):

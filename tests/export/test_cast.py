@@ -13,10 +13,10 @@ from resnetrt.bundle import Bundle, sha256_of
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.export.activation_ranges import recorded_amax
+from resnetrt.export.activation_ranges import FILE, recorded_amax
 from resnetrt.export.cast import NOT_CHECKED, add_cast_variant
 from resnetrt.export.cast_recipes import RECIPES, is_current
-from resnetrt.export.compilers import choose_variant
+from resnetrt.export.compilers import choose_variant, compile_variant
 from resnetrt.export.fit_scales import fp16_scale
 from resnetrt.export.half_types import HALF_TYPES
 from resnetrt.export.onnx_parity import run_onnx
@@ -117,7 +117,9 @@ class TestTypes:
 class TestRange:
     def test_a_weight_beyond_fp16_keeps_its_layer_in_fp32(self, tiny: Bundle):
         scale_weights(tiny, {"stem.w": 1e6, "stem.b": 1e6, "conv.b": 1e6, "fc.w": 1e-6})
-        with pytest.raises(CheckFailed, match="NaN or infinite"):
+        with pytest.raises(
+            CheckFailed, match=r"^variant fp16: .* NaN or infinite; without a calibration record .*resnetrt calibrate$"
+        ):
             add_cast_variant(tiny, "fp16")  # without a record nobody knows that the activations overflow too
         assert "fp16" not in Bundle.open(tiny.path).manifest.variants
 
@@ -156,6 +158,17 @@ class TestRange:
         assert {"stem.conv", "relu", "stages.0.0.conv1.conv"} <= set(kept)
         assert "activation" in kept["relu"]
         assert np.isfinite(parity.max_abs)
+
+    def test_scales_of_layers_that_stay_fp32_stay_too(self, fashion_bundle: Bundle):
+        """A tensor far below FP16 between two layers; raised to what FP16 holds, its scale would leave 12 dB."""
+        first, second = "stages.0.0.conv1.conv", "stages.0.0.conv2.conv"
+        scale_weights(fashion_bundle, {f"{first}.weight": 1e-8, f"{first}.bias": 1e-8, f"{second}.weight": 1e8})
+        refresh_golden(fashion_bundle)
+        calibrate_bundle(fashion_bundle, "fashion_calib", 32)
+        _, plain = quantize_variant(fashion_bundle, "tensorrt", QuantizeOptions())
+        name, parity = add_cast_variant(fashion_bundle, "int8")
+        assert {first, second} <= set(fashion_bundle.manifest.variants[name].evidence["kept_fp32"])
+        assert parity.sqnr_db > plain.sqnr_db - 2.5
 
     def test_bf16_holds_what_fp16_does_not(self, tiny: Bundle):
         plant(tiny, "conv.w", (3, 2, 1, 1), 1e5)
@@ -235,11 +248,31 @@ class TestOnDemand:
         assert choose_variant(tiny, "tensorrt_rtx", "fp16") == "fp16"
         assert (sha256_of(tiny.variant_file("fp16")), tiny.path.stat().st_ino) == (before, stamp)
 
+    def test_a_cast_by_another_record_is_made_again(self, fashion_bundle: Bundle):
+        """As its evidence says: "not checked: ... make one with: resnetrt calibrate"."""
+        blob = fashion_bundle.file(FILE).read_bytes()
+        with fashion_bundle.edit() as editor:
+            editor.remove(FILE)
+        choose_variant(fashion_bundle, "openvino", "fp16")
+        assert fashion_bundle.manifest.variants["fp16"].evidence["activations"] == NOT_CHECKED
+        with fashion_bundle.edit() as editor:
+            editor.write(FILE, blob)
+        assert not is_current(fashion_bundle, "fp16")
+        choose_variant(fashion_bundle, "openvino", "fp16")
+        assert fashion_bundle.manifest.variants["fp16"].evidence["activations"].startswith("checked: ")
+        assert is_current(fashion_bundle, "fp16")
+
     def test_a_cast_of_an_older_source_is_made_again(self, quantized: Bundle):
         assert choose_variant(quantized, "tensorrt", "int8") == "int8.tensorrt.fp16"
         before = sha256_of(quantized.variant_file("int8.tensorrt.fp16"))
+        engine = compile_variant(quantized, "int8.tensorrt.fp16", "onnxruntime")
+        quantize_variant(quantized, "tensorrt", QuantizeOptions())
+        assert is_current(quantized, "int8")  # the same file again
+        assert engine in quantized.manifest.engines
         quantize_variant(quantized, "tensorrt", QuantizeOptions("minmax"))
         assert not is_current(quantized, "int8")
+        manifest = Bundle.open(quantized.path).manifest
+        assert (set(manifest.variants), manifest.engines) == ({"fp32", "int8.tensorrt"}, {})
         assert choose_variant(quantized, "tensorrt", "int8") == "int8.tensorrt.fp16"
         assert sha256_of(quantized.variant_file("int8.tensorrt.fp16")) != before
 

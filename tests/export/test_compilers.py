@@ -159,6 +159,21 @@ def test_the_variant_in_the_backends_dialect_is_chosen(bundle: Bundle, backend: 
         choose_variant(bundle, backend, "fp4")
 
 
+@pytest.mark.parametrize(
+    ("input_type", "message"),
+    [
+        ("float32", "no int8 variant for {}; make one with: resnetrt calibrate, then resnetrt quantize --dialect {}$"),
+        ("uint8", "no int8 variant for {} takes uint8 frames; make .* quantize --dialect {} --input uint8$"),
+    ],
+)
+def test_a_bundle_without_int8_says_how_to_make_it(bundle: Bundle, backend: str, input_type: str, message: str):
+    with bundle.edit() as editor:
+        for name in [name for name in editor.manifest.variants if name.startswith("int8")]:
+            del editor.manifest.variants[name]
+    with pytest.raises(UsageError, match=message.format(backend, find_compiler(backend).DIALECT)):
+        choose_variant(bundle, backend, "int8", input_type)
+
+
 def test_a_target_without_its_device_is_missing(bundle: Bundle):
     import onnxruntime
 

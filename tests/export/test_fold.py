@@ -119,6 +119,15 @@ def test_every_kind_of_convolution_folds(dimensions: int, options: dict[str, obj
     assert difference(net, result.module, images) < MAX_RELATIVE_ERROR
 
 
+def test_the_batch_norm_of_distributed_training_folds():
+    """In evaluation mode it is a plain one; the exporter would fold it without a certificate."""
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(small_net())
+    result = fold_batch_norms(net, IMAGES)
+    assert [c.batch_norm for c in result.certificates] == ["layers.1"]
+    assert result.kept == []
+    assert difference(net, result.module) < MAX_RELATIVE_ERROR
+
+
 @pytest.mark.parametrize("kind", small_models.CONFIGS)
 def test_residual_networks_fold_completely(kind: str):
     net, images = small_models.build(kind), small_models.pictures(kind, 4)

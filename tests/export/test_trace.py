@@ -21,7 +21,6 @@ from resnetrt.export.graph import trace
 from resnetrt.export.lint import lint
 from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.export.quiet import first_cause, quiet
-from resnetrt.export.tidy import module_of
 from resnetrt.export.trace import trace_to_onnx
 
 SmallOnnx = Callable[[str], Path]
@@ -52,7 +51,7 @@ def test_names_say_which_module_a_node_belongs_to(small_onnx: SmallOnnx, kind: s
     graph = onnx.load(small_onnx(kind)).graph
     modules = {name for name, _ in small_models.build(kind).named_modules()}
     for node in graph.node:
-        own = node.name if node.op_type in ("Conv", "Gemm") else module_of(node.name)
+        own = node.name if node.op_type in ("Conv", "Gemm") else node.name.rpartition(".")[0]
         assert own in modules, node.name
     convs = {node.name for node in graph.node if node.op_type == "Conv"}
     layers = small_models.build(kind).named_modules()
@@ -126,13 +125,16 @@ def test_opset_is_the_one_asked_for(tmp_path: Path):
     lint(path)
 
 
-def test_convolutions_without_bias_get_one_of_zeros(tmp_path: Path):
+def test_layers_without_bias_get_one_of_zeros(tmp_path: Path):
     """The exporter drops zero biases; an untrained network has nothing else."""
     path = tmp_path / "net.onnx"
-    net = Chain(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5, bias=False), nn.Unflatten(1, (5, 1)))
+    net = Chain(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 1), *pooled).eval()
     nn.init.zeros_(net.layers[2].bias)
     trace_to_onnx(net, (3, 8, 8), path)
     lint(path)
+    layers = [node for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm")]
+    assert [len(node.input) for node in layers] == [3, 3, 3]
     images = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
