@@ -10,6 +10,7 @@ from resnetrt.cli import run
 from resnetrt.export.compilers import compile_variant
 
 PEAKS = {"best": {"fp32": 100.0}, "copy_gb_s": 20.0, "matmul": []}
+ENOUGH = ["--budget", "1"]  # for the six rounds that a verdict needs, also on a machine that is busy
 
 
 @pytest.fixture
@@ -37,18 +38,18 @@ def test_json_has_the_designs_names_and_files_are_written(tiny, tmp_path, capsys
 
 @pytest.mark.parametrize(("factor", "code", "verdict"), [(10.0, 0, "PASS"), (0.1, 1, "FAIL")])
 def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsys):
-    assert bench(tiny, "--out", str(tmp_path)) == 0
+    assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
     old = json.loads((tmp_path / "bench.json").read_text())
     for row in old["results"]:
         row["round_medians_ms"] = [factor * ms for ms in row["round_medians_ms"]]
     (tmp_path / "old.json").write_text(json.dumps(old))
     capsys.readouterr()
-    assert bench(tiny, "--compare", str(tmp_path / "old.json")) == code
+    assert bench(tiny, "--compare", str(tmp_path / "old.json"), *ENOUGH) == code
     assert f"Against the earlier run: {verdict}" in capsys.readouterr().out
 
 
 def test_cells_of_one_run_only_are_named(tiny, tmp_path, capsys):
-    assert bench(tiny, "--out", str(tmp_path)) == 0
+    assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
     old = json.loads((tmp_path / "bench.json").read_text())
     row = old["results"][0]
     row["round_medians_ms"] = [10 * ms for ms in row["round_medians_ms"]]
@@ -74,10 +75,10 @@ def test_what_is_measured_survives_an_interrupt_of_what_follows(when, as_json, t
         monkeypatch.setattr("resnetrt.benchmarks.loadgen.run_loadgen", interrupted)
         more += ["--loadgen", "Offline"]
     else:
-        assert bench(tiny, "--out", str(tmp_path)) == 0
+        assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
         monkeypatch.setattr("resnetrt.benchmarks.remeasure.measure_groups", interrupted)
         monkeypatch.setattr("resnetrt.benchmarks.latency_regression.slowdown", lambda *_: (5.0, 1.0, 9.0))
-        more += ["--compare", str(tmp_path / "bench.json")]
+        more += ["--compare", str(tmp_path / "bench.json"), *ENOUGH]
         capsys.readouterr()
     assert bench(tiny, "--out", str(out), *more) == 130
     printed = capsys.readouterr().out
