@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from resnetrt.cli.deploying import run_deploy
-from resnetrt.cli.options import json_option, model_options, read_labels
+from resnetrt.cli.options import given_options, json_option, model_options, read_labels
 
 _MAX_DROP_PP = 1.0
 
@@ -61,8 +60,7 @@ def command(
     from resnetrt.benchmarks.deploy import DeployRequest
     from resnetrt.benchmarks.gate import Budget
 
-    confident = ctx.get_parameter_source("confidence") is ParameterSource.COMMANDLINE
-    if backend is None and (max_drop is not None or min_relative is not None or confident):
+    if backend is None and given_options(ctx, "max_drop", "min_relative", "confidence"):
         raise click.UsageError("--max-drop, --min-relative and --confidence need --backend auto")
     if max_drop is None and min_relative is None:
         max_drop = _MAX_DROP_PP

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from resnetrt.errors import UsageError
 
@@ -19,6 +20,14 @@ else:
 
 bundle_argument: Callable[[F], F] = click.argument("bundle", type=click.Path(path_type=Path))
 json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+def given_options(ctx: click.Context, *names: str) -> list[str]:
+    """Those of the parameters `names` that stand on the command line, as they are written there, such as `--count`."""
+    sources = {
+        item.opts[0]: ctx.get_parameter_source(item.name or "") for item in ctx.command.params if item.name in names
+    }
+    return [written for written, source in sources.items() if source is ParameterSource.COMMANDLINE]
 
 
 def input_option(help_text: str) -> Callable[[F], F]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from resnetrt.cli.options import INSTANCES, INTEGERS, json_option
+from resnetrt.cli.options import INSTANCES, INTEGERS, given_options, json_option
 from resnetrt.cli.output import note
 from resnetrt.errors import BackendMissing, UsageError
 
@@ -116,10 +115,8 @@ def command(
 
 def _refuse_idle_options(ctx: click.Context) -> None:
     """Raise `UsageError` for an option of the shadow check, when there is none."""
-    for option in ctx.command.params:
-        given = ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if given and option.name in ("no_shadow_copy", "on_drift", "shadow_dir", "shadow_quota_mb"):
-            raise UsageError(f"{option.opts[0]}: nothing is checked without --shadow-rate; give one, such as 0.01")
+    for option in given_options(ctx, "no_shadow_copy", "on_drift", "shadow_dir", "shadow_quota_mb"):
+        raise UsageError(f"{option}: nothing is checked without --shadow-rate; give one, such as 0.01")
 
 
 def shadow_options(options: dict[str, Any]) -> "ShadowOptions":

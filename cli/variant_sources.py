@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.dialects import dialect as find_dialect
@@ -14,6 +13,7 @@ from resnetrt.calibration.import_qdq import import_variant, quantize_from_cache
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.ranges import METHODS
 from resnetrt.calibration.round_weights import WEIGHT_METHODS
+from resnetrt.cli.options import given_options
 from resnetrt.cli.output import note
 from resnetrt.errors import UsageError
 from resnetrt.parity import Parity
@@ -50,10 +50,8 @@ def choose_source(ctx: click.Context, cache: Path | None, imported: Path | None,
         raise UsageError("--import and --from-trt-cache exclude each other; choose one")
     if len(dialects) != 1:
         raise UsageError(f"{option}: expected one dialect, found {len(dialects)}; choose with --dialect, as tensorrt")
-    for parameter in ctx.command.params:
-        given = ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and parameter.name in (_NOT_FOR_CACHES if imported is None else _NOT_FOR_FILES):
-            raise UsageError(f"{option} decides that; leave out {parameter.opts[0]}")
+    for given in given_options(ctx, *(_NOT_FOR_CACHES if imported is None else _NOT_FOR_FILES)):
+        raise UsageError(f"{option} decides that; leave out {given}")
     if imported is not None:
         return Source(_importer(imported), "imported")
     assert cache is not None

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.options import bundle_argument, given_options, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import UsageError
 
@@ -35,8 +34,7 @@ def command(
     from resnetrt.bundle import Bundle
 
     if bisecting:
-        given = ctx.get_parameter_source("count") is not ParameterSource.DEFAULT
-        if data is not None or given:
+        if given_options(ctx, "data", "count"):
             raise UsageError("--bisect: expected no --data and no --count, found one; it runs on the golden images")
         _bisect(ctx, bundle, engines, weights, as_json)
         return
