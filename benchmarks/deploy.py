@@ -20,9 +20,9 @@ from resnetrt.bundle import Bundle, check_destination
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.data import open_dataset
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-from resnetrt.calibration.ranges import METHODS
+from resnetrt.calibration.ranges import check_method
 from resnetrt.conditions import conditions
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.errors import BackendMissing
 from resnetrt.export.compilers import choose_variant, compile_variant
 from resnetrt.export.export import export_bundle
 from resnetrt.golden import Golden
@@ -64,8 +64,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     """
     if request.budget is not None:
         statistics()  # before the long run, not after it
-    if request.method not in METHODS:
-        raise UsageError.unknown("range method", request.method, METHODS)
+    check_method(request.method)
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)

@@ -46,13 +46,18 @@ class QuantParams:
         return self.scale * (qmin - self.zero_point), self.scale * (qmax - self.zero_point)
 
 
+def check_method(name: str) -> None:
+    """Raise `UsageError` for an unknown range method."""
+    if name not in METHODS:
+        raise UsageError.unknown("range method", name, METHODS)
+
+
 def find_range(statistics: TensorStatistics, name: str, levels: int) -> tuple[float, float]:
     """The range of a tensor by method `name` for a grid of `levels` steps over the signed or unsigned range.
 
     Raises `UsageError` for an unknown method.
     """
-    if name not in METHODS:
-        raise UsageError.unknown("range method", name, METHODS)
+    check_method(name)
     low, high = METHODS[name](statistics, levels)
     return min(low, 0.0), max(high, 0.0)
 

@@ -24,6 +24,12 @@ def weight_method(name: str) -> Callable[[WeightMethod], WeightMethod]:
     return register
 
 
+def check_weight_method(name: str) -> None:
+    """Raise `UsageError` for an unknown method."""
+    if name not in WEIGHT_METHODS:
+        raise UsageError.unknown("weight method", name, WEIGHT_METHODS)
+
+
 @weight_method("amax")
 def _amax(rows: npt.NDArray[np.float32], qmax: int) -> FloatArray:
     """The largest weight gets the largest integer."""
@@ -66,8 +72,7 @@ def quantize_weights(
     channel gets `least`, so that its bias, all that it has, keeps its precision; scale 1 where that is zero too.
     Raises `UsageError` for an unknown method.
     """
-    if method not in WEIGHT_METHODS:
-        raise UsageError.unknown("weight method", method, WEIGHT_METHODS)
+    check_weight_method(method)
     moved = np.moveaxis(weights, axis, 0)
     ideal = WEIGHT_METHODS[method](moved.reshape(len(moved), -1), qmax)
     floor = np.zeros(len(moved)) if least is None else least.astype(np.float64)

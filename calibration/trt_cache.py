@@ -17,7 +17,7 @@ from resnetrt.bundle import sha256_of
 from resnetrt.calibration.dialects import DIALECTS
 from resnetrt.calibration.histogram import BINS_PER_SIDE
 from resnetrt.calibration.quantize import range_params
-from resnetrt.calibration.ranges import METHODS
+from resnetrt.calibration.ranges import check_method
 from resnetrt.calibration.record import CalibrationRecord, TensorStatistics
 from resnetrt.calibration.structure import COMMUTING, scale_source, watched_values
 from resnetrt.errors import DataError, UsageError
@@ -43,8 +43,7 @@ def header(method: str, version: str) -> str:
 
 def check_header(method: str, version: str) -> None:
     """Raise `UsageError` for an unknown range method or version, before any work is done."""
-    if method not in METHODS:
-        raise UsageError.unknown("range method", method, METHODS)
+    check_method(method)
     header(method, version)
 
 

@@ -11,8 +11,8 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.import_qdq import import_variant, quantize_from_cache
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-from resnetrt.calibration.ranges import METHODS
-from resnetrt.calibration.round_weights import WEIGHT_METHODS
+from resnetrt.calibration.ranges import check_method
+from resnetrt.calibration.round_weights import check_weight_method
 from resnetrt.cli.options import given_options
 from resnetrt.cli.output import note
 from resnetrt.errors import UsageError
@@ -36,9 +36,8 @@ def check_names(dialects: Sequence[str], method: str, weights_method: str) -> No
     """Raise `UsageError` for a dialect or method that there is not, before any variant is made."""
     for dialect in dialects:
         find_dialect(dialect)
-    for kind, name, known in (("range", method, METHODS), ("weight", weights_method, WEIGHT_METHODS)):
-        if name not in known:
-            raise UsageError.unknown(f"{kind} method", name, known)
+    check_method(method)
+    check_weight_method(weights_method)
 
 
 def choose_source(ctx: click.Context, cache: Path | None, imported: Path | None, dialects: Sequence[str]) -> Source:
