@@ -87,17 +87,13 @@ class SharedMemory:
 
     def check(self, name: str, offset: int, limit: int, size_bytes: int) -> None:
         """Raise `RequestFault` unless the region has `limit` bytes at `offset`, and those hold an output's."""
-        if size_bytes > limit:
-            text = f"shared memory region {name!r}: the output has {size_bytes} bytes, the request gives {limit}"
-            raise invalid(text)
         with self._lock:
-            self._checked(name, offset, limit)
+            self._checked(name, offset, limit, size_bytes)
 
     def write(self, name: str, offset: int, limit: int, blob: bytes | memoryview) -> None:
         """Copy `blob` to a part of a region. Raises `RequestFault` as `check` does, or if the object is smaller now."""
-        self.check(name, offset, limit, len(blob))
         with self._lock:
-            region = self._checked(name, offset, limit)
+            region = self._checked(name, offset, limit, len(blob))
             if os.fstat(region.file).st_size < region.offset + offset + len(blob):
                 raise invalid(f"shared memory region {name!r}: it was made smaller since it was registered")
             os.pwrite(region.file, blob, region.offset + offset)
@@ -106,7 +102,10 @@ class SharedMemory:
         """Close every region."""
         self.unregister("")
 
-    def _checked(self, name: str, offset: int, byte_size: int) -> Region:
+    def _checked(self, name: str, offset: int, byte_size: int, needed: int = 0) -> Region:
+        if needed > byte_size:
+            text = f"shared memory region {name!r}: the output has {needed} bytes, the request gives {byte_size}"
+            raise invalid(text)
         region = self._regions.get(name)
         if region is None:
             raise RequestFault(Kind.NOT_FOUND, f"unable to find shared memory region: {name!r}")
