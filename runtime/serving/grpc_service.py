@@ -20,7 +20,6 @@ from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
 SERVICE = "inference.GRPCInferenceService"
-_INTERVAL_S = 0.25
 _IN_FLIGHT = 64  # requests of one stream that are worked on at once
 
 Reply = Callable[[Any], Awaitable[Any]]
@@ -136,8 +135,7 @@ class GrpcService:
             await tasks.put(None)
 
         async def end() -> None:
-            while not self._repository.draining:
-                await asyncio.sleep(_INTERVAL_S)
+            await self._repository.until_draining()
             await tasks.put(None)
 
         helpers = [asyncio.ensure_future(read()), asyncio.ensure_future(end())]

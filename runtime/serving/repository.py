@@ -41,7 +41,7 @@ class Repository:
     def __init__(self, specs: list[ModelSpec], options: ServeOptions) -> None:
         check_names(specs)
         self.options = options
-        self.draining = False
+        self._drain = asyncio.Event()
         self.entries = {spec.name: Entry(spec) for spec in specs}
 
     async def load_all(self) -> None:
@@ -89,6 +89,19 @@ class Repository:
         if entry.model is None:
             raise RequestFault(Kind.UNAVAILABLE, f"model {name!r} is not ready: {entry.reason}")
         return entry.model
+
+    @property
+    def draining(self) -> bool:
+        """The server is stopping."""
+        return self._drain.is_set()
+
+    def drain(self) -> None:
+        """From now on the server is stopping."""
+        self._drain.set()
+
+    async def until_draining(self) -> None:
+        """Wait until the server is stopping."""
+        await self._drain.wait()
 
     @property
     def ready(self) -> bool:

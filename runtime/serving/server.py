@@ -133,12 +133,12 @@ class Server:
         if stop.is_set():
             _log.warning("second signal: ending at once")
             os._exit(128 + signal.SIGTERM)
-        self._repository.draining = True
+        self._repository.drain()
         stop.set()
 
     async def _drain(self, grpc_server: Any, servers: list[asyncio.Task[None]]) -> None:
         """Take no more, answer what was taken, free the engines; the metrics stay until the end."""
-        self._repository.draining = True
+        self._repository.drain()
         _log.info("draining")
         self._http.should_exit = True
         await asyncio.gather(grpc_server.stop(self._options.exit_timeout_s), servers[0], return_exceptions=True)
