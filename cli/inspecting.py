@@ -58,19 +58,22 @@ def _tensors(path: Path) -> dict[str, Any]:
         notes = dict(file.metadata() or {})
         names = sorted(file.keys())
         if "record" in notes:
-            return _record(json.loads(notes["record"]))
+            return _record(path)
         shapes = {name: file.get_slice(name) for name in names[:_LISTED]}
         listed = {name: f"{part.get_dtype()} {tuple(part.get_shape())}" for name, part in shapes.items()}
     return {"kind": "tensors", "count": len(names), "tensors": listed}
 
 
-def _record(header: dict[str, Any]) -> dict[str, Any]:
-    ranges = {name: f"{low:.4g} to {high:.4g}" for name, (low, high, *_) in header["tensors"].items()}
+def _record(path: Path) -> dict[str, Any]:
+    from resnetrt.calibration.record import CalibrationRecord
+
+    record = CalibrationRecord.from_bytes(path.read_bytes(), str(path))
+    ranges = {name: f"{item.minimum:.4g} to {item.maximum:.4g}" for name, item in record.tensors.items()}
     return {
         "kind": "calibration record",
-        "dataset": header["dataset"],
-        "images": len(header["image_hashes"]),
-        "model_sha256": header["model_sha256"],
+        "dataset": record.dataset,
+        "images": len(record.image_hashes),
+        "model_sha256": record.model_sha256,
         "tensors": ranges,
     }
 
