@@ -125,4 +125,4 @@ def test_deploy_keeps_one_engine_and_shows_what_was_tried(tmp_path, capsys):
 
 def test_a_budget_needs_auto(tmp_path, capsys):
     assert run(["deploy", "m", "--calib-data", "c", "--eval-data", "e", "--out", str(tmp_path), "--max-drop", "1"]) == 2
-    assert "need --backend auto" in capsys.readouterr().err
+    assert "--max-drop, --min-relative and --confidence need --backend auto" in capsys.readouterr().err
