@@ -23,7 +23,9 @@ class EngineDouble:
         self.cuda = cuda
         self.profiles = list(profiles)
         self.contexts: list[ContextDouble] = []
-        self.fail: set[str] = set()  # calls that report failure, as TensorRT does: by their return value
+        # calls that report failure as TensorRT does: by their return value, and by this text in the log, if any
+        self.fail: dict[str, str] = {}
+        self.logger: Any = None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         self._tensors = {node.name: node for node in (*inputs, *outputs)}
         self._modes = {node.name: "INPUT" for node in inputs} | {node.name: "OUTPUT" for node in outputs}
@@ -52,8 +54,13 @@ class EngineDouble:
         rest = self.get_tensor_shape(name)[1:]
         return [(batch, *rest) for batch in self.profiles[index]]
 
+    def failed(self, call: str) -> bool:
+        if self.fail.get(call):
+            self.logger.log(1, self.fail[call])
+        return call in self.fail
+
     def create_execution_context(self) -> "ContextDouble | None":
-        if "create_execution_context" in self.fail:
+        if self.failed("create_execution_context"):
             return None
         self.contexts.append(ContextDouble(self))
         return self.contexts[-1]
@@ -74,24 +81,24 @@ class ContextDouble:
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self.profile = index
         self.engine.cuda.enqueue(stream, lambda: None)
-        return "set_optimization_profile_async" not in self.engine.fail
+        return not self.engine.failed("set_optimization_profile_async")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self.engine.profiles[self.profile]
         fixed = self.engine.get_tensor_shape(name)
         self.shape = shape
         fits = low <= shape[0] <= high if fixed[0] < 0 else shape[0] == fixed[0]
-        return fits and shape[1:] == fixed[1:] and "set_input_shape" not in self.engine.fail
+        return fits and shape[1:] == fixed[1:] and not self.engine.failed("set_input_shape")
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return "set_tensor_address" not in self.engine.fail
+        return not self.engine.failed("set_tensor_address")
 
     def infer_shapes(self) -> list[str]:
-        return ["input"] if "infer_shapes" in self.engine.fail or not self.shape else []
+        return ["input"] if self.engine.failed("infer_shapes") or not self.shape else []
 
     def execute_async_v3(self, stream: int) -> bool:
-        if "execute_async_v3" in self.engine.fail:
+        if self.engine.failed("execute_async_v3"):
             return False
         addresses, shape = dict(self.addresses), self.shape
         self.engine.cuda.enqueue(stream, lambda: self._compute(addresses, shape))

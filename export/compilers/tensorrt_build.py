@@ -27,7 +27,7 @@ from resnetrt.export.compilers.tensorrt_options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt_parse import ParsedNetwork, parse
 from resnetrt.export.compilers.tensorrt_progress import watched
 from resnetrt.export.compilers.tensorrt_refuse import full_profiles, refuse_options
-from resnetrt.runtime.backends.tensorrt_logger import Lines, recorded
+from resnetrt.runtime.backends.tensorrt_logger import Lines
 
 LAYERS_FILE = "layers.json"
 
@@ -49,7 +49,7 @@ def build_engine(
     inputs, layers = input_specs(parsed.network), network_layers(parsed.network)
     check_target_types(layers, capabilities(target), what)
     chosen = replace(chosen, profiles=full_profiles(chosen.profiles, inputs, what))
-    with recorded(parsed.logger) as lines:
+    with parsed.logger.recorded() as lines:
         config = _configure(trt, parsed, chosen, target, what)
         require_no_error(lines, what, "configuring the build", parsed.nodes)
         plan = _build(trt, parsed, config, f"{flavour.title} {what}")

@@ -1,18 +1,11 @@
-"""TensorRT's setters log and do not raise: what its log means, as one exception with the first error.
-
-Errors after the first mislead: without a GPU every API error is followed by one about the CUDA driver.
-"""
+"""TensorRT's setters log and do not raise: what its log means, as one exception with the first error."""
 
 import re
 from collections.abc import Collection, Iterable
 
 from resnetrt.errors import CheckFailed, ResnetrtError, UsageError
-from resnetrt.runtime.backends.tensorrt_logger import ERROR, Lines
+from resnetrt.runtime.backends.tensorrt_logger import Lines, first_error
 
-_SOURCE = re.compile(r" ?\(?(?:In|at) [\w:~]+ at /_src/[^\s)]+\)?| In \w+ at /_src/\S+")
-_PREFIX = re.compile(r"^(?:\[[^\]]*\] ?)?(?:\w+::\w+: )?Error Code \d+: ")
-# what follows the first error in the same text, without a GPU always about the driver
-_LATER = re.compile(r"(?<=.) \[\w+\.cpp::\w+::\d+\] Error Code .*| In node -?\d+ with name: and operator: .*")
 _QUANTIZE = "quantize with: resnetrt quantize --dialect tensorrt"
 # text in an error: what to do about it
 _ADVICE = {
@@ -25,17 +18,6 @@ _ADVICE = {
     "model contains HW-specific datatypes": "leave that target out of --target, or choose --precision fp16",
     "attachExceptionMsgToGraph": "without a GPU, build without refit",
 }
-
-
-def first_error(lines: Lines) -> str:
-    """The text of the first ERROR line, without source positions; empty if there is none."""
-    return next((clean(text) for severity, text in lines if severity <= ERROR), "")
-
-
-def clean(text: str) -> str:
-    """One line, without TensorRT's own prefixes and source positions."""
-    line = _LATER.sub("", " ".join(text.split()))
-    return _SOURCE.sub("", _PREFIX.sub("", line)).strip() or line
 
 
 def node_in(text: str, nodes: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers.tensorrt_flavour import Flavour
-from resnetrt.export.compilers.tensorrt_log import advice, clean, first_error
-from resnetrt.runtime.backends.tensorrt_logger import Lines, logger_of, recorded
+from resnetrt.export.compilers.tensorrt_log import advice
+from resnetrt.runtime.backends.tensorrt_logger import Lines, clean, first_error, logger_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UnsupportedNode:
 def parse(trt: Any, path: Path) -> ParsedNetwork:
     """The network of the ONNX file at `path`. Raises `UsageError` naming the first node that TensorRT refuses."""
     logger = logger_of(trt)
-    with recorded(logger) as lines:
+    with logger.recorded() as lines:
         builder, network, parser = _new_parser(trt, logger)
         if not parser.parse_from_file(str(path)):
             problems = _errors(parser)
@@ -50,7 +50,7 @@ def check_model(path: Path, flavour: Flavour) -> list[UnsupportedNode]:
     """
     trt = flavour.load()
     logger = logger_of(trt)
-    with recorded(logger) as lines:
+    with logger.recorded() as lines:
         builder, network, parser = _new_parser(trt, logger)
         supported = parser.supports_model_v2(path.read_bytes())
         problems = _errors(parser)

@@ -11,7 +11,7 @@ from resnetrt.runtime.backends.tensorrt_library import (
     import_library,
     require_device,
 )
-from resnetrt.runtime.backends.tensorrt_logger import logger_of
+from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
 from resnetrt.runtime.cuda import Cuda, open_cuda
 from resnetrt.runtime.cuda.dlpack import DeviceTensor, borrow
@@ -48,7 +48,8 @@ class TensorRtSession(Session):
         self, sidecar: dict[str, Any], engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
     ) -> None:
         self._trt, self._runtime, self._engine = trt, runtime, engine
-        self._runner = Runner(engine, cuda, f"engine {sidecar['id']}", self._last_error)
+        logger = Recorder() if trt is None else logger_of(trt)
+        self._runner = Runner(engine, cuda, f"engine {sidecar['id']}", logger)
         super().__init__(sidecar, self._runner.inputs, self._runner.outputs, threads)
         self.batch_limits = self._runner.batch_limits
         self._host_only = cuda.dlpack_device[0] == 1
@@ -114,10 +115,6 @@ class TensorRtSession(Session):
     def _require_open(self) -> None:
         if self.closed:
             self._refuse(None)
-
-    def _last_error(self) -> str:
-        errors = logger_of(self._trt).errors if self._trt is not None else []
-        return errors[0] if errors else ""
 
 
 def _make_profiler(trt: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from resnetrt.errors import BackendMissing, BundleError
 from resnetrt.parts import PARTS
 from resnetrt.runtime.backends import compile_again
-from resnetrt.runtime.backends.tensorrt_logger import logger_of
+from resnetrt.runtime.backends.tensorrt_logger import first_error, logger_of
 from resnetrt.runtime.cuda.device import Device, find_devices
 
 # Modules by backend, in the order of preference. The lean and dispatch runtimes take version-compatible engines only.
@@ -72,14 +72,14 @@ def built_version(sidecar: dict[str, Any]) -> str | None:
 
 def deserialize(trt: Any, blob: Any, what: str, sidecar: dict[str, Any]) -> tuple[Any, Any]:
     """The engine and the runtime that it needs to live; raises `BundleError` with the first error that was logged."""
-    log = logger_of(trt)
-    log.errors.clear()
-    runtime = trt.Runtime(log)
-    if _is_version_compatible(sidecar):
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(blob)
+    logger = logger_of(trt)
+    with logger.recorded() as lines:
+        runtime = trt.Runtime(logger)
+        if _is_version_compatible(sidecar):
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
-        reason = log.errors[0] if log.errors else "it does not say why"
+        reason = first_error(lines) or "it does not say why"
         raise BundleError(f"{what}: TensorRT can't load it: {reason}; {compile_again(sidecar)}")
     return engine, runtime
 

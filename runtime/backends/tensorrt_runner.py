@@ -3,11 +3,13 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import not_
 from typing import Any
 
 import numpy as np
 
 from resnetrt.errors import EnvironmentFault, ResnetrtError, UsageError
+from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
 from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer
 from resnetrt.runtime.session import Array, Outputs, TensorSpec
@@ -21,12 +23,12 @@ class Runner:
     """Executes batches on one stream; not for several threads at once.
 
     Memory is allocated here, once, for the largest batch; a batch size that is new costs a context, a warm-up and a
-    capture, and of the sizes used least recently all but eight are dropped. `what` begins error messages, `why` gives
-    TensorRT's own last words. `engine` is an `ICudaEngine` or a double of one.
+    capture, and of the sizes used least recently all but eight are dropped. `what` begins error messages. `engine` is
+    an `ICudaEngine` or a double of one, `logger` the one of its library.
     """
 
-    def __init__(self, engine: Any, cuda: Cuda, what: str, why: Callable[[], str] = str, graphs: bool = True) -> None:
-        self._engine, self._cuda, self._what, self._why = engine, cuda, what, why
+    def __init__(self, engine: Any, cuda: Cuda, what: str, logger: Recorder, graphs: bool = True) -> None:
+        self._engine, self._cuda, self._what, self._logger = engine, cuda, what, logger
         self.inputs, self.outputs = _specs(engine)
         self._profiles = _profiles(engine, self.inputs)
         self.batch_limits = (min(low for low, _, _ in self._profiles), max(high for _, _, high in self._profiles))
@@ -60,7 +62,7 @@ class Runner:
         """
         slot = self.slot(tensor.shape[0])
         name = self.inputs[0].name
-        self._check(slot.context.set_tensor_address(name, tensor.address), "set_tensor_address")
+        self._call(slot.context, "set_tensor_address", name, tensor.address)
         try:
             self._execute(slot.context)
             self._cuda.synchronize(self.stream)
@@ -148,17 +150,15 @@ class Runner:
 
     def _context(self, count: int) -> Any:
         profile = self._profile_for(count)
-        context = self._engine.create_execution_context()
-        self._check(context is not None, "create_execution_context")
+        context = self._call(self._engine, "create_execution_context")
         if profile:
-            selected = context.set_optimization_profile_async(profile, self._cuda.handle(self.stream))
-            self._check(selected, "set_optimization_profile_async")
+            self._call(context, "set_optimization_profile_async", profile, self._cuda.handle(self.stream))
             self._cuda.synchronize(self.stream)
         spec = self.inputs[0]
-        self._check(context.set_input_shape(spec.name, (count, *spec.shape[1:])), "set_input_shape")
+        self._call(context, "set_input_shape", spec.name, (count, *spec.shape[1:]))
         for name, buffer in self._device.items():
-            self._check(context.set_tensor_address(name, buffer.address), "set_tensor_address")
-        self._check(not context.infer_shapes(), "infer_shapes")
+            self._call(context, "set_tensor_address", name, buffer.address)
+        self._call(context, "infer_shapes", failed=bool)  # it returns what is missing
         return context
 
     def _profile_for(self, count: int) -> int:
@@ -170,11 +170,16 @@ class Runner:
         return min(fitting, key=lambda i: abs(self._profiles[i][1] - count))
 
     def _execute(self, context: Any) -> None:
-        self._check(context.execute_async_v3(self._cuda.handle(self.stream)), "execute_async_v3")
+        self._call(context, "execute_async_v3", self._cuda.handle(self.stream))
 
-    def _check(self, succeeded: object, call: str) -> None:
-        if not succeeded:
-            raise EnvironmentFault(f"{self._what}: TensorRT's {call} failed: {self._why() or 'it does not say why'}")
+    def _call(self, target: Any, name: str, *arguments: Any, failed: Callable[[Any], bool] = not_) -> Any:
+        """What TensorRT's method returns; raises `EnvironmentFault` with what it logged meanwhile if it `failed`."""
+        with self._logger.recorded() as lines:
+            result = getattr(target, name)(*arguments)
+        if failed(result):
+            reason = first_error(lines) or "it does not say why"
+            raise EnvironmentFault(f"{self._what}: TensorRT's {name} failed: {reason}")
+        return result
 
     def _device_tensor(self, spec: TensorSpec, count: int) -> DeviceTensor:
         buffer, shape = self._device[spec.name], (count, *(axis or 1 for axis in spec.shape[1:]))

@@ -6,9 +6,10 @@ from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers import tensorrt_flavour, tensorrt_refuse
 from resnetrt.export.compilers.tensorrt_flavour import FULL, capabilities, obstacle, resolve_full_target
 from resnetrt.export.compilers.tensorrt_layers import EngineLayer, LayerTensor, parse_layers
-from resnetrt.export.compilers.tensorrt_log import build_error, clean, first_error, node_in, require_no_error
+from resnetrt.export.compilers.tensorrt_log import build_error, node_in, require_no_error
 from resnetrt.export.compilers.tensorrt_options import TensorRTOptions
 from resnetrt.export.compilers.tensorrt_refuse import refuse_options
+from resnetrt.runtime.backends.tensorrt_logger import clean, first_error
 from resnetrt.runtime.cuda.device import Device
 
 DRIVER = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In f at /_src/x.cpp:1 (cudaError 35))"

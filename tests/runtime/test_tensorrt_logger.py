@@ -1,0 +1,150 @@
+"""What TensorRT logged is told of the call that logged it: not of a later one, nor of another thread's."""
+
+import ctypes
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import tiny_bundle
+from engine_double import EngineDouble
+
+from resnetrt.bundle import Bundle
+from resnetrt.errors import BundleError, EnvironmentFault, UsageError
+from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.backends.tensorrt_library import deserialize
+from resnetrt.runtime.backends.tensorrt_logger import logger_of
+from resnetrt.runtime.cuda.host import HostCuda
+
+SIDECAR = {"id": "tensorrt-fp32-sm86", "backend": "tensorrt", "precision": "fp32", "target": "sm86"}
+
+
+class Library(ModuleType):
+    """TensorRT's surface; its runtime loads nothing, and logs what `says` holds."""
+
+    ILogger = type("ILogger", (), {})
+    says = ""
+
+    def Runtime(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
+        def load(_: bytes) -> None:
+            if self.says:
+                logger.log(1, self.says)
+
+        return type("Runtime", (), {"deserialize_cuda_engine": staticmethod(load)})
+
+
+@pytest.fixture
+def trt() -> Library:
+    return Library("tensorrt")
+
+
+def open_session(trt: Library, bundle: Bundle) -> TensorRtSession:
+    cuda = HostCuda()
+    engine = EngineDouble(bundle.variant_file("fp32"), cuda)
+    engine.logger = logger_of(trt)
+    return TensorRtSession(SIDECAR, engine, cuda, 1, trt)
+
+
+def fail_with(session: TensorRtSession, call: str, text: str) -> str:
+    """The error of a batch of two if TensorRT's `call` fails and logs `text`."""
+    session._engine.fail = {call: text}
+    with pytest.raises(EnvironmentFault) as caught:
+        session._runner.slot(2)
+    return str(caught.value).rpartition(": ")[2]
+
+
+class TestSessions:
+    def test_the_failing_call_is_explained_by_its_own_error(self, trt: Library, shared_bundle: Bundle):
+        with open_session(trt, shared_bundle) as first, open_session(trt, shared_bundle) as second:
+            assert fail_with(first, "set_input_shape", "a fault of yesterday") == "a fault of yesterday"
+            assert fail_with(second, "execute_async_v3", "out of memory") == "out of memory"
+            assert fail_with(second, "execute_async_v3", "") == "it does not say why"
+
+    def test_an_error_that_was_lived_with_explains_nothing(self, trt: Library, shared_bundle: Bundle):
+        with open_session(trt, shared_bundle) as session:
+            logger_of(trt).log(1, "not harmful")
+            assert fail_with(session, "set_tensor_address", "") == "it does not say why"
+
+    def test_source_positions_and_prefixes_are_left_out(self, trt: Library, shared_bundle: Bundle):
+        text = "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (In f at /_src/x.cpp:1 (cudaError 35))\n"
+        with open_session(trt, shared_bundle) as session:
+            assert fail_with(session, "execute_async_v3", text) == "Cuda Runtime (cudaError 35))"
+
+
+class TestLoading:
+    def test_an_engine_that_does_not_load(self, trt: Library):
+        for says, reason in (("old version", "old version"), ("bad magic", "bad magic"), ("", "it does not say why")):
+            trt.says = says
+            with pytest.raises(BundleError, match=f"TensorRT can't load it: {reason}; compile it again"):
+                deserialize(trt, b"", "engine e", SIDECAR | {"tools": {}, "options": {}, "variant": "fp32"})
+
+
+class TestThreads:
+    def test_another_threads_error_is_its_own(self, trt: Library):
+        logger, inside, logged = logger_of(trt), threading.Event(), threading.Event()
+
+        def other() -> list[tuple[int, str]]:
+            inside.wait(10)
+            logger.log(1, "outside of any call")
+            with logger.recorded() as lines:
+                logger.log(1, "of the other thread")
+            logged.set()
+            return lines
+
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(other)
+            with logger.recorded() as lines:
+                inside.set()
+                logged.wait(10)
+                logger.log(1, "of this thread")
+            assert lines == [(1, "of this thread")]
+            assert found.result() == [(1, "of the other thread")]
+
+    def test_a_line_of_a_thread_of_tensorrts_own_is_not_lost(self, trt: Library):
+        """As TensorRT's worker threads do, a thread that Python did not start calls the logger."""
+        logger, done = logger_of(trt), threading.Event()
+
+        def work(_: Any) -> None:
+            logger.log(1, "of a worker")
+            done.set()
+
+        libc = ctypes.CDLL(None)
+        start = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)
+        with logger.recorded() as lines:
+            assert libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, start, None) == 0
+            assert done.wait(10)
+        assert lines == [(1, "of a worker")]
+
+    def test_blocks_may_be_nested(self, trt: Library):
+        logger = logger_of(trt)
+        with logger.recorded() as outer:
+            logger.log(3, "before")
+            with logger.recorded() as inner:
+                logger.log(1, "within")
+            logger.log(3, "after")
+        assert (inner, [text for _, text in outer]) == ([(1, "within")], ["before", "within", "after"])
+        logger.log(1, "nobody listens")
+        assert len(outer) == 3
+
+
+def test_two_real_builds_side_by_side_keep_their_errors_apart(tmp_path: Path):
+    """TensorRT-RTX parses a sound file in one thread while another is refused its own."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    from resnetrt.export.compilers.tensorrt_parse import parse
+
+    sound, broken = tmp_path / "sound.onnx", tmp_path / "broken.onnx"
+    tiny_bundle.write_onnx(sound)
+    broken.write_bytes(b"no ONNX file")
+
+    def refused() -> str:
+        with pytest.raises(UsageError) as caught:
+            parse(trt, broken)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        rounds = [(pool.submit(refused), pool.submit(parse, trt, sound)) for _ in range(20)]
+        for failure, success in rounds:
+            assert "broken.onnx: parsing failed" in failure.result()
+            assert success.result().network.num_layers > 0  # raises if it heard of the other's errors
