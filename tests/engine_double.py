@@ -9,10 +9,32 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from resnetrt.bundle import Bundle
+from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda.host import HostCuda
 
 _TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
+
+
+def open_double(
+    bundle: Bundle,
+    cuda: HostCuda,
+    variant: str = "fp32",
+    profiles: Sequence[tuple[int, int, int]] = ((1, 8, 16),),
+    trt: Any = None,
+) -> TensorRtSession:
+    """A TensorRT session whose engine is the double of a variant."""
+    precision = bundle.manifest.variants[variant].precision
+    sidecar = {"id": f"tensorrt-{precision}-sm86", "backend": "tensorrt", "precision": precision, "target": "sm86"}
+    return TensorRtSession(sidecar, EngineDouble(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt)
+
+
+def engine_of(session: TensorRtSession) -> "EngineDouble":
+    """The double that the session runs."""
+    engine = session._engine
+    assert isinstance(engine, EngineDouble)
+    return engine
 
 
 class EngineDouble:
@@ -92,7 +114,7 @@ class ContextDouble:
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return not self.engine.failed("set_tensor_address")
+        return address % 256 == 0 and not self.engine.failed("set_tensor_address")
 
     def infer_shapes(self) -> list[str]:
         return ["input"] if self.engine.failed("infer_shapes") or not self.shape else []

@@ -14,7 +14,7 @@ from resnetrt.runtime.backends.tensorrt_library import (
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
 from resnetrt.runtime.cuda import Cuda, open_cuda
-from resnetrt.runtime.cuda.dlpack import DeviceTensor, borrow
+from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, DeviceTensor, borrow
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
 from resnetrt.settings import read_settings
 
@@ -38,8 +38,9 @@ def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "TensorRtS
 class TensorRtSession(Session):
     """An engine in TensorRT, on the first device, to be used by one thread at a time. Outputs are new arrays.
 
-    A batch is copied once to pinned memory and from there to the device; fill `staging` to save the first copy, or use
-    `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured CUDA graph.
+    A batch is copied once to pinned memory and from there to the device; fill an array of `staging` to save the first
+    copy, or use `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured
+    CUDA graph.
     """
 
     on_device = True
@@ -52,7 +53,7 @@ class TensorRtSession(Session):
         self._runner = Runner(engine, cuda, f"engine {sidecar['id']}", logger)
         super().__init__(sidecar, self._runner.inputs, self._runner.outputs, threads)
         self.batch_limits = self._runner.batch_limits
-        self._host_only = cuda.dlpack_device[0] == 1
+        self._host_only = cuda.dlpack_device[0] == DLPACK_CPU
         self._cuda = cuda
 
     @property
@@ -61,16 +62,21 @@ class TensorRtSession(Session):
         return sum(slot.graph is not None for slot in self._runner.slots.values())
 
     def staging(self, count: int) -> Array:
-        """The pinned input of a batch of `count` images; `infer` of this very array makes no host copy."""
+        """A new array in pinned memory for `count` images, with any content: allocate it once and fill it often.
+
+        It is the caller's, also after `close`: nothing else ever writes to it. `infer` makes no host copy of it, nor of
+        a contiguous slice. Raises `UsageError` for a batch that the engine does not take.
+        """
         self._require_open()
         return self._runner.staging(count)
 
     def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
-        """Run a batch that lies in device memory; the outputs stay there. No host copy, no device copy.
+        """Run a batch that lies in device memory; the outputs stay there. No host copy.
 
-        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; take an output with
-        `torch.from_dlpack`. Outputs are complete and hold until the next inference of this session.
-        Raises `UsageError` for another dtype, shape or device.
+        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; at an address that is no multiple
+        of 256 it is copied on the device. Take an output with `torch.from_dlpack`: it is complete, and nobody
+        overwrites it. Once nothing refers to it, its memory serves another call, which first waits for all streams of
+        the device, as one may still read it. Raises `UsageError` for another dtype, shape or device.
         """
         self._require_open()
         stream = None if self._host_only else self._cuda.handle(self._runner.stream)

@@ -11,20 +11,22 @@ import numpy as np
 from resnetrt.errors import EnvironmentFault, ResnetrtError, UsageError
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
-from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer
+from resnetrt.runtime.cuda.pool import BufferPool, Loan
+from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer, is_pinned
 from resnetrt.runtime.session import Array, Outputs, TensorSpec
 
 _log = logging.getLogger("resnetrt.runtime")
 _MOST_SLOTS = 8
+_ALIGNMENT = 256  # NvInferRuntime.h, setTensorAddress: "The pointer must have at least 256-byte alignment"
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
 
 
 class Runner:
     """Executes batches on one stream; not for several threads at once.
 
-    Memory is allocated here, once, for the largest batch; a batch size that is new costs a context, a warm-up and a
-    capture, and of the sizes used least recently all but eight are dropped. `what` begins error messages. `engine` is
-    an `ICudaEngine` or a double of one, `logger` the one of its library.
+    Memory is allocated here, once, for the largest batch, and never shown to a caller; a batch size that is new costs a
+    context, a warm-up and a capture, and of the sizes used least recently all but eight are dropped. `what` begins
+    error messages. `engine` is an `ICudaEngine` or a double of one, `logger` the one of its library.
     """
 
     def __init__(self, engine: Any, cuda: Cuda, what: str, logger: Recorder, graphs: bool = True) -> None:
@@ -38,37 +40,55 @@ class Runner:
         sizes = {spec.name: _size_bytes(spec, self.batch_limits[1]) for spec in (*self.inputs, *self.outputs)}
         self._device = {name: DeviceBuffer(cuda, size) for name, size in sizes.items()}
         self._pinned = {name: PinnedBuffer(cuda, size) for name, size in sizes.items()}
+        self._lent = {spec.name: BufferPool(cuda, sizes[spec.name]) for spec in self.outputs}
 
     def run(self, batch: Array) -> Outputs:
         """Outputs of a batch; the arrays are new. One copy to the device and one back for each output.
 
-        The batch is first copied to pinned memory, unless it is the array that `staging` gave.
+        The batch is first copied to pinned memory, unless it is contiguous and in such memory already: `staging`'s.
         """
         slot = self.slot(len(batch))
-        if batch is not slot.staging:
+        if not (is_pinned(batch) and batch.flags.c_contiguous):
             np.copyto(slot.staging, batch)
-        slot.start()
+            batch = slot.staging
+        slot.start(batch)
         self._cuda.synchronize(self.stream)
         return {name: view.copy() for name, view in slot.results.items()}
 
     def staging(self, count: int) -> Array:
-        """The pinned input of a batch of `count` images, to be filled and given to `run`."""
-        return self.slot(count).staging
+        """New pinned memory for a batch of `count` images, with any content. Raises `UsageError` as `slot` does."""
+        self._profile_for(count)
+        spec = self.inputs[0]
+        return _view(PinnedBuffer(self._cuda, _size_bytes(spec, count)), spec, count)
 
     def run_borrowed(self, tensor: Borrowed) -> dict[str, DeviceTensor]:
-        """Outputs, complete and in device memory, of a batch in device memory. Nothing is copied.
+        """Outputs, complete and in device memory of their own, of a batch in device memory.
 
-        They are overwritten by the next run.
+        Nothing is copied, but a batch whose address TensorRT does not take, on the device.
         """
         slot = self.slot(tensor.shape[0])
-        name = self.inputs[0].name
-        self._call(slot.context, "set_tensor_address", name, tensor.address)
+        loans = {spec.name: self._lent[spec.name].lend() for spec in self.outputs}
+        if any(loan.again for loan in loans.values()):
+            self._cuda.synchronize_device()
+        addresses = {name: loan.buffer.address for name, loan in loans.items()}
         try:
+            for name, address in ((self.inputs[0].name, self._aligned(tensor)), *addresses.items()):
+                self._call(slot.context, "set_tensor_address", name, address)
             self._execute(slot.context)
             self._cuda.synchronize(self.stream)
         finally:
-            slot.context.set_tensor_address(name, self._device[name].address)
-        return {spec.name: self._device_tensor(spec, tensor.shape[0]) for spec in self.outputs}
+            for name, buffer in self._device.items():
+                slot.context.set_tensor_address(name, buffer.address)
+        return {spec.name: self._device_tensor(spec, tensor.shape[0], loans[spec.name]) for spec in self.outputs}
+
+    def _aligned(self, tensor: Borrowed) -> int:
+        """The tensor's address, or that of a copy if it is not aligned: slices of a batch often are not."""
+        if tensor.address % _ALIGNMENT == 0:
+            return tensor.address
+        spec = self.inputs[0]
+        own = self._device[spec.name].address
+        self._cuda.copy_on_device(own, tensor.address, _size_bytes(spec, tensor.shape[0]), self.stream)
+        return own
 
     def slot(self, count: int) -> "_Slot":
         """What is kept for batches of `count` images. Raises `UsageError` if no profile holds them."""
@@ -102,7 +122,7 @@ class Runner:
         times = []
         for _ in range(runs):
             cuda.record(start, self.stream)
-            slot.start()
+            slot.start(slot.staging)
             cuda.record(end, self.stream)
             times.append(cuda.elapsed_ms(start, end))
         cuda.destroy_event(start)
@@ -117,6 +137,7 @@ class Runner:
         self.slots.clear()
         self._device.clear()
         self._pinned.clear()
+        self._lent.clear()
         self._cuda.destroy_stream(self.stream)
         self._engine = None
 
@@ -126,16 +147,20 @@ class Runner:
         staging = _view(self._pinned[name], self.inputs[0], count)
         results = {spec.name: _view(self._pinned[spec.name], spec, count) for spec in self.outputs}
 
+        def copy_in(batch: Array) -> None:
+            self._cuda.copy_in(self._device[name].address, batch, self.stream)
+
         def enqueue() -> None:
-            self._cuda.copy_in(self._device[name].address, staging, self.stream)
             self._execute(context)
             for output, view in results.items():
                 self._cuda.copy_out(view, self._device[output].address, self.stream)
 
         staging[...] = 0
+        copy_in(staging)
         enqueue()  # a first run loads and compiles kernels, which must not happen during the capture
         self._cuda.synchronize(self.stream)
-        return _Slot(self._cuda, self.stream, context, staging, results, enqueue, self._capture(context, enqueue))
+        graph = self._capture(context, enqueue)
+        return _Slot(self._cuda, self.stream, context, staging, results, copy_in, enqueue, graph)
 
     def _capture(self, context: Any, enqueue: Callable[[], None]) -> Any:
         capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX alone has it
@@ -181,13 +206,16 @@ class Runner:
             raise EnvironmentFault(f"{self._what}: TensorRT's {name} failed: {reason}")
         return result
 
-    def _device_tensor(self, spec: TensorSpec, count: int) -> DeviceTensor:
-        buffer, shape = self._device[spec.name], (count, *(axis or 1 for axis in spec.shape[1:]))
-        return DeviceTensor(buffer.address, shape, np.dtype(spec.dtype), self._cuda.dlpack_device, buffer)
+    def _device_tensor(self, spec: TensorSpec, count: int, loan: Loan) -> DeviceTensor:
+        shape = (count, *(axis or 1 for axis in spec.shape[1:]))
+        return DeviceTensor(loan.buffer.address, shape, np.dtype(spec.dtype), self._cuda.dlpack_device, loan)
 
 
 class _Slot:
-    """Context, views of the pinned buffers and graph for one batch size."""
+    """Context, views of the runner's own pinned buffers and graph for one batch size.
+
+    The graph begins behind the copy in, whose source may be the caller's memory: an address that a graph must not keep.
+    """
 
     def __init__(
         self,
@@ -196,14 +224,16 @@ class _Slot:
         context: Any,
         staging: Array,
         results: Outputs,
+        copy_in: Callable[[Array], None],
         enqueue: Callable[[], None],
         graph: Any,
     ) -> None:
-        self._cuda, self._stream, self._enqueue = cuda, stream, enqueue
+        self._cuda, self._stream, self._copy_in, self._enqueue = cuda, stream, copy_in, enqueue
         self.context, self.staging, self.results, self.graph = context, staging, results, graph
 
-    def start(self) -> None:
+    def start(self, batch: Array) -> None:
         """Enqueue the copy in, the engine and the copy out."""
+        self._copy_in(batch)
         if self.graph is None:
             self._enqueue()
         else:

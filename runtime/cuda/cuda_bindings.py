@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.cuda.protocol import Bytes
 
 DLPACK_CUDA = 2
+
+_capturing = threading.Lock()  # waiting for the device while a stream of it is captured would spoil the capture
 
 
 def open_device(device: int) -> "CudaBindings":
@@ -30,6 +33,7 @@ class CudaBindings:
         self.dlpack_device = (DLPACK_CUDA, device)
         kinds = runtime.cudaMemcpyKind
         self._to_device, self._to_host = kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost
+        self._on_device = kinds.cudaMemcpyDeviceToDevice
         self._call("cudaSetDevice", device)
 
     def allocate(self, size_bytes: int) -> int:
@@ -69,9 +73,18 @@ class CudaBindings:
         """See `Cuda`."""
         self._call("cudaMemcpyAsync", host.ctypes.data, device, host.nbytes, self._to_host, stream)
 
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaMemcpyAsync", target, source, size_bytes, self._on_device, stream)
+
     def synchronize(self, stream: Any) -> None:
         """See `Cuda`."""
         self._call("cudaStreamSynchronize", stream)
+
+    def synchronize_device(self) -> None:
+        """See `Cuda`."""
+        with _capturing:
+            self._call("cudaDeviceSynchronize")
 
     def create_event(self) -> Any:
         """See `Cuda`."""
@@ -93,13 +106,14 @@ class CudaBindings:
     def capture(self, stream: Any, work: Callable[[], object]) -> Any:
         """See `Cuda`. A failed capture is ended, so that the stream can be used on."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", stream, mode)
-        try:
-            work()
-        except BaseException:
-            self._rt.cudaStreamEndCapture(stream)
-            raise
-        graph = self._call("cudaStreamEndCapture", stream)
+        with _capturing:
+            self._call("cudaStreamBeginCapture", stream, mode)
+            try:
+                work()
+            except BaseException:
+                self._rt.cudaStreamEndCapture(stream)
+                raise
+            graph = self._call("cudaStreamEndCapture", stream)
         try:
             return self._call("cudaGraphInstantiate", graph, 0)
         finally:

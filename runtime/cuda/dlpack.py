@@ -12,6 +12,7 @@ import numpy as np
 
 from resnetrt.errors import UsageError
 
+DLPACK_CPU = 1
 _CODES = {"i": 0, "u": 1, "f": 2}
 
 
@@ -69,15 +70,20 @@ class Borrowed:
 
 
 def borrow(tensor: Any, stream: int | None) -> Borrowed:
-    """Borrow a contiguous tensor with `__dlpack__`, ready for use in `stream` (None for host memory).
+    """Borrow a contiguous tensor with `__dlpack__`, ready for use in `stream` (None if the host computes).
 
     Raises `UsageError` for anything else.
     """
-    if not hasattr(tensor, "__dlpack__"):
+    if not hasattr(tensor, "__dlpack__") or not hasattr(tensor, "__dlpack_device__"):
         raise UsageError(
             f"expected a tensor with __dlpack__, found {type(tensor).__module__}.{type(tensor).__qualname__}"
         )
-    capsule = tensor.__dlpack__() if stream is None else tensor.__dlpack__(stream=stream)
+    if tensor.__dlpack_device__()[0] == DLPACK_CPU:
+        stream = None  # the protocol allows no other
+    try:
+        capsule = tensor.__dlpack__() if stream is None else tensor.__dlpack__(stream=stream)
+    except BufferError as error:  # it needs a gradient, or may not be written to
+        raise UsageError(f"the tensor's package does not lend it: {error}") from error
     if not _is_valid(capsule, b"dltensor"):
         raise UsageError("expected a DLPack capsule named dltensor, found another; the tensor's package is too new")
     found = _Managed.from_address(_pointer(capsule, b"dltensor")).tensor
@@ -109,7 +115,7 @@ def _dtype_name(tensor: _Tensor) -> str:
 class DeviceTensor:
     """An output in device memory that torch, cupy and others take by `from_dlpack` without a copy.
 
-    `owner` keeps the memory alive as long as this or a consumer's tensor lives; a later inference overwrites it.
+    `owner` is referred to as long as this or a consumer's tensor lives; it keeps the memory.
     """
 
     def __init__(
@@ -122,8 +128,20 @@ class DeviceTensor:
         """Device type and number."""
         return self._device
 
-    def __dlpack__(self, **_: Any) -> Any:
-        """A capsule for one consumer. The values are complete: no stream needs to wait."""
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule for one consumer, unversioned whatever `max_version`.
+
+        The values are complete: `stream` needs to wait for nothing. Raises `BufferError` for a copy, or another device.
+        """
+        if copy or (dl_device is not None and tuple(map(int, dl_device)) != self._device):
+            raise BufferError(f"an output on device {self._device} is lent where it lies: take it, then copy it")
         shape = (ctypes.c_int64 * len(self.shape))(*self.shape)
         code, bits = _CODES[self.dtype.kind], self.dtype.itemsize * 8
         tensor = _Tensor(self.address, *self._device, len(self.shape), code, bits, 1, shape, None, 0)

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.errors import EnvironmentFault
+from resnetrt.runtime.cuda.dlpack import DLPACK_CPU
 from resnetrt.runtime.cuda.protocol import Bytes
 
-DLPACK_CPU = 1
+_ALIGNMENT = 256  # of cudaMalloc, at least
 Work = Callable[[], object]
 
 
@@ -43,7 +44,8 @@ class HostCuda:
         if self._capturing is not None:
             raise EnvironmentFault("CUDA: host memory: an allocation is not allowed while a graph is captured")
         self.counts["allocate"] += 1
-        array = np.full(size_bytes, 0xA5, np.uint8)  # never zeros: reading what was not written must show
+        room = np.full(size_bytes + _ALIGNMENT, 0xA5, np.uint8)  # never zeros: reading what was not written must show
+        array = room[-room.ctypes.data % _ALIGNMENT :][:size_bytes]
         self._memory[array.ctypes.data] = array
         return array.ctypes.data
 
@@ -89,14 +91,25 @@ class HostCuda:
         self.counts["copy_out"] += 1
         self.enqueue(stream, lambda: ctypes.memmove(host.ctypes.data, device, host.nbytes))
 
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: int) -> None:
+        """See `Cuda`."""
+        self.counts["copy_on_device"] += 1
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, size_bytes))
+
     def synchronize(self, stream: int) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
         if self._capturing == stream:
             raise EnvironmentFault("CUDA: host memory: a stream can't be waited for while it is captured")
         self.counts["synchronize"] += 1
-        queue, self._queues[stream] = self._queues[stream], []
-        for work in queue:
-            work()
+        self._finish(stream)
+
+    def synchronize_device(self) -> None:
+        """See `Cuda`. Refused during a capture, as CUDA does."""
+        if self._capturing is not None:
+            raise EnvironmentFault("CUDA: host memory: a device can't be waited for while a stream is captured")
+        self.counts["synchronize_device"] += 1
+        for stream in self._queues:
+            self._finish(stream)
 
     def create_event(self) -> list[float]:
         """See `Cuda`."""
@@ -137,6 +150,11 @@ class HostCuda:
         """See `Cuda`."""
         self.counts["destroy_graph"] += 1
         graph.clear()
+
+    def _finish(self, stream: int) -> None:
+        queue, self._queues[stream] = self._queues[stream], []
+        for work in queue:
+            work()
 
     @staticmethod
     def _check_contiguous(host: npt.NDArray[Any]) -> None:

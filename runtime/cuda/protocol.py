@@ -52,8 +52,14 @@ class Cuda(Protocol):
     def copy_out(self, host: npt.NDArray[Any], device: int, stream: Stream) -> None:
         """Fill a contiguous host array from the device."""
 
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Stream) -> None:
+        """Copy device memory to other device memory."""
+
     def synchronize(self, stream: Stream) -> None:
         """Wait until everything in `stream` is done."""
+
+    def synchronize_device(self) -> None:
+        """Wait until everything in every stream of the device is done, whoever made the stream."""
 
     def create_event(self) -> Event:
         """An event that takes the time."""
@@ -87,13 +93,35 @@ class DeviceBuffer:
 
 
 class PinnedBuffer:
-    """Page-locked host memory, freed when nothing refers to it any more; `bytes` must not outlive it."""
+    """Page-locked host memory, freed when neither this nor an array over it is left.
+
+    It is not freed when the interpreter ends, as a thread may still write to an array over it then.
+    """
 
     def __init__(self, cuda: Cuda, size_bytes: int) -> None:
-        self.bytes = cuda.allocate_host(max(size_bytes, 1))
-        weakref.finalize(self, cuda.free_host, self.bytes.ctypes.data)
+        self._size_bytes = max(size_bytes, 1)
+        self._address = int(cuda.allocate_host(self._size_bytes).ctypes.data)
+        weakref.finalize(self, cuda.free_host, self._address).atexit = False
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """How numpy sees the memory; an array made from it, and so each view and slice, refers to this buffer."""
+        return {"data": (self._address, False), "shape": (self._size_bytes,), "typestr": "|u1", "version": 3}
+
+    @property
+    def bytes(self) -> Bytes:
+        """All of the buffer."""
+        return np.asarray(self)
 
     def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """The beginning of the buffer as an array of `shape` and `dtype`."""
         size = int(np.prod(shape)) * dtype.itemsize
         return self.bytes[:size].view(dtype).reshape(shape)
+
+
+def is_pinned(array: npt.NDArray[Any]) -> bool:
+    """Whether the array lies in the memory of a `PinnedBuffer`."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return isinstance(owner, PinnedBuffer)

@@ -72,9 +72,17 @@ class PyCuda:
         """See `Cuda`."""
         self._do(self._driver.memcpy_dtoh_async, host, device, stream)
 
+    def copy_on_device(self, target: int, source: int, size_bytes: int, stream: Any) -> None:
+        """See `Cuda`."""
+        self._do(self._driver.memcpy_dtod_async, target, source, size_bytes, stream)
+
     def synchronize(self, stream: Any) -> None:
         """See `Cuda`."""
         self._do(stream.synchronize)
+
+    def synchronize_device(self) -> None:
+        """See `Cuda`."""
+        self._do(self._driver.Context.synchronize)
 
     def create_event(self) -> Any:
         """See `Cuda`."""

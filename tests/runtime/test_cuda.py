@@ -8,6 +8,8 @@ import inspect
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, find_devices, open_cuda
 from resnetrt.runtime.cuda.cuda_bindings import CudaBindings
 from resnetrt.runtime.cuda.host import HostCuda
+from resnetrt.runtime.cuda.protocol import is_pinned
 from resnetrt.runtime.cuda.pycuda import PyCuda
 
 
@@ -50,12 +53,13 @@ class TestProtocol:
     def test_copies_there_and_back(self, cuda: Cuda):
         stream = cuda.create_stream()
         source, target = PinnedBuffer(cuda, 4000), PinnedBuffer(cuda, 4000)
-        device = DeviceBuffer(cuda, 4000)
+        device, other = DeviceBuffer(cuda, 4000), DeviceBuffer(cuda, 4000)
         source.bytes[:] = np.arange(4000) % 251
         target.bytes[:] = 0
         cuda.copy_in(device.address, source.bytes, stream)
-        cuda.copy_out(target.bytes, device.address, stream)
-        cuda.synchronize(stream)
+        cuda.copy_on_device(other.address, device.address, 4000, stream)
+        cuda.copy_out(target.bytes, other.address, stream)
+        cuda.synchronize_device()
         np.testing.assert_array_equal(target.bytes, source.bytes)
         assert cuda.handle(stream) > 0
         cuda.destroy_stream(stream)
@@ -106,6 +110,21 @@ class TestProtocol:
         view[:] = 1
         assert buffer.bytes[:24].view("float32").tolist() == [1] * 6
 
+    def test_device_memory_is_aligned_as_tensorrt_demands(self, cuda: Cuda):
+        buffers = [DeviceBuffer(cuda, size) for size in (1, 100, 4000)]
+        assert [buffer.address % 256 for buffer in buffers] == [0, 0, 0]
+
+    def test_every_view_of_pinned_memory_keeps_it(self, cuda: Cuda):
+        buffer = PinnedBuffer(cuda, 96)
+        gone = weakref.ref(buffer)
+        part = buffer.view((4, 6), np.dtype("float32"))[1:3].T
+        del buffer
+        assert is_pinned(part)
+        assert gone() is not None
+        assert not is_pinned(part.copy())
+        del part
+        assert gone() is None
+
 
 class TestHost:
     def test_a_capture_refuses_what_cuda_refuses(self):
@@ -126,8 +145,9 @@ class FakeRuntime:
     """cuda.bindings.runtime over host memory: names, argument order and returned tuples as in the real one."""
 
     cudaHostAllocDefault = 0
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     cudaStreamNonBlocking = 1
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
 
     class Status(int):
         name = "cudaErrorMemoryAllocation"
@@ -155,6 +175,18 @@ class FakeRuntime:
         ctypes.memmove(target, source, size)
         return (self.status,)
 
+    def cudaStreamBeginCapture(self, stream: object, mode: int) -> tuple:
+        return (self.status,)
+
+    def cudaStreamEndCapture(self, stream: object) -> tuple:
+        return self.status, "graph"
+
+    def cudaGraphInstantiate(self, graph: str, flags: int) -> tuple:
+        return self.status, f"instance of {graph}"
+
+    def cudaGraphDestroy(self, graph: str) -> tuple:
+        return (self.status,)
+
     def cudaGetErrorString(self, status: object) -> tuple:
         return self.Status(0), b"out of memory"
 
@@ -164,9 +196,31 @@ class TestCudaBindings:
         cuda = CudaBindings(FakeRuntime(), 0)
         pinned, device = cuda.allocate_host(8), cuda.allocate(8)
         cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
-        cuda.copy_out(pinned, device, None)
+        other = cuda.allocate(8)
+        cuda.copy_on_device(other, device, 8, None)
+        cuda.copy_out(pinned, other, None)
         assert pinned.tolist() == list(range(8))
         cuda.free(device)
+
+    def test_the_device_is_not_waited_for_during_a_capture(self):
+        """CUDA would refuse it, and spoil the capture of the other thread."""
+        runtime, waiting, order = FakeRuntime(), threading.Event(), []
+        cuda = CudaBindings(runtime, 0)
+        runtime.cudaDeviceSynchronize = lambda: (order.append("device"), (runtime.status,))[1]
+
+        def wait() -> None:
+            waiting.set()
+            cuda.synchronize_device()
+
+        def work() -> None:
+            pool.submit(wait)
+            waiting.wait(10)
+            time.sleep(0.05)
+            order.append("captured")
+
+        with ThreadPoolExecutor(1) as pool:
+            cuda.capture(None, work)
+        assert order == ["captured", "device"]
 
     def test_a_failure_names_the_call_and_cudas_words(self):
         runtime = FakeRuntime()
@@ -233,6 +287,10 @@ class FakeDriver:
         self.need_context()
         ctypes.memmove(target, source.ctypes.data, source.nbytes)
 
+    def memcpy_dtod_async(self, target: int, source: int, size: int, stream: object) -> None:
+        self.need_context()
+        ctypes.memmove(target, source, size)
+
     def memcpy_dtoh_async(self, target: np.ndarray, source: int, stream: object) -> None:
         ctypes.memmove(target.ctypes.data, source, target.nbytes)
 
@@ -243,7 +301,9 @@ class TestPyCuda:
         cuda = PyCuda(driver, 0)
         pinned, device = cuda.allocate_host(8), cuda.allocate(8)
         cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
-        cuda.copy_out(pinned, device, None)
+        other = cuda.allocate(8)
+        cuda.copy_on_device(other, device, 8, None)
+        cuda.copy_out(pinned, other, None)
         assert pinned.tolist() == list(range(8))
         cuda.free(device)
         cuda.free_host(pinned.ctypes.data)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_bundle
-from engine_double import EngineDouble
+from engine_double import engine_of, open_double
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BundleError, EnvironmentFault, UsageError
@@ -18,7 +18,7 @@ from resnetrt.runtime.backends.tensorrt_library import deserialize
 from resnetrt.runtime.backends.tensorrt_logger import logger_of
 from resnetrt.runtime.cuda.host import HostCuda
 
-SIDECAR = {"id": "tensorrt-fp32-sm86", "backend": "tensorrt", "precision": "fp32", "target": "sm86"}
+SIDECAR = {"id": "e", "backend": "tensorrt", "precision": "fp32", "target": "sm86", "options": {}, "variant": "fp32"}
 
 
 class Library(ModuleType):
@@ -41,15 +41,14 @@ def trt() -> Library:
 
 
 def open_session(trt: Library, bundle: Bundle) -> TensorRtSession:
-    cuda = HostCuda()
-    engine = EngineDouble(bundle.variant_file("fp32"), cuda)
-    engine.logger = logger_of(trt)
-    return TensorRtSession(SIDECAR, engine, cuda, 1, trt)
+    session = open_double(bundle, HostCuda(), trt=trt)
+    engine_of(session).logger = logger_of(trt)
+    return session
 
 
 def fail_with(session: TensorRtSession, call: str, text: str) -> str:
     """The error of a batch of two if TensorRT's `call` fails and logs `text`."""
-    session._engine.fail = {call: text}
+    engine_of(session).fail = {call: text}
     with pytest.raises(EnvironmentFault) as caught:
         session._runner.slot(2)
     return str(caught.value).rpartition(": ")[2]
@@ -78,7 +77,7 @@ class TestLoading:
         for says, reason in (("old version", "old version"), ("bad magic", "bad magic"), ("", "it does not say why")):
             trt.says = says
             with pytest.raises(BundleError, match=f"TensorRT can't load it: {reason}; compile it again"):
-                deserialize(trt, b"", "engine e", SIDECAR | {"tools": {}, "options": {}, "variant": "fp32"})
+                deserialize(trt, b"", "engine e", SIDECAR)
 
 
 class TestThreads:

@@ -6,12 +6,13 @@ import engine_double
 import numpy as np
 import pytest
 import tiny_bundle
-from engine_double import EngineDouble
+from engine_double import engine_of, open_double
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.cuda import PinnedBuffer
 from resnetrt.runtime.cuda.host import HostCuda
 from resnetrt.runtime.selftest import selftest
 
@@ -30,10 +31,7 @@ def cuda() -> HostCuda:
 @pytest.fixture
 def make(cuda: HostCuda, shared_bundle: Bundle) -> Make:
     def build(variant: str = "fp32", profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 16),)) -> TensorRtSession:
-        engine = EngineDouble(shared_bundle.variant_file(variant), cuda, profiles)
-        precision = shared_bundle.manifest.variants[variant].precision
-        sidecar = {"id": f"tensorrt-{precision}-sm86", "backend": "tensorrt", "precision": precision, "target": "sm86"}
-        session = TensorRtSession(sidecar, engine, cuda, threads=1)
+        session = open_double(shared_bundle, cuda, variant, profiles)
         session.preprocessing = tiny_bundle.PREPROCESSING
         return session
 
@@ -44,12 +42,6 @@ def make(cuda: HostCuda, shared_bundle: Bundle) -> Make:
 def session(make: Make) -> Iterator[TensorRtSession]:
     with make() as made:
         yield made
-
-
-def engine_of(session: TensorRtSession) -> EngineDouble:
-    engine = session._engine
-    assert isinstance(engine, EngineDouble)
-    return engine
 
 
 class TestInfer:
@@ -115,7 +107,7 @@ class TestHotPath:
         before = cuda.counts.copy()
         for seed in range(5):
             session.infer(images(count, seed))
-        assert cuda.counts - before == {"launch": 5, "synchronize": 5}
+        assert cuda.counts - before == {"copy_in": 5, "launch": 5, "synchronize": 5}
         assert session.graphs == 1
 
     def test_without_graphs_one_copy_in_and_one_out(self, make: Make, cuda: HostCuda):
@@ -192,11 +184,14 @@ class TestHotPath:
 class TestDlpack:
     def test_torch_in_and_out_without_a_copy(self, session: TensorRtSession, cuda: HostCuda):
         torch = pytest.importorskip("torch")
-        batch = torch.from_numpy(images(3))
-        session.infer_dlpack(batch)
+        room = PinnedBuffer(cuda, 3 * 3 * 16 * 16 * 4)  # at a multiple of 256, as CUDA tensors are
+        batch = torch.from_numpy(room.view((3, 3, 16, 16), np.dtype("float32")))
+        batch[:] = torch.from_numpy(images(3))
+        first = session.infer_dlpack(batch)
         before = cuda.counts.copy()
         outputs = session.infer_dlpack(batch)
-        assert cuda.counts - before == {"synchronize": 1}
+        assert cuda.counts - before == {"allocate": 1, "synchronize": 1}  # `first` is still held
+        del first
         logits = torch.from_dlpack(outputs["logits"])
         assert logits.data_ptr() == outputs["logits"].address
         np.testing.assert_allclose(logits.numpy(), tiny_bundle.reference(images(3)), rtol=0, atol=1e-4)
