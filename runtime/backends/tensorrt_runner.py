@@ -137,6 +137,8 @@ class Runner:
         self.slots.clear()
         self._device.clear()
         self._pinned.clear()
+        for pool in self._lent.values():
+            pool.keep(0)
         self._lent.clear()
         self._cuda.destroy_stream(self.stream)
         self._engine = None

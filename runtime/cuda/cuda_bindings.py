@@ -14,7 +14,9 @@ from resnetrt.runtime.cuda.protocol import Bytes
 
 DLPACK_CUDA = 2
 
-_capturing = threading.Lock()  # waiting for the device while a stream of it is captured would spoil the capture
+# Waiting for the device while a stream of it is captured would spoil the capture. A finalizer may wait for it within a
+# capture of its own thread: that one is spoilt, as by `cudaFree`, but nothing hangs.
+_capturing = threading.RLock()
 
 
 def open_device(device: int) -> "CudaBindings":

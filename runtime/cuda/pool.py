@@ -1,4 +1,9 @@
-"""Device buffers that are lent to consumers and lent again once nobody refers to them."""
+"""Device buffers that are lent to consumers and lent again once nobody refers to them.
+
+Who lets go of a buffer may still have a stream read it, and DLPack tells neither the stream nor when it is done. So the
+whole device is waited for before such a buffer is written or freed. (`cudaFree` "may perform implicit synchronization",
+says CUDA, not that it does.)
+"""
 
 import weakref
 from collections import deque
@@ -9,10 +14,9 @@ _MOST_FREE = 2  # one is read while the next is written
 
 
 class Loan:
-    """A `buffer` in somebody's hands, given back when nothing refers to the loan any more. `again`: it was lent before.
+    """A `buffer` in somebody's hands, given back when nothing refers to the loan any more.
 
-    Who let go of it may still have it read by a stream, and DLPack tells neither the stream nor when it is done. So a
-    buffer lent again may be written only after `Cuda.synchronize_device`.
+    `again`: it was lent before, and may be written only after `Cuda.synchronize_device`.
     """
 
     def __init__(self, buffer: DeviceBuffer, again: bool) -> None:
@@ -20,7 +24,7 @@ class Loan:
 
 
 class BufferPool:
-    """Buffers of one size. `lend` is for one thread; loans may end in any thread, and make no CUDA call there."""
+    """Buffers of one size. `lend` is for one thread; loans end in any, without a CUDA call while the pool lives."""
 
     def __init__(self, cuda: Cuda, size_bytes: int) -> None:
         self._cuda, self._size_bytes = cuda, size_bytes
@@ -28,21 +32,27 @@ class BufferPool:
 
     def lend(self) -> Loan:
         """A buffer that nobody refers to, else a new one; of those that came back, two are kept."""
-        while len(self._free) > _MOST_FREE:
-            self._free.popleft()
-        loan = (
-            Loan(self._free.popleft(), True) if self._free else Loan(DeviceBuffer(self._cuda, self._size_bytes), False)
-        )
-        weakref.finalize(loan, _give_back, weakref.ref(self), loan.buffer).atexit = False
+        self.keep(_MOST_FREE)
+        again = bool(self._free)
+        loan = Loan(self._free.popleft() if again else DeviceBuffer(self._cuda, self._size_bytes), again)
+        weakref.finalize(loan, _give_back, weakref.ref(self), self._cuda, loan.buffer).atexit = False
         return loan
+
+    def keep(self, count: int) -> None:
+        """Free all but `count` of the buffers that came back."""
+        surplus = [self._free.popleft() for _ in range(len(self._free) - count)]
+        if surplus:
+            self._cuda.synchronize_device()
 
     def take_back(self, buffer: DeviceBuffer) -> None:
         """What the end of a loan calls."""
         self._free.append(buffer)
 
 
-def _give_back(pool: "weakref.ref[BufferPool]", buffer: DeviceBuffer) -> None:
-    """Without the pool, which goes with its session, the buffer is freed: that waits for the device."""
+def _give_back(pool: "weakref.ref[BufferPool]", cuda: Cuda, buffer: DeviceBuffer) -> None:
+    """Back to the pool; if that is gone with its session, the buffer is freed here."""
     alive = pool()
-    if alive is not None:
+    if alive is None:
+        cuda.synchronize_device()
+    else:
         alive.take_back(buffer)

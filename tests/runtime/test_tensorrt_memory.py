@@ -129,6 +129,22 @@ class TestOutputs:
         cuda.synchronize(stream)
         assert_right(target.view((2, tiny_bundle.CLASSES), np.dtype("float32")), images(2, seed=1))
 
+    @pytest.mark.parametrize("closes_first", [True, False])
+    def test_memory_is_not_freed_while_a_stream_still_reads(
+        self, shared_bundle: Bundle, cuda: HostCuda, closes_first: bool
+    ):
+        stream, target = cuda.create_stream(), PinnedBuffer(cuda, 2 * tiny_bundle.CLASSES * 4)
+        session = open_double(shared_bundle, cuda)
+        logits = session.infer_dlpack(images(2))["logits"]
+        cuda.copy_out(target.bytes, logits.address, stream)
+        if closes_first:
+            session.close()
+        del logits
+        session.close()
+        del session
+        assert cuda.held == 1  # the target
+        assert_right(target.view((2, tiny_bundle.CLASSES), np.dtype("float32")), images(2))
+
     def test_memory_that_comes_back_is_used_again(self, session: TensorRtSession, cuda: HostCuda):
         for seed in range(3):
             outputs = session.infer_dlpack(images(2, seed))
