@@ -1,6 +1,9 @@
-"""A session whose engine waits when told to: what a test of a queue needs and no real engine offers."""
+"""Sessions that wait when told to: what a test of overlapping calls needs and no real engine offers."""
 
 import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,3 +40,23 @@ class GatedSession(Session):
 
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.batches]
+
+
+@contextmanager
+def under_way(session: Session, batch: np.ndarray) -> Iterator[Future[Outputs]]:
+    """While another thread is inside `session.infer(batch)`, of a real engine; its answer comes after the block."""
+    entered, leave, infer = threading.Event(), threading.Event(), session._infer
+
+    def wait_first(batch: np.ndarray) -> Outputs:
+        entered.set()
+        assert leave.wait(60)
+        return infer(batch)
+
+    session._infer = wait_first  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(session.infer, batch)
+        try:
+            assert entered.wait(60)
+            yield answer
+        finally:
+            leave.set()

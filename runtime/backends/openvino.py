@@ -15,7 +15,7 @@ import numpy as np
 
 from resnetrt.errors import BackendMissing, BundleError
 from resnetrt.runtime.backends import compile_again, import_package
-from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorSpec
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorSpec, one_at_a_time
 
 # The type that float layers compute in, by the engine's precision. Left alone, OpenVINO would pick bf16 where the CPU
 # has it, for FP32 models and for imported engines alike.
@@ -67,6 +67,7 @@ class OpenVinoSession(Session):
         _run(request, batch, runs)
         return _layer_times(before, request.profiling_info, runs)
 
+    @one_at_a_time
     def execution_graphs(self) -> dict[int | None, Any]:
         """What is executed for a batch of so many, None for any other: layer types and precisions in `rt_info`."""
         assert self._blob is not None

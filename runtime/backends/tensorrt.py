@@ -15,7 +15,7 @@ from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
 from resnetrt.runtime.cuda import Cuda, open_cuda
 from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, DeviceTensor, borrow
-from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
 from resnetrt.settings import read_settings
 
 _WARM_UP = 2
@@ -61,15 +61,16 @@ class TensorRtSession(Session):
         """Batch sizes with a captured CUDA graph."""
         return sum(slot.graph is not None for slot in self._runner.slots.values())
 
+    @one_at_a_time
     def staging(self, count: int) -> Array:
         """A new array in pinned memory for `count` images, with any content: allocate it once and fill it often.
 
         It is the caller's, also after `close`: nothing else ever writes to it. `infer` makes no host copy of it, nor of
         a contiguous slice. Raises `UsageError` for a batch that the engine does not take.
         """
-        self._require_open()
         return self._runner.staging(count)
 
+    @one_at_a_time
     def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
         """Run a batch that lies in device memory; the outputs stay there. No host copy.
 
@@ -78,7 +79,6 @@ class TensorRtSession(Session):
         overwrites it. Once nothing refers to it, its memory serves another call, which first waits for all streams of
         the device, as one may still read it. Raises `UsageError` for another dtype, shape or device.
         """
-        self._require_open()
         stream = None if self._host_only else self._cuda.handle(self._runner.stream)
         borrowed = borrow(tensor, stream)
         found = (borrowed.dtype, borrowed.shape[1:], borrowed.device)
@@ -89,9 +89,9 @@ class TensorRtSession(Session):
             )
         return self._runner.run_borrowed(borrowed)
 
+    @one_at_a_time
     def execution_ms(self, count: int, runs: int = 100) -> list[float]:
         """See `Session`: CUDA events around copies and execution."""
-        self._require_open()
         return self._runner.execution_ms(count, runs)
 
     def _infer(self, batch: Array) -> Outputs:
@@ -117,10 +117,6 @@ class TensorRtSession(Session):
         self._runner.close()
         self._engine = None
         self._runtime = None
-
-    def _require_open(self) -> None:
-        if self.closed:
-            self._refuse(None)
 
 
 def _make_profiler(trt: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.errors import UsageError
+from resnetrt.forks import PROCESS
 from resnetrt.runtime.session import Array, Outputs, Session
 from resnetrt.runtime.shadow.baseline import Baseline
 from resnetrt.runtime.shadow.judge import Judge, Sample
@@ -115,7 +116,7 @@ class ShadowCheck:
 
     The first of `comparisons` is with the reference, the second, if any, with a copy of the engine; `options.alpha`
     is shared between them. `offer` is called on the hot path, by any number of threads; it never waits for a
-    comparison. `on_alarm` is called once, in the checking thread. The caller closes it.
+    comparison. `on_alarm` is called once, in the checking thread. The caller closes it. After a fork it is refused.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class ShadowCheck:
         self._seen = self._dropped = self._failed = 0
         self._busy = self._closed = False
         self._alarm: Alarm | None = None
-        self._gap = self._next_gap()
+        self._gap, self._forks = self._next_gap(), PROCESS.forks
         self._thread = threading.Thread(target=self._work, name=f"shadow-{engine}", daemon=True)
         self._thread.start()
 
@@ -150,6 +151,7 @@ class ShadowCheck:
 
         A batch of another engine than this check's is ignored, as after a fall back.
         """
+        PROCESS.require(self._forks, f"shadow check of engine {self.engine}")
         if self._alarm is not None or self._closed or session.sidecar["id"] != self.engine:
             return
         rows = self._choose(len(batch))
@@ -190,11 +192,14 @@ class ShadowCheck:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until every kept sample is compared or the alarm came; false if that takes longer."""
+        PROCESS.require(self._forks, f"shadow check of engine {self.engine}")
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop after the comparison under way; what waits is dropped. Closing twice is fine."""
+        if self._forks != PROCESS.forks:
+            return
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -268,7 +273,6 @@ class ShadowCheck:
                 f"{index}/logits": item.sample.logits,
                 f"{index}/reference": item.reference,
             }
-        rows = [{"flip": item.flip, "sqnr_db": item.sqnr_db} for item in suspects]
         state = self.state()
         counts = ("seen", "compared", "dropped", "repeated", "unusable", "failed", "flips", "noisy", "unlike_copy")
         record = {
@@ -282,7 +286,7 @@ class ShadowCheck:
             "threshold": state.threshold,
             "baseline": judge.baseline.to_json(),
             "requests": {name: getattr(state, name) for name in counts},
-            "suspects": rows,
+            "suspects": [{"flip": item.flip, "sqnr_db": item.sqnr_db} for item in suspects],
             **self._about,
         }
         return self._store.save(tensors, record)

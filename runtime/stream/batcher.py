@@ -12,6 +12,7 @@ import numpy as np
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
+from resnetrt.forks import PROCESS
 from resnetrt.runtime.session import Array, Outputs, Session
 from resnetrt.runtime.stream.faults import Closed, DeadlineExceeded, Dropped, Overloaded
 from resnetrt.runtime.stream.instances import Instances, load_instances
@@ -30,7 +31,8 @@ class Batcher:
 
     A batch that starts while none runs and none waits takes the wide instance, if there is one. With `frames` requests
     are uint8 `(N, H, W, C)` frames, preprocessed as the bundle says; otherwise they have the dtype and shape of the
-    engine's input. `after` is called with each batch that ran.
+    engine's input. `after` is called with each batch that ran. It belongs to the process that made it: in one forked
+    from that its calls raise `UsageError`, and `close` does nothing.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
+        self._forks = PROCESS.forks
         workers = [Worker(session, frames, self.max_batch_size, self.statistics, after) for session in sessions]
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), name=f"resnetrt-engine-{index}", daemon=True)
@@ -90,6 +93,7 @@ class Batcher:
 
         One more is refused with `Overloaded` ("reject") or takes the place of the stream's oldest ("drop-oldest").
         """
+        self.require_here()
         return Stream(self, self.options.max_queue_size if capacity is None else capacity, overload)
 
     def warm_up(self) -> None:
@@ -103,6 +107,10 @@ class Batcher:
                 shape = (size, *(axis or 1 for axis in session.inputs[0].shape[1:]))
                 session.infer(np.zeros(shape, session.inputs[0].dtype))
 
+    def require_here(self) -> None:
+        """Raise `UsageError` in a process forked from the one that made the batcher: nobody there would answer."""
+        PROCESS.require(self._forks, f"batcher of engine {self.sessions[0].sidecar['id']}")
+
     def check(self, batch: Array) -> None:
         """Raise `UsageError` unless `batch` is an array of this batcher's dtype and shape, of 1 to the most images."""
         if not isinstance(batch, np.ndarray) or batch.dtype != self.dtype or batch.shape[1:] != self.image_shape:
@@ -114,10 +122,12 @@ class Batcher:
 
     def submit(self, request: Request, capacity: int, drop_oldest: bool = False) -> None:
         """Queue a checked request of a stream with `capacity`. Raises `Overloaded` or `Closed`."""
+        self.require_here()
         with self._changed:
-            over = self._pending.take_over() if self._full(request, capacity) else []
-            dropped = self._make_room(request, capacity) if drop_oldest else []
-            full, closing = self._full(request, capacity), self._closing
+            closing = self._closing  # then nothing that waits makes room for what is refused anyway
+            over = self._pending.take_over() if not closing and self._full(request, capacity) else []
+            dropped = self._make_room(request, capacity) if not closing and drop_oldest else []
+            full = self._full(request, capacity)
             if not (full or closing):
                 self._pending.add(request)
                 self._changed.notify()
@@ -147,6 +157,8 @@ class Batcher:
 
         Raises `UsageError` in an engine's own thread, where callbacks of answers and `after` run.
         """
+        if self._forks != PROCESS.forks:
+            return  # threads, queue and engine are the first process's
         if threading.current_thread() in self._threads:
             raise UsageError("close: expected another thread than the engine's own; call it where you wait for answers")
         with self._changed:

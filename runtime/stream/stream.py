@@ -49,6 +49,7 @@ class Stream:
         Its memory is read by the engine where it lies. Raises `Overloaded` if too many are out: the caller keeps
         buffers without passing them on, or overloads a stream that rejects.
         """
+        self._batcher.require_here()
         with self._lock:
             if not self._free:
                 if len(self._lent) >= self._most_buffers:

@@ -46,6 +46,7 @@ class Worker:
         session = session or self._session
         try:
             outputs, execution = self._infer(members, session)
+            parts = _split(outputs, members)
         except Exception as error:  # each backend has its own types
             if len(members) > 1:
                 _log.warning("a batch of %d requests failed, each runs again alone: %s", len(members), error)
@@ -55,11 +56,8 @@ class Worker:
                 self._fail(members[0], error)
             return
         self._statistics.executed(execution)
-        first = 0
-        for member in members:
-            part = slice(first, first + len(member.batch))
-            first = part.stop
-            member.answer.set_result({name: value[part] for name, value in outputs.items()})
+        for member, part in zip(members, parts, strict=True):
+            member.answer.set_result(part)
 
     def _infer(self, members: Sequence[Request], session: Session) -> tuple[Outputs, Execution]:
         started = time.monotonic_ns()
@@ -113,3 +111,13 @@ class Worker:
         fault = EngineFailed(f"engine {self._session.sidecar['id']}: inference failed: {error}")
         fault.__cause__ = error
         member.answer.set_exception(fault)
+
+
+def _split(outputs: Outputs, members: Sequence[Request]) -> list[Outputs]:
+    """Each member's rows of the outputs."""
+    parts, first = [], 0
+    for member in members:
+        rows = slice(first, first + len(member.batch))
+        first = rows.stop
+        parts.append({name: value[rows] for name, value in outputs.items()})
+    return parts

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import tiny_bundle
+from gated_session import under_way
 
 from resnetrt import parity
 from resnetrt.bundle import Bundle
@@ -34,6 +36,30 @@ with load(sys.argv[1], sys.argv[2], threads=int(sys.argv[3])) as session:
         session.infer(batch)
     after = ticks()
 print(session.threads, sum(after[name] - before.get(name, 0) > 2 for name in after))
+"""
+
+# Forks with a loaded session; the child prints what becomes of it there, and loads one of its own.
+FORK = """
+import os, sys
+import numpy as np
+from resnetrt.errors import UsageError
+from resnetrt.runtime import load
+session = load(sys.argv[1], sys.argv[2], threads=int(sys.argv[3]))
+images = np.ones((64, 3, 16, 16), np.float32)
+expected = session.infer(images)["logits"]
+child = os.fork()
+if child == 0:
+    for use in (session.infer, session.profile):
+        try:
+            use(images)
+        except UsageError as error:
+            print(error)
+    session.close()
+    with load(sys.argv[1], sys.argv[2], threads=int(sys.argv[3])) as own:
+        print(np.array_equal(own.infer(images)["logits"], expected), flush=True)
+    os._exit(7)  # as the processes of multiprocessing do
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), np.array_equal(session.infer(images)["logits"], expected))
+session.close()
 """
 
 
@@ -180,6 +206,65 @@ class TestSession:
         for use in (session.infer, session.profile):
             with pytest.raises(UsageError, match="the session is closed"):
                 use(images(1))
+
+    def test_a_second_thread_is_refused(self, session: Session):
+        with under_way(session, images(2)) as answer:
+            for use in (session.infer, session.profile):
+                with pytest.raises(UsageError, match=r"load a session for each thread, or share a .*\.Batcher"):
+                    use(images(2, seed=6))
+        np.testing.assert_allclose(answer.result()["logits"], tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
+        later = session.infer(images(2, seed=6))["logits"]  # one after the other they may be of any thread
+        np.testing.assert_allclose(later, tiny_bundle.reference(images(2, seed=6)), rtol=0, atol=1e-4)
+
+    def test_two_threads_never_get_each_others_answers(self, session: Session):
+        batches = [images(2, seed) for seed in (5, 6)]
+        expected = [session.infer(batch)["logits"] for batch in batches]
+        wrong: list[int] = []
+
+        def work(index: int) -> None:
+            for call in range(300):
+                try:
+                    answer = session.infer(batches[index])["logits"]
+                except UsageError:
+                    continue
+                if not np.allclose(answer, expected[index], atol=1e-4):
+                    wrong.append(call)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+    def test_a_call_that_fails_leaves_the_session_free(self, session: Session):
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"found builtins\.NoneType"):
+                session.infer(None)
+        assert session.infer(images(1))["logits"].shape == (1, 10)
+
+    def test_closing_waits_for_the_call_of_another_thread(self, session: Session):
+        with under_way(session, images(2)) as answer:
+            session.close()
+            with pytest.raises(UsageError, match="the session is closed"):
+                session.infer(images(2))
+            assert not session._freed
+        np.testing.assert_allclose(answer.result()["logits"], tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
+        assert session._freed
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_a_forked_process_is_told_and_can_load_its_own(self, shared_bundle: Bundle, backend: str, threads: int):
+        command = [sys.executable, "-c", FORK, str(shared_bundle.path), f"{backend}-fp32-cpu", str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if "the cores of this process" in done.stderr:
+            pytest.skip("this process may use one core only")
+        *refused, own, ended = done.stdout.splitlines()
+        assert len(refused) == 2, done.stdout + done.stderr
+        for line in refused:
+            assert line.startswith(
+                f"engine {backend}-fp32-cpu: it belongs to the process that made it, and this one was"
+            )
+        assert (own, ended, done.returncode) == ("True", "7 True", 0), done.stderr
 
     def test_outputs_outlive_the_session(self, shared_bundle: Bundle, backend: str):
         with load(shared_bundle, f"{backend}-fp32-cpu") as session:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_bundle
 from engine_double import engine_of, open_double
+from gated_session import under_way
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
@@ -42,6 +43,21 @@ def make(cuda: HostCuda, shared_bundle: Bundle) -> Make:
 def session(make: Make) -> Iterator[TensorRtSession]:
     with make() as made:
         yield made
+
+
+def test_a_second_thread_is_refused_at_every_entrance(session: TensorRtSession):
+    calls: list[Callable[[], object]] = [
+        lambda: session.infer(images(2)),
+        lambda: session.profile(images(2)),
+        lambda: session.staging(2),
+        lambda: session.infer_dlpack(images(2)),
+        lambda: session.execution_ms(2, runs=1),
+    ]
+    with under_way(session, images(2)) as answer:
+        for call in calls:
+            with pytest.raises(UsageError, match="load a session for each thread"):
+                call()
+    np.testing.assert_allclose(answer.result()["logits"], tiny_bundle.reference(images(2)), rtol=0, atol=1e-4)
 
 
 class TestInfer:

@@ -1,6 +1,8 @@
 """The live check on real engines: sound ones stay quiet, broken ones are caught, the hot path never waits."""
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -313,3 +315,24 @@ def test_too_few_golden_images_are_refused(bundle: Bundle):
         editor.write("golden.safetensors", Golden(golden.frames[:5], golden.logits[:5]).to_bytes())
     with load(bundle, INT8) as session, pytest.raises(UsageError, match="at least 8 images, found 5"):
         start_shadow(bundle, session, EVERY)
+
+
+def test_a_forked_check_says_so_instead_of_collecting_for_nobody(shared_bundle: Bundle, started):
+    with load(shared_bundle, INT8, threads=1) as session:
+        check = started(shared_bundle, session, EVERY)
+        images = session.prepare(tiny_bundle.frames(1))
+        outputs = session.infer(images)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            said = 0
+            try:
+                for use in (lambda: check.offer(images, outputs, session), lambda: check.flush(60)):
+                    try:
+                        use()
+                    except UsageError as error:
+                        said += "forked" in str(error)
+                check.close()
+            finally:
+                os._exit(said)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2

@@ -1,4 +1,8 @@
+import contextlib
 import gc
+import os
+import signal
+import threading
 import time
 import weakref
 from concurrent.futures import CancelledError, Future
@@ -232,6 +236,63 @@ def test_closing_runs_what_waits_or_fails_it(session, drain):
     assert session.closed
     with pytest.raises(Closed):
         stream.infer_async(image(3))
+
+
+def test_a_request_refused_while_closing_drops_none_that_waits(make, session):
+    batcher = make(max_batch_size=1)
+    camera = batcher.stream(capacity=1, overload="drop-oldest")
+    waiting = camera.infer_async(image(2))
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    while not batcher._closing:
+        time.sleep(0.001)
+    with pytest.raises(Closed):
+        camera.infer_async(image(3))
+    assert finish(session, waiting)[0][0, 0] == 4
+    closing.join(WAIT_S)
+    assert camera.counts == {"done": 1}
+
+
+def test_an_output_that_can_not_be_shared_out_fails_its_requests_only(session):
+    infer = session._infer
+    session._infer = lambda batch: infer(batch) | ({"y": np.float32(0)} if batch[0, 0] == 5 else {})
+    with Batcher([session]) as batcher:
+        stream = batcher.stream()
+        with pytest.raises(EngineFailed, match="inference failed"):
+            stream.infer_async(image(5)).result(WAIT_S)
+        assert stream.infer_async(image(1)).result(WAIT_S)["y"][0, 0] == 2
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_forked_batcher_says_so_instead_of_waiting_for_ever(session, locked):
+    with Batcher([session]) as batcher:
+        stream = batcher.stream()
+        uses = [
+            lambda: stream.infer(image(1)),
+            lambda: stream.infer_async(image(1)),
+            stream.buffer,
+            batcher.stream,
+            batcher.warm_up,
+        ]
+        with batcher._changed if locked else contextlib.nullcontext():  # as another thread may at any moment
+            child = os.fork()
+        if child == 0:
+            signal.alarm(WAIT_S)
+            said = 0
+            try:
+                with batcher:
+                    for use in uses:
+                        try:
+                            use()
+                        except UsageError as error:
+                            said += "forked" in str(error)
+                batcher.close()
+                batcher.close(drain=False)
+            finally:
+                os._exit(said)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(uses)
+        assert stream.infer(image(1))["y"][0, 0] == 2  # where it was made it works as before
+    assert session.closed
 
 
 def test_a_fixed_batch_is_filled_up():
