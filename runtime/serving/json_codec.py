@@ -1,6 +1,7 @@
 """Inference over HTTP: a JSON head, binary tensor contents after it; the binary tensor data extension of V2."""
 
 import json
+import reprlib
 from typing import Any, NoReturn
 
 import numpy as np
@@ -117,14 +118,14 @@ def _input(record: dict[str, Any]) -> InputTensor:
 def _records(head: dict[str, Any], key: str, required: bool) -> list[dict[str, Any]]:
     found = head.get(key, None if required else [])
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise invalid(f"{key}: expected a list of objects, found {str(found)[:100]}")
+        raise invalid(f"{key}: expected a list of objects, found {reprlib.repr(found)[:100]}")
     return found
 
 
 def _text(record: dict[str, Any], key: str, default: str | None = None) -> str:
     value = record.get(key, default)
     if not isinstance(value, str):
-        raise invalid(f"{key}: expected a string, found {str(value)[:100]}")
+        raise invalid(f"{key}: expected a string, found {reprlib.repr(value)[:100]}")
     if not value.isprintable() or any(0xD800 <= ord(letter) < 0xE000 for letter in value):
         raise invalid(f"{key}: expected printable text, found {ascii(value)[:100]}")
     return value

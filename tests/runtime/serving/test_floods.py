@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,25 @@ def test_typed_contents_are_counted_before_they_are_converted():
     with pytest.raises(RequestFault, match=f"expected {MANY} numbers, found 1000"):
         datatypes.from_values(values, "float32", (MANY,))
     assert datatypes.from_values(values, "float32", (10, 100)).shape == (10, 100)
+
+
+@pytest.mark.parametrize("values", [[0] * 783 + ["x" * 100_000], [[0] * 784, ["x" * 100_000] * 784]])
+def test_a_long_string_among_numbers_takes_no_memory(values):
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestFault, match="expected numbers"):
+            datatypes.from_values(values, "float32", (len(values), 784) if isinstance(values[0], list) else (784,))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_deeply_nested_data_are_refused_without_following_them():
+    values = 0
+    for _ in range(900):
+        values = [values]
+    with pytest.raises(RequestFault, match="nested as shape"):
+        datatypes.from_values(values, "float32", (1, 1))
 
 
 def test_images_are_counted_while_they_are_split():
