@@ -1,56 +1,107 @@
-"""Replacing files and directories so that a crash leaves the old or the new, never a mixture."""
+"""Replacing files and directories so that a crash leaves the old or the new, never a mixture.
+
+What is being written stands beside its place under a hidden name. Whoever writes holds a shared lock (flock) on the
+folder meanwhile; the kernel takes it back when the process ends, however it ends. Who gets the exclusive lock knows
+that what lies there under such names was left behind. A pid would say nothing: containers share volumes, but no pids.
+"""
 
 import contextlib
 import ctypes
+import fcntl
 import glob
-import itertools
 import os
 import re
+import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from resnetrt.forks import PROCESS
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ASIDE = ".old"
 
-_counter = itertools.count()
-_issued: set[str] = set()
 
+@contextlib.contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """A hidden sibling of `path` that nobody else uses, for the caller to make; what is there at the end is deleted.
 
-def staging_path(path: Path) -> Path:
-    """A new hidden sibling of `path`, its name given to no other caller of this or any running process."""
-    name = f".{path.name}.staging-{os.getpid()}-{next(_counter)}"
-    _issued.add(name)
-    return path.parent / name
-
-
-def remove_stale_staging(path: Path) -> None:
-    """Delete siblings that processes which no longer run left behind."""
-    restore_interrupted(path)
-    for sibling in _stale_siblings(path):
-        if sibling.is_dir() and not sibling.is_symlink():
-            shutil.rmtree(sibling, ignore_errors=True)
-        else:
-            sibling.unlink(missing_ok=True)
+    What killed processes left of earlier ones is deleted first. The folder must exist.
+    """
+    with _folder_of(path) as folder:
+        if _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _restore(path)
+            for sibling in _stale_siblings(path):
+                _delete(sibling)
+        _lock(folder, fcntl.LOCK_SH)
+        sibling = path.with_name(f".{path.name}.staging-x{secrets.token_hex(8)}")
+        forks = PROCESS.forks
+        try:
+            yield sibling
+        finally:
+            if forks == PROCESS.forks:  # else it is still in work, in the process that this one was forked from
+                _delete(sibling)
+                _lock(folder, fcntl.LOCK_UN)  # closing would not do it while a forked process has the folder open too
 
 
 def restore_interrupted(path: Path) -> None:
     """Put a directory back that a process put aside in `exchange_directories` before it was killed."""
     if not path.exists():
-        for sibling in _stale_siblings(path):
-            if sibling.name.endswith(_ASIDE):
-                sibling.rename(path)
-                return
+        with _folder_of(path) as folder:
+            if _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _restore(path)
+
+
+@contextlib.contextmanager
+def _folder_of(path: Path) -> Iterator[int | None]:
+    """A descriptor of the folder of `path`, None if it can't be opened; not passed on to programs that are run."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int | None, operation: int) -> bool:
+    """Whether the lock was taken. Never on file systems without it (NFS locks no folders): nothing is tidied there."""
+    if folder is None:
+        return False
+    try:
+        fcntl.flock(folder, operation)
+    except OSError:
+        return False
+    return True
+
+
+def _restore(path: Path) -> None:
+    aside = next((sibling for sibling in _stale_siblings(path) if sibling.name.endswith(_ASIDE)), None)
+    if aside is not None and not path.exists():
+        aside.rename(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # a read-only place; its own error is the one to show
+            path.unlink(missing_ok=True)
 
 
 def _stale_siblings(path: Path) -> list[Path]:
-    """Staging siblings of `path` whose process ended; of our own pid, those that this process did not make."""
+    """Staging siblings of `path`, if nobody holds the folder's lock.
+
+    Earlier versions held none, and named what they wrote by their pid: that of a running process is left alone. This
+    process gives no such names, so one with its own pid is old.
+    """
     found = []
     for sibling in path.parent.glob(f".{glob.escape(path.name)}.staging-*"):
         number = re.search(r"\.staging-(\d+)", sibling.name[len(path.name) + 1 :], re.ASCII)
-        pid = int(number[1]) if number else 0
-        ours = pid == os.getpid() and sibling.name.removesuffix(_ASIDE) in _issued
-        if not ours and (pid == os.getpid() or not _is_running(pid)):
+        if number is None or int(number[1]) == os.getpid() or not _is_running(int(number[1])):
             found.append(sibling)
     return found
 
@@ -75,17 +126,12 @@ def exchange_directories(new: Path, path: Path) -> None:
 def write_file(path: Path, blob: bytes) -> None:
     """Replace one file: written beside it, flushed, renamed. Parents are created; nothing is left on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_staging(path)
-    staging = staging_path(path)
-    try:
-        with staging.open("wb") as file:
+    with staging(path) as staged:
+        with staged.open("wb") as file:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
-        staging.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # a read-only place; its own error is the one to show
-            staging.unlink(missing_ok=True)
+        staged.replace(path)
 
 
 def _is_running(pid: int) -> bool:

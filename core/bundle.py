@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from resnetrt.atomic import exchange_directories, remove_stale_staging, restore_interrupted, staging_path
+from resnetrt.atomic import exchange_directories, restore_interrupted, staging
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.manifest import (
     EngineRecord,
@@ -104,15 +104,15 @@ class Bundle:
         current = Manifest.from_bytes(before, str(self.path / MANIFEST))
         if not self.manifest.files.items() <= current.files.items():
             raise self._changed()
-        with _staged(self.path) as (staging, place):
+        with _staged(self.path) as (staged, place):
             for name in current.files:
-                _link_or_copy(self.path / name, staging / name)
-            editor = BundleEditor(staging, current)
+                _link_or_copy(self.path / name, staged / name)
+            editor = BundleEditor(staged, current)
             yield editor
             editor.seal()
             if (self.path / MANIFEST).read_bytes() != before:
                 raise self._changed()
-            exchange_directories(staging, place)
+            exchange_directories(staged, place)
         self.manifest = editor.manifest
 
     def _changed(self) -> BundleError:
@@ -192,15 +192,15 @@ def create_bundle(path: Path, manifest: Manifest, overwrite: bool = False) -> It
     Raises `UsageError` if something is there already and `overwrite` is false.
     """
     check_destination(path, overwrite)
-    with _staged(path) as (staging, place):
-        editor = BundleEditor(staging, manifest)
+    with _staged(path) as (staged, place):
+        editor = BundleEditor(staged, manifest)
         yield editor
         editor.seal()
         check_destination(path, overwrite)
         if place.exists():
-            exchange_directories(staging, place)
+            exchange_directories(staged, place)
         else:
-            staging.rename(place)
+            staged.rename(place)
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
@@ -219,14 +219,10 @@ def check_destination(path: Path, overwrite: bool) -> None:
 def _staged(path: Path) -> Iterator[tuple[Path, Path]]:
     """A new directory beside `path`, and where to put it: `path` itself, or what it links to."""
     place = path.resolve()
-    remove_stale_staging(place)
     place.parent.mkdir(parents=True, exist_ok=True)
-    staging = staging_path(place)
-    staging.mkdir()
-    try:
-        yield staging, place
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # the old bundle after an exchange, else what was half written
+    with staging(place) as staged:  # at the end it is the old bundle after an exchange, else what was half written
+        staged.mkdir()
+        yield staged, place
 
 
 def _check_name(name: str, where: str) -> None:

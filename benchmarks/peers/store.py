@@ -8,11 +8,11 @@ One of another recipe is replaced.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from resnetrt.atomic import write_file
 from resnetrt.benchmarks.lab_bundles import recipe_hash
 from resnetrt.conditions import conditions
 from resnetrt.errors import DataError
@@ -70,10 +70,7 @@ class Results:
         }
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        staged.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        staged.replace(self.path)
+        write_file(self.path, (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
 def recipe_of(arguments: dict[str, Any]) -> str:

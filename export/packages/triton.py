@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.atomic import exchange_directories, remove_stale_staging, staging_path
+from resnetrt.atomic import exchange_directories, staging
 from resnetrt.bundle import MANIFEST, Bundle, sha256_of
 from resnetrt.errors import UsageError
 from resnetrt.export.packages.model_config import (
@@ -61,15 +61,11 @@ def package_triton(
         if (out / name).exists() and not overwrite:
             raise UsageError(f"--out {out}: a model {name} is there already; add --overwrite to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_staging(out)
-    staging = staging_path(out)
-    try:
-        made = [_write_model(bundle, engine, name, staging / name, options) for name, engine in models.items()]
+    with staging(out) as staged:
+        made = [_write_model(bundle, engine, name, staged / name, options) for name, engine in models.items()]
         out.mkdir(exist_ok=True)
         for name in models:
-            _put(staging / name, out / name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            _put(staged / name, out / name)
     return [PackagedModel(**(vars(model) | {"path": out / model.name})) for model in made]
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from resnetrt import atomic
-from resnetrt.atomic import exchange_directories, remove_stale_staging, staging_path, write_file
+from resnetrt.atomic import exchange_directories, staging, write_file
 
 DEAD_PID = 2**22 + 1  # above the largest pid that Linux gives
 
@@ -21,6 +22,105 @@ def folder_with(path: Path, text: str) -> Path:
     path.mkdir()
     (path / "file").write_text(text)
     return path
+
+
+def tidy(path: Path) -> None:
+    with staging(path):
+        pass
+
+
+# Prints `ready` in the middle of writing argv[1], a directory, and ends the way argv[2] says when it is sent a line.
+WRITER = """
+import os, sys
+from pathlib import Path
+from resnetrt.atomic import staging
+with staging(Path(sys.argv[1])) as staged:
+    staged.mkdir()
+    (staged / "file").write_text("in work")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    if sys.argv[2] == "killed":
+        os._exit(9)
+    staged.rename(sys.argv[1])
+"""
+TIDY = (
+    "import sys\nfrom pathlib import Path\nfrom resnetrt.atomic import staging\nwith staging(Path(sys.argv[1])): pass"
+)
+ELSEWHERE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@pytest.fixture(params=["same pids", "other pids"])
+def elsewhere(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """How a process is started: as usual, or where it sees no other's pid, as in a container of its own."""
+    if request.param == "same pids":
+        return ()
+    if subprocess.run([*ELSEWHERE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a new pid namespace is not allowed here")
+    return ELSEWHERE
+
+
+@pytest.mark.parametrize("end", ["finished", "killed"])
+def test_two_processes_on_one_bundle(tmp_path: Path, elsewhere: tuple[str, ...], end: str):
+    path = tmp_path / "net.bundle"
+    command = [*elsewhere, sys.executable, "-c", WRITER, str(path), end]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        subprocess.run([*elsewhere, sys.executable, "-c", TIDY, str(path)], check=True, timeout=60)
+        assert len(names(tmp_path)) == 1
+        writer.communicate("go on\n", timeout=60)
+    assert names(tmp_path) == (["net.bundle"] if end == "finished" else [names(tmp_path)[0]])
+    subprocess.run([*elsewhere, sys.executable, "-c", TIDY, str(path)], check=True, timeout=60)
+    assert names(tmp_path) == (["net.bundle"] if end == "finished" else [])
+
+
+def test_a_forked_process_neither_deletes_what_is_in_work_nor_keeps_the_lock(tmp_path: Path):
+    path = tmp_path / "net.bundle"
+    inside, leave = os.pipe()
+    with staging(path) as staged:
+        folder_with(staged, "in work")
+        child = os.fork()
+        if child == 0:
+            os.close(leave)
+            os.read(inside, 1)  # it stays, with the folder open
+            os._exit(0)
+        tidy(path)
+        assert staged.exists()
+    (tmp_path / ".net.bundle.staging-xleft").mkdir()
+    tidy(path)
+    assert names(tmp_path) == []
+    os.close(leave)
+    os.waitpid(child, 0)
+
+
+def test_leaving_the_block_in_a_forked_process_deletes_nothing(tmp_path: Path):
+    child = None
+    try:
+        with staging(tmp_path / "net.bundle") as staged:
+            folder_with(staged, "in work")
+            child = os.fork()
+            if child == 0:
+                raise KeyboardInterrupt
+            os.waitpid(child, 0)
+            tidy(tmp_path / "net.bundle")
+            assert staged.exists()
+    finally:
+        if child == 0:
+            os._exit(0)
+
+
+def test_nothing_is_tidied_where_folders_can_not_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """NFS takes an exclusive lock only on what is open for writing."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(atomic.fcntl, "flock", refuse)
+    left = folder_with(tmp_path / ".net.bundle.staging-xleft", "somebody's")
+    with staging(tmp_path / "net.bundle") as staged:
+        folder_with(staged, "new").rename(tmp_path / "net.bundle")
+    assert left.exists()
+    assert (tmp_path / "net.bundle" / "file").read_text() == "new"
 
 
 @pytest.fixture(params=["no renameat2", "renameat2 refuses"])
@@ -136,7 +236,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypat
         exchange_directories(new, path)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not path.exists()
-    remove_stale_staging(path)
+    tidy(path)
     assert (path / "file").read_text() == "old"
     assert names(tmp_path) == ["path"]
 
@@ -146,34 +246,33 @@ def test_stale_staging_of_dead_processes_is_removed(tmp_path: Path):
     for name in (f".net.bundle.staging-{DEAD_PID}", f".net.bundle.staging-{DEAD_PID}-3"):
         folder_with(tmp_path / name, "half written")
     (tmp_path / f".net.bundle.staging-{DEAD_PID}-4").write_text("a file half written")
-    remove_stale_staging(path)
+    tidy(path)
     assert names(tmp_path) == []
 
 
 def test_staging_of_running_processes_stays(tmp_path: Path):
     path = tmp_path / "net.bundle"
-    other = folder_with(tmp_path / f".net.bundle.staging-{os.getppid()}", "in work")
-    own = staging_path(path)
-    own.mkdir()
+    other = folder_with(tmp_path / f".net.bundle.staging-{os.getppid()}", "in work, by an earlier version")
     foreign = folder_with(tmp_path / f".other.bundle.staging-{DEAD_PID}", "not ours")
-    remove_stale_staging(path)
+    with staging(path) as first, staging(path) as second:
+        folder_with(first, "in work")
+        second.write_text("a file")
+        tidy(path)
+        assert first.is_dir()
+        assert second.is_file()
+        assert first != second
+        assert all(each.parent == tmp_path and each.name.startswith(".net.bundle.") for each in (first, second))
+    assert not first.exists()
+    assert not second.exists()
     assert other.exists()
-    assert own.exists()
     assert foreign.exists()
 
 
 def test_staging_left_by_an_earlier_process_with_our_pid_is_removed(tmp_path: Path):
     """In a container every run is process 1."""
     folder_with(tmp_path / f".net.bundle.staging-{os.getpid()}-earlier", "half written")
-    remove_stale_staging(tmp_path / "net.bundle")
+    tidy(tmp_path / "net.bundle")
     assert names(tmp_path) == []
-
-
-def test_staging_path_is_a_hidden_sibling_of_its_own(tmp_path: Path):
-    first, second = staging_path(tmp_path / "x"), staging_path(tmp_path / "x")
-    assert first != second
-    assert first.parent == tmp_path
-    assert first.name.startswith(".x.staging-")
 
 
 def test_write_file_removes_what_killed_writers_left(tmp_path: Path, make_stale: Callable[[Path], Path]):
