@@ -84,7 +84,6 @@ def answer(rows: Columns, compute: Callable[[int], bytes]) -> Columns:
 
 def import_ray() -> Any:
     """Ray, with its usage report and its own log lines off; raises `BackendMissing` naming the extra."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray

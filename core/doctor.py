@@ -15,6 +15,7 @@ from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from resnetrt import telemetry
 from resnetrt.machine import Cpu, GpuReport, Memory, read_cpu, read_gpus, read_memory
 from resnetrt.parts import PARTS, RIVALS, Part
 
@@ -98,7 +99,8 @@ def _can_be_found(module: str) -> bool:
 
 _MARK = "resnetrt-doctor:"
 _PROBE = """
-import importlib, json
+import importlib, json, sys
+sys.modules.update(dict.fromkeys({silent!r}))
 detail, m = "", importlib.import_module({module!r})
 {facts}
 print({mark!r} + json.dumps({{"version": str(getattr(m, "__version__", "")), "detail": detail}}), flush=True)
@@ -107,7 +109,7 @@ print({mark!r} + json.dumps({{"version": str(getattr(m, "__version__", "")), "de
 
 def _import_elsewhere(part: Part, timeout_s: float) -> dict[str, Any]:
     """`version` and `detail`, or `error` in one line. `-P` keeps files of the current folder from being imported."""
-    code = _PROBE.format(module=part.module, facts=part.facts, mark=_MARK)
+    code = _PROBE.format(silent=telemetry.PACKAGES, module=part.module, facts=part.facts, mark=_MARK)
     command = [sys.executable, "-P", "-c", code]
     try:
         done = subprocess.run(

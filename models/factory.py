@@ -1,6 +1,7 @@
 """Networks that are not ours: the user's `package.module:factory`, `torchvision:NAME`, `timm:NAME`."""
 
 import importlib
+import inspect
 import logging
 import operator
 import sys
@@ -136,7 +137,10 @@ def _import_package(name: str) -> ModuleType:
 def _build_torchvision(name: str, options: dict[str, Any]) -> Built:
     models = _import_package("torchvision").models
     _check_package_model("torchvision", name, models.list_models(), options)
-    module = _call(f"torchvision:{name}", partial(models.get_model, name, weights=None, **options))
+    # `weights_backbone` of segmentation and detection networks is a download unless it says None
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    none = {parameter: None for parameter in parameters if parameter.startswith("weights")}
+    module = _call(f"torchvision:{name}", partial(models.get_model, name, **none, **options))
     return Built(module, DEFINITIONS["resnet50"].preprocessing, random=True)
 
 

@@ -79,7 +79,6 @@ def create_native(
     file.
     """
     ort = import_package("onnxruntime")
-    ort.disable_telemetry_events()
     if target not in PROVIDERS:
         raise UsageError.unknown("target of onnxruntime", target, PROVIDERS)
     _require_providers(target, ort.get_available_providers())

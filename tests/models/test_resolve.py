@@ -227,13 +227,26 @@ class NamedResNet(nn.Sequential):
         self.append(nn.Linear(4, num_classes))
 
 
+def tv_resnet(*, weights="DEFAULT", **options):
+    assert weights is None, "downloads"
+    return NamedResNet(**options)
+
+
+def tv_segmentation(*, weights=None, num_classes=None, weights_backbone="DEFAULT"):
+    assert weights is None
+    assert weights_backbone is None, "downloads"
+    return NamedResNet(num_classes or 21)
+
+
 @pytest.fixture
 def packages(monkeypatch):
     """Stand-ins with the few functions of torchvision and timm that are called."""
     torchvision, timm = types.ModuleType("torchvision"), types.ModuleType("timm")
+    builders = {"resnet18": tv_resnet, "resnet50": tv_resnet, "fcn_resnet50": tv_segmentation}
     torchvision.models = types.SimpleNamespace(
-        list_models=lambda: ["resnet18", "resnet50"],
-        get_model=lambda name, weights, **options: NamedResNet(**options),
+        list_models=lambda: list(builders),
+        get_model_builder=builders.get,
+        get_model=lambda name, **options: builders[name](**options),
     )
     timm.list_models = lambda: ["resnet18", "resnet10t"]
     timm.create_model = lambda name, pretrained, **options: NamedResNet(**options)
@@ -248,6 +261,10 @@ def test_torchvision_model(packages):
     assert resolved.weights.name == "random (seed 0)"
     assert not resolved.module[1].running_mean.eq(0).all()
     assert resolved.spec == {"factory": "torchvision:resnet50", "options": {"num_classes": 6}}
+
+
+def test_no_weights_of_a_backbone_are_downloaded_either(packages):
+    assert resolve("torchvision:fcn_resnet50", num_classes=6).module(torch.zeros(1, 3, 8, 8)).shape == (1, 6)
 
 
 def test_timm_model_with_its_own_input(packages, caplog):
