@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,6 +14,7 @@ from resnetrt.errors import UsageError
 from resnetrt.export.fold import FoldResult, fold_batch_norms
 from resnetrt.export.lint import lint
 from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.reference import reference_logits
 from resnetrt.export.trace import DEFAULT_OPSET, INPUT, OUTPUT, trace_to_onnx
 from resnetrt.golden import FILE as GOLDEN_FILE
 from resnetrt.golden import Golden
@@ -52,7 +52,7 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
     module = request.module.eval()
     frames = request.golden_frames
     images = torch.from_numpy(request.preprocessing.normalize(frames))
-    logits = eager_logits(module, images)
+    logits = reference_logits(module, images, request.name)
     if request.labels and len(request.labels) != logits.shape[1]:
         raise UsageError(f"labels: expected {logits.shape[1]}, one per logit, found {len(request.labels)}")
     fold = fold_batch_norms(module, images[:8])
@@ -80,10 +80,3 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
         editor.write_json("fold.json", fold.to_json())
         editor.write(GOLDEN_FILE, Golden(frames, logits).to_bytes())
     return Bundle(out, editor.manifest), fold
-
-
-@torch.no_grad()
-def eager_logits(module: nn.Module, images: torch.Tensor, batch: int = 8) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32 logits `(N, classes)` of the eager module, in small batches."""
-    parts = [module(images[i : i + batch]).float().numpy() for i in range(0, len(images), batch)]
-    return np.ascontiguousarray(np.concatenate(parts))

@@ -10,6 +10,7 @@ from torch import nn
 from resnetrt.errors import UsageError
 from resnetrt.models.definitions import definition
 from resnetrt.models.factory import Built, build_foreign
+from resnetrt.models.forward import forward_once
 from resnetrt.models.settle import SEED, settle_batchnorm
 from resnetrt.models.weights import WeightsSource, load_weights
 from resnetrt.preprocess import Preprocessing
@@ -77,16 +78,6 @@ def _fill(module: nn.Module, weights: Path | None, input_shape: tuple[int, int, 
 
 def _check_logits(model: str, built: Built) -> None:
     """Run one image: the stages after this one need a classifier, and errors are clearest here."""
-    shape = (1, *built.input_shape)
-    try:
-        with torch.no_grad():
-            logits = built.module(torch.zeros(shape))
-    except Exception as error:
-        raise UsageError(
-            f"{model}: forward on {shape} raised {type(error).__name__}: {error}; set the factory's `preprocessing`"
-        ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UsageError(f"{model}: expected logits (1, classes) from {shape}, found {found}; return the logits only")
+    logits = forward_once(built.module, torch.zeros(1, *built.input_shape), model)
     if built.labels and len(built.labels) != logits.shape[1]:
         raise UsageError(f"{model}: expected {logits.shape[1]} labels, one per logit, found {len(built.labels)}")
