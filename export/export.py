@@ -15,7 +15,7 @@ from resnetrt.export.fold import FoldResult, fold_batch_norms
 from resnetrt.export.lint import lint
 from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.export.reference import reference_logits
-from resnetrt.export.trace import DEFAULT_OPSET, INPUT, OUTPUT, trace_to_onnx
+from resnetrt.export.trace import DEFAULT_OPSET, INPUT, OUTPUT, write_onnx
 from resnetrt.golden import FILE as GOLDEN_FILE
 from resnetrt.golden import Golden
 from resnetrt.manifest import InputSpec, Manifest, VariantRecord
@@ -71,7 +71,7 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
     )
     with create_bundle(out, manifest, overwrite) as editor:
         path = editor.new_path("fp32.onnx")
-        trace_to_onnx(fold.module, shape, path, request.opset)
+        write_onnx(fold.program, path, request.opset, request.name)
         lint(path, kept_batch_norms=len(fold.kept))
         parity = compare(logits, run_onnx(path, images.numpy()))
         require(parity, "onnxruntime", "fp32", f"export of {request.name}")

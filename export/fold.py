@@ -4,17 +4,17 @@ In evaluation mode BN(conv(x)) = gamma (W x + b - mean)/sqrt(var + eps) + beta (
 convolution with W' = W s and b' = (b - mean) s + beta, s = gamma/sqrt(var + eps), per output channel.
 """
 
-import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.export import ExportedProgram
+from torch.fx import Node
 
 from resnetrt.errors import CheckFailed
+from resnetrt.export.constants import add_parameter, constants, drop_unused, settle_constants
 from resnetrt.export.graph import FoldPair, KeptBatchNorm, find_pairs, trace
 
 MAX_RELATIVE_ERROR = 1e-5
@@ -43,9 +43,9 @@ class ConvCertificate:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The folded copy (evaluation mode), its certificates, and the BatchNorms that were kept."""
+    """The folded program (evaluation mode), its certificates, and the BatchNorms that were kept."""
 
-    module: nn.Module
+    program: ExportedProgram
     certificates: list[ConvCertificate]
     kept: list[KeptBatchNorm]
 
@@ -60,17 +60,37 @@ class FoldResult:
         }
 
 
-def fold_batch_norms(module: nn.Module, images: Tensor) -> FoldResult:
-    """Fold every foldable BatchNorm of a copy of `module`; `images` `(N >= 2, C, H, W)`, float32, are real inputs.
+@dataclass(frozen=True)
+class Convolution:
+    """The parameters of one call of a convolution."""
 
-    Raises `CheckFailed` when a folded layer differs from the original by more than `MAX_RELATIVE_ERROR`.
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """The parameters of one call of a BatchNorm in evaluation mode."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+
+
+def fold_batch_norms(module: nn.Module, images: Tensor) -> FoldResult:
+    """Trace `module` and fold every foldable BatchNorm; `images` `(N >= 2, C, H, W)`, float32, are real inputs.
+
+    Weights that forward computes from parameters are computed here, once; `module` stays as it is.
+    Raises `CheckFailed` when it can't be traced or a folded layer differs from the original by more than
+    `MAX_RELATIVE_ERROR`.
     """
-    module = module.eval()
-    pairs, kept = find_pairs(trace(module, images[:2]), module)
-    folded = copy.deepcopy(module)
-    for pair in pairs:
-        _fold_pair(folded, pair)
-    certificates = [] if not pairs else _certify(module, folded, pairs, images)
+    program = trace(module.eval(), images[:2])
+    settle_constants(program)
+    pairs, kept = find_pairs(program)
+    folds = {pair: _fold(program, pair) for pair in pairs}
+    certificates = _certify(program, folds, images)
     for certificate in certificates:
         if not certificate.max_relative_error <= MAX_RELATIVE_ERROR:
             raise CheckFailed(
@@ -78,13 +98,15 @@ def fold_batch_norms(module: nn.Module, images: Tensor) -> FoldResult:
                 f"{certificate.max_relative_error:.1e} relative, expected at most {MAX_RELATIVE_ERROR:.0e}; "
                 f"look at its weights and running variance"
             )
-    return FoldResult(folded, certificates, kept)
+    for pair, fold in folds.items():
+        _apply(program, pair, fold)
+    program.graph_module.recompile()
+    return FoldResult(program, certificates, kept)
 
 
-def folded_parameters(conv: _ConvNd, batch_norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def folded_parameters(conv: Convolution, batch_norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """float64 weight and bias of the folded convolution."""
     scale, mean = _scale(batch_norm), batch_norm.running_mean
-    assert mean is not None
     weight = conv.weight.detach().double()
     bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
     shift = 0.0 if batch_norm.bias is None else batch_norm.bias.detach().double()
@@ -92,77 +114,83 @@ def folded_parameters(conv: _ConvNd, batch_norm: _BatchNorm) -> tuple[Tensor, Te
     return weight * per_output, (bias - mean.double()) * scale + shift
 
 
-def _scale(batch_norm: _BatchNorm) -> Tensor:
-    assert batch_norm.running_var is not None
+def _scale(batch_norm: BatchNorm) -> Tensor:
     deviation = torch.sqrt(batch_norm.running_var.double() + batch_norm.eps)
     gamma = 1.0 if batch_norm.weight is None else batch_norm.weight.detach().double()
     return gamma / deviation
 
 
-def _fold_pair(module: nn.Module, pair: FoldPair) -> None:
-    conv, batch_norm = _layers(module, pair)
-    weight, bias = folded_parameters(conv, batch_norm)
-    dtype = conv.weight.dtype
-    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-    _replace(module, batch_norm, nn.Identity())
+@dataclass(frozen=True)
+class _Fold:
+    """The layers of a pair, and weight and bias, float32, that stand for both."""
+
+    conv: Convolution
+    batch_norm: BatchNorm
+    weight: Tensor
+    bias: Tensor
 
 
-def _layers(module: nn.Module, pair: FoldPair) -> tuple[_ConvNd, _BatchNorm]:
-    conv, batch_norm = module.get_submodule(pair.conv), module.get_submodule(pair.batch_norm)
-    assert isinstance(conv, _ConvNd)
-    assert isinstance(batch_norm, _BatchNorm)
-    return conv, batch_norm
+def _fold(program: ExportedProgram, pair: FoldPair) -> _Fold:
+    values: dict[Any, Any] = {None: None, **constants(program)}
+    _, weight, bias, *_ = (*pair.conv_node.args, None)
+    conv = Convolution(values[weight], values[bias])
+    gamma, beta, mean, variance = (values[node] for node in pair.norm_node.args[1:5])
+    batch_norm = BatchNorm(gamma, beta, mean, variance, cast(float, pair.norm_node.args[7]))
+    folded = folded_parameters(conv, batch_norm)
+    return _Fold(conv, batch_norm, *(part.detach().to(conv.weight.dtype) for part in folded))
 
 
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` stands: a module can bear several names, and any of them may be the one called."""
-    for parent in module.modules():
-        for name, child in list(parent._modules.items()):  # named_children names a module only once
-            if child is old:
-                setattr(parent, name, new)
+def _apply(program: ExportedProgram, pair: FoldPair, fold: _Fold) -> None:
+    conv, image = pair.conv_node, pair.conv_node.args[0]
+    rest = conv.args[3:]
+    pair.norm_node.replace_all_uses_with(conv)
+    program.graph.erase_node(pair.norm_node)
+    conv.args = (image,)  # what the old parameters are called is free for the new ones
+    drop_unused(program)
+    parameters = {"weight": fold.weight, "bias": fold.bias}
+    conv.args = (image, *(add_parameter(program, f"{pair.conv}.{n}", value) for n, value in parameters.items()), *rest)
+
+
+class _Certifier(torch.fx.Interpreter):
+    """Runs the program before folding; the folded convolution of every pair gets the very input of the original."""
+
+    def __init__(self, program: ExportedProgram, folds: dict[FoldPair, _Fold]) -> None:
+        super().__init__(program.graph_module)
+        self.certificates: list[ConvCertificate] = []
+        self._by_conv = {pair.conv_node: fold for pair, fold in folds.items()}
+        self._by_norm = {pair.norm_node: (pair, fold) for pair, fold in folds.items()}
+        self._folded: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        if n in self._by_conv:
+            (image, _, _, *rest), fold = self._arguments(n), self._by_conv[n]
+            self._folded[n] = n.target(image, fold.weight, fold.bias, *rest)  # type: ignore[operator]
+        output = super().run_node(n)
+        if n in self._by_norm:
+            pair, fold = self._by_norm[n]
+            self.certificates.append(_certificate(pair, fold, output, self._folded.pop(pair.conv_node)))
+        return output
+
+    def _arguments(self, n: Node) -> tuple[Any, ...]:
+        arguments, _ = self.fetch_args_kwargs_from_env(n)
+        return (*arguments, None) if len(arguments) == 2 else arguments
 
 
 @torch.no_grad()
-def _certify(original: nn.Module, folded: nn.Module, pairs: list[FoldPair], images: Tensor) -> list[ConvCertificate]:
-    """Run the original once; at every pair run the folded convolution on the very input the original one got."""
-    inputs: dict[str, Tensor] = {}
-    certificates: dict[str, ConvCertificate] = {}
-    hooks = []
-
-    def keep_input(pair: FoldPair) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
-            inputs[pair.conv] = args[0] if args else options["input"]
-
-        return hook
-
-    def compare(pair: FoldPair) -> Any:
-        def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-            actual = folded.get_submodule(pair.conv)(inputs.pop(pair.conv))
-            certificates[pair.conv] = _certificate(original, folded, pair, output, actual)
-
-        return hook
-
-    for pair in pairs:
-        hooks.append(original.get_submodule(pair.conv).register_forward_pre_hook(keep_input(pair), with_kwargs=True))
-        hooks.append(original.get_submodule(pair.batch_norm).register_forward_hook(compare(pair)))
-    try:
-        original(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [certificates[pair.conv] for pair in pairs]
+def _certify(program: ExportedProgram, folds: dict[FoldPair, _Fold], images: Tensor) -> list[ConvCertificate]:
+    if not folds:
+        return []
+    certifier = _Certifier(program, folds)
+    certifier.run(*constants(program).values(), images.clone(), enable_io_processing=False)
+    return certifier.certificates
 
 
-def _certificate(
-    original: nn.Module, folded: nn.Module, pair: FoldPair, expected: Tensor, actual: Tensor
-) -> ConvCertificate:
-    conv, batch_norm = _layers(original, pair)
-    assert batch_norm.running_var is not None
+def _certificate(pair: FoldPair, fold: _Fold, expected: Tensor, actual: Tensor) -> ConvCertificate:
+    batch_norm = fold.batch_norm
     error = (actual.double() - expected.double()).abs().transpose(0, 1).flatten(1).amax(1).numpy()
     peak = expected.abs().transpose(0, 1).flatten(1).amax(1).numpy()
-    before = conv.weight.detach().abs().amax().item()
-    channels = folded.get_parameter(f"{pair.conv}.weight").abs().flatten(1).amax(1)
+    before = fold.conv.weight.detach().abs().amax().item()
+    channels = fold.weight.abs().flatten(1).amax(1)
     live = channels[channels > 0]
     return ConvCertificate(
         conv=pair.conv,

@@ -28,8 +28,14 @@ def quiet() -> Iterator[None]:
 
 
 def first_cause(error: BaseException) -> str:
-    """The first line of the exception that began a chain, without colours; the exporter wraps it in advice."""
+    """The first line of the exception that began a chain, without colours; the exporter wraps it in advice.
+
+    Where that line only sends the reader to the logs, it is the first point of the list below it.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = (line.strip() for line in _COLOURS.sub("", str(error)).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    first = next(iter(lines), type(error).__name__)
+    head, sends_to_logs, _ = first.partition(" For more information, run with TORCH_LOGS")
+    details = [line.removeprefix("- ") for line in lines[1:] if line.startswith("- ")]
+    return f"{head.rstrip('!')}: {details[0].partition('. If ')[0]}" if sends_to_logs and details else head

@@ -5,6 +5,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from resnetrt.errors import CheckFailed
 from resnetrt.export.graph import trace
@@ -20,20 +21,25 @@ def trace_to_onnx(module: nn.Module, input_shape: tuple[int, int, int], path: Pa
 
     Raises `CheckFailed` when the module can't be traced or translated.
     """
-    program = trace(module.eval(), torch.zeros(2, *input_shape))
+    write_onnx(trace(module.eval(), torch.zeros(2, *input_shape)), path, opset, type(module).__name__)
+
+
+def write_onnx(program: ExportedProgram, path: Path, opset: int = DEFAULT_OPSET, name: str = "the network") -> None:
+    """Write a traced program as ONNX to `path`; `name` is the network's in errors.
+
+    Raises `CheckFailed` when it can't be translated.
+    """
     try:
         with quiet():
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT], verbose=False
             )
     except Exception as error:
-        raise CheckFailed(
-            f"translating {type(module).__name__} to ONNX opset {opset} failed: {first_cause(error)}"
-        ) from error
+        raise CheckFailed(f"translating {name} to ONNX opset {opset} failed: {first_cause(error)}") from error
     if exported is None:
-        raise CheckFailed(f"translating {type(module).__name__} to ONNX gave nothing")
+        raise CheckFailed(f"translating {name} to ONNX gave nothing")
     exported.save(str(path), external_data=False)
     try:
         tidy(path)
     except onnx.shape_inference.InferenceError as error:
-        raise CheckFailed(f"ONNX graph of {type(module).__name__}: shapes don't fit: {first_cause(error)}") from error
+        raise CheckFailed(f"ONNX graph of {name}: shapes don't fit: {first_cause(error)}") from error

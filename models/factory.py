@@ -89,8 +89,13 @@ def _call(model: str, factory: Callable[[], object]) -> nn.Module:
     torch.manual_seed(SEED)  # here, because importing the user's file may draw numbers too
     try:
         module = factory()
+        module = getattr(module, "_orig_mod", module)  # what torch.compile wraps: eager is the reference
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(f"{model}: found TorchScript, which can't be exported; return the module it was made from")
         if isinstance(module, nn.Module):
             return module.to("cpu", torch.float32).eval()
+    except UsageError:
+        raise
     except (Exception, SystemExit) as error:
         raise UsageError(f"{model}: the factory raised {type(error).__name__}: {error}") from error
     raise UsageError(f"{model}: expected the factory to return an nn.Module, found {type(module).__name__}")

@@ -49,14 +49,14 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     import small_models
 
     from resnetrt.export.fold import fold_batch_norms
-    from resnetrt.export.trace import trace_to_onnx
+    from resnetrt.export.trace import write_onnx
 
     folder = tmp_path_factory.mktemp("small")
 
     @cache
     def trace(kind: str) -> Path:
         fold = fold_batch_norms(small_models.build(kind), small_models.pictures(kind, 2))
-        trace_to_onnx(fold.module, small_models.SHAPES[kind], folder / f"{kind}.onnx")
+        write_onnx(fold.program, folder / f"{kind}.onnx")
         return folder / f"{kind}.onnx"
 
     return trace

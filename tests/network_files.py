@@ -15,7 +15,7 @@ from resnetrt.export.cast_graph import load_typed
 from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fold import fold_batch_norms
 from resnetrt.export.half_types import HALF_TYPES
-from resnetrt.export.trace import trace_to_onnx
+from resnetrt.export.trace import write_onnx
 from resnetrt.models import resolve
 
 
@@ -33,7 +33,7 @@ def write_fp32(name: str, folder: Path, size: int = 224) -> Path:
     module = resolve(name).module.eval()
     fold = fold_batch_norms(module, torch.randn(2, 3, size, size))
     path = folder / f"{name}.fp32.onnx"
-    trace_to_onnx(fold.module, (3, size, size), path)
+    write_onnx(fold.program, path)
     return path
 
 

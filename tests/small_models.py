@@ -178,6 +178,15 @@ class FunctionalBatchNorm(Keywords):
         return out.mean((2, 3))
 
 
+class ScaledByImage(Keywords):
+    """The BatchNorm's scale depends on the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bn = self.bn
+        out = nn.functional.batch_norm(self.conv(x), bn.running_mean, bn.running_var, x.mean() * bn.weight, bn.bias)
+        return out.mean((2, 3))
+
+
 class StandardizedConv(nn.Conv2d):
     """A convolution whose weight is computed in every call (weight standardization)."""
 

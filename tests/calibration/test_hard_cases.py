@@ -21,7 +21,7 @@ from resnetrt.calibration.record import CalibrationRecord
 from resnetrt.calibration.suspects import Evidence, find_suspects, layer_weights
 from resnetrt.errors import BundleError, CheckFailed, DataError
 from resnetrt.export.fold import fold_batch_norms
-from resnetrt.export.trace import trace_to_onnx
+from resnetrt.export.trace import write_onnx
 from resnetrt.models.resnet import ResNet, ResNetConfig
 
 KIND = "projection"
@@ -34,7 +34,7 @@ class Case:
     def __init__(self, module: nn.Module, folder: Path, images: int = 64, frames: Array | None = None) -> None:
         fold = fold_batch_norms(module, small_models.pictures(KIND, 4))
         self.path, self.fold, self.folder = folder / "fp32.onnx", fold.to_json(), folder
-        trace_to_onnx(fold.module, small_models.SHAPES[KIND], self.path)
+        write_onnx(fold.program, self.path)
         seen = smooth_frames(KIND, images) if frames is None else frames
         self.record: CalibrationRecord = calibrate(self.path, dataset_of(seen, recipe(KIND)), recipe(KIND))
         self.test = recipe(KIND).normalize(smooth_frames(KIND, 24, seed=99))

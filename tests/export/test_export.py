@@ -90,14 +90,14 @@ def test_the_same_export_gives_the_same_bundle(exported: Bundle, tmp_path: Path)
 
 def test_an_exporter_that_changes_the_network_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A translation with 0 % top-1 in silence has been seen: parity on the golden images, or no bundle."""
-    right = module.trace_to_onnx
+    right = module.write_onnx
 
-    def wrong(net: nn.Module, *rest: Any) -> None:
+    def wrong(program: torch.export.ExportedProgram, *rest: Any) -> None:
         with torch.no_grad():
-            net.fc.weight.neg_()
-        right(net, *rest)
+            program.state_dict["fc.weight"].neg_()
+        right(program, *rest)
 
-    monkeypatch.setattr(module, "trace_to_onnx", wrong)
+    monkeypatch.setattr(module, "write_onnx", wrong)
     message = r"export of small: parity with the eager model failed over 20 golden images: max abs error .* SQNR .* dB"
     with pytest.raises(CheckFailed, match=message):
         export_bundle(request_for(small_models.build("projection")), tmp_path / "out")
@@ -105,8 +105,8 @@ def test_an_exporter_that_changes_the_network_is_caught(tmp_path: Path, monkeypa
 
 
 def test_a_failing_lint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    right = module.trace_to_onnx
-    monkeypatch.setattr(module, "trace_to_onnx", lambda net, shape, path, _opset: right(net, shape, path, 18))
+    right = module.write_onnx
+    monkeypatch.setattr(module, "write_onnx", lambda program, path, _opset, name: right(program, path, 18, name))
     monkeypatch.setattr("resnetrt.export.lint.OPSET_RANGE", (19, 25))
     with pytest.raises(CheckFailed, match=r"fp32\.onnx: opset 18 is outside TensorRT's 19 to 25"):
         export_bundle(request_for(one_layer()), tmp_path / "out")
@@ -144,6 +144,22 @@ def test_a_network_that_mixes_the_images_of_a_batch(tmp_path: Path):
     with pytest.raises(CheckFailed, match=r"small gives other logits for an image alone .* _softmax in layers\.1"):
         export_bundle(request_for(net), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+class InPlace(small_models.Chain):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.sub_(0.4).div_(0.3)
+        return super().forward(x)
+
+
+def test_a_network_that_normalizes_its_input_in_place(tmp_path: Path):
+    net = small_models.randomize(InPlace(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU()))
+    bundle, fold = export_bundle(request_for(net), tmp_path / "out")
+    assert len(fold.certificates) == 1
+    assert bundle.manifest.variants["fp32"].evidence["parity"]["max_abs"] <= 1e-5
+    with torch.no_grad():
+        expected = torch.cat([net(torch.from_numpy(RGB.normalize(frames(20)[i : i + 1]))) for i in range(20)])
+    np.testing.assert_allclose(Golden.of(bundle).logits, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [small_models.PreActivation, small_models.ConvUsedTwice])

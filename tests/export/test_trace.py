@@ -140,6 +140,42 @@ def test_layers_without_bias_get_one_of_zeros(tmp_path: Path):
         np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
 
 
+class Wrapper(nn.Module):
+    """Passes everything on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return self.model(*args, **kwargs)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.4).div_(0.3)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Wrapper(Chain(nn.Conv2d(3, 4, 3))),
+        lambda: torch.optim.swa_utils.AveragedModel(Chain(nn.Conv2d(3, 4, 3))),
+        lambda: nn.DataParallel(Chain(nn.Conv2d(3, 4, 3))),
+        InPlace,
+    ],
+)
+def test_wrappers_and_networks_that_change_their_input(make: Callable[[], nn.Module], tmp_path: Path):
+    net, images = randomize(make()), torch.randn(3, 3, 8, 8)
+    trace_to_onnx(net, (3, 8, 8), tmp_path / "net.onnx")
+    lint(tmp_path / "net.onnx")
+    assert [value.name for value in onnx.load(tmp_path / "net.onnx").graph.output] == ["logits"]
+    with torch.no_grad():
+        expected = net(images.clone()).numpy()
+    np.testing.assert_allclose(run_onnx(tmp_path / "net.onnx", images.numpy()), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -147,7 +183,10 @@ def test_layers_without_bias_get_one_of_zeros(tmp_path: Path):
             Branching,
             r"tracing Branching with input \(2, 3, 8, 8\) failed: Could not guard on data-dependent",
         ),
-        (FixedBatch, r"tracing FixedBatch .* failed: Constraints violated \(batch\).*work for any N"),
+        (
+            FixedBatch,
+            r"tracing FixedBatch .* failed: Constraints violated \(batch\): You marked batch .* specialized it to be a constant \(2\); .*work for any N",
+        ),
         (Raising, r"tracing Raising .* failed: boom; forward must take one \(N, C, H, W\) tensor"),
         (Eigenvalues, r"translating Eigenvalues to ONNX opset 20 failed: No ONNX function found for .*linalg_eig"),
     ],
