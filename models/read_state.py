@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import pickle
 import re
 import warnings
@@ -17,15 +18,24 @@ from torch import Tensor
 
 from resnetrt.errors import WeightsError
 
+_log = logging.getLogger(__name__)
+
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors in `path`, wrappers and `module.` prefixes taken off, and the file's SHA-256.
+def read_state(path: Path) -> tuple[dict[str, Tensor], str, str]:
+    """The tensors in `path`, wrappers and `module.` prefixes taken off, the file's SHA-256, and what was taken.
 
+    Where a file holds several sets of weights, such as `model` and `model_ema`, the path `FILE#model_ema` asks for one;
+    else it is `state_dict` or `model`, with a warning. What was taken is the file's name, with the set's if several.
     The file is read once, so the hash is of the very bytes that were parsed. Raises `WeightsError`.
     """
+    name, asks, wanted = path.name.rpartition("#")
+    if asks and not path.exists():
+        path = path.with_name(name)
+    else:
+        wanted = ""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise WeightsError(
@@ -35,10 +45,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], str]:
         blob = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"weights {path}: cannot be read ({error.strerror}); check the path") from error
-    state = _strip_prefixes(_named_tensors(reader(blob, path), path))
+    found, taken, others = _choose(reader(blob, path), wanted, path)
+    if others and not wanted:
+        listed = ", ".join(f"{path.name}#{other}" for other in others)
+        _log.warning("weights %s: took %s of several sets; ask for another with %s", path, taken, listed)
+    state = _strip_prefixes(_named_tensors(found, path))
     if not state:
         raise WeightsError(f"weights {path}: expected named tensors, found none")
-    return state, hashlib.sha256(blob).hexdigest()
+    return state, hashlib.sha256(blob).hexdigest(), f"{path.name}#{taken}" if others else path.name
 
 
 def _read_safetensors(blob: bytes, path: Path) -> object:
@@ -87,9 +101,35 @@ def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
     )
 
 
+def _choose(state: object, wanted: str, path: Path) -> tuple[object, str, list[str]]:
+    """The innermost set of weights that is `wanted`, or the usual one; its name, and the names of the others."""
+    taken, others = "", list[str]()
+    while isinstance(state, Mapping):
+        sets = [str(name) for name, value in state.items() if _holds_tensors(value)]
+        usual = next((name for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
+        name = wanted if wanted in sets else usual or (sets[0] if len(sets) == 1 == len(state) else None)
+        if name is None:
+            break
+        taken, state = name, state[name]
+        others += [other for other in sets if other != name]
+    if wanted not in ("", taken):
+        found = ", ".join([taken, *others]) if taken else "one set without a name"
+        raise WeightsError(f"weights {path}: expected a set called {wanted!r}, found {found}; ask for one of these")
+    return state, taken, others
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(item, Tensor) or _holds_tensors(item) for item in _weights(value)
+    )
+
+
+def _weights(value: Mapping[Any, Any]) -> list[object]:
+    """The values of a mapping with names; an optimizer numbers its tensors."""
+    return [item for name, item in value.items() if isinstance(name, str) and name != "state"]
+
+
 def _named_tensors(state: object, path: Path) -> dict[str, Tensor]:
-    while isinstance(state, Mapping) and (wrapper := next((w for w in _WRAPPERS if _is_wrapper(state, w)), None)):
-        state = state[wrapper]
     if not isinstance(state, Mapping):
         raise WeightsError(f"weights {path}: expected a dictionary of tensors, found {type(state).__name__}")
     for name, value in state.items():
@@ -99,10 +139,6 @@ def _named_tensors(state: object, path: Path) -> dict[str, Tensor]:
                 "save model.state_dict()"
             )
     return dict(state)
-
-
-def _is_wrapper(state: Mapping[Any, Any], name: str) -> bool:
-    return isinstance(state.get(name), Mapping)
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsSource:
     A `ResNet` takes its own keys and those of the other `LAYOUTS`, any other module its own only.
     Raises `WeightsError` for a file that is damaged, needs code to be run, does not fit, or holds NaN or infinity.
     """
-    state, sha256 = read_state(path)
+    state, sha256, name = read_state(path)
     expected = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     own = isinstance(model, ResNet)
     layouts = LAYOUTS if own else {"native": LAYOUTS["native"]}
@@ -45,7 +45,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsSource:
         if expected[native].is_floating_point():
             _check_value(found.names[native], value, path)
     model.load_state_dict(named, strict=False)
-    return WeightsSource(path.name, sha256, found.layout)
+    return WeightsSource(name, sha256, found.layout)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -94,6 +94,40 @@ def test_wrappers_and_prefixes_come_off(tmp_path, fashion, wrapper, prefix):
     assert torch.equal(run(fashion, (1, 28, 28)), run(other, (1, 28, 28)))
 
 
+@pytest.fixture
+def both_sets(tmp_path, fashion):
+    """A training checkpoint: the weights, their moving average, and an optimizer with tensors of its own."""
+    average = {key: value * 1.5 for key, value in fashion.state_dict().items()}
+    optimizer = {"state": {0: {"momentum": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+    return save(tmp_path, {"model": fashion.state_dict(), "model_ema": average, "optimizer": optimizer}, "w.pth")
+
+
+def test_of_two_sets_the_plain_one_is_taken_and_the_other_named(both_sets, fashion, caplog):
+    other = definition("fashion_resnet20").build()
+    assert load_weights(other, both_sets).name == "w.pth#model"
+    assert caplog.messages == [f"weights {both_sets}: took model of several sets; ask for another with w.pth#model_ema"]
+    assert torch.equal(other.fc.weight, fashion.fc.weight)
+
+
+def test_the_moving_average_can_be_asked_for(both_sets, fashion, caplog):
+    other = definition("fashion_resnet20").build()
+    assert load_weights(other, both_sets.with_name("w.pth#model_ema")).name == "w.pth#model_ema"
+    assert caplog.messages == []
+    torch.testing.assert_close(other.fc.weight, 1.5 * fashion.fc.weight)
+
+
+@pytest.mark.parametrize("wrapper", ["model_ema", "state_dict_ema"])
+def test_a_lone_moving_average_is_taken(tmp_path, fashion, wrapper):
+    other = definition("fashion_resnet20").build()
+    assert load_weights(other, save(tmp_path, {wrapper: fashion.state_dict()}, "w.pth")).name == "w.pth"
+    assert torch.equal(other.fc.weight, fashion.fc.weight)
+
+
+def test_a_set_that_is_not_in_the_file(both_sets, fashion):
+    with pytest.raises(WeightsError, match=r"w\.pth: expected a set called 'ema', found model, model_ema; ask for one"):
+        load_weights(fashion, both_sets.with_name("w.pth#ema"))
+
+
 def test_counters_of_batches_may_be_absent(tmp_path, fashion):
     state = {key: value for key, value in fashion.state_dict().items() if "num_batches" not in key}
     load_weights(definition("fashion_resnet20").build(), save(tmp_path, state))
