@@ -87,7 +87,7 @@ def _check_golden(bundle: Bundle, infer: Infer) -> None:
     from resnetrt.golden import Golden
 
     golden = Golden.of(bundle)
-    found = compare(golden.logits, infer(bundle.manifest.preprocessing.normalize(golden.frames)))
+    found = compare(golden.logits, infer(bundle.manifest.preprocessing.normalize(golden.frames)), golden.noise)
     require(found, "eager", "fp32", f"the eager model rebuilt for {bundle.manifest.name}")
 
 

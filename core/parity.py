@@ -14,7 +14,8 @@ class Parity:
 
     `max_abs` in logits; `relative_l2` = |out - ref| / |ref|; `cosine` is the smallest over the images;
     `sqnr_db` = 10 log10(sum ref^2 / sum (out - ref)^2), capped at 200 dB for exact equality;
-    `top1_agreement` is the share of images with the same largest logit; `reference_peak` is max |ref|.
+    `top1_agreement` is the share of images with the same largest logit; `reference_peak` is max |ref|;
+    `noise` is the largest error of the reference itself, in logits: 0 where it was not measured.
     """
 
     n: int
@@ -24,6 +25,7 @@ class Parity:
     sqnr_db: float
     top1_agreement: float
     reference_peak: float
+    noise: float = 0.0
 
     def to_json(self) -> dict[str, float]:
         """Plain numbers under the field names."""
@@ -46,10 +48,17 @@ class Tolerance:
 
 SQNR_CAP_DB = 200.0
 
+# Two float32 computations err alike and apart: inception_v3's eager logits are 9.6e-4 from float64, ONNX Runtime's
+# 8.0e-4, and they are 1.0e-3 from each other; where large terms cancel, ONNX Runtime was 2.2 to 4.2 times as far from
+# eager as eager from float64. Twenty times the row (54 dB) is where float32 is no reference any more.
+_NOISES, _LOOSEST = 5.0, 20.0
+
 # One table for every backend; a backend that needs other numbers gets its own row.
 _TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("*", "fp32"): Tolerance(
-        "float32 sums in another order: 1e-4 of logits of order 1 to 10 over 100 layers", 1e-4, 80.0, 0.99999, 0.99
+        "float32 sums in another order: 1e-4 of logits of order 1 to 10 over 100 layers; where eager's own float32 is "
+        "further than that from float64, five times its error, at most 20 times the row",
+        *(1e-4, 80.0, 0.99999, 0.99),
     ),
     ("*", "fp16"): Tolerance(
         "10-bit mantissa, 2^-11 relative a rounding, some hundred roundings", sqnr_db=35.0, cosine=0.999
@@ -72,8 +81,11 @@ def tolerance(backend: str, precision: str) -> Tolerance:
     return _TOLERANCES.get((backend, precision)) or _TOLERANCES[("*", precision)]
 
 
-def compare(reference: npt.ArrayLike, output: npt.ArrayLike) -> Parity:
-    """Compare `(N, classes)` arrays. Raises `CheckFailed` for other shapes, no images, or values that aren't finite."""
+def compare(reference: npt.ArrayLike, output: npt.ArrayLike, noise: float = 0.0) -> Parity:
+    """Compare `(N, classes)` arrays; `noise` is the reference's own largest error.
+
+    Raises `CheckFailed` for other shapes, no images, or values that aren't finite.
+    """
     ref, out = np.asarray(reference, np.float64), np.asarray(output, np.float64)
     _check_shapes(ref, out)
     if ref.ndim < 2:
@@ -98,6 +110,7 @@ def compare(reference: npt.ArrayLike, output: npt.ArrayLike) -> Parity:
         sqnr_db=sqnr_db(ref, out),
         top1_agreement=float((ref.argmax(1) == out.argmax(1)).mean()),
         reference_peak=float(np.abs(ref).max()),
+        noise=noise,
     )
 
 
@@ -114,10 +127,12 @@ def sqnr_db(reference: npt.ArrayLike, output: npt.ArrayLike) -> float:
 def failures(parity: Parity, limit: Tolerance) -> list[str]:
     """Each limit that `parity` breaks, in words; empty if it passes. NaN breaks every limit."""
     max_abs = limit.max_abs * max(1.0, parity.reference_peak / 10)
+    looser = min(max(1.0, _NOISES * parity.noise / max_abs), _LOOSEST)  # 1 where max_abs is infinite
+    max_abs, sqnr, cosine = max_abs * looser, limit.sqnr_db - 20 * np.log10(looser), 1 - (1 - limit.cosine) * looser**2
     checks = [
         (not parity.max_abs <= max_abs, f"max abs error {parity.max_abs:.2e} > {max_abs:.1e}"),
-        (not parity.sqnr_db >= limit.sqnr_db, f"SQNR {parity.sqnr_db:.1f} dB < {limit.sqnr_db:.0f} dB"),
-        (not parity.cosine >= limit.cosine, f"cosine {parity.cosine:.5f} < {limit.cosine}"),
+        (not parity.sqnr_db >= sqnr, f"SQNR {parity.sqnr_db:.1f} dB < {sqnr:.0f} dB"),
+        (not parity.cosine >= cosine, f"cosine {parity.cosine:.5f} < {cosine:.5g}"),
         (
             not parity.top1_agreement >= limit.top1_agreement,
             f"top-1 agreement {parity.top1_agreement:.1%} < {limit.top1_agreement:.0%}",

@@ -52,7 +52,7 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
     module = request.module.eval()
     frames = request.golden_frames
     images = torch.from_numpy(request.preprocessing.normalize(frames))
-    logits = reference_logits(module, images, request.name)
+    logits, noise = reference_logits(module, images, request.name)
     if request.labels and len(request.labels) != logits.shape[1]:
         raise UsageError(f"labels: expected {logits.shape[1]}, one per logit, found {len(request.labels)}")
     fold = fold_batch_norms(module, images[:8])
@@ -73,10 +73,10 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
         path = editor.new_path("fp32.onnx")
         write_onnx(fold.program, path, request.opset, request.name)
         lint(path, kept_batch_norms=len(fold.kept))
-        parity = compare(logits, run_onnx(path, images.numpy()))
+        parity = compare(logits, run_onnx(path, images.numpy()), noise)
         require(parity, "onnxruntime", "fp32", f"export of {request.name}")
         evidence = {"parity": parity.to_json(), "opset": request.opset}
         manifest.variants["fp32"] = VariantRecord("fp32.onnx", "fp32", evidence=evidence)
         editor.write_json("fold.json", fold.to_json())
-        editor.write(GOLDEN_FILE, Golden(frames, logits).to_bytes())
+        editor.write(GOLDEN_FILE, Golden(frames, logits, noise).to_bytes())
     return Bundle(out, editor.manifest), fold

@@ -25,7 +25,7 @@ def measure_parity(bundle: Bundle, model_path: Path) -> Parity:
     images = golden.frames if takes_frames else bundle.manifest.preprocessing.normalize(golden.frames)
     name = session.get_inputs()[0].name
     parts = [session.run(None, {name: images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
-    return compare(golden.logits, np.concatenate(parts))
+    return compare(golden.logits, np.concatenate(parts), golden.noise)
 
 
 def run_onnx(model_path: Path, images: FloatArray, batch: int = _BATCH) -> FloatArray:

@@ -4,6 +4,7 @@ A bundle speaks for the model only where the logits of an image depend on that i
 twice in batches and once image by image, on copies of the input, which a network may change in place.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from resnetrt.preprocess import FloatArray
 _BATCH = 8
 
 
-def reference_logits(module: nn.Module, images: Tensor, name: str) -> FloatArray:
-    """float32 logits `(N, classes)` of eager for `images` `(N >= 2, C, H, W)`.
+def reference_logits(module: nn.Module, images: Tensor, name: str) -> tuple[FloatArray, float]:
+    """float32 logits `(N, classes)` of eager for `images` `(N >= 2, C, H, W)`, and their noise (`float64_distance`).
 
     Raises `UsageError` where it does not run or gives no logits, and `CheckFailed` naming the cause where it takes one
     image only, or where an image has other logits the second time, or alone than in a batch.
@@ -43,14 +44,26 @@ def reference_logits(module: nn.Module, images: Tensor, name: str) -> FloatArray
     if _differ(found):
         cause = first_difference(module, images[:_BATCH])
         raise CheckFailed(f"{name} gives other logits when eager runs again on the same images{_by(found)}: {cause}")
+    noise = float64_distance(module, images[:_BATCH], logits[:_BATCH])
     alone = eager_logits(module, images, batch=1)
-    found = compare(logits, alone)
+    found = compare(logits, alone, noise)
     if _differ(found):
         worst = int(np.abs(logits - alone).max(1).argmax())
         start = worst // _BATCH * _BATCH
         cause = first_difference(module, images[start : start + _BATCH], worst - start)
         raise CheckFailed(f"{name} gives other logits for an image alone than in a batch{_by(found)}: {cause}")
-    return logits
+    return logits, noise
+
+
+@torch.no_grad()
+def float64_distance(module: nn.Module, images: Tensor, logits: FloatArray) -> float:
+    """The largest difference of `logits` to those of the same network in float64; 0 where it can't run in it."""
+    try:
+        exact = copy.deepcopy(module).double()(images.double()).numpy()
+    except Exception:  # a tensor made in forward as float32, or one that can't be copied
+        return 0.0
+    distance = float(np.abs(exact - logits).max())
+    return distance if np.isfinite(distance) else 0.0
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
     backend, precision = session.sidecar["backend"], session.sidecar["precision"]
     what = f"engine {session.sidecar['id']}"
     try:
-        found = parity.compare(golden.logits, _run(session, golden.frames, output))
+        found = parity.compare(golden.logits, _run(session, golden.frames, output), golden.noise)
     except CheckFailed as error:
         raise CheckFailed(f"{what}: {error}") from error
     except ResnetrtError:

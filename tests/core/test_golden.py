@@ -88,3 +88,10 @@ def test_file_deleted_after_opening(bundle: Bundle, tmp_path: Path):
     (opened.path / FILE).unlink()
     with pytest.raises(BundleError, match=r"golden\.safetensors: .*No such file"):
         Golden.of(opened)
+
+
+def test_the_noise_of_eager_is_stored(tmp_path):
+    from safetensors.numpy import load
+
+    assert load(Golden(golden().frames, golden().logits, 0.5).to_bytes())["noise"] == [0.5]
+    assert "noise" not in load(golden().to_bytes())

@@ -65,7 +65,16 @@ def test_equal_outputs_are_perfect_and_pass_everything(ref: np.ndarray):
 def test_json_is_plain_numbers():
     found = compare([[1.0, 2.0]], [[1.0, 2.1]]).to_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert set(found) == {"n", "max_abs", "relative_l2", "cosine", "sqnr_db", "top1_agreement", "reference_peak"}
+    assert set(found) == {
+        "n",
+        "max_abs",
+        "relative_l2",
+        "cosine",
+        "sqnr_db",
+        "top1_agreement",
+        "reference_peak",
+        "noise",
+    }
 
 
 def test_an_engine_that_gives_zeros_has_no_direction():
@@ -174,3 +183,24 @@ def test_require_names_what_failed_and_by_how_much():
         CheckFailed, match=r"variant x: parity with the eager model failed over 32 golden images: SQNR 3.0 dB"
     ):
         require(passing(sqnr_db=3.0), "onnxruntime", "int8", "variant x")
+
+
+def test_the_noise_of_the_reference_widens_fp32_up_to_a_cap():
+    reference = np.random.default_rng(3).normal(size=(8, 5))
+    limit = tolerance("*", "fp32")
+
+    def broken(error: float, noise: float) -> list[str]:
+        return failures(compare(reference, reference + error, noise), limit)
+
+    assert broken(0.9e-4, 0) == []
+    assert broken(5e-4, 0)[0] == "max abs error 5.00e-04 > 1.0e-04"
+    assert broken(5e-4, 1.2e-4) == []
+    assert broken(7e-4, 1.2e-4)[0] == "max abs error 7.00e-04 > 6.0e-04"
+    assert broken(1.9e-3, 1) == []
+    assert broken(2.1e-3, 1)[0] == "max abs error 2.10e-03 > 2.0e-03"
+
+
+def test_the_noise_of_the_reference_leaves_other_precisions_alone():
+    reference = np.random.default_rng(3).normal(size=(8, 5))
+    found = compare(reference, reference + 0.3, noise=1)
+    assert failures(found, tolerance("*", "int8"))[0].endswith("< 12 dB")
