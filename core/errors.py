@@ -8,6 +8,7 @@
         ├── DataError                  images, labels, a data folder
         ├── WeightsError               a weights file that does not fit
         ├── BundleError                a bundle that is damaged, tampered with or too new
+        ├── BackendRefused             a backend that can't take a sound model
         └── BackendMissing             a package or device that is not here
 
 A message is one line: expected, found, where, what to do next.
@@ -70,6 +71,10 @@ class WeightsError(EnvironmentFault):
 
 class BundleError(EnvironmentFault):
     """A bundle that is damaged, incomplete, tampered with or of a newer schema."""
+
+
+class BackendRefused(EnvironmentFault):
+    """A backend that can't take a model that is sound; another one may."""
 
 
 class BackendMissing(EnvironmentFault):

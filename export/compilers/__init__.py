@@ -47,7 +47,11 @@ class Compiler(Protocol):
 
     @staticmethod
     def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
-        """Compile the ONNX file. Raises `UsageError` for what it can't do, `BackendMissing` for what is not here."""
+        """Compile the ONNX file.
+
+        Raises `UsageError` for a request that makes no sense, `BackendRefused` for a graph that it can't take,
+        `BackendMissing` for what is not here.
+        """
 
     @staticmethod
     def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:

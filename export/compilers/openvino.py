@@ -5,11 +5,12 @@ OpenVINO's IR 0.32 s; latency and outputs are the same. A blob is bound to the O
 instruction sets; both are checked when it is loaded.
 """
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetrt.errors import UsageError
+from resnetrt.errors import BackendRefused
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
 from resnetrt.machine import read_cpu
 from resnetrt.runtime.backends import import_package
@@ -90,10 +91,16 @@ def _compile(source: Path | bytes, name: str, precision: str, batch: int | None)
             settings |= _FUSED
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[-300:]
-        raise UsageError(f"openvino can't compile {name}: {reason}") from error
+        raise BackendRefused(f"openvino can't compile {name}: {_reason(error)}; try another --backend") from error
     require_precision_of_cpu(core, compiled, f"variant {name}", precision)
     return compiled
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says went wrong, without the places in its own source that it begins with."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return textwrap.shorten(" ".join(told or lines), 300, placeholder=" ...")
 
 
 def _join(exported: Mapping[int | None, Any]) -> tuple[bytes, list[dict[str, int | None]]]:

@@ -20,6 +20,7 @@ def subclasses(root: type) -> list[type]:
         (errors.DataError, 4),
         (errors.WeightsError, 4),
         (errors.BundleError, 4),
+        (errors.BackendRefused, 4),
         (errors.BackendMissing, 4),
     ],
 )
@@ -35,7 +36,7 @@ def test_every_message_is_one_line(error: type[ResnetrtError]):
 def test_every_error_is_drawn_in_the_tree():
     assert errors.__doc__ is not None
     ours = [cls for cls in subclasses(ResnetrtError) if cls.__module__ == errors.__name__]
-    assert len(ours) == 9
+    assert len(ours) == 10
     for cls in ours:
         assert cls.__name__ in errors.__doc__
 

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tiny_bundle
 
 from resnetrt.bundle import Bundle, sha256_of
-from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
 from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, engine_id, find_compiler
 from resnetrt.golden import FILE
 from resnetrt.manifest import VariantRecord
@@ -198,3 +199,15 @@ def test_the_openvino_engine_gives_what_the_onnx_gives(bundle: Bundle):
     expected = direct(tiny_bundle.PREPROCESSING.normalize(frames))[0]
     with load(bundle, compile_variant(bundle, "int8.cpu", "openvino")) as session:
         np.testing.assert_array_equal(session.infer_frames(frames)["logits"], expected)
+
+
+def test_a_graph_that_openvino_can_not_take_is_no_usage_error(tmp_path: Path):
+    """The reason is whole words from its beginning, without places in OpenVINO's source; the exit code is 4."""
+    tensors = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 3, 8, 8]) for name in ("input", "logits")]
+    node = onnx.helper.make_node("Nothing", ["input"], ["logits"], domain="users")
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("users", 1)]
+    graph = onnx.helper.make_graph([node], "net", tensors[:1], tensors[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), str(tmp_path / "net.onnx"))
+    message = r"openvino can't compile net\.onnx: (?!Exception|Check).*No conversion rule .*users\.Nothing; try another"
+    with pytest.raises(BackendRefused, match=message):
+        find_compiler("openvino").compile_engine(tmp_path / "net.onnx", "fp32", "cpu", {})
