@@ -75,7 +75,9 @@ def test_means_of_the_pixels_follow_from_those_of_the_normalised_input(small_onn
 def test_an_input_that_two_layers_read_is_refused(small_onnx: Callable[[str], Path]):
     graph = ir.load(str(small_onnx("projection"))).graph
     graph.append(ir.node("Relu", [graph.inputs[0]]))
-    with pytest.raises(UsageError, match="one convolution alone to read the input, found Conv, Relu"):
+    with pytest.raises(
+        UsageError, match="must be all that reads the input, found Conv and Relu; leave --input uint8 out"
+    ):
         bake_integer(graph, PREPROCESSING, DIALECTS["cpu"], np.zeros(3))
 
 
