@@ -28,10 +28,10 @@ from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
 from resnetrt.errors import Inconclusive, UsageError
-from resnetrt.export.cast import measure_rounded
+from resnetrt.export.cast import rounded_outputs
 from resnetrt.export.cast_recipes import record_of
 from resnetrt.export.compilers import compile_variant, find_compiler
-from resnetrt.export.onnx_parity import measure_parity, run_onnx
+from resnetrt.export.onnx_parity import golden_outputs, run_onnx
 from resnetrt.export.store import store_variant
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.progress import track
@@ -260,8 +260,8 @@ class SearchRun:
         }
         # ONNX Runtime's CPU runs no BF16 and leaves FP16 roundings out, so 16 bits are judged by their float twin
         half = chosen.mix.precision != "fp32" and precision == "int8"
-        blob, measure = engines.file(chosen.mix).read_bytes(), measure_rounded if half else measure_parity
-        store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, measure=measure)
+        blob, run = engines.file(chosen.mix).read_bytes(), rounded_outputs if half else golden_outputs
+        store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, run=run)
         engine = compile_variant(self.bundle, name, self.request.backend, self.request.target)
         return {"variant": name, "engine": engine}
 

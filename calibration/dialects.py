@@ -16,6 +16,8 @@ class Dialect:
     `integer_bias`: store biases as int32 with the scale of the accumulator.
     `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or `centred`
     to p - 128 behind a symmetric pair.
+    `host`: made for kernels of the CPU, which without an INT8 dot product add two products in 16 bits, where 8-bit
+    weights saturate.
     """
 
     name: str
@@ -24,12 +26,19 @@ class Dialect:
     both_sides: bool
     integer_bias: bool
     pixels: Literal["raw", "paired", "centred"]
+    host: bool = True
 
 
 DIALECTS = {
     # TensorRT fuses conv + add + ReLU when the main branch is float; zero points must be zero, biases float.
     "tensorrt": Dialect(
-        "tensorrt", symmetric=True, main_branch=False, both_sides=False, integer_bias=False, pixels="centred"
+        "tensorrt",
+        symmetric=True,
+        main_branch=False,
+        both_sides=False,
+        integer_bias=False,
+        pixels="centred",
+        host=False,
     ),
     # OpenVINO fuses the add too: a pair on the main branch would cost 1 to 1.5 dB and gain nothing.
     "cpu": Dialect("cpu", symmetric=False, main_branch=False, both_sides=True, integer_bias=False, pixels="paired"),

@@ -24,7 +24,11 @@ from resnetrt.cli.output import emit_json, note
 )
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
 @input_option("uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.")
-@click.option("--reduce-range", is_flag=True, help="7-bit weights, for CPUs without VNNI.")
+@click.option(
+    "--reduce-range/--full-range",
+    default=None,
+    help="7-bit weights, for CPUs that saturate (no VNNI). Default: where this one does, in the dialects of the CPU.",
+)
 @click.option("--learn-rounding", help="The calibration images again: round weights by what it does to the outputs.")
 @click.option(
     "--rounding-budget",
@@ -57,7 +61,7 @@ def command(
     dialects: tuple[str, ...],
     no_bias_correction: bool,
     input_type: str,
-    reduce_range: bool,
+    reduce_range: bool | None,
     learn_rounding: str | None,
     rounding_budget: float,
     from_trt_cache: Path | None,
@@ -68,6 +72,7 @@ def command(
 ) -> None:
     """Add INT8 variants to BUNDLE, checked against eager on the golden images."""
     from resnetrt.bundle import Bundle
+    from resnetrt.calibration.dialects import dialect as find_dialect
     from resnetrt.calibration.learn_rounding import Learning
     from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant, load_record
     from resnetrt.cli.explaining import Explanation, check_plot
@@ -90,6 +95,8 @@ def command(
         if not as_json:
             ranges = source.ranges or f"method {method}"
             click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {parity.n} golden images, {ranges}")
+        if reduce_range is None and source.ranges != "imported" and options.reduces_range(find_dialect(dialect)):
+            note(f"{variant}: 7-bit weights, as this CPU has no INT8 dot product; for one that has: --full-range")
         if learning is not None and learning.last is not None and learning.last.skipped:
             count, total = len(learning.last.skipped), len(learning.last.skipped) + len(learning.last.learned)
             note(f"{variant}: {count} of {total} layers are rounded to nearest; more time: --rounding-budget")

@@ -1,6 +1,10 @@
-"""Golden images: real inputs stored in the bundle with the eager FP32 logits that every later stage must reproduce."""
+"""Golden images: real inputs stored in the bundle with the eager FP32 logits that every later stage must reproduce.
+
+Beside them lie each variant's own outputs on them, computed as its file is written: an engine is held to both.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +16,23 @@ from resnetrt.errors import BundleError
 from resnetrt.preprocess import UInt8Array
 
 FILE = "golden.safetensors"
+_OWN = "outputs"
+
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Golden:
     """`frames` uint8 `(n, H, W, C)`, resized and cropped but not normalised; `logits` float32 `(n, classes)`.
 
-    `noise` is the largest difference of eager's float32 logits to float64's, 0 where it was not measured.
+    `noise` is the largest difference of eager's float32 logits to float64's, 0 where it was not measured. `own` float32
+    `(n, classes)` are the outputs of one variant, None if none was asked for or none are stored.
     """
 
     frames: UInt8Array
-    logits: npt.NDArray[np.float32]
+    logits: FloatArray
     noise: float = 0.0
+    own: FloatArray | None = None
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors, which writes the buffer of an array that is not contiguous in the wrong order."""
@@ -33,17 +42,19 @@ class Golden:
         return bytes(save_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "Golden":
-        """The golden images of a bundle; raises `BundleError` if they are damaged."""
-        path = bundle.file(FILE)
+    def of(cls, bundle: Bundle, variant: str | None = None) -> "Golden":
+        """The golden images of a bundle, with the outputs of `variant` where they are stored.
+
+        Raises `BundleError` if they are damaged.
+        """
+        arrays = _read(bundle, FILE)
         try:
-            arrays = load_safetensors(path.read_bytes())
-            found = cls(arrays["frames"], arrays["logits"], float(arrays.get("noise", np.zeros(1))[0]))
+            noise = float(arrays.get("noise", np.zeros(1))[0])
+            own = None if variant is None else _own_outputs(bundle, variant)
+            found = cls(arrays["frames"], arrays["logits"], noise, own)
         except KeyError as error:
-            raise BundleError(f"{path}: expected tensors frames and logits, found no {error}") from error
-        except Exception as error:  # safetensors' own error type has no stable public name
-            raise BundleError(f"{path}: damaged golden images ({error}); export the bundle again") from error
-        found._check(str(path))
+            raise BundleError(f"{bundle.path / FILE}: expected tensors frames and logits, found no {error}") from error
+        found._check(str(bundle.path / FILE))
         return found
 
     def _check(self, where: str) -> None:
@@ -53,3 +64,31 @@ class Golden:
                 f"{where}: expected uint8 (n, H, W, C) and float32 (n, classes), found {self.frames.dtype} "
                 f"{self.frames.shape} and {self.logits.dtype} {self.logits.shape}; export the bundle again"
             )
+
+
+def outputs_file(variant: str) -> str:
+    """The name, in a bundle, of the file that holds a variant's own outputs on the golden images."""
+    return f"golden/{variant}.safetensors"
+
+
+def outputs_to_bytes(outputs: FloatArray) -> bytes:
+    """The content of `outputs_file` for outputs `(n, classes)`."""
+    return bytes(save_safetensors({_OWN: np.ascontiguousarray(outputs, np.float32)}))
+
+
+def _own_outputs(bundle: Bundle, variant: str) -> FloatArray | None:
+    name = outputs_file(variant)
+    if name not in bundle.manifest.files:
+        return None
+    found = _read(bundle, name)
+    if _OWN not in found:
+        raise BundleError(f"{bundle.path / name}: expected a tensor {_OWN}, found {', '.join(found) or 'none'}")
+    return found[_OWN]
+
+
+def _read(bundle: Bundle, name: str) -> dict[str, npt.NDArray[Any]]:
+    path = bundle.file(name)
+    try:
+        return load_safetensors(path.read_bytes())
+    except Exception as error:  # safetensors' own error type has no stable public name
+        raise BundleError(f"{path}: damaged golden images ({error}); export the bundle again") from error

@@ -22,10 +22,13 @@ from resnetrt.export.fp8 import insert_fp8
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
 from resnetrt.export.half_types import HALF_TYPES, HalfType
 from resnetrt.export.lint import check_onnx
-from resnetrt.export.onnx_parity import measure_parity
+from resnetrt.export.onnx_parity import golden_outputs, measure_parity
 from resnetrt.export.rounded import write_rounded
+from resnetrt.export.store import enter_variant
+from resnetrt.golden import Golden
 from resnetrt.manifest import VariantRecord
-from resnetrt.parity import Parity, require
+from resnetrt.parity import Parity, compare, require
+from resnetrt.preprocess import FloatArray
 
 NOT_CHECKED = "not checked: the bundle has no calibration record; make one with: resnetrt calibrate"
 
@@ -59,7 +62,8 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
         path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
         check_onnx(path)
         with _naming(recipe.variant, _UNKNOWN_RANGE if amax is None else ""):
-            parity, as_it_is = measure_rounded(bundle, path), _run_as_it_is(bundle, path, precision)
+            outputs, as_it_is = rounded_outputs(bundle, path), _run_as_it_is(bundle, path, precision)
+            parity = compare(Golden.of(bundle).logits, outputs)
         for found in (parity, as_it_is):
             if isinstance(found, Parity):
                 require(found, "onnxruntime", precision, f"variant {recipe.variant}")
@@ -77,7 +81,7 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
         if precision == "fp8":  # its ranges are the record's, as those of INT8 are; its images may not judge it
             evidence["calibration_sha256"] = record_sha256
         record = VariantRecord(name, precision, input=input_type, dialect=recipe.dialect, evidence=evidence)
-        editor.add_variant(recipe.variant, record)
+        enter_variant(editor, recipe.variant, record, outputs)
     return recipe.variant, parity
 
 
@@ -132,12 +136,12 @@ def _preprocessing(graph: ir.Graph) -> dict[str, str]:
     return kept
 
 
-def measure_rounded(bundle: Bundle, path: Path) -> Parity:
-    """Parity of the 16-bit ONNX file at `path` with eager, by its float32 twin that rounds every tensor."""
+def rounded_outputs(bundle: Bundle, path: Path) -> FloatArray:
+    """What the 16-bit ONNX file at `path` says of the golden images, by its float32 twin that rounds every tensor."""
     with tempfile.TemporaryDirectory(prefix="resnetrt-") as folder:
         twin = Path(folder) / "rounded.onnx"
         write_rounded(path, twin)
-        return measure_parity(bundle, twin)
+        return golden_outputs(bundle, twin)
 
 
 def _run_as_it_is(bundle: Bundle, path: Path, precision: str) -> Parity | str:

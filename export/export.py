@@ -15,6 +15,7 @@ from resnetrt.export.fold import FoldResult, fold_batch_norms
 from resnetrt.export.lint import lint
 from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.export.reference import reference_logits
+from resnetrt.export.store import enter_variant
 from resnetrt.export.trace import DEFAULT_OPSET, INPUT, OUTPUT, write_onnx
 from resnetrt.golden import FILE as GOLDEN_FILE
 from resnetrt.golden import Golden
@@ -73,10 +74,11 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
         path = editor.new_path("fp32.onnx")
         write_onnx(fold.program, path, request.opset, request.name)
         lint(path, kept_batch_norms=len(fold.kept))
-        parity = compare(logits, run_onnx(path, images.numpy()), noise)
+        outputs = run_onnx(path, images.numpy(), as_written=True)
+        parity = compare(logits, outputs, noise)
         require(parity, "onnxruntime", "fp32", f"export of {request.name}")
         evidence = {"parity": parity.to_json(), "opset": request.opset}
-        manifest.variants["fp32"] = VariantRecord("fp32.onnx", "fp32", evidence=evidence)
+        enter_variant(editor, "fp32", VariantRecord("fp32.onnx", "fp32", evidence=evidence), outputs)
         editor.write_json("fold.json", fold.to_json())
         editor.write(GOLDEN_FILE, Golden(frames, logits, noise).to_bytes())
     return Bundle(out, editor.manifest), fold

@@ -9,47 +9,67 @@ import numpy as np
 from resnetrt.bundle import Bundle
 from resnetrt.golden import Golden
 from resnetrt.parity import Parity, compare
-from resnetrt.preprocess import FloatArray
+from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.settings import read_settings
 
 _BATCH = 8
 
 
 def measure_parity(bundle: Bundle, model_path: Path) -> Parity:
-    """Run the ONNX file at `model_path` in ONNX Runtime on the bundle's golden images and compare with eager.
+    """Run the ONNX file at `model_path` on the bundle's golden images, as `golden_outputs` does; compare with eager."""
+    golden = Golden.of(bundle)
+    return compare(golden.logits, golden_outputs(bundle, model_path), golden.noise)
 
-    A model with uint8 input gets the frames as they are, any other the preprocessed images.
+
+def golden_outputs(bundle: Bundle, model_path: Path) -> FloatArray:
+    """What the ONNX file at `model_path` says of the golden images, float32 `(n, classes)`, node by node as written.
+
+    ONNX Runtime's graph optimizations are off: they run Q/DQ networks on integer kernels, which on a CPU without an
+    INT8 dot product saturate, so that the file would be judged by the machine. A model with uint8 input gets the frames
+    as they are, any other the preprocessed images.
     """
-    golden, session = Golden.of(bundle), _session(model_path)
+    frames, session = Golden.of(bundle).frames, _session(model_path, as_written=True)
     takes_frames = session.get_inputs()[0].type == "tensor(uint8)"
-    images = golden.frames if takes_frames else bundle.manifest.preprocessing.normalize(golden.frames)
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
-    return compare(golden.logits, np.concatenate(parts), golden.noise)
+    images = frames if takes_frames else bundle.manifest.preprocessing.normalize(frames)
+    return _in_batches(_runner(session), images, _BATCH)
 
 
-def run_onnx(model_path: Path, images: FloatArray, batch: int = _BATCH) -> FloatArray:
-    """Logits of `images` `(N, C, H, W)` by ONNX Runtime on the CPU, in small batches."""
-    run = onnx_runner(model_path)
-    return np.concatenate([run(images[i : i + batch]) for i in range(0, len(images), batch)])
+def run_onnx(
+    model: Path | bytes, images: FloatArray | UInt8Array, batch: int = _BATCH, as_written: bool = False
+) -> FloatArray:
+    """Logits of `images` `(N, C, H, W)`, or of frames, by ONNX Runtime on the CPU, in small batches.
+
+    `as_written`: without graph optimizations, node by node.
+    """
+    return _in_batches(_runner(_session(model, as_written)), images, batch)
 
 
 def onnx_runner(model_path: Path) -> Callable[[FloatArray], FloatArray]:
     """A function from float32 `(N, C, H, W)` to the first output of the ONNX file, on the CPU."""
-    session = _session(model_path)
+    return _runner(_session(model_path))
+
+
+def _in_batches(run: Callable[[Any], FloatArray], images: FloatArray | UInt8Array, batch: int) -> FloatArray:
+    return np.concatenate([run(images[i : i + batch]) for i in range(0, len(images), batch)])
+
+
+def _runner(session: Any) -> Callable[[Any], FloatArray]:
     name = session.get_inputs()[0].name
 
-    def run(images: FloatArray) -> FloatArray:
+    def run(images: Any) -> FloatArray:
         logits: FloatArray = session.run(None, {name: images})[0]
         return logits
 
     return run
 
 
-def _session(model_path: Path) -> Any:
+def _session(model: Path | bytes, as_written: bool = False) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = read_settings().threads
-    return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

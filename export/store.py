@@ -1,4 +1,7 @@
-"""How a variant enters a bundle: valid ONNX and, on the golden images, what the eager model says; or not at all."""
+"""How a variant enters a bundle: valid ONNX and, on the golden images, what the eager model says; or not at all.
+
+Its own outputs on these images are stored beside it: what any backend must make of the file.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,9 +10,11 @@ from typing import Any
 
 from resnetrt.bundle import Bundle, BundleEditor, sha256_of
 from resnetrt.export.lint import check_onnx
-from resnetrt.export.onnx_parity import measure_parity
+from resnetrt.export.onnx_parity import golden_outputs
+from resnetrt.golden import Golden, outputs_file, outputs_to_bytes
 from resnetrt.manifest import VariantRecord
-from resnetrt.parity import Parity, require
+from resnetrt.parity import Parity, compare, require
+from resnetrt.preprocess import FloatArray
 
 
 def _unexplained(_bundle: Bundle, _path: Path) -> AbstractContextManager[None]:
@@ -25,10 +30,10 @@ def store_variant(
     *,
     input_type: str = "float32",
     dialect: str | None = None,
-    measure: Callable[[Bundle, Path], Parity] = measure_parity,
+    run: Callable[[Bundle, Path], FloatArray] = golden_outputs,
     explain: Callable[[Bundle, Path], AbstractContextManager[None]] = _unexplained,
 ) -> Parity:
-    """Store the ONNX file `blob` as variant `name`, with `evidence` and its parity, as `measure` finds it.
+    """Store the ONNX file `blob` as variant `name`, with `evidence`, its outputs as `run` finds them, and their parity.
 
     Casts of an older file of it are dropped, as their engines and its own are. The parity is required within `explain`,
     which may add to the message of a failure. Raises `CheckFailed` for invalid
@@ -38,11 +43,13 @@ def store_variant(
         path = editor.new_path(f"{name}.onnx")
         path.write_bytes(blob)
         check_onnx(path)
-        parity = measure(bundle, path)
+        outputs = run(bundle, path)
+        parity = compare(Golden.of(bundle).logits, outputs)
         with explain(bundle, path):
             require(parity, "onnxruntime", precision, f"variant {name}")
         found = evidence | {"parity": parity.to_json()}
-        editor.add_variant(name, VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=found))
+        record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=found)
+        enter_variant(editor, name, record, outputs)
         sha256 = sha256_of(path)
         drop_variants(
             editor,
@@ -51,6 +58,12 @@ def store_variant(
             ),
         )
     return parity
+
+
+def enter_variant(editor: BundleEditor, name: str, record: VariantRecord, outputs: FloatArray) -> None:
+    """Enter a variant whose file is written and was found right, with its `outputs` on the golden images."""
+    editor.write(outputs_file(name), outputs_to_bytes(outputs))
+    editor.add_variant(name, record)
 
 
 def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
@@ -63,5 +76,7 @@ def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) 
             editor.drop_engine(engine)
     for name in gone:
         file = variants.pop(name).file
+        if outputs_file(name) in editor.manifest.files:
+            editor.remove(outputs_file(name))
         if all(record.file != file for record in variants.values()):
             editor.remove(file)

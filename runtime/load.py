@@ -100,7 +100,7 @@ def _load_one(bundle: Bundle, name: str, threads: int | None, selftest: bool) ->
     session.preprocessing = bundle.manifest.preprocessing
     try:
         if selftest:
-            run_selftest(session, Golden.of(bundle), bundle.manifest.output)
+            run_selftest(session, Golden.of(bundle, record.variant), bundle.manifest.output)
         else:
             _log.warning("engine %s of %s is unchecked: its self-test was left out on request", name, bundle.path)
     except BaseException:

@@ -75,7 +75,8 @@ class Session(ABC):
     are refused with `UsageError`. Give each thread a session of its own, or share a `resnetrt.runtime.stream.Batcher`.
 
     `sidecar` is the engine's record (id, backend, precision, ...); `threads` how many CPU threads it uses;
-    `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked;
+    `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked; `same_file`
+    that with its own variant, None also where the bundle has no outputs of it;
     `batch_limits` the smallest and largest batch, None where there is no limit; `fallbacks` says, for each engine that
     failed its self-test before this one was taken instead, why. `on_device` says whether `execution_ms` can be asked.
     """
@@ -94,6 +95,7 @@ class Session(ABC):
         self.threads = threads
         self.preprocessing: Preprocessing | None = None
         self.selftest: Parity | None = None
+        self.same_file: Parity | None = None
         self.fallbacks: tuple[str, ...] = ()
         self.closed = False
         self.batch_limits: tuple[int, int | None] = (inputs[0].shape[0] or 1, inputs[0].shape[0])

@@ -9,6 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from resnetrt.bundle import Bundle, create_bundle
+from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.store import enter_variant
 from resnetrt.golden import FILE, Golden
 from resnetrt.manifest import InputSpec, Manifest, VariantRecord
 from resnetrt.preprocess import Preprocessing
@@ -136,13 +138,17 @@ def make_bundle(path: Path) -> Bundle:
             editor.write(f"int8.{dialect}.onnx", (fp32.parent / "int8.cpu.onnx").read_bytes())
         logits = reference(PREPROCESSING.normalize(images)).astype(np.float32)
         editor.write(FILE, Golden(images, logits).to_bytes())
-        manifest.variants = {
+        variants = {
             "fp32": VariantRecord("fp32.onnx", "fp32"),
             "fp32.frames": VariantRecord("fp32.frames.onnx", "fp32", input="uint8"),
             "int8.cpu": VariantRecord("int8.cpu.onnx", "int8", dialect="cpu"),
             "int8.onnxruntime": VariantRecord("int8.onnxruntime.onnx", "int8", dialect="onnxruntime"),
             "int8.tensorrt": VariantRecord("int8.tensorrt.onnx", "int8", dialect="tensorrt"),
         }
+        for name, record in variants.items():
+            batch = images if record.input == "uint8" else PREPROCESSING.normalize(images)
+            outputs = run_onnx(fp32.parent / record.file, batch, as_written=True)
+            enter_variant(editor, name, record, outputs)
     return Bundle.open(path)
 
 

@@ -197,11 +197,13 @@ def compile_variant(
 
 
 def _check(bundle: Bundle, staged: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
-    golden = Golden.of(bundle)
+    golden = Golden.of(bundle, sidecar["variant"])
     with find_backend(sidecar["backend"]).load(staged, sidecar, check_threads(None)) as session:
         session.preprocessing = bundle.manifest.preprocessing
         found = selftest(session, golden, bundle.manifest.output)
-    return found.to_json() | {"tolerance": tolerance(sidecar["backend"], sidecar["precision"]).reason}
+    same_file = None if session.same_file is None else session.same_file.to_json()
+    reason = tolerance(sidecar["backend"], sidecar["precision"]).reason
+    return found.to_json() | {"tolerance": reason, "same_file": same_file}
 
 
 def _not_run(reason: str, record: VariantRecord) -> dict[str, Any]:
