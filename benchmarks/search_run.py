@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +27,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset, open_dataset
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
+from resnetrt.calibration.record import CalibrationRecord
 from resnetrt.errors import Inconclusive, UsageError
 from resnetrt.export.cast import rounded_outputs
 from resnetrt.export.cast_recipes import record_of
@@ -217,8 +218,13 @@ class SearchRun:
         return compare_accuracy(reference, candidate, dataset, recipe, hashes, batch_size=_BATCH, stop=stop)
 
     def _quantize(self, keep_float: frozenset[str]) -> bytes:
-        fp32, record = self.bundle.variant_file("fp32"), load_record(self.bundle)
-        return quantize_model(fp32, record, self.dialect, self.request.options, keep_float)
+        fp32 = self.bundle.variant_file("fp32")
+        return quantize_model(fp32, self.calibration, self.dialect, self.request.options, keep_float)
+
+    @cached_property
+    def calibration(self) -> CalibrationRecord:
+        """The bundle's calibration record, read and checked once."""
+        return load_record(self.bundle)
 
     def _reserve(self) -> float:
         """Seconds for what follows the search, with one more trial to be timed, and FP32."""

@@ -33,8 +33,11 @@ class BakedInput:
     pair: QuantParams | None
 
 
-def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> None:
-    """Put the preprocessing, as it is, in front of a float graph. Raises `UsageError` if there are several inputs."""
+def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> str:
+    """Put the preprocessing, as it is, in front of a float graph; returns the name of the normalised images.
+
+    Raises `UsageError` if there are several inputs.
+    """
     old = _only_input(graph)
     frames = _frames_input(graph, old)
     channel_shape = (1, -1, 1, 1)
@@ -53,6 +56,8 @@ def bake_float(graph: ir.Graph, preprocessing: Preprocessing) -> None:
         nodes.append(node)
     ir.convenience.replace_all_uses_with(old, value)
     graph.insert_before(graph[0], nodes)
+    assert value.name is not None
+    return value.name
 
 
 def bake_integer(

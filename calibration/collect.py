@@ -5,10 +5,12 @@ times bins and counted values, plus the activations of a batch for each core.
 """
 
 import hashlib
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,20 @@ import onnx_ir as ir
 
 from resnetrt.bundle import Bundle, sha256_of
 from resnetrt.calibration.data import Dataset, open_dataset
-from resnetrt.calibration.equalize import Factors, find_factors
+from resnetrt.calibration.equalize import Factors, changed_by, find_factors
 from resnetrt.calibration.histogram import Histogram
 from resnetrt.calibration.probe import Group, Measured, Probe
 from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.seen import Seen, see
 from resnetrt.calibration.structure import residual_adds
 from resnetrt.errors import DataError
+from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.export.store import drop_variants
+from resnetrt.golden import Golden
 from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.progress import track
 
+_log = logging.getLogger("resnetrt.calibration")
 _BATCH_BYTES = 64 << 20  # activations of one batch; as many are held as threads run
 _MAX_BATCH = 16
 _EQUALIZING = 128  # images that decide the equalization: 32 are worth 0.3 dB less, 512 no more
@@ -40,11 +45,13 @@ def calibrate(
 ) -> CalibrationRecord:
     """Run every image of `dataset` through the FP32 ONNX model and return the record.
 
-    With `equalized` it is the record of the equalized model (see `equalize`), by what the first images show.
+    With `equalized` it is the record of the equalized model (see `equalize`), by what the first images show; unless
+    that computes something else than the model, which is logged as a warning.
     Raises `DataError` naming the tensor when an activation is NaN, infinite or constant. Only what nothing but a
     residual add reads may be constant: a branch whose last BatchNorm has no scale yet (gamma 0) is.
     """
-    return _collect(Probe(model_path, len(dataset)), dataset, preprocessing, equalized, run_here)
+    trial = _Trial(model_path, preprocessing.normalize(next(dataset.batches(_MAX_BATCH)).frames)) if equalized else None
+    return _collect(Probe(model_path, len(dataset)), dataset, preprocessing, trial, run_here)
 
 
 def calibrate_bundle(
@@ -63,7 +70,8 @@ def calibrate_bundle(
         dataset = opening.result()
     if len(dataset) < samples:
         probe = Probe(path, len(dataset))
-    record = _collect(probe, dataset, preprocessing, equalized, runner or run_here)
+    trial = _Trial(path, preprocessing.normalize(Golden.of(bundle).frames)) if equalized else None
+    record = _collect(probe, dataset, preprocessing, trial, runner or run_here)
     with bundle.edit() as editor:
         blob = record.to_bytes()
         editor.write(FILE, blob)
@@ -78,10 +86,28 @@ def open_some(data: str, preprocessing: Preprocessing, samples: int, seed: int) 
     return dataset.subset(samples, seed) if len(dataset) > samples else dataset
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """The network at `path` before and after equalization, on `images` float32 `(N, C, H, W)`."""
+
+    path: Path
+    images: FloatArray
+
+    def accepted(self, factors: Factors) -> Factors:
+        """`factors`, or none if the network is another one with them."""
+        wrong = changed_by(self.path, factors, run_onnx(self.path, self.images), self.images)
+        if wrong:
+            _log.warning("channels are not equalized: the network would compute something else (%s)", wrong)
+        return {} if wrong else factors
+
+
 def _collect(
-    probe: Probe, dataset: Dataset, preprocessing: Preprocessing, equalized: bool, runner: Runner
+    probe: Probe, dataset: Dataset, preprocessing: Preprocessing, trial: _Trial | None, runner: Runner
 ) -> CalibrationRecord:
-    """Statistics of the equalized network are those of the network itself, divided: no pass of its own is needed."""
+    """Statistics of the equalized network are those of the network itself, divided: no pass of its own is needed.
+
+    The network is equalized if there is a `trial`, and by what that accepts.
+    """
     size = _batch_size(probe.watched)
     batches = track(
         runner(probe, dataset, preprocessing, size), "calibrating", math.ceil(len(dataset) / size), "images", size
@@ -93,7 +119,7 @@ def _collect(
         hashes += [text for seen in several for text in seen.hashes]
         groups = [list(parts) for parts in zip(*(seen.measured for seen in several), strict=True)]
         if not statistics:
-            factors = _find_factors(probe, groups) if equalized else {}
+            factors = trial.accepted(_find_factors(probe, groups)) if trial is not None else {}
             statistics = [
                 _statistics(group, parts[0], factors) for group, parts in zip(probe.groups, groups, strict=True)
             ]

@@ -8,7 +8,9 @@ output channel and lose little.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +19,21 @@ import onnx
 import onnx_ir as ir
 
 from resnetrt.calibration.structure import WEIGHTED, is_constant, weighted_layers
+from resnetrt.export.equality import difference
 from resnetrt.export.graph_nodes import add_constant
+from resnetrt.preprocess import FloatArray
 
 Factors = dict[str, npt.NDArray[np.float64]]
 METADATA = "resnetrt.equalization"
 _EXPONENT = 0.5
+_SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _LEAST = 1e-6  # of a tensor's range; a channel below is as good as dead
+# operators that commute with positive factors; where they move axes, `_same_channels` must prove axis 1 to stay
 _HOMOGENEOUS = (
     *("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceMax"),
     *("Identity", "Dropout", "Slice", "Reshape", "Flatten", "Squeeze"),
 )
+_RESHAPES = ("Reshape", "Flatten", "Squeeze")
 
 
 def find_factors(graph: ir.Graph, channel_amax: Mapping[str, npt.NDArray[np.float64]]) -> Factors:
@@ -34,6 +41,8 @@ def find_factors(graph: ir.Graph, channel_amax: Mapping[str, npt.NDArray[np.floa
 
     `channel_amax` holds the largest magnitude of each channel of the values that get scales; shapes must be known.
     """
+    if any(attribute.type in _SUBGRAPHS for node in graph for attribute in node.attributes.values()):
+        return {}  # a branch or loop reads values that no node of this graph shows
     channels = _Channels(graph)
     relative = np.zeros(channels.count)
     for name, amax in channel_amax.items():
@@ -65,6 +74,18 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
             if bias is not None and bias.const_value is not None:
                 _replace(bias, bias.const_value.numpy() / out)
         _replace(weight, array.T if transposed else array)
+
+
+def changed_by(path: Path, factors: Factors, expected: FloatArray, images: FloatArray) -> str:
+    """How the network at `path`, equalized, differs from its outputs `expected` for `images`; empty if it does not.
+
+    The claim is exact but for rounding, so it is held to the tolerance of FP32.
+    """
+    if not factors:
+        return ""
+    model = ir.load(str(path))
+    equalize(model.graph, factors)
+    return difference(expected, bytes(ir.serde.serialize_model(model).SerializeToString()), images)
 
 
 def note_factors(model: ir.Model, factors: Factors) -> None:
@@ -143,11 +164,13 @@ class _Channels:
     def _visit(self, node: ir.Node, shared: bool) -> None:
         values = [value for value in node.inputs if not is_constant(value)]
         output = node.outputs[0]
-        if node.op_type in WEIGHTED and not shared:
+        for further in node.outputs[1:]:
+            self._pin(further)
+        if node.op_type in WEIGHTED and not shared and _is_plain(node):
             return
-        if node.op_type in _HOMOGENEOUS and _width(output) == _width(values[0]) and not _mixes_channels(node):
+        if node.op_type in _HOMOGENEOUS and len(values) == 1 and _same_channels(node):
             self._join(values[0], output, 0)
-        elif node.op_type == "Add" and len(values) == 2 and all(_width(v) == _width(output) for v in values):
+        elif node.op_type == "Add" and len(values) == 2 and all(_alike(value, output) for value in values):
             self._join(values[0], output, 0)
             self._join(values[1], output, 0)
         elif node.op_type == "Pad" and (before := _zeros_before_channels(node)) is not None:
@@ -178,22 +201,60 @@ def _width(value: ir.Value | None) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _mixes_channels(node: ir.Node) -> bool:
-    """Whether a reduction goes over the channels, or over axes that are not known."""
-    if not node.op_type.startswith("Reduce"):
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _alike(value: ir.Value | None, output: ir.Value) -> bool:
+    """Whether axis 1 of both holds the same channels: of fewer axes, NumPy's rules would put it elsewhere."""
+    return _width(value) is not None and _width(value) == _width(output) and _rank(value) == _rank(output)
+
+
+def _is_plain(layer: ir.Node) -> bool:
+    """Whether axis 1 of a weighted layer's input and output are what its weights and a constant bias belong to."""
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    transposed = layer.op_type == "Gemm" and layer.attributes.get_int("transA", 0) != 0
+    return is_constant(bias) and not transposed
+
+
+def _same_channels(node: ir.Node) -> bool:
+    """Whether axis 1 of the output is proven to hold the channels of axis 1 of the input, each in its place."""
+    value, output = node.inputs[0], node.outputs[0]
+    if _width(value) is None or _width(value) != _width(output):
         return False
-    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    rank = None if node.inputs[0] is None or node.inputs[0].shape is None else len(node.inputs[0].shape)
-    if axes is None or rank is None:
-        return True
-    return any(int(axis) % rank in (0, 1) for axis in axes.numpy())
+    if node.op_type in _RESHAPES:
+        # as many elements of each image before and after: so images stay images, and channels their first division
+        return (size := _image_size(value)) is not None and size == _image_size(output)
+    if node.op_type == "Slice" or node.op_type.startswith("Reduce"):
+        axes = _axes(node, 3 if node.op_type == "Slice" else 1)
+        return axes is not None and not axes & {0, 1}
+    return True
+
+
+def _image_size(value: ir.Value | None) -> int | None:
+    """Elements of all axes but the first; None where one is unknown."""
+    sizes = [] if value is None or value.shape is None else list(value.shape)[1:]
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.prod(known) if known and len(known) == len(sizes) else None
+
+
+def _axes(node: ir.Node, place: int) -> set[int] | None:
+    """The axes that input number `place` of a node names, counted from the first; None where they are not constant."""
+    axes = node.inputs[place] if len(node.inputs) > place else None
+    rank = _rank(node.inputs[0])
+    if axes is None or axes.const_value is None or rank is None:
+        return None
+    return {int(axis) % rank for axis in axes.const_value.numpy()}
 
 
 def _zeros_before_channels(node: ir.Node) -> int | None:
-    """How many channels a Pad puts before those it is given; None unless it fills with zeros by constant amounts."""
+    """How many channels a Pad puts before those it is given; None unless it adds zeros in constant numbers."""
     pads = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     fill = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
     given = len(node.inputs) > 2 and node.inputs[2] is not None
     if pads is None or len(node.inputs) > 3 or (given and (fill is None or fill.numpy().any())):
         return None
-    return int(pads.numpy()[1]) if node.attributes.get_string("mode", "constant") == "constant" else None
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return None
+    before, after = pads.numpy().reshape(2, -1)[:, 1]
+    return int(before) if min(before, after) >= 0 else None  # a negative number takes channels away

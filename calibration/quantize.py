@@ -1,5 +1,6 @@
 """From a float ONNX model and its calibration record to an INT8 one; no images needed."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.bake import PIXELS, bake_float, bake_integer
 from resnetrt.calibration.dialects import Dialect
 from resnetrt.calibration.dialects import dialect as find_dialect
-from resnetrt.calibration.equalize import equalize, note_factors
+from resnetrt.calibration.equalize import changed_by, equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.learn_rounding import Learning
 from resnetrt.calibration.placement import place
@@ -19,11 +20,14 @@ from resnetrt.calibration.structure import weighted_layers
 from resnetrt.calibration.suspects import blaming
 from resnetrt.errors import UsageError
 from resnetrt.export.cast_recipes import UINT8
+from resnetrt.export.equality import difference
 from resnetrt.export.store import store_variant
+from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
 from resnetrt.parity import Parity
 from resnetrt.preprocess import Preprocessing
 
+_log = logging.getLogger("resnetrt.calibration")
 Params = dict[str, QuantParams]
 
 
@@ -57,12 +61,21 @@ class QuantizeOptions:
 
 
 def load_record(bundle: Bundle) -> CalibrationRecord:
-    """The bundle's calibration record. Raises `UsageError` if it has none or one of another model."""
+    """The bundle's calibration record.
+
+    Raises `UsageError` if it has none, one of another model, or one whose equalization changes the network, which
+    older versions let pass.
+    """
     if FILE not in bundle.manifest.files:
         raise UsageError(f"bundle {bundle.path} has no calibration record; make one with: resnetrt calibrate")
     record = CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE))
     if record.model_sha256 != bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256:
         raise UsageError(f"bundle {bundle.path}: its calibration record is of another fp32.onnx; calibrate again")
+    golden = Golden.of(bundle)
+    images = bundle.manifest.preprocessing.normalize(golden.frames)
+    if wrong := changed_by(bundle.variant_file("fp32"), record.equalization, golden.logits, images):
+        where = f"bundle {bundle.path}: the equalization of its calibration record"
+        raise UsageError(f"{where} changes the network ({wrong}); calibrate again")
     return record
 
 
@@ -74,9 +87,8 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
     record = load_record(bundle)
     rules = find_dialect(dialect_name)
     variant = f"int8.{rules.name}" + (UINT8 if options.input == "uint8" else "")
-    model = quantize_model(
-        bundle.variant_file("fp32"), record, rules, options, preprocessing=bundle.manifest.preprocessing
-    )
+    prepared = _prepare_checked(bundle, record, rules, options)
+    model = _finish(prepared, rules, options)
     evidence = {
         "method": options.method,
         "weight_method": options.weight_method,
@@ -88,6 +100,8 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
         "calibration_dataset": record.dataset,
         "calibration_images": len(record.image_hashes),
     }
+    if options.input == "uint8":
+        evidence["pixels"] = "exact" if prepared.exact_pixels else "normalised in float, then quantized"
     parity = store_variant(
         bundle, variant, model, "int8", evidence, input_type=options.input, dialect=rules.name, explain=blaming
     )
@@ -99,6 +113,24 @@ def _rounding(learning: Learning | None) -> str | dict[str, int]:
     if learning is None or learning.last is None:
         return "nearest"
     return {"learned_layers": len(learning.last.learned), "nearest_layers": len(learning.last.skipped)}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A float graph that computes what the FP32 one does, equalized and with its preprocessing, and what quantizes it.
+
+    `params` of values by name, `inputs` of layers by name; what is in `keep_float` stays float. With `exact_pixels` the
+    pixels enter the first convolution as the integers that they are.
+    """
+
+    model: ir.Model
+    params: Params
+    inputs: dict[str, LayerInput]
+    keep_float: frozenset[str]
+    exact_pixels: bool = False
+
+    def serialised(self) -> bytes:
+        return bytes(ir.serde.serialize_model(self.model).SerializeToString())
 
 
 def quantize_model(
@@ -114,6 +146,31 @@ def quantize_model(
     Layers and residual adds whose node names are in `keep_float` stay float and read float inputs. With
     `options.input` `uint8`, `preprocessing` is baked in and the pixels enter the first convolution exactly.
     """
+    return _finish(_prepare(path, record, rules, options, keep_float, preprocessing), rules, options)
+
+
+def _prepare_checked(bundle: Bundle, record: CalibrationRecord, rules: Dialect, options: QuantizeOptions) -> _Prepared:
+    """The float graph of a bundle's variant; where exact pixels would change the network they are normalised instead.
+
+    `load_record` has checked the equalization.
+    """
+    path, preprocessing, golden = bundle.variant_file("fp32"), bundle.manifest.preprocessing, Golden.of(bundle)
+    prepared = _prepare(path, record, rules, options, preprocessing=preprocessing)
+    if prepared.exact_pixels and (wrong := difference(golden.logits, prepared.serialised(), golden.frames)):
+        _log.warning("pixels are not taken as integers: the network would compute something else (%s)", wrong)
+        return _prepare(path, record, rules, options, preprocessing=preprocessing, exact_pixels=False)
+    return prepared
+
+
+def _prepare(
+    path: Path,
+    record: CalibrationRecord,
+    rules: Dialect,
+    options: QuantizeOptions,
+    keep_float: frozenset[str] = frozenset(),
+    preprocessing: Preprocessing | None = None,
+    exact_pixels: bool = True,
+) -> _Prepared:
     model = ir.load(str(path))
     graph = model.graph
     equalize(graph, record.equalization)
@@ -121,16 +178,31 @@ def quantize_model(
     points = place(graph, rules, keep_float)
     params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
     inputs = _layer_inputs(graph, params, record, keep_float)
-    if options.input == "uint8":
-        assert preprocessing is not None
-        params, inputs = _bake(graph, params, inputs, record, rules, keep_float, preprocessing)
-    rounding = None if options.learning is None else options.learning.start(model, options.input == "uint8")
+    if options.input != "uint8":
+        return _Prepared(model, params, inputs, keep_float)
+    assert preprocessing is not None
+    name = graph.inputs[0].name or ""
+    if not exact_pixels or any(use.node.name in keep_float for use in graph.inputs[0].uses()):
+        normalised = bake_float(graph, preprocessing)
+        params = {normalised if point == name else point: chosen for point, chosen in params.items()}
+        return _Prepared(model, params, inputs, keep_float)
+    params = {point: chosen for point, chosen in params.items() if point != name}
+    baked = bake_integer(graph, preprocessing, rules, record[name].channel_mean)
+    pixels = {} if baked.pair is None else {PIXELS: baked.pair}
+    return _Prepared(model, pixels | params, inputs | {baked.layer: baked.source}, keep_float, exact_pixels=True)
+
+
+def _finish(prepared: _Prepared, rules: Dialect, options: QuantizeOptions) -> bytes:
+    """Quantize a prepared graph, which is used up, and serialise it."""
+    graph = prepared.model.graph
+    frames_in = options.input == "uint8"
+    rounding = None if options.learning is None else options.learning.start(prepared.model, frames_in)
     limit = 63 if options.reduces_range(rules) else 127
     layer_options = LayerOptions(rules.integer_bias, options.bias_correction, limit, options.weight_method, rounding)
-    quantize_layers(graph, inputs, layer_options)
-    insert_activation_pairs(graph, params, keep_float)
-    model.graph.sort()
-    return bytes(ir.serde.serialize_model(model).SerializeToString())
+    quantize_layers(graph, prepared.inputs, layer_options)
+    insert_activation_pairs(graph, prepared.params, prepared.keep_float)
+    graph.sort()
+    return prepared.serialised()
 
 
 def _layer_inputs(
@@ -143,26 +215,6 @@ def _layer_inputs(
         if source is not None and source.name in params and layer.name not in keep_float:
             inputs[layer.name or ""] = LayerInput(params[source.name].scale, record[source.name].channel_mean)
     return inputs
-
-
-def _bake(
-    graph: ir.Graph,
-    params: Params,
-    inputs: dict[str, LayerInput],
-    record: CalibrationRecord,
-    rules: Dialect,
-    keep_float: frozenset[str],
-    preprocessing: Preprocessing,
-) -> tuple[Params, dict[str, LayerInput]]:
-    """Bake the preprocessing in; exactly, unless the first layer stays float."""
-    name = graph.inputs[0].name or ""
-    params = {point: chosen for point, chosen in params.items() if point != name}
-    if any(use.node.name in keep_float for use in graph.inputs[0].uses()):
-        bake_float(graph, preprocessing)
-        return params, inputs
-    baked = bake_integer(graph, preprocessing, rules, record[name].channel_mean)
-    pixels = {} if baked.pair is None else {PIXELS: baked.pair}
-    return pixels | params, inputs | {baked.layer: baked.source}
 
 
 def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:

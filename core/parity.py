@@ -1,6 +1,6 @@
 """How far outputs are from the eager model's, and how far they may be."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,16 +71,20 @@ _TOLERANCES: dict[tuple[str, str], Tolerance] = {
 }
 
 
-# An engine beside its own variant: the same file, computed as it is written, so only kernels differ. Much tighter.
+# An engine beside its own variant: the same file, so that only kernels differ. Measured with ONNX Runtime and OpenVINO
+# on ResNet-20 and -56 (CIFAR-10), ResNet-20 (Fashion-MNIST), ResNet-18 (random weights) and small networks.
 _SAME_FILE: dict[tuple[str, str], Tolerance] = {
-    ("*", "fp32"): _TOLERANCES[("*", "fp32")],
-    ("*", "fp16"): Tolerance(
-        "kernels may keep sums in FP32 that the file rounds: both roundings are 3 dB more than one", sqnr_db=45.0
+    ("*", "fp32"): Tolerance("float32 sums in another order: 121 dB and more were measured", sqnr_db=80.0),
+    ("*", "fp16"): Tolerance("kernels round elsewhere than the file: 61 dB between ways to round", sqnr_db=50.0),
+    ("*", "bf16"): Tolerance("as FP16 with 3 bits less, 18 dB", sqnr_db=32.0),
+    ("*", "fp8"): Tolerance("the file itself is 16 to 21 dB from eager", sqnr_db=12.0),
+    ("*", "int8"): Tolerance(
+        "values at rounding edges fall to either side: 39 dB on 56 layers, 53 and more on small networks; a pool that "
+        "counted other pixels left 14 dB, sums that saturated 19 and 25 dB",
+        sqnr_db=30.0,
     ),
-    ("*", "bf16"): Tolerance("as fp16, 18 dB coarser", sqnr_db=27.0),
-    ("*", "fp8"): Tolerance("TODO", sqnr_db=14.0),
-    ("*", "int8"): Tolerance("TODO", sqnr_db=30.0),
 }
+_TWO_ROUNDINGS_DB = 3.0
 
 
 def tolerance(backend: str, precision: str) -> Tolerance:
@@ -167,9 +171,17 @@ def require(parity: Parity, backend: str, precision: str, what: str, advice: str
     _require(parity, tolerance(backend, precision), f"{what}: parity with the eager model", advice)
 
 
-def require_same_file(parity: Parity, backend: str, precision: str, what: str, advice: str = "") -> None:
-    """As `require`, for an engine beside the outputs of the variant that it was compiled from."""
-    _require(parity, tolerance_of_same_file(backend, precision), f"{what}: parity with its own variant", advice)
+def require_same_file(
+    parity: Parity, variant: Parity, backend: str, precision: str, what: str, advice: str = ""
+) -> None:
+    """As `require`, for an engine beside the outputs of the variant that it was compiled from.
+
+    `variant` is how near that is to eager: of a network that rounding disturbs more than most, kernels that round
+    elsewhere are as far from each other as two independent roundings, 3 dB more.
+    """
+    limit = tolerance_of_same_file(backend, precision)
+    limit = replace(limit, sqnr_db=min(limit.sqnr_db, variant.sqnr_db - _TWO_ROUNDINGS_DB))
+    _require(parity, limit, f"{what}: parity with its own variant", advice)
 
 
 def _require(parity: Parity, limit: Tolerance, what: str, advice: str) -> None:

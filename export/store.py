@@ -44,7 +44,8 @@ def store_variant(
         path.write_bytes(blob)
         check_onnx(path)
         outputs = run(bundle, path)
-        parity = compare(Golden.of(bundle).logits, outputs)
+        golden = Golden.of(bundle)
+        parity = compare(golden.logits, outputs, golden.noise)
         with explain(bundle, path):
             require(parity, "onnxruntime", precision, f"variant {name}")
         found = evidence | {"parity": parity.to_json()}

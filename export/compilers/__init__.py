@@ -174,6 +174,7 @@ def compile_variant(
         "backend": backend,
         "precision": record.precision,
         "dialect": record.dialect,
+        "reduce_range": bool(record.evidence.get("reduce_range")),
         "variant": variant,
         "variant_sha256": bundle.manifest.files[record.file].sha256,
         "target": target,

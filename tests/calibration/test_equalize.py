@@ -1,6 +1,7 @@
 """Cross-layer equalization: the network stays what it is, and channels of different range share a scale better."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from small_data import Calibrated, dataset_of, recipe, smooth_frames
 
 from resnetrt.benchmarks.bisect import onnx_features
 from resnetrt.bundle import Bundle
+from resnetrt.calibration import collect
 from resnetrt.calibration.collect import calibrate, calibrate_bundle
 from resnetrt.calibration.dialects import DIALECTS
 from resnetrt.calibration.equalize import equalize, find_factors, noted_factors
 from resnetrt.calibration.layer_report import layer_report
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
-from resnetrt.calibration.record import CalibrationRecord
+from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
+from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
 from resnetrt.calibration.trt_cache import cache_text
 from resnetrt.errors import UsageError
@@ -228,6 +230,67 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], bool]] = {
         {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.ones((), np.float32)},
         False,
     ),
+    "channels cropped": (
+        [conv("a", "input", "w", "y"), helper.make_node("Pad", ["y", "pads"], ["x"]), conv("b", "x", "thin", "logits")],
+        {"pads": np.array([0, -1, 0, 0, 0, -1, 0, 0]), "thin": weight(4, 2, 1, 1)},
+        False,
+    ),
+    "flattened": (
+        [
+            conv("a", "input", "w", "y"),
+            helper.make_node("GlobalAveragePool", ["y"], ["pooled"]),
+            helper.make_node("Reshape", ["pooled", "shape"], ["x"]),
+            helper.make_node("Gemm", ["x", "m"], ["logits"]),
+        ],
+        {"shape": np.array([-1, 4]), "m": weight(4, 3)},
+        True,
+    ),
+    "strips of an image as images": (
+        [
+            conv("a", "input", "w", "y"),
+            helper.make_node("Reshape", ["y", "shape"], ["x"]),
+            conv("b", "x", "v", "logits"),
+        ],
+        {"shape": np.array([-1, 4, 2, 4])},
+        False,
+    ),
+    "channels in reverse": (
+        [
+            conv("a", "input", "w", "y"),
+            helper.make_node("Slice", ["y", "last", "first", "one", "back"], ["x"]),
+            conv("b", "x", "v", "logits"),
+        ],
+        {"last": np.array([3]), "first": np.array([-5]), "one": np.array([1]), "back": np.array([-1])},
+        False,
+    ),
+    "rows of an image left out": (
+        [
+            conv("a", "input", "w", "y"),
+            helper.make_node("Slice", ["y", "first", "last", "rows"], ["x"]),
+            conv("b", "x", "v", "logits"),
+        ],
+        {"first": np.array([1]), "last": np.array([3]), "rows": np.array([-2])},
+        True,
+    ),
+    "a bias that is computed": (
+        [
+            helper.make_node("ReduceMean", ["input", "axes"], ["bias"], keepdims=0),
+            helper.make_node("Conv", ["input", "w", "bias"], ["x"], "a"),
+            conv("b", "x", "v", "logits"),
+        ],
+        {"axes": np.array([0, 2, 3])},
+        False,
+    ),
+    "a matrix added to an image": (
+        [
+            conv("a", "input", "w", "x"),
+            helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
+            helper.make_node("Add", ["x", "m"], ["y"]),
+            conv("b", "y", "v", "logits"),
+        ],
+        {"axes": np.array([0, 3])},
+        False,
+    ),
 }
 
 
@@ -238,7 +301,7 @@ def test_factors_go_only_where_the_result_stays(name: str):
     model = graph_of(nodes, {key: array for key, array in (PARAMETERS | more).items() if key in used})
     images = RNG.standard_normal((3, 4, 4, 4)).astype(np.float32)
     before = run(model, images)
-    width = 7 if "zeros" in name else 4
+    width = {"zeros in front of the channels": 7, "channels cropped": 2}.get(name, 4)
     factors = find_factors(model.graph, {"x": np.geomspace(1, 1e-4, width)})
     assert ("x" in factors) == possible
     equalize(model.graph, factors)
@@ -252,3 +315,29 @@ def test_dead_channels_are_left_alone(calibrated: FindCalibrated):
     amax[name] = np.array([0.0, 1.0, 1e-9, 0.25])
     factors = find_factors(load(found.path).graph, amax)
     np.testing.assert_allclose(factors[name], [1.0, 1.0, 1e-3, 0.5])
+
+
+def test_factors_that_change_the_network_are_left_out(
+    calibrated: FindCalibrated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    found = calibrated("projection")
+    data = dataset_of(found.frames, found.preprocessing)
+    name = next(name for name in found.record.tensors if "relu" in name)
+    wrong = {name: np.linspace(0.5, 1, len(found.record[name].channel_amax))}  # divided by no producer alone
+    monkeypatch.setattr(collect, "find_factors", lambda graph, amax: wrong)
+    with caplog.at_level("WARNING", "resnetrt.calibration"):
+        record = calibrate(found.path, data, found.preprocessing, equalized=True)
+    assert "channels are not equalized: the network would compute something else (max abs error" in caplog.text
+    assert record.equalization == {}
+    np.testing.assert_array_equal(record[name].channel_amax, found.record[name].channel_amax)
+
+
+def test_a_record_that_changes_the_network_is_refused(fashion_bundle: Bundle):
+    record = load_record(fashion_bundle)
+    halved = {name: values / (2 if "relu" in name else 1) for name, values in record.equalization.items()}
+    assert halved.keys() & record.tensors.keys()
+    spoilt = replace(record, equalization=halved)
+    with fashion_bundle.edit() as editor:
+        editor.write(FILE, spoilt.to_bytes())
+    with pytest.raises(UsageError, match=r"equalization of its calibration record changes the network .*calibrate"):
+        load_record(Bundle.open(fashion_bundle.path))
