@@ -63,7 +63,7 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
         assert weight.const_value is not None
         array = weight.const_value.numpy().astype(np.float64)
         into, out = factors.get(source.name or ""), factors.get(output.name or "")
-        transposed = layer.op_type == "Gemm" and not layer.attributes.get_int("transB", 0)
+        transposed = layer.op_type != "Conv" and not layer.attributes.get_int("transB", 0)
         if transposed:
             array = array.T
         if into is not None:
@@ -214,7 +214,8 @@ def _is_plain(layer: ir.Node) -> bool:
     """Whether axis 1 of a weighted layer's input and output are what its weights and a constant bias belong to."""
     bias = layer.inputs[2] if len(layer.inputs) > 2 else None
     transposed = layer.op_type == "Gemm" and layer.attributes.get_int("transA", 0) != 0
-    return is_constant(bias) and not transposed
+    over_others = layer.op_type == "MatMul" and _rank(layer.inputs[0]) != 2  # its weights belong to the last axis
+    return is_constant(bias) and not transposed and not over_others
 
 
 def _same_channels(node: ir.Node) -> bool:

@@ -123,7 +123,7 @@ def mean_shift(error: npt.NDArray[np.float64], axis: int, means: npt.NDArray[np.
 
 
 def output_axis(layer: ir.Node) -> int:
-    """The axis of a Conv's or Gemm's weight that counts its outputs."""
+    """The axis of a layer's weight that counts its outputs."""
     if layer.op_type == "Conv":
         return 0
     return 0 if layer.attributes.get_int("transB", 0) else 1

@@ -201,7 +201,7 @@ class _Patches:
         assert weight is not None
         assert weight.const_value is not None
         shape = weight.const_value.shape.numpy()
-        if node.op_type == "Gemm":
+        if node.op_type != "Conv":
             transposed = node.attributes.get_int("transB", 0)
             return cls(source.name or "", shape[1] if transposed else shape[0], (), node)
         automatic = node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
@@ -212,7 +212,8 @@ class _Patches:
     def cut(self, values: Float32, count: int) -> Float32:
         """At most about `count` patches of a batch, evenly spread."""
         if not self._kernel:
-            return values.reshape(len(values), -1)
+            flat = values.reshape(-1, self.width)
+            return flat[:: max(1, round(len(flat) / count))]
         top, left, bottom, right = self._pads
         padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
         reach = [(size - 1) * dilation + 1 for size, dilation in zip(self._kernel, self._dilations, strict=True)]

@@ -23,6 +23,7 @@ from resnetrt.preprocess import FloatArray
 from resnetrt.settings import read_settings
 
 MOST_VALUES = 1 << 18  # of a tensor, over all images, that are counted; at least one of each channel and image
+_MOST_AXES = 3  # behind the channels, that ONNX Runtime's pools and convolutions take
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -128,8 +129,8 @@ def _instrument(graph: ir.Graph, most: int) -> list[Group]:
         if value.shape is None:
             text = f"calibration: the number of axes of tensor {value.name} is unknown; export the model again"
             raise BundleError(text)
-        sizes = _sizes(value)
-        kind = tuple(map(str, sizes)) if sizes else (value.name or "",)
+        sizes, batch = _sizes(value), value.shape[0] if len(value.shape) else None
+        kind = (str(batch), *map(str, sizes)) if sizes else (value.name or "",)
         alike.setdefault((_origin(value), *kind), []).append(value)
     return [_add_group(graph, f"calibration/{i}", values, most) for i, values in enumerate(alike.values())]
 
@@ -138,6 +139,10 @@ def _add_group(graph: ir.Graph, prefix: str, values: list[ir.Value], most: int) 
     """Pools and depthwise convolutions: ONNX Runtime runs them in the blocked layout of its convolutions."""
     sizes = _sizes(values[0])
     names = tuple(value.name or "" for value in values)
+    if len(sizes) > 1 + _MOST_AXES:
+        rows = add_constant(graph, f"{prefix}/rows", np.array([0, sizes[0], -1]))
+        values = [_add(graph, "Reshape", [value, rows], {}, f"{value.name}/rows") for value in values]
+        sizes = [sizes[0], math.prod(sizes[1:])]
     taken: dict[str, list[ir.Value]] = {"values": values}
     if len(sizes) > 1 and math.prod(sizes) > most:
         strides = _strides(sizes[1:], most // sizes[0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-WEIGHTED = ("Conv", "Gemm")
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 # Operators that only move or select values: quantizing before or after them is the same, so both sides share a scale.
 COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 
@@ -25,8 +25,11 @@ class ResidualAdd:
 
 
 def weighted_layers(graph: ir.Graph) -> list[ir.Node]:
-    """The Conv and Gemm nodes whose weights are initializers, in graph order."""
-    return [node for node in graph if node.op_type in WEIGHTED and is_constant(node.inputs[1])]
+    """The Conv, Gemm and MatMul nodes of a computed value and weights that are an initializer, in graph order.
+
+    A MatMul's are a matrix `(inputs, outputs)`: a Linear layer over the last axis.
+    """
+    return [node for node in graph if node.op_type in WEIGHTED and _has_weights(node)]
 
 
 def is_constant(value: ir.Value | None) -> bool:
@@ -76,6 +79,13 @@ def watched_values(graph: ir.Graph) -> list[ir.Value]:
         watch(add.main)
         watch(add.shortcut)
     return list(found.values())
+
+
+def _has_weights(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or is_constant(node.inputs[0]):
+        return False
+    return node.op_type != "MatMul" or len(weight.const_value.shape) == 2
 
 
 def _is_residual(node: ir.Node) -> bool:

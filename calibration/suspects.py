@@ -92,7 +92,10 @@ def suspects_of(bundle: Bundle, quantized: Path, rows: Sequence[LayerRow] | None
 
 
 def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """Weights of the Conv and Gemm nodes of a float file, `(outputs, inputs a group, ...)`."""
+    """Weights of the Conv and Gemm nodes of a float file, `(outputs, inputs a group, ...)`.
+
+    A MatMul's belong to its input's last axis, not to the channels that records are about.
+    """
     graph = QdqGraph(onnx.load(path))
     found = {}
     for node in graph.layers(("Conv", "Gemm")):
