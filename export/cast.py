@@ -17,6 +17,7 @@ from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.activation_ranges import recorded_amax
 from resnetrt.export.cast_graph import cast_graph, load_typed
 from resnetrt.export.cast_recipes import RECIPES, UINT8, CastRecipe, recipe_for, record_of
+from resnetrt.export.equality import difference
 from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fp8 import insert_fp8
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
@@ -63,7 +64,8 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
         check_onnx(path)
         with _naming(recipe.variant, _UNKNOWN_RANGE if amax is None else ""):
             outputs, as_it_is = rounded_outputs(bundle, path), _run_as_it_is(bundle, path, precision)
-            parity = compare(Golden.of(bundle).logits, outputs)
+            golden = Golden.of(bundle)
+            parity = compare(golden.logits, outputs, golden.noise)
         for found in (parity, as_it_is):
             if isinstance(found, Parity):
                 require(found, "onnxruntime", precision, f"variant {recipe.variant}")
@@ -100,13 +102,28 @@ def cast_model(
     """The model of a recipe, and the layers that stayed FP32 with the reasons."""
     half = HALF_TYPES[recipe.half]
     if precision == "fp8":
-        model = load_typed(str(bundle.variant_file("fp32")), half.least_opset)
+        model = _load(bundle, "fp32", half.least_opset)
         placement = load_typed(str(bundle.variant_file(recipe.source)), half.least_opset)
         insert_fp8(model.graph, placement.graph, amax or {})
     else:
-        model = load_typed(str(bundle.variant_file(recipe.source)), half.least_opset)
+        model = _load(bundle, recipe.source, half.least_opset)
     kept = cast_to_half(model.graph, half, amax or {}, fit=precision == "int8")
     return model, kept
+
+
+def _load(bundle: Bundle, variant: str, least_opset: int) -> ir.Model:
+    """A variant at `least_opset` or later. Raises `CheckFailed` if it is another network there."""
+    path = bundle.variant_file(variant)
+    model = load_typed(str(path), least_opset)
+    if model.opset_imports[""] != ir.load(str(path)).opset_imports[""]:
+        golden = Golden.of(bundle, variant)
+        expected = golden_outputs(bundle, path) if golden.own is None else golden.own
+        takes_frames = bundle.manifest.variants[variant].input == "uint8"
+        batch = golden.frames if takes_frames else bundle.manifest.preprocessing.normalize(golden.frames)
+        blob = ir.serde.serialize_model(model).SerializeToString()
+        if wrong := difference(expected, blob, batch):
+            raise CheckFailed(f"variant {variant}: at opset {least_opset} it computes something else ({wrong})")
+    return model
 
 
 def cast_to_half(graph: ir.Graph, half: HalfType, amax: Mapping[str, float], fit: bool = False) -> dict[str, str]:

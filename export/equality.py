@@ -7,12 +7,15 @@ from resnetrt.preprocess import FloatArray, UInt8Array
 
 
 def difference(expected: FloatArray, model: bytes, batch: FloatArray | UInt8Array) -> str:
-    """What of the FP32 tolerance the float ONNX `model` breaks, in words; empty if it computes the same.
+    """What of the FP32 tolerance the ONNX `model` breaks, in words; empty if it computes the same.
 
-    `expected` `(n, classes)` are the outputs before the rewrite, `batch` what the model takes: images or frames.
+    `expected` `(n, classes)` are the outputs before the rewrite, of the file as written or of eager; `batch` is what
+    the model takes: images or frames.
     """
     try:
-        return "; ".join(failures(compare(expected, run_onnx(model, batch)), tolerance("onnxruntime", "fp32")))
+        return "; ".join(
+            failures(compare(expected, run_onnx(model, batch, as_written=True)), tolerance("onnxruntime", "fp32"))
+        )
     except CheckFailed as error:
         return str(error)
     except Exception as error:  # ONNX Runtime's exceptions derive from Exception alone

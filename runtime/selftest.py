@@ -47,7 +47,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
 def _compare(what: str, reference: Array, outputs: Array, noise: float) -> parity.Parity:
     """Of the first images, as many as `outputs` has."""
     try:
-        return parity.compare(reference[: len(outputs, noise)], outputs, noise)
+        return parity.compare(reference[: len(outputs)], outputs, noise)
     except CheckFailed as error:
         raise CheckFailed(f"{what}: {error}") from error
 

@@ -5,19 +5,25 @@ OpenVINO's IR 0.32 s; latency and outputs are the same. A blob is bound to the O
 instruction sets; both are checked when it is loaded.
 """
 
+import logging
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnetrt.errors import BackendRefused
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
+from resnetrt.export.equality import difference
+from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.machine import read_cpu
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs
 from resnetrt.runtime.backends.openvino import require_precision as require_precision_of_cpu
 from resnetrt.runtime.load import check_threads
 
+_log = logging.getLogger("resnetrt.export")
 TARGETS = ("cpu",)
 DIALECT = "cpu"
 CASTS = ("fp16", "bf16")
@@ -78,7 +84,18 @@ def _in_pairs(variant_path: Path) -> bytes | None:
         from resnetrt.export.compilers.pixel_pairs import pair_pixels
     except ImportError:
         return None
-    return pair_pixels(variant_path)
+    paired = pair_pixels(variant_path)
+    return paired if paired is None or _same(variant_path, paired) else None
+
+
+def _same(variant_path: Path, paired: bytes) -> bool:
+    """Whether the model reads pairs of pixels as it reads pixels, of random frames; logged if not."""
+    shape = [size.get_length() for size in list(shared_core().read_model(variant_path).input().get_partial_shape())[1:]]
+    frames = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
+    wrong = difference(run_onnx(variant_path, frames, as_written=True), paired, frames)
+    if wrong:
+        _log.warning("%s is not read by pairs of pixels: it would be another network (%s)", variant_path, wrong)
+    return not wrong
 
 
 def _compile(source: Path | bytes, name: str, precision: str, batch: int | None) -> Any:

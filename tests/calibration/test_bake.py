@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +13,8 @@ import pytest
 import small_models
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.bake import bake_float, bake_integer
+from resnetrt.calibration import quantize
+from resnetrt.calibration.bake import BakedInput, bake_float, bake_integer
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.data import open_dataset
 from resnetrt.calibration.dialects import DIALECTS
@@ -105,6 +108,26 @@ def test_variants_that_take_frames_lose_nothing_against_those_that_take_floats(f
     exact = sqnr_db(expected, run_onnx(fashion.variant_file(name), frames))
     rounded = sqnr_db(expected, run_onnx(fashion.variant_file(rounded_name), images))
     assert exact > rounded - 0.5  # measured: from 0.1 dB worse (grey, black backgrounds) to 1.5 better
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_pixels_that_would_change_the_network_are_normalised_in_float(
+    fashion: Bundle, dialect: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def with_another_mean(graph: ir.Graph, preprocessing: Preprocessing, *more: Any) -> BakedInput:
+        return bake_integer(
+            graph, replace(preprocessing, mean=tuple(mean + 0.02 for mean in preprocessing.mean)), *more
+        )
+
+    monkeypatch.setattr(quantize, "bake_integer", with_another_mean)
+    with caplog.at_level("WARNING", "resnetrt.calibration"):
+        name, parity = quantize_variant(fashion, dialect, QuantizeOptions(input="uint8"))
+    assert "pixels are not taken as integers: the network would compute something else" in caplog.text
+    assert fashion.manifest.variants[name].evidence["pixels"] == "normalised in float, then quantized"
+    assert parity.sqnr_db > 25
+    monkeypatch.undo()
+    quantize_variant(fashion, dialect, QuantizeOptions(input="uint8"))
+    assert fashion.manifest.variants[name].evidence["pixels"] == "exact"
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])

@@ -10,7 +10,7 @@ import pytest
 import small_models
 import torch
 from small_data import dataset_of, recipe, smooth_frames
-from torch import nn
+from torch import Tensor, nn
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate
@@ -31,12 +31,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Case:
     """A network through folding, calibration and quantization, judged on images that calibration did not see."""
 
-    def __init__(self, module: nn.Module, folder: Path, images: int = 64, frames: Array | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, folder: Path, images: int = 64, frames: Array | None = None, equalized: bool = False
+    ) -> None:
         fold = fold_batch_norms(module, small_models.pictures(KIND, 4))
         self.path, self.fold, self.folder = folder / "fp32.onnx", fold.to_json(), folder
         write_onnx(fold.program, self.path)
         seen = smooth_frames(KIND, images) if frames is None else frames
-        self.record: CalibrationRecord = calibrate(self.path, dataset_of(seen, recipe(KIND)), recipe(KIND))
+        self.record: CalibrationRecord = calibrate(self.path, dataset_of(seen, recipe(KIND)), recipe(KIND), equalized)
         self.test = recipe(KIND).normalize(smooth_frames(KIND, 24, seed=99))
 
     def verdicts(self) -> Iterator[tuple[float, list[str]]]:
@@ -256,3 +258,55 @@ def test_entropy_on_images_with_a_constant_background(fashion_bundle: Bundle, ru
     """KL prefers to clip a tenth of the values; the collapse is refused, with the layer and the remedy."""
     with pytest.raises(CheckFailed, match=r"Suspicious: (stem|stages)\S+: .*try --method minmax"):
         quantize_variant(fashion_bundle, rules, QuantizeOptions("entropy"))
+
+
+class Folded(nn.Module):
+    """Pixels folded into channels, channels cropped, strips of an image as a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(12, 20, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.third, self.fc = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 5)
+        with torch.no_grad():
+            self.first.weight.mul_(torch.logspace(-1.5, 0.5, 20)[:, None, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(nn.functional.pixel_unshuffle(x, 2)).relu()
+        y = self.second(nn.functional.pad(y, (0, 0, 0, 0, -2, -2))).relu()
+        n, c, h, w = y.shape
+        y = self.third(y.reshape(-1, c, h // 4, w)).relu().mean((2, 3))
+        return self.fc(y.reshape(n, 4, c).mean(1))
+
+
+class Mixer(nn.Module):
+    """Linear layers over the channels of each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 5)
+        self.mlp = nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).permute(0, 2, 3, 1)
+        return self.fc((y + self.mlp(y)).mean((1, 2)))
+
+
+@pytest.mark.parametrize("equalized", [False, True])
+def test_axes_that_are_folded_and_unfolded(tmp_path: Path, equalized: bool):
+    torch.manual_seed(0)
+    case = Case(Folded().eval(), tmp_path, equalized=equalized)
+    for sqnr, warnings in case.verdicts():
+        assert sqnr > 30, warnings
+
+
+def test_linear_layers_over_the_last_axis_become_integers(tmp_path: Path):
+    torch.manual_seed(0)
+    case = Case(Mixer().eval(), tmp_path, equalized=True)
+    for rules in DIALECTS:
+        sqnr, warnings = case.judge(rules)
+        assert sqnr > 30, warnings
+        model = onnx.load(case.folder / "int8.onnx")
+        made = {output: node.op_type for node in model.graph.node for output in node.output}
+        products = [node for node in model.graph.node if node.op_type == "MatMul"]
+        assert len(products) == 2
+        assert {made.get(name) for node in products for name in node.input} == {"DequantizeLinear"}

@@ -112,6 +112,28 @@ def test_other_networks_stay_as_they_are(
     assert pair_pixels(quantized(small_onnx(kind), tmp_path, kind, dialect, input_type)) is None
 
 
+def test_pairs_that_make_another_network_are_left_out(
+    small_onnx: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    path = quantized(small_onnx("bottleneck"), tmp_path, "bottleneck", "cpu", "uint8")
+
+    def upside_down(path: Path) -> bytes | None:
+        blob = pair_pixels(path)
+        assert blob is not None
+        model = onnx.ModelProto.FromString(blob)
+        stored = next(item for item in model.graph.initializer if item.name.endswith(".pairs") and len(item.dims) == 4)
+        turned = np.ascontiguousarray(onnx.numpy_helper.to_array(stored)[:, :, ::-1])
+        stored.CopyFrom(onnx.numpy_helper.from_array(turned, stored.name))
+        return model.SerializeToString()
+
+    monkeypatch.setattr(openvino, "read_cpu", lambda: replace(read_cpu(), instruction_sets={"amx_int8": True}))
+    assert openvino._in_pairs(path) == pair_pixels(path)
+    monkeypatch.setattr("resnetrt.export.compilers.pixel_pairs.pair_pixels", upside_down)
+    with caplog.at_level("WARNING", "resnetrt.export"):
+        assert openvino._in_pairs(path) is None
+    assert "not read by pairs of pixels: it would be another network (max abs error" in caplog.text
+
+
 @pytest.mark.parametrize("amx", [True, False])
 def test_pairs_are_for_cpus_with_amx(
     small_onnx: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool
