@@ -11,7 +11,8 @@ class Dialect:
     """How ranges become Q/DQ nodes for one family of engines.
 
     `symmetric`: activations int8 with zero point 0; else uint8 (zero point 0 where a tensor is non-negative).
-    `main_branch`: also quantize the main input of a residual add; the shortcut always is.
+    `every_output`: also quantize what a convolution hands on to other operators, and the main input of a residual add;
+    the shortcut always is.
     `both_sides`: repeat the pair behind pools and slices with the same scale, so that they run on integers.
     `integer_bias`: store biases as int32 with the scale of the accumulator.
     `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or `centred`
@@ -22,7 +23,7 @@ class Dialect:
 
     name: str
     symmetric: bool
-    main_branch: bool
+    every_output: bool
     both_sides: bool
     integer_bias: bool
     pixels: Literal["raw", "paired", "centred"]
@@ -34,17 +35,17 @@ DIALECTS = {
     "tensorrt": Dialect(
         "tensorrt",
         symmetric=True,
-        main_branch=False,
+        every_output=False,
         both_sides=False,
         integer_bias=False,
         pixels="centred",
         host=False,
     ),
     # OpenVINO fuses the add too: a pair on the main branch would cost 1 to 1.5 dB and gain nothing.
-    "cpu": Dialect("cpu", symmetric=False, main_branch=False, both_sides=True, integer_bias=False, pixels="paired"),
+    "cpu": Dialect("cpu", symmetric=False, every_output=False, both_sides=True, integer_bias=False, pixels="paired"),
     # ONNX Runtime runs a convolution on integers only if its output is quantized, main branch or not.
     "onnxruntime": Dialect(
-        "onnxruntime", symmetric=False, main_branch=True, both_sides=True, integer_bias=True, pixels="raw"
+        "onnxruntime", symmetric=False, every_output=True, both_sides=True, integer_bias=True, pixels="raw"
     ),
 }
 

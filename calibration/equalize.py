@@ -76,16 +76,16 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
         _replace(weight, array.T if transposed else array)
 
 
-def changed_by(path: Path, factors: Factors, expected: FloatArray, images: FloatArray) -> str:
+def changed_by(path: Path, factors: Factors, expected: FloatArray, images: FloatArray, noise: float = 0.0) -> str:
     """How the network at `path`, equalized, differs from its outputs `expected` for `images`; empty if it does not.
 
-    The claim is exact but for rounding, so it is held to the tolerance of FP32.
+    The claim is exact but for rounding, so it is held to the tolerance of FP32; `noise` is the error of `expected`.
     """
     if not factors:
         return ""
     model = ir.load(str(path))
     equalize(model.graph, factors)
-    return difference(expected, bytes(ir.serde.serialize_model(model).SerializeToString()), images)
+    return difference(expected, bytes(ir.serde.serialize_model(model).SerializeToString()), images, noise)
 
 
 def note_factors(model: ir.Model, factors: Factors) -> None:

@@ -168,10 +168,10 @@ def residuals(file: _File) -> Iterator[Finding]:
         if file.graph.dequantizer(add.shortcut.name or "") is None:
             yield Finding("warning", name, f"its shortcut {add.shortcut.name} is a float, so the add is not fused")
         main = file.graph.dequantizer(add.main.name or "") is not None
-        if main and not file.rules.main_branch:
+        if main and not file.rules.every_output:
             message = f"its main branch {add.main.name} is quantized, which rounds once more"
             yield Finding("warning", name, f"{message} and keeps {file.rules.name} from fusing the add")
-        elif not main and file.rules.main_branch:
+        elif not main and file.rules.every_output:
             yield Finding(
                 "warning", name, f"its main branch {add.main.name} is a float, so its convolution runs in floats"
             )

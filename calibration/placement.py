@@ -3,7 +3,14 @@
 import onnx_ir as ir
 
 from resnetrt.calibration.dialects import Dialect
-from resnetrt.calibration.structure import commutes, is_constant, residual_adds, scale_source, weighted_layers
+from resnetrt.calibration.structure import (
+    commutes,
+    convolution_outputs,
+    is_constant,
+    residual_adds,
+    scale_source,
+    weighted_layers,
+)
 
 Points = dict[str, str]
 
@@ -28,14 +35,16 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
 
 
 def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> dict[str, ir.Value]:
-    """Inputs of weighted layers, shortcuts of residual adds, and main branches where the dialect wants them."""
+    """Inputs of weighted layers, shortcuts of residual adds; what the dialect wants of main branches and outputs."""
     values = [layer.inputs[0] for layer in weighted_layers(graph) if layer.name not in keep_float]
     for add in residual_adds(graph):
         if add.node.name in keep_float:
             continue
         values.append(add.shortcut)
-        if dialect.main_branch:
+        if dialect.every_output:
             values.append(add.main)
+    if dialect.every_output:
+        values += [value for value in convolution_outputs(graph, keep_float) if _readers(value, keep_float)]
     return {_name(value): value for value in values if value is not None and not is_constant(value)}
 
 

@@ -73,7 +73,7 @@ def load_record(bundle: Bundle) -> CalibrationRecord:
         raise UsageError(f"bundle {bundle.path}: its calibration record is of another fp32.onnx; calibrate again")
     golden = Golden.of(bundle)
     images = bundle.manifest.preprocessing.normalize(golden.frames)
-    if wrong := changed_by(bundle.variant_file("fp32"), record.equalization, golden.logits, images):
+    if wrong := changed_by(bundle.variant_file("fp32"), record.equalization, golden.logits, images, golden.noise):
         where = f"bundle {bundle.path}: the equalization of its calibration record"
         raise UsageError(f"{where} changes the network ({wrong}); calibrate again")
     return record
@@ -156,7 +156,9 @@ def _prepare_checked(bundle: Bundle, record: CalibrationRecord, rules: Dialect, 
     """
     path, preprocessing, golden = bundle.variant_file("fp32"), bundle.manifest.preprocessing, Golden.of(bundle)
     prepared = _prepare(path, record, rules, options, preprocessing=preprocessing)
-    if prepared.exact_pixels and (wrong := difference(golden.logits, prepared.serialised(), golden.frames)):
+    if prepared.exact_pixels and (
+        wrong := difference(golden.logits, prepared.serialised(), golden.frames, golden.noise)
+    ):
         _log.warning("pixels are not taken as integers: the network would compute something else (%s)", wrong)
         return _prepare(path, record, rules, options, preprocessing=preprocessing, exact_pixels=False)
     return prepared

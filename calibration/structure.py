@@ -4,14 +4,27 @@ The shortcut of a residual add is known, not guessed: of the two branches betwee
 with fewer weighted layers (none for an identity or zero-padded shortcut, one for a projection).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 # Operators that only move or select values: quantizing before or after them is the same, so both sides share a scale.
-COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+COMMUTING = (
+    "MaxPool",
+    "ReduceMax",
+    "Slice",
+    "Pad",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+)
+
+_FUSED = ("Relu", "Clip")  # that every backend runs in the layer before
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,24 @@ def weighted_layers(graph: ir.Graph) -> list[ir.Node]:
 def is_constant(value: ir.Value | None) -> bool:
     """Whether a value is an initializer (also when it is absent)."""
     return value is None or value.const_value is not None
+
+
+def convolution_outputs(graph: ir.Graph, left_out: Collection[str] = ()) -> list[ir.Value]:
+    """What convolutions hand on, but those named in `left_out`.
+
+    It is the output, or that of the ReLU or Clip which alone reads it.
+    """
+    found = []
+    for layer in weighted_layers(graph):
+        if layer.op_type != "Conv" or layer.name in left_out:
+            continue
+        value = layer.outputs[0]
+        uses = list(value.uses())
+        if len(uses) == 1 and uses[0].node.op_type in _FUSED:
+            value = uses[0].node.outputs[0]
+        if not value.is_graph_output():
+            found.append(value)
+    return found
 
 
 def residual_adds(graph: ir.Graph) -> list[ResidualAdd]:
@@ -62,7 +93,10 @@ def commutes(node: ir.Node) -> bool:
 
 
 def watched_values(graph: ir.Graph) -> list[ir.Value]:
-    """Values that a dialect may quantize: inputs of weighted layers and adds, and what commutes into them."""
+    """Values that a dialect may quantize: inputs of weighted layers and adds, outputs of convolutions.
+
+    With each, what commutes into it.
+    """
     found: dict[str, ir.Value] = {}
 
     def watch(value: ir.Value | None) -> None:
@@ -78,6 +112,8 @@ def watched_values(graph: ir.Graph) -> list[ir.Value]:
     for add in residual_adds(graph):
         watch(add.main)
         watch(add.shortcut)
+    for value in convolution_outputs(graph):
+        watch(value)
     return list(found.values())
 
 

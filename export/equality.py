@@ -6,15 +6,17 @@ from resnetrt.parity import compare, failures, tolerance
 from resnetrt.preprocess import FloatArray, UInt8Array
 
 
-def difference(expected: FloatArray, model: bytes, batch: FloatArray | UInt8Array) -> str:
+def difference(expected: FloatArray, model: bytes, batch: FloatArray | UInt8Array, noise: float = 0.0) -> str:
     """What of the FP32 tolerance the ONNX `model` breaks, in words; empty if it computes the same.
 
-    `expected` `(n, classes)` are the outputs before the rewrite, of the file as written or of eager; `batch` is what
-    the model takes: images or frames.
+    `expected` `(n, classes)` are the outputs before the rewrite, of the file as written or of eager, `noise` their
+    largest error where they are eager's; `batch` is what the model takes: images or frames.
     """
     try:
         return "; ".join(
-            failures(compare(expected, run_onnx(model, batch, as_written=True)), tolerance("onnxruntime", "fp32"))
+            failures(
+                compare(expected, run_onnx(model, batch, as_written=True), noise), tolerance("onnxruntime", "fp32")
+            )
         )
     except CheckFailed as error:
         return str(error)

@@ -193,10 +193,10 @@ def test_a_bundle_is_calibrated_on_a_choice_that_depends_on_the_seed_alone(fashi
 
 def test_a_failing_calibration_leaves_the_bundle(fashion_bundle: Bundle, tmp_path: Path):
     np.savez(tmp_path / "blank.npz", x=np.zeros((5, 28, 28), np.uint8), y=np.zeros(5, np.int64))
-    before = {path.name: path.read_bytes() for path in fashion_bundle.path.iterdir()}
+    before = {path.name: path.read_bytes() for path in fashion_bundle.path.rglob("*") if path.is_file()}
     with pytest.raises(DataError, match="tensor input is constant"):
         calibrate_bundle(fashion_bundle, str(tmp_path / "blank.npz"), 5)
-    assert {path.name: path.read_bytes() for path in fashion_bundle.path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in fashion_bundle.path.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blank.npz", "fashion.bundle"]
 
 
@@ -215,4 +215,5 @@ def test_variants_of_another_record_go_with_it(fashion_bundle: Bundle):
     assert set(after.variants) == {"fp32", "fp16"}
     assert set(after.engines) == {engines[1]}
     files = {"fp32.onnx", "fp16.onnx", "fold.json", "golden.safetensors", FILE, f"engines/{engines[1]}.onnx"}
+    files |= {"golden/fp32.safetensors", "golden/fp16.safetensors"}
     assert set(after.files) == files | {f"engines/{engines[1]}.json"}

@@ -97,7 +97,7 @@ def test_points_that_a_dialect_adds_to_those_of_tensorrt(small_onnx: Callable[[s
     found = place(ir.load(str(small_onnx("pad"))).graph, rules)
     main = {f"stages.{block}.conv2.conv": f"stages.{block}.conv2.conv" for block in ("0.0", "0.1", "1.0")}
     moved = {f"stages.1.0.shortcut.slice_{number}": "stages.0.1.relu_4" for number in (1, 2)} | {"mean": "view"}
-    assert found == least | (main if rules.main_branch else {}) | (moved if rules.both_sides else {})
+    assert found == least | (main if rules.every_output else {}) | (moved if rules.both_sides else {})
 
 
 def test_pool_of_the_stem(small_onnx: Callable[[str], Path]):
@@ -141,20 +141,20 @@ def test_every_layer_computes_on_integers(quantized: Callable[[str, str], ir.Gra
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rules", DIALECTS)
-def test_shortcuts_always_and_main_branches_only_where_the_dialect_says(
+def test_shortcuts_always_and_every_outputes_only_where_the_dialect_says(
     quantized: Callable[[str, str], ir.Graph], kind: str, rules: str
 ):
     found = adds(quantized(kind, rules))
     assert len(found) == {"plain": 0, "fashion": 9}.get(kind, 3)
     for main, shortcut, node in found:
         assert is_dequantized(shortcut), node.name
-        assert is_dequantized(main) == DIALECTS[rules].main_branch, node.name
+        assert is_dequantized(main) == DIALECTS[rules].every_output, node.name
         float_main = source_of(main) if is_dequantized(main) else main
         assert float_main.producer().op_type == "Conv"  # type: ignore[union-attr]
 
 
-def test_tensorrt_never_quantizes_a_main_branch():
-    assert not DIALECTS["tensorrt"].main_branch
+def test_tensorrt_never_quantizes_a_every_output():
+    assert not DIALECTS["tensorrt"].every_output
 
 
 @pytest.mark.parametrize("kind", ["projection", "pad", "bottleneck", "fashion"])
