@@ -64,7 +64,7 @@ def check_parity(make: Callable[[], Bundle], backend: str, target: str | None, p
 
 
 def audited(bundle: Bundle, engine: str, precision: str) -> dict[str, Any]:
-    """Shares of the convolution work; raises `CheckFailed` if less than 95% of it runs in `precision`."""
+    """Shares of the multiply-accumulates; raises `CheckFailed` if less than 95% of it runs in `precision`."""
     from resnetrt.export.audit import Requirement, audit_engine, broken_requirements
 
     audit = audit_engine(bundle, engine)

@@ -1,6 +1,5 @@
 """Trial variants of a search: INT8 with some blocks kept in another precision, built, compiled and opened."""
 
-import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,9 +16,8 @@ from resnetrt.benchmarks.timing import Schedule, Timing, measure
 from resnetrt.bundle import Bundle
 from resnetrt.errors import ResnetrtError
 from resnetrt.export.activation_ranges import recorded_amax
-from resnetrt.export.audit.audit import READERS, judge
+from resnetrt.export.audit import audit_file
 from resnetrt.export.audit.layers import UNKNOWN
-from resnetrt.export.audit.source import SourceGraph
 from resnetrt.export.cast_islands import cast_carrier, cast_islands
 from resnetrt.export.cast_recipes import RECIPES
 from resnetrt.export.compilers import find_compiler
@@ -144,17 +142,15 @@ class TrialEngines:
             return measure(calls, schedule, lambda rounds: track(rounds, "timing", len(rounds), "rounds"))
 
     def runs_in(self, mix: Mix) -> tuple[str, ...]:
-        """The precisions in which the backend, by its own account, computes the convolutions that `mix` keeps.
+        """The precisions in which the backend, by its own account, computes the layers that `mix` keeps.
 
         Empty if it gives no account.
         """
         nodes = self.nodes(mix.kept)
         try:
-            source = SourceGraph(self.file(mix))
+            variant = self.file(mix)
             with self.open(mix) as opened:
-                reader = importlib.import_module(READERS[self.backend])
-                evidence = reader.read_layers(opened.path, opened.sidecar, source)
+                islands = audit_file(opened.path, opened.sidecar, variant).islands
         except ResnetrtError:
             return ()
-        islands = judge(opened.sidecar, source, evidence).islands
-        return tuple(sorted({island.precision for island in islands if island.conv in nodes} - {UNKNOWN}))
+        return tuple(sorted({island.precision for island in islands if island.node in nodes} - {UNKNOWN}))

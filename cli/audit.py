@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 @click.command("audit")
 @bundle_argument
 @click.option("--engine", help="Audit this engine only.")
-@click.option("--require", "required", type=WORDS, default=(), help="Least share of the convolution work: int8=0.95")
+@click.option("--require", "required", type=WORDS, default=(), help="Least share of the work: int8=0.95")
 @click.option("--layers", is_flag=True, help="Also list every executed layer.")
 @json_option
 def command(bundle: Path, engine: str | None, required: tuple[str, ...], layers: bool, as_json: bool) -> int:
     """Which precision each engine of BUNDLE really runs in, what did not fuse, and what was put between the layers.
 
-    Exit code 1 if an engine does less than half of its convolution work in the precision it is named after, or less
-    than --require says.
+    Counted are the multiply-accumulates of convolutions and matrix products. Exit code 1 if an engine does less than
+    half of them in the precision it is named after, or less than --require says.
     """
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError
@@ -45,8 +45,8 @@ def command(bundle: Path, engine: str | None, required: tuple[str, ...], layers:
 
 
 def _print(audits: "list[EngineAudit]", layers: bool) -> None:
-    header = ("engine", "convolution work", "convolutions", "layers", "unfused", "Q/DQ", "casts", "reformats")
-    print_table("", header, map(_row, audits), left=2)
+    header = ("engine", "multiply-accumulates", "operators", "layers", "unfused", "Q/DQ", "casts", "reformats")
+    print_table("", header, map(_row, audits), left=3)
     for audit in audits:
         for item in audit.unfused[:10]:
             click.echo(f"{audit.engine}: {item.op} {item.node} behind {item.conv} is a layer of its own: {item.layer}")
@@ -59,5 +59,6 @@ def _print(audits: "list[EngineAudit]", layers: bool) -> None:
 
 def _row(audit: "EngineAudit") -> tuple[Any, ...]:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in audit.share_by_precision.items())
-    counts = [audit.convolutions, len(audit.evidence.layers), len(audit.unfused)]
-    return audit.engine, shares, *map(str, counts + [audit.count(kind) for kind in ("quantize", "cast", "reformat")])
+    operators = ", ".join(f"{count} {op}" for op, count in audit.operators.items())
+    counts = [audit.count(kind) for kind in ("quantize", "cast", "reformat")]
+    return audit.engine, shares, operators, *map(str, (len(audit.evidence.layers), len(audit.unfused), *counts))

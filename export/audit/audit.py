@@ -1,14 +1,16 @@
-"""The audit of one engine: its executed layers against the convolutions of the variant it was compiled from."""
+"""The audit of one engine: its executed layers against the multiplying nodes of the variant it was compiled from."""
 
 import importlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, layer_json
+from resnetrt.export.audit.match import Matches, match_layers
 from resnetrt.export.audit.source import SourceGraph
 
 READERS: dict[str, str] = {
@@ -31,26 +33,34 @@ class Unfused:
 
 @dataclass(frozen=True)
 class Island:
-    """A convolution that runs in another precision than the engine's; `share` of the convolution work."""
+    """A convolution or matrix product that runs in another precision than the engine's; `share` of all their work."""
 
-    conv: str
+    node: str
     precision: str
     share: float
 
 
 @dataclass(frozen=True)
 class EngineAudit:
-    """What was found in one engine. Shares are of the convolutions' multiply-accumulates and sum to 1."""
+    """What was found in one engine. Shares are of all multiply-accumulates of convolutions and matrix products.
+
+    They sum to 1; `operators` counts the nodes of the variant that do this work.
+    """
 
     engine: str
     backend: str
     precision: str
     evidence: Evidence
-    convolutions: int
+    operators: dict[str, int]
     share_by_precision: dict[str, float]
     macs_by_layer: dict[str, int]
     unfused: tuple[Unfused, ...]
     islands: tuple[Island, ...]
+
+    @property
+    def own_share(self) -> float:
+        """The share of the precision that the engine is named after."""
+        return self.share_by_precision.get(self.precision, 0.0)
 
     def count(self, kind: str) -> int:
         """How many executed layers only quantize, cast or reformat."""
@@ -63,7 +73,7 @@ class EngineAudit:
             "backend": self.backend,
             "precision": self.precision,
             "read_from": self.evidence.read_from,
-            "convolutions": self.convolutions,
+            "operators": self.operators,
             "share_by_precision": self.share_by_precision,
             "islands": [asdict(item) for item in self.islands],
             "unfused": [asdict(item) for item in self.unfused],
@@ -75,42 +85,48 @@ class EngineAudit:
 
 
 def audit_engine(bundle: Bundle, engine: str | None = None) -> EngineAudit:
-    """Audit an engine of `bundle`, by default the only one.
-
-    Raises `UsageError` for a backend that shows no layers, `CheckFailed` if the variant has no convolutions, and what
-    loading the engine raises.
-    """
+    """Audit an engine of `bundle`, by default the only one. Raises what `audit_file` does."""
     name = bundle.select_engine(engine)
     record = bundle.manifest.engines[name]
-    sidecar = bundle.read_json(record.sidecar)
+    return audit_file(bundle.file(record.file), bundle.read_json(record.sidecar), bundle.variant_file(record.variant))
+
+
+def audit_file(engine: Path, sidecar: dict[str, Any], variant: Path) -> EngineAudit:
+    """Audit the `engine` file that was made of the ONNX file `variant`.
+
+    One that holds several graphs is as good as the one with the least work in its own precision. Raises `UsageError`
+    for a backend that shows no layers, `CheckFailed` if the variant multiplies nothing, and what loading the engine
+    raises.
+    """
     if sidecar["backend"] not in READERS:
         raise UsageError.unknown("backend to audit", sidecar["backend"], READERS)
-    source = SourceGraph(bundle.variant_file(record.variant))
+    source = SourceGraph(variant)
     reader = importlib.import_module(READERS[sidecar["backend"]])
-    return judge(sidecar, source, reader.read_layers(bundle.file(record.file), sidecar, source))
+    audits = [judge(sidecar, source, evidence) for evidence in reader.read_layers(engine, sidecar, source)]
+    return min(audits, key=lambda audit: (audit.own_share, -len(audit.evidence.layers)))
 
 
 def judge(sidecar: dict[str, Any], source: SourceGraph, evidence: Evidence) -> EngineAudit:
-    """Compare executed layers with the variant's convolutions; one that no layer runs counts as `unknown`."""
-    runs_in = _runs_in(source, evidence.layers)
-    total = sum(conv.macs for conv in source.convolutions.values())
+    """Compare executed layers with the variant's nodes; one that no layer runs counts as `unknown`."""
+    runs_in = match_layers(source, evidence.layers)
+    total = sum(node.macs for node in source.mac_nodes.values())
     shares: dict[str, float] = defaultdict(float)
     macs_by_layer: dict[str, int] = defaultdict(int)
     islands = []
-    for conv in source.convolutions.values():
-        layer = runs_in.get(conv.name)
+    for node in source.mac_nodes.values():
+        layer = runs_in.get(node.name)
         precision = layer.precision if layer else UNKNOWN
-        shares[precision] += conv.macs / total
+        shares[precision] += node.macs / total
         if layer:
-            macs_by_layer[layer.name] += conv.macs
+            macs_by_layer[layer.name] += node.macs
         if precision != sidecar["precision"]:
-            islands.append(Island(conv.name, precision, conv.macs / total))
+            islands.append(Island(node.name, precision, node.macs / total))
     return EngineAudit(
         engine=sidecar["id"],
         backend=sidecar["backend"],
         precision=sidecar["precision"],
         evidence=evidence,
-        convolutions=len(source.convolutions),
+        operators=dict(Counter(node.op for node in source.mac_nodes.values())),
         share_by_precision={name: round(share, 6) for name, share in sorted(shares.items())},
         macs_by_layer=dict(macs_by_layer),
         unfused=tuple(_unfused(source, evidence, runs_in)),
@@ -118,22 +134,17 @@ def judge(sidecar: dict[str, Any], source: SourceGraph, evidence: Evidence) -> E
     )
 
 
-def _runs_in(source: SourceGraph, layers: Iterable[ExecutedLayer]) -> dict[str, ExecutedLayer]:
-    """The layer that runs each convolution; of several that name it, the first that is work."""
-    found: dict[str, ExecutedLayer] = {}
-    for layer in layers:
-        for name in layer.source:
-            if name in source.convolutions and layer.kind == "compute":
-                found.setdefault(name, layer)
-    return found
-
-
-def _unfused(source: SourceGraph, evidence: Evidence, runs_in: dict[str, ExecutedLayer]) -> Iterable[Unfused]:
+def _unfused(source: SourceGraph, evidence: Evidence, runs_in: Matches) -> Iterable[Unfused]:
     """The followers that no layer with a convolution runs."""
-    convolutions = {id(layer) for layer in runs_in.values()}
-    fused = {name for layer in runs_in.values() for name in layer.source}
-    alone = {name: layer.name for layer in evidence.layers if id(layer) not in convolutions for name in layer.source}
-    for conv in source.convolutions.values():
-        for follower in conv.followers:
+    multiplying = {id(layer) for layer in runs_in.values()}
+    fused = {name for layer in runs_in.values() for name in _nodes(source, layer)}
+    others = [layer for layer in evidence.layers if id(layer) not in multiplying]
+    alone = {name: layer.name for layer in others for name in _nodes(source, layer)}
+    for node in source.mac_nodes.values():
+        for follower in node.followers:
             if follower.name not in fused and (follower.name in alone or evidence.complete):
-                yield Unfused(conv.name, follower.name, follower.op, alone.get(follower.name))
+                yield Unfused(node.name, follower.name, follower.op, alone.get(follower.name))
+
+
+def _nodes(source: SourceGraph, layer: ExecutedLayer) -> set[str]:
+    return set(filter(None, map(source.node_of, layer.source)))

@@ -20,7 +20,9 @@ class ExecutedLayer:
     """One layer of an engine as its backend runs it.
 
     `op` is the backend's word; `precision` what it computes in; `kind` tells work from what only changes types
-    (`quantize`, `cast`) or memory order (`reformat`); `source` names the ONNX nodes that it does the work of.
+    (`quantize`, `cast`) or memory order (`reformat`); `multiplies` whether its operator is a convolution or a matrix
+    product. `source` names the ONNX nodes, or their outputs, that it does the work of, and `constants` what it reads,
+    both as far as the backend kept them.
     """
 
     name: str
@@ -28,6 +30,8 @@ class ExecutedLayer:
     precision: str
     kind: Kind = "compute"
     source: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    multiplies: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def precision_of(word: str) -> str:
 
 
 def layer_json(layer: ExecutedLayer, macs: int) -> dict[str, Any]:
-    """The record of one layer; `macs` for one image, 0 for anything but a convolution."""
+    """The record of one layer; `macs` for one image, 0 for anything but a convolution or matrix product."""
     return {
         "name": layer.name,
         "op": layer.op,

@@ -9,11 +9,11 @@ import onnx
 
 from resnetrt.errors import UsageError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
-from resnetrt.export.audit.source import PASS_THROUGH, Convolution, SourceGraph
+from resnetrt.export.audit.source import PASS_THROUGH, SourceGraph
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.onnxruntime import create_native
 
-_CONVOLUTIONS = {"Conv", "FusedConv", "QLinearConv", "NhwcFusedConv", "NhwcConv", "ConvInteger"}
+_MULTIPLIES = re.compile(r"Conv|Gemm|MatMul")
 _KINDS: dict[str, Kind] = {
     "QuantizeLinear": "quantize",
     "DequantizeLinear": "quantize",
@@ -27,24 +27,14 @@ _INTEGER = re.compile(r"QLinear|QGemm|QAttention|Integer")
 _SUFFIX = re.compile(r"(_token_\d+|_nchwc|/duplicated\w*)+$")
 
 
-def read_layers(engine_path: Path, sidecar: dict[str, Any], source: SourceGraph) -> Evidence:
+def read_layers(engine_path: Path, sidecar: dict[str, Any], _source: SourceGraph) -> list[Evidence]:
     """The optimised graph of the engine; raises `UsageError` where the provider keeps its graph to itself."""
     ort = import_package("onnxruntime")
     model = _optimised(engine_path, sidecar["target"])
-    nodes = model.graph.node
     types = _element_types(model)
-    matcher = _Matcher(source, nodes)
-    layers = tuple(
-        ExecutedLayer(
-            name=node.name or node.output[0],
-            op=node.op_type,
-            precision=_precision(node, types),
-            kind=_KINDS.get(node.op_type, "compute"),
-            source=matcher.source(node),
-        )
-        for node in nodes
-    )
-    return Evidence(layers, f"optimised graph of ONNX Runtime {ort.__version__}")
+    producers = {output: node for node in model.graph.node for output in node.output}
+    layers = tuple(_layer(node, types, producers) for node in model.graph.node)
+    return [Evidence(layers, f"optimised graph of ONNX Runtime {ort.__version__}")]
 
 
 def _optimised(engine_path: Path, target: str) -> onnx.ModelProto:
@@ -72,31 +62,23 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
     return precision_of(onnx.TensorProto.DataType.Name(first)) if first else UNKNOWN
 
 
-class _Matcher:
-    """Finds the convolution of the variant behind a node of the optimised graph.
+def _layer(node: onnx.NodeProto, types: dict[str, int], producers: dict[str, onnx.NodeProto]) -> ExecutedLayer:
+    """`node` by what the optimiser left of its names: a fused node may bear any of its parts' names, or outputs."""
+    kind = _KINDS.get(node.op_type, "compute")
+    labels = [_SUFFIX.sub("", name) for name in (node.name, *(node.output if kind == "compute" else ())) if name]
+    return ExecutedLayer(
+        name=node.name or node.output[0],
+        op=node.op_type,
+        precision=_precision(node, types),
+        kind=kind,
+        source=tuple(dict.fromkeys(filter(None, labels))),
+        constants=tuple(_origin(name, producers) for name in node.input if name),
+        multiplies=_MULTIPLIES.search(node.op_type) is not None,
+    )
 
-    The optimiser renames nodes after what they absorbed and tensors after what they became, but it leaves the name of
-    either the weight or the bias.
-    """
 
-    def __init__(self, source: SourceGraph, nodes: Any) -> None:
-        self._by_constant = {name: conv for conv in source.convolutions.values() for name in conv.constants}
-        self._by_name: dict[str, Convolution] = {}
-        for conv in source.convolutions.values():
-            names = (conv.name, conv.output, *(item.name for item in conv.followers))
-            self._by_name.update(dict.fromkeys(names, conv))
-        self._producers = {output: node for node in nodes for output in node.output}
-
-    def source(self, node: onnx.NodeProto) -> tuple[str, ...]:
-        """The ONNX nodes whose work `node` does, as far as it can be told."""
-        name = _SUFFIX.sub("", node.name)
-        if node.op_type not in _CONVOLUTIONS:
-            return (name,) if name else ()
-        constants = (self._by_constant.get(self._origin(tensor)) for tensor in node.input[1:])
-        conv = next(filter(None, constants), None) or self._by_name.get(name)
-        return (conv.name,) if conv else ()
-
-    def _origin(self, tensor: str) -> str:
-        while (node := self._producers.get(tensor)) is not None and node.op_type in PASS_THROUGH | {"ReorderInput"}:
-            tensor = node.input[0]
-        return tensor
+def _origin(tensor: str, producers: dict[str, onnx.NodeProto]) -> str:
+    """The tensor that `tensor` is made of by quantization and reordering alone."""
+    while (node := producers.get(tensor)) is not None and node.op_type in PASS_THROUGH | {"ReorderInput"}:
+        tensor = node.input[0]
+    return tensor

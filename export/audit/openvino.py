@@ -18,42 +18,45 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-def read_layers(engine_path: Path, sidecar: dict[str, Any], source: SourceGraph) -> Evidence:
-    """The execution graph of the engine, without constants and what is computed from constants alone.
+_MULTIPLIES = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
-    Of an engine's graphs for several batch sizes it is the worst: most layers in another precision, then most.
+
+def read_layers(engine_path: Path, sidecar: dict[str, Any], _source: SourceGraph) -> list[Evidence]:
+    """The execution graphs of the engine, without constants and what is computed from constants alone.
+
+    There is one for each batch size that it was compiled for.
     """
     ov = import_package("openvino")
     with load(engine_path, sidecar, threads=1) as session:
-        found = [_executed(graph) for graph in session.execution_graphs().values()]
-    worst = max(found, key=lambda layers: (sum(_strays(layer, sidecar) for layer in layers), len(layers)))
-    return Evidence(tuple(worst), f"execution graph of OpenVINO {ov.get_version()}")
+        graphs = session.execution_graphs().values()
+        return [Evidence(_executed(graph), f"execution graph of OpenVINO {ov.get_version()}") for graph in graphs]
 
 
-def _strays(layer: ExecutedLayer, sidecar: dict[str, Any]) -> bool:
-    return layer.kind == "compute" and layer.precision != sidecar["precision"]
-
-
-def _executed(graph: Any) -> list[ExecutedLayer]:
-    constant: set[str] = set()
+def _executed(graph: Any) -> tuple[ExecutedLayer, ...]:
+    behind: dict[str, tuple[str, ...]] = {}  # the constants that what is computed from constants alone comes from
     layers = []
     for node in graph.get_ordered_ops():
-        kind = _info(node, "layerType")
+        kind, name = _info(node, "layerType"), node.get_friendly_name()
         parents = [port.get_node().get_friendly_name() for port in node.input_values()]
-        if kind == "Const" or (parents and constant.issuperset(parents)):
-            constant.add(node.get_friendly_name())
+        constants = tuple(constant for parent in parents for constant in behind.get(parent, ()))
+        if kind == "Const":
+            behind[name] = (name,)
+        elif parents and behind.keys() >= set(parents):
+            behind[name] = constants
         elif kind not in _NO_WORK:
-            layers.append(_layer(node, kind))
-    return layers
+            layers.append(_layer(node, kind, constants))
+    return tuple(layers)
 
 
-def _layer(node: Any, kind: str) -> ExecutedLayer:
+def _layer(node: Any, kind: str, constants: tuple[str, ...]) -> ExecutedLayer:
     return ExecutedLayer(
         name=node.get_friendly_name(),
         op=kind,
         precision=precision_of(_info(node, "runtimePrecision")),
         kind=_KINDS.get(kind, "compute"),
         source=tuple(name for name in _info(node, "originalLayersNames").split(",") if name),
+        constants=constants,
+        multiplies=kind in _MULTIPLIES,
     )
 
 

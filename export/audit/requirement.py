@@ -1,4 +1,4 @@
-"""What an engine has to prove: a share of the convolution work in a precision."""
+"""What an engine has to prove: a share of its work in a precision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _DEFAULT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Requirement:
-    """At least `share` (0 to 1) of the convolutions' multiply-accumulates in `precision`."""
+    """At least `share` (0 to 1) of the multiply-accumulates in `precision`."""
 
     precision: str
     share: float
@@ -35,7 +35,7 @@ class Requirement:
 def broken_requirements(audit: EngineAudit, required: Sequence[Requirement] = ()) -> list[str]:
     """Each requirement that the engine breaks, in words.
 
-    Whatever is required, an engine that does no convolution in the precision it is named after breaks it. With nothing
+    Whatever is required, an engine that does no work in the precision it is named after breaks it. With nothing
     required, that precision must do at least half of the work.
     """
     named = any(each.precision == audit.precision for each in required)
@@ -49,8 +49,9 @@ def _broken(audit: EngineAudit, required: Requirement) -> str:
         return ""
     runs = ", ".join(f"{name} {part:.1%}" for name, part in audit.share_by_precision.items())
     wanted = f"at least {required.share:.1%}" if required.share else "some"
-    islands = ", ".join(f"{item.conv} ({item.precision})" for item in audit.islands[:3])
+    islands = ", ".join(f"{item.node} ({item.precision})" for item in audit.islands[:3])
     where = f"; first of {len(audit.islands)} elsewhere: {islands}" if islands else ""
     return (
-        f"engine {audit.engine}: expected {wanted} of the convolution work in {required.precision}, found {runs}{where}"
+        f"engine {audit.engine}: expected {wanted} of the multiply-accumulates in {required.precision}, "
+        f"found {runs}{where}"
     )

@@ -14,26 +14,26 @@ from resnetrt.export.compilers.tensorrt_layers import EngineLayer
 from resnetrt.manifest import parse_json_object
 from resnetrt.runtime.backends import compile_again
 
-# kernels that are generated around the convolutions; they name the convolutions that they serve
+# kernels that are generated around convolutions and matrix products; they name those that they serve
 _GENERATED = "kgen"
 _MOVES = {"Reformat", "NoOp"}
 _CHANGES = {"QuantizeLinear", "DequantizeLinear", "Cast"}
 
 
-def read_layers(engine_path: Path, sidecar: dict[str, Any], source: SourceGraph) -> Evidence:
+def read_layers(engine_path: Path, sidecar: dict[str, Any], source: SourceGraph) -> list[Evidence]:
     """The layers stored beside the engine; raises `BundleError` if there are none."""
     path = engine_path.with_name(f"{sidecar['id']}.layers.json")
     record = parse_json_object(path.read_bytes(), str(path)) if path.is_file() else {}
     layers = [EngineLayer.from_json(item) for item in record.get("layers", [])]
     if not layers:
         raise BundleError(f"engine {sidecar['id']}: no layers are stored beside it; {compile_again(sidecar)}")
-    return Evidence(executed(layers, source), str(record["source"]), complete=True)
+    return [Evidence(executed(layers, source), str(record["source"]), complete=True)]
 
 
 def executed(layers: Collection[EngineLayer], source: SourceGraph) -> tuple[ExecutedLayer, ...]:
-    """The layers in the audit's words. A convolution belongs to its own kernel, not to a generated one beside it."""
+    """The layers in the audit's words. Products belong to their own kernel, not to a generated one beside it."""
     kernels = {name for layer in layers if layer.type != _GENERATED for name in layer.onnx}
-    return tuple(_layer(layer, source, kernels & source.convolutions.keys()) for layer in layers)
+    return tuple(_layer(layer, source, kernels & source.mac_nodes.keys()) for layer in layers)
 
 
 def _layer(layer: EngineLayer, source: SourceGraph, owned: Collection[str]) -> ExecutedLayer:

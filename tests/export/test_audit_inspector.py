@@ -88,6 +88,7 @@ def test_an_int8_engine_that_is_one(source: SourceGraph):
         record("CaskConvolution", INT8, "stem stem.relu", "Int8"),
         record("CaskConvolution", INT8, "conv add relu", "Int8"),
         record("CaskPooling", "Half", "pool"),
+        record("CaskGemmConvolution", INT8, "fc", "Int8"),
     )
     assert found.share_by_precision == {"int8": 1.0}
     assert (found.unfused, found.islands, found.count("reformat")) == ((), (), 1)
@@ -101,8 +102,9 @@ def test_an_int8_engine_that_runs_in_fp32_is_found(source: SourceGraph):
         record("CaskConvolution", INT8, "stem stem.relu", "Int8"),
         record("CaskConvolution", "Row major linear FP32", "conv", "Float"),
         record("PointWiseV2", "Row major linear FP32", "add relu"),
+        record("CaskGemmConvolution", INT8, "fc", "Int8"),
     )
-    assert found.share_by_precision == {"fp32": round(16 / 19, 6), "int8": round(3 / 19, 6)}
+    assert found.share_by_precision == {"fp32": 0.841913, "int8": 0.158087}
     assert [(item.node, item.layer) for item in found.unfused] == [("add", "add + relu"), ("relu", "add + relu")]
     (text,) = broken_requirements(found, [Requirement("int8", 0.95)])
     assert "found fp32 84.2%, int8 15.8%; first of 1 elsewhere: conv (fp32)" in text
@@ -115,6 +117,7 @@ def test_formats_that_the_inspector_withholds_are_no_pass(source: SourceGraph):
         "fp16",
         record("CaskConvolution", words, "stem stem.relu"),
         record("CaskConvolution", words, "conv add relu"),
+        record("CaskGemmConvolution", words, "fc"),
     )
     assert found.share_by_precision == {"unknown": 1.0}
     assert broken_requirements(found) != []

@@ -37,7 +37,7 @@ def fashion(exported_fashion: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_fp16_fuses_everything_and_runs_no_fp32_convolution(fashion: Bundle):
     audit = audit_engine(fashion, "tensorrt_rtx-fp16-sm86")
     assert audit.share_by_precision == {"fp16": 1.0}
-    assert (audit.convolutions, audit.unfused, audit.islands) == (21, (), ())
+    assert (audit.operators["Conv"], audit.unfused, audit.islands) == (21, (), ())
     assert broken_requirements(audit, [Requirement("fp16", 1.0)]) == []
     assert audit.evidence.read_from.startswith("build log of tensorrt_rtx 1.")
 
@@ -62,7 +62,7 @@ def test_an_engine_called_int8_that_is_fp16_exits_1(
         editor.write_json(record.sidecar, bundle.read_json(record.sidecar))
     arguments = ["audit", str(bundle.path), "--engine", "tensorrt_rtx-int8-sm86", "--require", "fp16=0.9"]
     assert run(arguments) == 1
-    assert "expected some of the convolution work in int8, found fp16 100.0%" in capsys.readouterr().err
+    assert "expected some of the multiply-accumulates in int8, found fp16 100.0%" in capsys.readouterr().err
 
 
 def test_an_engine_without_its_layers_says_compile_again(fashion: Bundle, tmp_path: Path):
@@ -83,7 +83,7 @@ def test_fp16_resnet50_fuses_49_relus_and_16_adds(tmp_path: Path):
     source = SourceGraph(half)
     evidence = Evidence(executed(layers, source), "build log", complete=True)
     audit = judge({"id": "e", "backend": "tensorrt_rtx", "precision": "fp16"}, source, evidence)
-    followers = [item.op for conv in source.convolutions.values() for item in conv.followers]
-    assert (followers.count("Relu"), followers.count("Add"), len(source.convolutions)) == (49, 16, 53)
+    followers = [item.op for node in source.mac_nodes.values() for item in node.followers]
+    assert (followers.count("Relu"), followers.count("Add"), audit.operators) == (49, 16, {"Conv": 53, "Gemm": 1})
     assert audit.unfused == ()
     assert audit.share_by_precision == {"fp16": 1.0}

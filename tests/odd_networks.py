@@ -1,0 +1,175 @@
+"""Small networks whose layers backends rename, fuse or split, by name; RGB images of 16x16, ten classes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import small_models
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from resnetrt.export.fold import fold_batch_norms
+from resnetrt.export.trace import trace_to_onnx
+
+SIZE = 16
+
+
+def conv_bn_relu(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def with_head(*layers: nn.Module, channels: int = 16) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+class PreActivation(nn.Module):
+    """BatchNorm and ReLU in front of each convolution (He et al. 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, 1, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(self.bn1(x).relu())
+        return x + self.conv2(self.bn2(out).relu())
+
+
+class DenseLayer(nn.Module):
+    """Its input beside what it makes of it (Huang et al. 2017)."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, 2 * growth, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(2 * growth), nn.Conv2d(2 * growth, growth, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(self.bn1(x).relu())
+        return torch.cat([x, self.conv2(self.bn2(out).relu())], 1)
+
+
+class CalledTwice(nn.Module):
+    """One convolution, called before and behind a BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.bn(self.conv(x).relu())).relu() + x
+
+
+class Recurrent(nn.Module):
+    """One block, called three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = PreActivation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(self.block(x)))
+
+
+class FrozenBatchNorm(nn.Module):
+    """A BatchNorm made of buffers, as in torchvision's detection models: a multiplication and an addition."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, channels).reshape(1, -1, 1, 1))
+        self.register_buffer("shift", torch.linspace(-0.5, 0.5, channels).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class FrozenBlock(nn.Module):
+    """A residual block with frozen BatchNorms and a projection."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, 16, 3, 2, 1, bias=False), FrozenBatchNorm(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 16, 3, 1, 1, bias=False), FrozenBatchNorm(16)
+        self.project, self.bn3 = nn.Conv2d(inputs, 16, 1, 2, bias=False), FrozenBatchNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(self.conv1(x)).relu()
+        return (self.bn2(self.conv2(out)) + self.bn3(self.project(x))).relu()
+
+
+class ConvNext(nn.Module):
+    """A depthwise convolution, then Linear layers over channels-last features (Liu et al. 2022)."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, 1, 3, groups=channels)
+        self.norm, self.act = nn.LayerNorm(channels), nn.GELU()
+        self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + (self.down(self.act(self.up(out))) * self.gamma).permute(0, 3, 1, 2)
+
+
+class UNet(nn.Module):
+    """A transposed convolution with a BatchNorm, beside the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up, self.bn = conv_bn_relu(3, 16, 2), nn.ConvTranspose2d(16, 8, 2, 2), nn.BatchNorm2d(8)
+        self.out = conv_bn_relu(11, 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cat([x, self.bn(self.up(self.down(x))).relu()], 1))
+
+
+class SqueezeExcite(nn.Module):
+    """A gate over channels, of two 1x1 convolutions (Hu et al. 2018)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.reduce, self.expand = conv_bn_relu(16, 16), nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.body(x)
+        gate = self.expand(self.reduce(out.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return (x + out * gate).relu()
+
+
+class Mixer(nn.Module):
+    """Linear layers over tokens, then over channels (Tolstikhin et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 10)
+        self.tokens, self.channels = nn.Linear(16, 16), nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.stem(x).flatten(2)
+        out = (out + functional.gelu(self.tokens(out))).transpose(1, 2)
+        return self.fc((out + functional.gelu(self.channels(out))).mean(1))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "pre_activation": lambda: with_head(nn.Conv2d(3, 16, 3, bias=False), PreActivation(), nn.BatchNorm2d(16)),
+    "densenet": lambda: with_head(conv_bn_relu(3, 16, 2), DenseLayer(16, 8), DenseLayer(24, 8), channels=32),
+    "called_twice": lambda: with_head(conv_bn_relu(3, 16, 2), CalledTwice(), CalledTwice()),
+    "recurrent": lambda: with_head(conv_bn_relu(3, 16, 2), Recurrent()),
+    "frozen_batch_norm": lambda: with_head(FrozenBlock(3), FrozenBlock(16)),
+    "convnext": lambda: with_head(nn.Conv2d(3, 16, 4, 4), ConvNext(), ConvNext()),
+    "grouped": lambda: with_head(conv_bn_relu(3, 16, 2), conv_bn_relu(16, 16, 1, 4), conv_bn_relu(16, 16, 1, 16)),
+    "transposed": lambda: with_head(UNet()),
+    "squeeze_excite": lambda: with_head(conv_bn_relu(3, 16, 2), SqueezeExcite(), SqueezeExcite()),
+    "mixer": Mixer,
+}
+
+
+def write_fp32(name: str, folder: Path) -> Path:
+    """The network `name` of `NETWORKS` with random weights and statistics, folded and traced."""
+    torch.manual_seed(0)
+    module = small_models.randomize(NETWORKS[name]())
+    fold = fold_batch_norms(module, torch.randn(2, 3, SIZE, SIZE))
+    path = folder / f"{name}.onnx"
+    trace_to_onnx(fold.module, (3, SIZE, SIZE), path)
+    return path
