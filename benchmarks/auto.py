@@ -11,6 +11,7 @@ from resnetrt.benchmarks.timing import median_interval
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
+from resnetrt.export.compilers.engine import MIN_SHARE
 
 HALF = ("fp16", "bf16")
 PRECISIONS = ("fp32", *HALF, "int8")
@@ -22,7 +23,8 @@ class Attempt:
     """One backend at one precision: its engine if there is one, and how it ended.
 
     `outcome` is empty while undecided, then `chosen`, `slower`, `accuracy` (outside the budget, or undecided),
-    `verification` (outputs differ too much from eager) or `not here` (this machine or backend can't); `why` in words.
+    `verification` (its outputs, or the precision that it runs in) or `not here` (this machine or backend can't); `why`
+    in words.
     """
 
     backend: str
@@ -39,17 +41,17 @@ class Attempt:
         return asdict(self)
 
 
-def try_all(bundle: Bundle) -> Iterator[Attempt]:
-    """Compile and verify every precision on the default target of every backend; what fails says why."""
+def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:
+    """Compile, verify and audit every precision on the default target of every backend; what fails says why."""
     for backend in COMPILERS:
         for precision in PRECISIONS:
-            attempt = _try(bundle, backend, precision)
+            attempt = _try(bundle, backend, precision, min_share)
             yield attempt
             if attempt.outcome == ABSENT and precision == PRECISIONS[0]:
                 break  # the backend itself is not here
 
 
-def _try(bundle: Bundle, backend: str, precision: str) -> Attempt:
+def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Attempt:
     compiler = find_compiler(backend)
     if precision in HALF and precision not in compiler.CASTS:
         return Attempt(backend, precision, None, ABSENT, f"{backend} does not compute in {precision}")
@@ -58,7 +60,8 @@ def _try(bundle: Bundle, backend: str, precision: str) -> Attempt:
         obstacle = compiler.obstacle(target)
         if obstacle:
             return Attempt(backend, precision, None, ABSENT, obstacle)
-        engine = compile_variant(bundle, choose_variant(bundle, backend, precision), backend, target)
+        variant = choose_variant(bundle, backend, precision)
+        engine = compile_variant(bundle, variant, backend, target, min_share=min_share)
     except CheckFailed as error:
         return Attempt(backend, precision, None, WRONG, str(error))
     except (EnvironmentFault, UsageError) as error:

@@ -1,7 +1,7 @@
 """The whole pipeline: export, calibrate, quantize, compile, verify, evaluate, time, report."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from resnetrt.calibration.data import open_dataset
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.ranges import check_method
 from resnetrt.conditions import conditions
-from resnetrt.errors import BackendMissing
+from resnetrt.errors import BackendMissing, CheckFailed
 from resnetrt.export.compilers import choose_variant, compile_variant
+from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.runtime import load
@@ -38,7 +39,8 @@ Say = Callable[[str], None]
 class DeployRequest:
     """What to deploy and how to judge it. `model_options` are those of `prepare_export`.
 
-    With `budget` everything that this machine can run is tried, and only the fastest engine that passes is kept.
+    With `budget` everything that this machine can run is tried, and only the fastest engine that passes is kept. An
+    engine that does less than `min_share` of its work in the precision of its name is refused.
     """
 
     model: str
@@ -53,13 +55,15 @@ class DeployRequest:
     overwrite: bool = False
     picture: bool = True
     budget: Budget | None = None
+    min_share: float = MIN_SHARE
     model_options: dict[str, Any] = field(default_factory=dict)
 
 
 def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]]:
     """Run the pipeline; `say` gets one line a stage. Returns the bundle, the report and the files written beside it.
 
-    The bundle is at `out/<name>.bundle`, the report at `out/report.*`. Raises what its stages raise; the bundle is
+    The bundle is at `out/<name>.bundle`, the report at `out/report.*`. An engine that fails a check is left out, and
+    stands under `refused` of the report. Raises what its stages raise; the bundle is
     valid after each of them.
     """
     if request.budget is not None:
@@ -83,19 +87,20 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     for dialect in ("cpu", "onnxruntime", "tensorrt"):
         variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
         say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
-    attempts = None if request.budget is None else list(_try_all(bundle, say))
+    attempts = None if request.budget is None else list(_try_all(bundle, request.min_share, say))
+    refused: list[str] = []
     if attempts is None:
-        engines = _compile_all(bundle, say)
+        engines = compile_all(bundle, request.min_share, refused, say)
     else:
         engines = [item.engine for item in attempts if item.engine is not None]
-    report = _judge(bundle, request, eager_infer(export.module), engines, say)
+    report = replace(_judge(bundle, request, eager_infer(export.module), engines, say), refused=tuple(refused))
     if attempts is not None:
         report = _choose(bundle, report, attempts, say)
     return bundle, report, write_report(report, request.out, request.picture)
 
 
-def _try_all(bundle: Bundle, say: Say) -> Iterator[Attempt]:
-    for item in try_all(bundle):
+def _try_all(bundle: Bundle, min_share: float, say: Say) -> Iterator[Attempt]:
+    for item in try_all(bundle, min_share):
         ended = f"{item.outcome}: {item.why}" if item.outcome else "verified"
         say(f"try       {item.backend} {item.precision}: {ended}")
         yield item
@@ -112,20 +117,38 @@ def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], say: Sa
     return replace(report, tried=tuple(tried))
 
 
-def _compile_all(bundle: Bundle, say: Say) -> list[str]:
-    """Every precision on every backend that is here; an absent backend is said, not hidden."""
+def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) -> list[str]:
+    """Every precision on every backend that is here; an absent backend is said, not hidden.
+
+    What fails a check is added to `refused`. Raises `CheckFailed` if nothing else is left.
+    """
     engines = []
     for precision in PRECISIONS:
         for backend in BACKENDS:
             try:
-                engine = compile_variant(bundle, choose_variant(bundle, backend, precision), backend)
+                variant = choose_variant(bundle, backend, precision)
+                engine = compile_variant(bundle, variant, backend, min_share=min_share)
             except BackendMissing as error:
                 say(f"compile   {backend} {precision} left out: {error}")
                 continue
+            except CheckFailed as error:
+                say(f"compile   {backend} {precision} refused: {error}")
+                refused.append(str(error))
+                continue
             sidecar = bundle.read_json(bundle.manifest.engines[engine].sidecar)
-            say(f"compile   {engine}, verified: SQNR {sidecar['parity']['sqnr_db']:.1f} dB from eager")
+            share = own_share(sidecar)
+            audited = "not audited" if share is None else f"{share:.1%} of its work in {precision}"
+            say(f"compile   {engine}, verified: SQNR {sidecar['parity']['sqnr_db']:.1f} dB from eager, {audited}")
             engines.append(engine)
+    if refused and not engines:
+        raise CheckFailed(refused[0])
     return engines
+
+
+def own_share(sidecar: Mapping[str, Any]) -> float | None:
+    """The share of an engine's work in the precision of its name; None for one that was not audited."""
+    share: float | None = sidecar.get("audit", {}).get("own_share")
+    return share
 
 
 def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence[str], say: Say) -> Report:
@@ -146,9 +169,10 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
             sidecar = session.sidecar
             contenders.append(Contender(name, sidecar["backend"], sidecar["precision"], infers[name], threads))
         images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
+        shares = {name: own_share(session.sidecar) for name, session in sessions.items()}
         schedule = Schedule(rounds=11, budget_s=request.budget_s)
         latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
         say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads} threads")
     sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in engines}
     title = f"{manifest.name}: accuracy, latency and size, engine by engine"
-    return Report(title, accuracy, latency, sizes, conditions(), request.batch)
+    return Report(title, accuracy, latency, sizes, conditions(), request.batch, shares=shares)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HEADER = (
     "engine",
+    "in its precision %",
     "top-1 %",
     "drop pp [95 % interval]",
     "flips %",
@@ -32,6 +33,7 @@ _ACCURACY = ("n", "top1", "top5", "drop_pp", "drop_ci_pp", "flips_percent", "sqn
 _LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "times_faster")
 _UNKNOWN = "-"
 _HOW_TO_READ = """\
+- **in its precision**: share of the multiply-accumulates that the backend runs in the precision of the engine's name.
 - **drop**: FP32 top-1 minus the engine's, in percentage points, over the same images; negative is better than FP32. The
   interval is Tango's score interval for paired proportions.
 - **flips**: images whose top-1 class differs from the eager model's, right or wrong.
@@ -46,7 +48,8 @@ class Report:
     """What a deployment measured: `engines[]` of `evaluate`, `results[]` of `bench`, `sizes` in bytes by engine.
 
     `batch` chooses the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
-    is what the engine was chosen from, None where nothing was chosen.
+    is what the engine was chosen from, None where nothing was chosen. `shares` are of the work in an engine's own
+    precision, None where that is unknown; `refused` says which engines failed a check and were left out.
     """
 
     title: str
@@ -57,6 +60,8 @@ class Report:
     batch: int = 1
     notes: Sequence[str] = field(default=())
     tried: "Sequence[Attempt] | None" = None
+    shares: Mapping[str, float | None] = field(default_factory=dict)
+    refused: Sequence[str] = field(default=())
 
     def summary(self) -> list[dict[str, Any]]:
         """One row per engine, eager FP32 first; what was not measured is None."""
@@ -71,7 +76,7 @@ class Report:
             {"engine": name}
             | {key: accuracy.get(name, {}).get(key) for key in _ACCURACY}
             | {key: latency.get(name, {}).get(key) for key in _LATENCY}
-            | {"size_bytes": self.sizes.get(name)}
+            | {"own_share": self.shares.get(name), "size_bytes": self.sizes.get(name)}
             for name in names
         ]
 
@@ -85,6 +90,7 @@ class Report:
             "engines": [dict(row) for row in self.engines],
             "results": [dict(row) for row in self.results],
             "notes": list(self.notes),
+            "refused": list(self.refused),
             "tried": None if self.tried is None else [item.to_json() for item in self.tried],
         }
 
@@ -96,6 +102,8 @@ class Report:
             lines += [f"![Top-1 accuracy against median latency]({picture})", ""]
         if self.notes:
             lines += [*(f"- {note}" for note in self.notes), ""]
+        if self.refused:
+            lines += ["## Refused", "", *(f"- {text}" for text in self.refused), ""]
         if self.tried is not None:
             lines += ["## What was tried", "", *_markdown_table(TRIED, tried_cells(self.tried)), ""]
         lines += ["## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
@@ -161,6 +169,7 @@ def _baseline_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         str(row["engine"]),
+        _UNKNOWN if row["own_share"] is None else f"{row['own_share']:.1%}".removesuffix("%"),
         _number(row["top1"], 2),
         _drop(row["drop_pp"], row["drop_ci_pp"]),
         _number(row["flips_percent"], 2),

@@ -268,7 +268,8 @@ class SearchRun:
         half = chosen.mix.precision != "fp32" and precision == "int8"
         blob, run = engines.file(chosen.mix).read_bytes(), rounded_outputs if half else golden_outputs
         store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, run=run)
-        engine = compile_variant(self.bundle, name, self.request.backend, self.request.target)
+        request = self.request  # a mixed variant is not named after one precision: any share will do
+        engine = compile_variant(self.bundle, name, request.backend, request.target, min_share=0.0)
         return {"variant": name, "engine": engine}
 
     def _record(

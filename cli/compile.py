@@ -36,6 +36,13 @@ def _tensorrt_options(function: Any) -> Any:
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
 @input_option("With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.")
 @click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
+@click.option(
+    "--min-share",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least share of the work in the engine's own precision; 0 keeps any engine.",
+)
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
 @_tensorrt_options
 @json_option
@@ -46,11 +53,16 @@ def command(
     variant: str | None,
     input_type: str,
     target: str | None,
+    min_share: float,
     check: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compile one of BUNDLE's variants for a backend; kept only if it agrees with the eager model."""
+    """Compile one of BUNDLE's variants for a backend.
+
+    The engine is kept only if it agrees with the eager model, and does at least --min-share of its multiply-accumulates
+    in the precision of its name; else the exit code is 1.
+    """
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError
     from resnetrt.export.compilers import check_request, choose_variant, compile_variant
@@ -67,13 +79,13 @@ def command(
     if check:
         _check(opened.variant_file(chosen), backend, as_json)
         return
-    engine = compile_variant(opened, chosen, backend, target, given)
+    engine = compile_variant(opened, chosen, backend, target, given, min_share)
     sidecar = opened.read_json(opened.manifest.engines[engine].sidecar)
     if as_json:
         emit_json({"bundle": str(bundle), "engine": engine, "sidecar": sidecar})
         return
     size = opened.manifest.files[opened.manifest.engines[engine].file].size_bytes
-    click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(sidecar['parity'])}")
+    click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(sidecar['parity'])}, {_share(sidecar)}")
 
 
 def _check(path: Path, backend: str, as_json: bool) -> None:
@@ -92,6 +104,13 @@ def _check(path: Path, backend: str, as_json: bool) -> None:
         raise CheckFailed(f"{path.name}: {backend} does not take {len(problems)} of its nodes")
     if not as_json:
         click.echo(f"{path.name}: {backend} takes every node")
+
+
+def _share(sidecar: dict[str, Any]) -> str:
+    audit = sidecar["audit"]
+    if audit.get("verdict") == "not run":
+        return f"precision not audited ({audit['reason']})"
+    return ", ".join(f"{share:.1%} of the work in {name}" for name, share in audit["share_by_precision"].items())
 
 
 def _parity(parity: dict[str, Any]) -> str:

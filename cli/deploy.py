@@ -30,6 +30,13 @@ _MAX_DROP_PP = 1.0
 @click.option("--max-drop", type=float, help="--backend auto: points of top-1 that may be lost. Default: 1.")
 @click.option("--min-relative", type=float, help="--backend auto: share of the FP32 top-1 to keep instead, as 0.99.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="--backend auto: of each verdict.")
+@click.option(
+    "--min-share",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least share of an engine's work in its own precision; 0 keeps any engine.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at --out.")
 @json_option
 @click.pass_context
@@ -49,13 +56,16 @@ def command(
     max_drop: float | None,
     min_relative: float | None,
     confidence: float,
+    min_share: float,
     overwrite: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Export, calibrate, quantize, compile, verify, evaluate and time MODEL; write a bundle and a report.
 
-    With --backend auto the exit code is 0 if an engine was kept, 1 if none passes the budget, 3 if too few images tell.
+    The exit code is 1 if an engine was refused: it differs from the eager model, or does less than --min-share of its
+    work in the precision of its name. With --backend auto it is 0 if an engine was kept, 1 if none passes the budget, 3
+    if too few images tell.
     """
     from resnetrt.benchmarks.deploy import DeployRequest
     from resnetrt.benchmarks.gate import Budget
@@ -73,6 +83,7 @@ def command(
         eval_samples=eval_samples,
         method=method,
         batch=batch,
+        min_share=min_share,
         overwrite=overwrite,
         budget=None if backend is None else Budget(max_drop, min_relative, confidence),
         model_options={"labels": read_labels(labels_file), **options},

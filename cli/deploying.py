@@ -27,4 +27,8 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
         if report.tried is not None:
             print_table("What was tried", TRIED, tried_cells(report.tried))
         click.echo(f"bundle {bundle.path}; report {', '.join(str(path) for path in files)}")
+    for text in report.refused:
+        note(f"resnetrt: refused: {text}")
+    if report.refused:
+        return 1
     return 0 if report.tried is None else EXIT_CODES[verdict(report.tried)]

@@ -152,6 +152,20 @@ def make_bundle(path: Path) -> Bundle:
     return Bundle.open(path)
 
 
+def plant_island(bundle: Bundle, variant: str, conv: str) -> None:
+    """Give `conv` of an INT8 variant the float weight that its int8 weight stands for: equal numbers, but no INT8."""
+    model = onnx.load(bundle.variant_file(variant))
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    producers = {node.output[0]: node for node in model.graph.node}
+    node = next(node for node in model.graph.node if node.name == conv)
+    quantized, scale, _ = (arrays[name] for name in producers[node.input[1]].input)
+    weight = quantized.astype(np.float32) * scale.reshape(-1, 1, 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "planted"))
+    node.input[1] = "planted"
+    with bundle.edit() as editor:
+        editor.write(bundle.manifest.variants[variant].file, model.SerializeToString())
+
+
 def flip_bits(bundle: Bundle, name: str, values: np.ndarray, mask: int, stride: int, last: bool = False) -> None:
     """Flip the bits of `mask` in every `stride`-th byte, from the fourth, of a weight stored in file `name`.
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from resnetrt.errors import UsageError
-from resnetrt.export.audit.audit import EngineAudit
+from resnetrt.errors import BundleError, CheckFailed, UsageError
+from resnetrt.export.audit.audit import EngineAudit, audit_file
+from resnetrt.export.compilers.engine import MIN_SHARE
 
 _KNOWN = ("fp32", "fp16", "bf16", "fp8", "int8")
-_DEFAULT_SHARE = 0.5
+_SHOWN_ISLANDS = 5
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,28 @@ def broken_requirements(audit: EngineAudit, required: Sequence[Requirement] = ()
     required, that precision must do at least half of the work.
     """
     named = any(each.precision == audit.precision for each in required)
-    own = [] if named else [Requirement(audit.precision, 0.0 if required else _DEFAULT_SHARE)]
+    own = [] if named else [Requirement(audit.precision, 0.0 if required else MIN_SHARE)]
     return [text for each in (*own, *required) if (text := _broken(audit, each))]
+
+
+def audit_compiled(engine: Path, sidecar: dict[str, Any], variant: Path, min_share: float) -> dict[str, Any]:
+    """What a new engine runs in, for its sidecar: `share_by_precision`, the part in its own, and what runs elsewhere.
+
+    Where the backend keeps that to itself, `verdict` is `not run`, and why. Raises `CheckFailed` if less than
+    `min_share` of the work runs in the precision that the engine is named after.
+    """
+    try:
+        audit = audit_file(engine, sidecar, variant)
+    except (BundleError, CheckFailed, UsageError) as error:  # no layers, nothing that multiplies, a hidden graph
+        return {"verdict": "not run", "reason": str(error)}
+    if min_share and (text := _broken(audit, Requirement(audit.precision, min_share))):
+        raise CheckFailed(f"{text}; to keep such an engine all the same: --min-share 0")
+    return {
+        "share_by_precision": audit.share_by_precision,
+        "own_share": audit.own_share,
+        "elsewhere": {item.node: item.precision for item in audit.islands[:_SHOWN_ISLANDS]},
+        "read_from": audit.evidence.read_from,
+    }
 
 
 def _broken(audit: EngineAudit, required: Requirement) -> str:

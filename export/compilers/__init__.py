@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
 from resnetrt.export.cast_recipes import RECIPES, UINT8, is_current, record_of
-from resnetrt.export.compilers.engine import CompiledEngine
+from resnetrt.export.compilers.engine import MIN_SHARE, CompiledEngine
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
 from resnetrt.manifest import EngineRecord, VariantRecord
@@ -154,13 +154,19 @@ def check_variant(path: Path, backend: str) -> "list[UnsupportedNode]":
 
 
 def compile_variant(
-    bundle: Bundle, variant: str, backend: str, target: str | None = None, options: Mapping[str, Any] | None = None
+    bundle: Bundle,
+    variant: str,
+    backend: str,
+    target: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    min_share: float = MIN_SHARE,
 ) -> str:
     """Compile `variant` for `backend` and add the engine to the bundle; returns its id. An older one is replaced.
 
     The engine is loaded from the staged file and compared with the golden outputs before the bundle changes; the
     result is stored in its sidecar. Raises `CheckFailed` with the numbers if it fails, and then nothing is written.
     An engine that this machine can't run (an RTX engine without that GPU) is stored with `parity.verdict` `not run`.
+    The engine is audited too: `CheckFailed` if less than `min_share` of its work runs in the precision of its name.
     """
     path = bundle.variant_file(variant)
     record = bundle.manifest.variants[variant]
@@ -192,6 +198,7 @@ def compile_variant(
         sidecar["parity"] = _not_run(obstacle, record) if obstacle else _check(bundle, staged, sidecar)
         for ending, companion in compiled.companions.items():
             editor.write_json(f"engines/{name}.{ending}", companion)
+        sidecar["audit"] = _audit(staged, sidecar, path, min_share)
         editor.write_json(sidecar_name, sidecar)
         editor.manifest.engines[name] = EngineRecord(blob_name, sidecar_name, variant)
     return name
@@ -205,6 +212,16 @@ def _check(bundle: Bundle, staged: Path, sidecar: dict[str, Any]) -> dict[str, A
     same_file = None if session.same_file is None else session.same_file.to_json()
     reason = tolerance(sidecar["backend"], sidecar["precision"]).reason
     return found.to_json() | {"tolerance": reason, "same_file": same_file}
+
+
+def _audit(staged: Path, sidecar: dict[str, Any], variant: Path, min_share: float) -> dict[str, Any]:
+    try:
+        from resnetrt.export.audit import audit_compiled
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        return {"verdict": "not run", "reason": "the package onnx is not installed: pip install 'resnetrt[export]'"}
+    return audit_compiled(staged, sidecar, variant, min_share)
 
 
 def _not_run(reason: str, record: VariantRecord) -> dict[str, Any]:

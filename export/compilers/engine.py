@@ -7,6 +7,8 @@ from typing import Any
 from resnetrt.errors import UsageError
 from resnetrt.runtime.session import TensorSpec
 
+MIN_SHARE = 0.5  # of an engine's multiply-accumulates in the precision of its name, to be called by it
+
 
 @dataclass(frozen=True)
 class CompiledEngine:

@@ -35,14 +35,17 @@ def report():
         sizes={"openvino-int8-cpu": 351_000, "eager-fp32": 1_106_984},
         conditions={"cpu": "A|B", "cores": 2, "versions": {"numpy": "2", "torch": "3"}},
         notes=["trained in a minute"],
+        shares={"openvino-int8-cpu": 0.97512, "onnxruntime-fp32-cpu": None},
+        refused=["engine onnxruntime-int8-cpu: expected more"],
     )
 
 
 def test_cells_engine_by_engine_with_eager_first(report):
     assert table_cells(report.summary()) == [
-        ["eager-fp32", "92.90", "-", "-", "-", "2.20", "2.42", "3.30", "1.00", "1.1 MB"],
+        ["eager-fp32", "-", "92.90", "-", "-", "-", "2.20", "2.42", "3.30", "1.00", "1.1 MB"],
         [
             "openvino-int8-cpu",
+            "97.5",
             "92.70",
             "0.20 [-0.10, 0.55]",
             "0.85",
@@ -53,15 +56,27 @@ def test_cells_engine_by_engine_with_eager_first(report):
             "4.40",
             "351 kB",
         ],
-        ["onnxruntime-fp32-cpu", "92.90", "0.00 [-0.10, 0.55]", "0.85", "30.1", "0.900", "0.990", "1.35", "2.44", "-"],
+        [
+            "onnxruntime-fp32-cpu",
+            "-",
+            "92.90",
+            "0.00 [-0.10, 0.55]",
+            "0.85",
+            "30.1",
+            "0.900",
+            "0.990",
+            "1.35",
+            "2.44",
+            "-",
+        ],
     ]
 
 
 def test_an_engine_without_latency_or_accuracy_keeps_its_row(report):
     partial = Report("t", [accuracy("a-int8")], [latency("b-fp32", 1.0, None)], {}, {})
     assert table_cells(partial.summary()) == [
-        ["b-fp32", "-", "-", "-", "-", "1.00", "1.10", "1.50", "-", "-"],
-        ["a-int8", "92.70", "0.20 [-0.10, 0.55]", "0.85", "30.1", "-", "-", "-", "-", "-"],
+        ["b-fp32", "-", "-", "-", "-", "-", "1.00", "1.10", "1.50", "-", "-"],
+        ["a-int8", "-", "92.70", "0.20 [-0.10, 0.55]", "0.85", "30.1", "-", "-", "-", "-", "-"],
     ]
 
 
@@ -93,7 +108,7 @@ def test_milliseconds_have_three_significant_digits(value, text):
 
 def test_a_tiny_negative_drop_is_not_minus_zero(report):
     row = report.summary()[1] | {"drop_pp": -0.001, "drop_ci_pp": [-0.4, 0.4]}
-    assert table_cells([row])[0][2] == "0.00 [-0.40, 0.40]"
+    assert table_cells([row])[0][3] == "0.00 [-0.40, 0.40]"
 
 
 def test_files_say_the_same(report, tmp_path):
@@ -113,6 +128,7 @@ def test_files_say_the_same(report, tmp_path):
     assert "- cpu: A|B" in markdown
     assert "- versions: numpy 2, torch 3" in markdown
     assert "- trained in a minute" in markdown
+    assert "## Refused\n\n- engine onnxruntime-int8-cpu: expected more\n" in markdown
     assert "- images evaluated: 2000" in markdown
 
 

@@ -119,3 +119,15 @@ def test_what_can_not_be_compiled_leaves_no_cast(
     assert run(["compile", bundle, "--backend", backend, "--precision", precision, *options]) == code
     assert message in capsys.readouterr().err
     assert (Path(bundle) / "manifest.json").read_bytes() == before
+
+
+def test_an_engine_that_does_not_run_as_it_is_called_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
+    tiny_bundle.plant_island(made, "int8.onnxruntime", "conv")
+    arguments = ["compile", str(made.path), "--backend", "onnxruntime", "--precision", "int8"]
+    assert run(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "found fp32 84.2%, int8 15.8%; first of 1 elsewhere: conv (fp32)" in line
+    assert not (made.path / "engines").exists()
+    assert run([*arguments, "--min-share", "0.15"]) == 0
+    assert capsys.readouterr().out.endswith("golden images, 84.2% of the work in fp32, 15.8% of the work in int8\n")

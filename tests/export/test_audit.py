@@ -3,11 +3,9 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import tiny_bundle
-from onnx import numpy_helper
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.dialects import DIALECTS
@@ -46,20 +44,6 @@ def fashion(exported_fashion: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return bundle
 
 
-def plant_island(bundle: Bundle, variant: str, conv: str) -> None:
-    """Give `conv` of an INT8 variant the float weight that its int8 weight stands for: equal numbers, but no INT8."""
-    model = onnx.load(bundle.variant_file(variant))
-    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    producers = {node.output[0]: node for node in model.graph.node}
-    node = next(node for node in model.graph.node if node.name == conv)
-    quantized, scale, _ = (arrays[name] for name in producers[node.input[1]].input)
-    weight = quantized.astype(np.float32) * scale.reshape(-1, 1, 1, 1)
-    model.graph.initializer.append(numpy_helper.from_array(weight, "planted"))
-    node.input[1] = "planted"
-    with bundle.edit() as editor:
-        editor.write(bundle.manifest.variants[variant].file, model.SerializeToString())
-
-
 class TestEngines:
     @pytest.mark.parametrize("backend", CPU_BACKENDS)
     @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -75,9 +59,17 @@ class TestEngines:
         shutil.copytree(pristine.path, tmp_path / "tiny.bundle")
         bundle = Bundle.open(tmp_path / "tiny.bundle")
         variant = choose_variant(bundle, backend, "int8")
-        plant_island(bundle, variant, "conv")
-        name = compile_variant(bundle, variant, backend)
+        tiny_bundle.plant_island(bundle, variant, "conv")
+        before = dict(bundle.manifest.engines)
+        with pytest.raises(CheckFailed, match=r"at least 50.0% of .* in int8, found fp32 84.2%.*--min-share 0"):
+            compile_variant(bundle, variant, backend)
+        assert bundle.manifest.engines == before
+        name = compile_variant(bundle, variant, backend, min_share=0.0)
+        stored = bundle.read_json(bundle.manifest.engines[name].sidecar)["audit"]
+        assert stored["own_share"] == round((STEM + FC) / TOTAL, 6)
+        assert stored["elsewhere"] == {"conv": "fp32"}
         audit = audit_engine(bundle, name)
+        assert stored["share_by_precision"] == audit.share_by_precision
         assert audit.share_by_precision == {"fp32": round(CONV / TOTAL, 6), "int8": round((STEM + FC) / TOTAL, 6)}
         assert [(item.node, item.precision) for item in audit.islands] == [("conv", "fp32")]
         (text,) = broken_requirements(audit, [Requirement("int8", 0.95)])
@@ -89,7 +81,7 @@ class TestEngines:
         assert broken_requirements(audit) != []  # by default it must be at least half
 
     def test_the_tensorrt_dialect_runs_in_fp32_on_onnx_runtime(self, fashion: Bundle):
-        audit = audit_engine(fashion, compile_variant(fashion, "int8.tensorrt", "onnxruntime"))
+        audit = audit_engine(fashion, compile_variant(fashion, "int8.tensorrt", "onnxruntime", min_share=0))
         assert audit.share_by_precision == {"fp32": 1.0}
         assert audit.count("quantize") > 50
         assert broken_requirements(audit) != []
