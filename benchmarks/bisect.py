@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
 from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Features = Mapping[str, npt.NDArray[np.float64]]
 Scales = dict[str, float | FloatArray]  # of one number or for each channel, in the tensor's units
@@ -181,45 +178,9 @@ def _reference(
                 f"--bisect: expected the eager model to judge the FP32 file by, found none: {error}"
             ) from error
         return "onnx-fp32", exported
-    return "eager-fp32", eager_features(module, blocks, images, exported)
+    from resnetrt.benchmarks.eager_features import eager_features
 
-
-def eager_features(
-    module: "nn.Module", blocks: Sequence[Block], images: FloatArray, exported: Features
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Outputs of the eager modules that stand for the blocks, by the name of the block's tensor.
-
-    A residual block is a module. A layer outside one is a module too, but its folded BatchNorm and activation may
-    belong to its parent: of those outputs, with and without ReLU, the one nearest to `exported` is taken. Blocks
-    without a module of the tensor's shape are left out; the last block is the logits.
-    """
-    import torch
-
-    modules = dict(module.named_modules())
-    wanted = {name for block in blocks for name in (block.name, block.name.rpartition(".")[0]) if name in modules}
-    outputs: dict[str, Any] = {}
-    hooks = [
-        modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out))
-        for name in wanted
-        if name
-    ]
-    try:
-        with torch.inference_mode():
-            logits = module(torch.from_numpy(images))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found = {}
-    for block in blocks:
-        own = [outputs.get(name) for name in (block.name, block.name.rpartition(".")[0])]
-        values = [np.asarray(value, np.float64) for value in own if isinstance(value, torch.Tensor)]
-        values += [np.maximum(value, 0) for value in values]
-        target = exported[block.output]
-        fitting = [value for value in values if value.shape == target.shape]
-        if fitting:
-            errors = [float(np.square(value - target).sum()) for value in fitting]
-            found[block.output] = fitting[int(np.argmin(errors))]
-    return found | {blocks[-1].output: np.asarray(logits, np.float64)}
+    return "eager-fp32", eager_features(module, bundle.variant_file("fp32"), images, exported, names[-1])
 
 
 def _engine_row(

@@ -1,6 +1,6 @@
 """Parity of a bundle's engines with the eager model: the golden images, and live eager where torch is there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from resnetrt.benchmarks.prepare import golden_frames
 from resnetrt.benchmarks.reference import Reference, find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.golden import Golden
 from resnetrt.parity import Parity, compare, failures, tolerance
-from resnetrt.preprocess import FloatArray
+from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.runtime import load
 from resnetrt.runtime.session import Session
 
@@ -50,33 +51,32 @@ def verify_bundle(
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to verify; make one with: resnetrt compile")
     reference = find_reference(bundle, weights)
-    images = _live_images(bundle, data, count)
-    expected = _batched(reference.infer, images)
-    return reference, [_verify(bundle, name, images, expected) for name in names]
-
-
-def _live_images(bundle: Bundle, data: str | None, count: int) -> FloatArray:
-    from resnetrt.golden import Golden
-
     preprocessing = bundle.manifest.preprocessing
     frames = Golden.of(bundle).frames if data is None else golden_frames(data, preprocessing, count)
-    return preprocessing.normalize(frames)
+    expected = _batched(lambda part: reference.infer(preprocessing.normalize(part)), frames, _LIVE_BATCH)
+    return reference, [_verify(bundle, name, frames, expected) for name in names]
 
 
-def _verify(bundle: Bundle, name: str, images: FloatArray, expected: FloatArray) -> EngineVerdict:
+def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray) -> EngineVerdict:
+    """Engines get frames, or what preprocessing makes of them: whatever each takes."""
+    output = bundle.manifest.output
     try:
         with load(bundle, name) as session:
-            live = compare(expected, _batched(lambda part: _logits(session, part), images))
+            found = _batched(lambda part: session.infer_frames(part)[output], frames, _batch_size(session))
+            live = compare(expected, found)
             limit = tolerance(session.sidecar["backend"], session.sidecar["precision"])
             return EngineVerdict(name, session.selftest, live, tuple(failures(live, limit)))
     except CheckFailed as error:
         return EngineVerdict(name, None, None, (str(error),))
 
 
-def _logits(session: Session, images: FloatArray) -> FloatArray:
-    return next(iter(session.infer(images).values()))
+def _batch_size(session: Session) -> int:
+    low, high = session.batch_limits
+    return max(low, min(_LIVE_BATCH, high or _LIVE_BATCH))
 
 
-def _batched(infer: Any, images: FloatArray) -> FloatArray:
-    parts = [np.array(infer(images[i : i + _LIVE_BATCH])) for i in range(0, len(images), _LIVE_BATCH)]
-    return np.concatenate(parts)
+def _batched(infer: Callable[[UInt8Array], FloatArray], frames: UInt8Array, size: int) -> FloatArray:
+    """What `infer` gives for all `frames` in batches of `size`, the last filled up with the first frames again."""
+    count = len(frames)
+    parts = [np.array(infer(frames[np.arange(at, at + size) % count])) for at in range(0, count, size)]
+    return np.concatenate(parts)[:count]

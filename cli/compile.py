@@ -79,7 +79,7 @@ def command(
     if check:
         _check(opened.variant_file(chosen), backend, as_json)
         return
-    engine = compile_variant(opened, chosen, backend, target, given, min_share)
+    engine = compile_variant(opened, chosen, backend, target, given, min_share=min_share)
     sidecar = opened.read_json(opened.manifest.engines[engine].sidecar)
     if as_json:
         emit_json({"bundle": str(bundle), "engine": engine, "sidecar": sidecar})

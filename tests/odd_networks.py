@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from resnetrt.export.fold import fold_batch_norms
 from resnetrt.export.trace import trace_to_onnx
+from resnetrt.preprocess import Preprocessing
 
 SIZE = 16
 
@@ -150,6 +151,30 @@ class Mixer(nn.Module):
         out = (out + functional.gelu(self.tokens(out))).transpose(1, 2)
         return self.fc((out + functional.gelu(self.channels(out))).mean(1))
 
+
+class Siblings(nn.Module):
+    """Convolutions and BatchNorms side by side, as in torchvision and timm; a shared block; two adds in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.act = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True)
+        self.conv2, self.bn2 = nn.Conv2d(16, 16, 3, 1, 1, bias=False), small_models.ActivatedBatchNorm(16)
+        self.conv3, self.bn3 = nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16)
+        self.block, self.shared, self.fc = PreActivation(), CalledTwice(), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn1(self.conv1(x)))
+        x = x + self.bn2(self.conv2(x))
+        x = self.act(x + self.bn3(self.conv3(x)))
+        return self.fc(self.shared(self.block(self.block(x))).mean((2, 3)))
+
+
+def siblings() -> nn.Module:
+    """`Siblings` with weights and statistics that make the folded convolutions unlike the plain ones."""
+    return small_models.randomize(Siblings())
+
+
+siblings.preprocessing = Preprocessing("RGB", SIZE, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)  # type: ignore[attr-defined]
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pre_activation": lambda: with_head(nn.Conv2d(3, 16, 3, bias=False), PreActivation(), nn.BatchNorm2d(16)),

@@ -3,17 +3,23 @@
 import json
 
 import numpy as np
+import odd_networks
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from resnetrt.benchmarks.bisect import bisect, compare_block
+from resnetrt.benchmarks.bisect import bisect, compare_block, onnx_features
+from resnetrt.benchmarks.eager_features import eager_features
+from resnetrt.benchmarks.prepare import prepare_export
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
 from resnetrt.errors import UsageError
 from resnetrt.export.cast import add_cast_variant
 from resnetrt.export.compilers import compile_variant
+from resnetrt.export.export import export_bundle
+from resnetrt.golden import Golden
+from resnetrt.parity import sqnr_db
 
 GUILTY, LAYER = "stages.1.1", "stages.1.1.conv1.conv"
 
@@ -126,3 +132,30 @@ def test_an_unknown_name_is_refused(fashion_bundle):
 def test_options_of_the_other_check_are_refused(unused, fashion_bundle, capsys):
     assert run(["verify", str(fashion_bundle.path), "--bisect", *unused]) == 2
     assert "expected no --data and no --count" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def siblings(tmp_path_factory):
+    """A network whose BatchNorms are no part of the modules that hold the convolutions."""
+    path = tmp_path_factory.mktemp("siblings") / "siblings.bundle"
+    return export_bundle(prepare_export("odd_networks:siblings", golden_count=4), path)[0]
+
+
+def test_a_healthy_network_whose_layers_are_siblings_is_not_accused(siblings, capsys):
+    found = bisect(siblings, "fp32")
+    assert found.first is None
+    assert found.reference == "eager-fp32"
+    assert len(found.rows) == 7, "the stem, two adds, twice the block, the shared block, the classifier"
+    assert min(row.sqnr_db for row in found.rows) > 110
+    assert run(["verify", str(siblings.path), "--bisect"]) == 0
+    assert "every block keeps its tolerance" in capsys.readouterr().out
+
+
+def test_an_add_is_compared_with_adds_alone(siblings):
+    """If the file lost the shortcut, its add is exactly the other branch, which eager computes as well."""
+    path = siblings.variant_file("fp32")
+    images = siblings.manifest.preprocessing.normalize(Golden.of(siblings).frames)
+    (branch,) = onnx_features(path, ["bn2.relu_1"], images)[0].values()
+    found = eager_features(odd_networks.siblings(), path, images, {"add_30": branch}, "logits")
+    assert found["add_30"].shape == branch.shape
+    assert sqnr_db(found["add_30"], branch) < 20

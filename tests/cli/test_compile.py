@@ -90,7 +90,7 @@ def test_a_zero_is_an_option_that_is_given(bundle: str, monkeypatch: pytest.Monk
 
     seen = {}
 
-    def remember(*arguments: object) -> str:
+    def remember(*arguments: object, min_share: float) -> str:
         seen.update(arguments[-1])  # type: ignore[call-overload]
         raise UsageError("seen")
 

@@ -1,0 +1,73 @@
+"""The values inside an eager module that stand for tensors of its ONNX file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resnetrt.preprocess import FloatArray
+
+Features = Mapping[str, npt.NDArray[np.float64]]
+# eager's operators for an ONNX operator that no rewrite of ours makes or takes away
+_OPERATORS = {
+    "Add": {"add", "add_"},
+    "Relu": {"relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "threshold"},
+    "Clip": {"hardtanh", "hardtanh_", "relu6", "clamp", "clamp_", "clamp_min", "clamp_min_"},
+}
+
+
+def eager_features(
+    module: nn.Module, path: Path, images: FloatArray, exported: Features, logits: str
+) -> dict[str, npt.NDArray[np.float64]]:
+    """What `module` computes in place of the tensors `exported` of the ONNX file at `path`, by their names.
+
+    For each it is the nearest of all values of its shape, of the same operator for an add or an activation. So a
+    folded convolution is compared with what leaves the BatchNorm behind it, wherever that stands, and each call of a
+    shared module with itself. A tensor that no value of the module has the shape of is left out; `logits` is the
+    output.
+    """
+    operators = {output: node.op_type for node in onnx.load(path).graph.node for output in node.output}
+    nearest = _Nearest(exported, operators)
+    with torch.no_grad(), nearest:
+        output = module(torch.from_numpy(images))
+    return nearest.values() | {logits: np.asarray(output, np.float64)}
+
+
+class _Nearest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees each value when it is computed, before anything changes it in place, and keeps the nearest ones."""
+
+    def __init__(self, exported: Features, operators: Mapping[str, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._wanted: dict[tuple[int, ...], list[str]] = {}
+        for name, value in exported.items():
+            self._wanted.setdefault(value.shape, []).append(name)
+        self._targets = {name: torch.from_numpy(value) for name, value in exported.items()}
+        self._operators = {name: _OPERATORS.get(operators[name]) for name in exported}
+        self._found: dict[str, tuple[float, Tensor]] = {}
+
+    def values(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The nearest values by name."""
+        return {name: value.numpy() for name, (_, value) in self._found.items()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `torch.utils._python_dispatch.TorchDispatchMode`."""
+        computed = func(*args, **(kwargs or {}))
+        for value in computed if isinstance(computed, (tuple, list)) else (computed,):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                self._compare(func.overloadpacket.__name__, value)
+        return computed
+
+    def _compare(self, operator: str, value: Tensor) -> None:
+        for name in self._wanted.get(tuple(value.shape), ()):
+            allowed = self._operators[name]
+            if allowed is None or operator in allowed:
+                exact = value.detach().double()
+                error = float((exact - self._targets[name]).square().sum())
+                if name not in self._found or error < self._found[name][0]:
+                    self._found[name] = error, exact.clone()
