@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.counterparts import other_quantities
 from resnetrt.calibration.equalize import along_channels, noted_factors
 from resnetrt.calibration.qdq_graph import QdqGraph, Quantizer
 from resnetrt.errors import CheckFailed
@@ -76,12 +77,13 @@ def explain_file(bundle: Bundle, quantized: Path) -> list[LayerRow]:
 def layer_report(
     reference: Path, quantized: Path, images: npt.NDArray[np.float32], frames: npt.NDArray[np.uint8] | None = None
 ) -> list[LayerRow]:
-    """Rows in graph order, for every layer whose output bears the same name in both files.
+    """Rows in graph order, for every layer whose output bears the same name in both files, and holds the same.
 
     `images` float32 `(N, C, H, W)`; `frames` uint8 `(N, H, W, C)` for a quantized file that takes those. Raises
     `CheckFailed` if the files have no layer in common.
     """
-    runs = _Runs(onnx.load(reference), onnx.load(quantized))
+    few = None if frames is None else frames[:_LEAST_IMAGES]
+    runs = _Runs(onnx.load(reference), onnx.load(quantized), images[:_LEAST_IMAGES], few)
     layers = [_Layer(node, runs.graph, runs.limits(node)) for node in runs.layers]
     if not layers:
         raise CheckFailed(f"{quantized.name}: no layer output bears the same name as in {reference.name}")
@@ -105,17 +107,26 @@ def _batches(total: int) -> Iterator[int]:
 class _Runs:
     """The three sessions, and the quantized file's layers that the reference has too."""
 
-    def __init__(self, reference: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    def __init__(
+        self,
+        reference: onnx.ModelProto,
+        quantized: onnx.ModelProto,
+        images: npt.NDArray[np.float32],
+        frames: npt.NDArray[np.uint8] | None,
+    ) -> None:
         self.graph = QdqGraph(quantized)
         self._factors = noted_factors(quantized)
         self._frames = quantized.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
         self._input = quantized.graph.input[0].name
         self._made_by = {output: node.op_type for node in reference.graph.node for output in node.output}
-        known = self._made_by.keys()
-        self.layers = [node for node in self.graph.layers(_LAYERS) if node.output[0] in known]
+        layers = [node for node in self.graph.layers(_LAYERS) if node.output[0] in self._made_by]
+        named = {node.output[0] for node in layers} | (self.graph.quantized_values() & self._made_by.keys())
+        self._exact = InnerValues(reference, named)
+        limits = {node.output[0]: found for node in layers if (found := self.limits(node)) is not None}
+        self._others = other_quantities(quantized, self._exactly(images), self._batch(images, frames), limits)
+        self.layers = [node for node in layers if node.output[0] not in self._others]
         outputs = {node.output[0] for node in self.layers}
-        self._cuts = self.graph.quantized_values() & known
-        self._exact = InnerValues(reference, outputs | self._cuts)
+        self._cuts = (self.graph.quantized_values() & self._made_by.keys()) - self._others
         self._own = InnerValues(_cut(quantized, self._cuts), outputs)
         self._whole = InnerValues(quantized, outputs)
 
@@ -134,12 +145,20 @@ class _Runs:
 
     def run(self, images: npt.NDArray[np.float32], frames: npt.NDArray[np.uint8] | None) -> tuple[Arrays, ...]:
         """Values of a batch by name: exact, of the whole INT8 network, and of each layer on its own."""
-        feed = {self._input: frames if self._frames and frames is not None else images}
+        feed = {self._input: self._batch(images, frames)}
+        exact = {name: value for name, value in self._exactly(images).items() if name not in self._others}
+        own = self._own.run(feed | {_cut_name(name): exact[name] for name in self._cuts})
+        return exact, self._whole.run(feed), own
+
+    def _batch(self, images: npt.NDArray[np.float32], frames: npt.NDArray[np.uint8] | None) -> npt.NDArray[Any]:
+        return frames if self._frames and frames is not None else images
+
+    def _exactly(self, images: npt.NDArray[np.float32]) -> Arrays:
+        """The FP32 file's values, as they are with the channels that the quantized file equalizes."""
         exact = self._exact.of(images)
         for name in exact.keys() & self._factors.keys():
             exact[name] = exact[name] / along_channels(self._factors[name], exact[name])
-        own = self._own.run(feed | {_cut_name(name): exact[name] for name in self._cuts})
-        return exact, self._whole.run(feed), own
+        return exact
 
 
 def _cut_name(value: str) -> str:

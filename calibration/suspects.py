@@ -136,6 +136,15 @@ def few_images(evidence: Evidence) -> Iterator[Suspect]:
 
 
 @check
+def unjudged(evidence: Evidence) -> Iterator[Suspect]:
+    """Layers of another tool's file that have no row: under their names stands something else than in FP32."""
+    missing = len(evidence.weights.keys() - {row.layer for row in evidence.rows})
+    if missing and evidence.rows:
+        problem = f"{missing} of {len(evidence.weights)} hold other values under their names than in FP32"
+        yield Suspect("layers", problem, "they are not judged here; only the outputs are")
+
+
+@check
 def low_sqnr(evidence: Evidence) -> Iterator[Suspect]:
     """A layer whose own quantization leaves little of its output."""
     guilty = False  # a layer since the last add; its noise goes straight into the next one, which is not to blame

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from small_data import Calibrated
 
@@ -157,7 +158,7 @@ def test_an_add_is_not_blamed_for_the_layer_before_it():
 
 
 def test_every_check_has_a_test():
-    assert len(CHECKS) == 8
+    assert len(CHECKS) == 9
 
 
 def test_a_collapse_names_the_layer(fashion_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
@@ -179,3 +180,44 @@ def test_layer_weights_of_a_gemm_not_transposed(tmp_path: Path, small_calibrated
     weights = layer_weights(small_calibrated.path)
     assert weights["fc"].shape == (5, 8)
     assert weights["stem.conv"].shape[1] == 3
+
+
+def scaled_by_another_tool(path: Path) -> int:
+    """Let every convolution give three times its output under the old name, and divide behind; returns how many."""
+    model = onnx.load(path)
+    graph = model.graph
+    made = {output: node for node in graph.node for output in node.output}
+    scales = [node for node in graph.node if node.op_type == "Conv"]
+    thirds = onnx.numpy_helper.from_array(np.array(1 / 3, np.float32), "third")
+    tripled = {made[node.input[1]].input[1] for node in scales} | {node.input[2] for node in scales}
+    for item in graph.initializer:
+        if item.name in tripled:
+            item.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(item), item.name))
+    outputs = [node.output[0] for node in scales]
+    for node in graph.node:
+        node.input[:] = [f"{name}@back" if name in outputs else name for name in node.input]
+    for place in reversed(range(len(graph.node))):
+        name = graph.node[place].output[0]
+        if name in outputs:
+            graph.node.insert(
+                place + 1, onnx.helper.make_node("Mul", [name, "third"], [f"{name}@back"], f"{name}@back")
+            )
+    graph.initializer.append(thirds)
+    onnx.save(model, path)
+    return len(scales)
+
+
+def test_tensors_that_hold_other_quantities_are_not_accused(calibrated: Callable[[str], Calibrated], tmp_path: Path):
+    found = calibrated("projection")
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(quantize_model(found.path, found.record, DIALECTS["cpu"], QuantizeOptions("minmax")))
+    weights = layer_weights(found.path)
+
+    def suspects() -> list[str]:
+        rows = layer_report(found.path, path, found.images)
+        return [suspect.problem for suspect in find_suspects(Evidence(rows, found.record, weights, {}))]
+
+    before = suspects()
+    count = scaled_by_another_tool(path)
+    said = f"{count} of {len(weights)} hold other values under their names than in FP32"
+    assert suspects() == [said, *before]
