@@ -112,10 +112,10 @@ def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: 
     if item == best:
         return replace(item, outcome=CHOSEN, why="the fastest that passes")
     if item.verdict != PASS:
-        low, high = judged[item.engine]["drop_ci_pp"]
-        return replace(
-            item, outcome=INACCURATE, why=f"{item.verdict}: drop {item.drop_pp:.2f} [{low:.2f}, {high:.2f}] pp"
-        )
+        row = judged[item.engine]
+        low, high = row["drop_ci_pp"]
+        why = row.get("doubt") or f"drop {item.drop_pp:.2f} [{low:.2f}, {high:.2f}] pp"
+        return replace(item, outcome=INACCURATE, why=f"{item.verdict}: {why}")
     assert best is not None
     assert best.engine is not None
     pairs = zip(timed[item.engine]["round_medians_ms"], timed[best.engine]["round_medians_ms"], strict=True)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.accuracy import Outcomes
-from resnetrt.benchmarks.gate import Pairs, statistics
+from resnetrt.benchmarks.gate import Pairs, gain_p
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,7 +32,7 @@ def class_drops(reference: Outcomes, candidate: Outcomes, labels: Ints, names: l
                 "lost": pairs.lost,
                 "gained": pairs.gained,
                 "flips": flips,
-                "p": _loss_p(pairs.lost, pairs.gained),
+                "p": gain_p(pairs.lost, pairs.gained),
             }
         )
     for row, corrected in zip(rows, holm([float(row["p"]) for row in rows]), strict=True):
@@ -47,9 +47,3 @@ def holm(p: list[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
         corrected[index] = highest
     return corrected
-
-
-def _loss_p(lost: int, gained: int) -> float:
-    if lost == 0:
-        return 1.0
-    return float(statistics().binom.sf(lost - 1, lost + gained, 0.5))

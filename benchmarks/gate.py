@@ -1,9 +1,11 @@
 """The accuracy gate: PASS, FAIL or INCONCLUSIVE from paired outcomes and a budget.
 
 PASS when even the worst drop that the data allows is inside the budget, FAIL when even the best is outside. Each of the
-two claims is wrong with a chance of at most 1 - confidence.
+two claims is wrong with a chance of at most 1 - confidence. Images on which the reference is not clearly better than
+always saying the same let no engine pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +24,12 @@ from resnetrt.benchmarks.noninferiority import (
 from resnetrt.errors import BackendMissing, UsageError
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
-STATISTICS, SELFTEST, REFERENCE = "statistics", "self-test", "reference"  # what decided, see `explain`
+# what decided, see `explain`
+STATISTICS, SELFTEST, REFERENCE, DATA = "statistics", "self-test", "reference", "data"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3}
 _MOST_IMAGES = 10**9
+Right = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Pairs:
     n: int
 
     @classmethod
-    def count(cls, reference_right: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> "Pairs":
+    def count(cls, reference_right: Right, right: Right) -> "Pairs":
         """The counts of two `(n,)` arrays over the same images."""
         both, lost = int((reference_right & right).sum()), int((reference_right & ~right).sum())
         return cls(both, lost, int((right & ~reference_right).sum()), len(right))
@@ -161,6 +166,11 @@ def mcnemar_p(lost: int, gained: int) -> float:
     return float(statistics().binomtest(lost, lost + gained, 0.5).pvalue)
 
 
+def gain_p(gained: int, lost: int, share: float = 0.5) -> float:
+    """Exact one-sided p that as many or more of `gained + lost` images are gained, each with a chance of `share`."""
+    return float(statistics().binom.sf(gained - 1, gained + lost, share))
+
+
 def statistics() -> Any:
     """`scipy.stats`; raises `BackendMissing` naming the extra that installs it."""
     try:
@@ -172,7 +182,7 @@ def statistics() -> Any:
     return scipy.stats
 
 
-def gate_rows(comparison: Comparison, budget: Budget | None) -> list[dict[str, Any]]:
+def gate_rows(comparison: Comparison, budget: Budget | None, class_names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of `comparison` with calibration errors and, under a budget, the verdict of each engine."""
     labels = comparison.labels
     reference_ece = calibration_error(comparison.reference, labels)
@@ -186,10 +196,43 @@ def gate_rows(comparison: Comparison, budget: Budget | None) -> list[dict[str, A
             "ece_change_pp": 100 * (ece - reference_ece),
         }
         if budget is not None:
-            pairs = Pairs.count(comparison.reference.predicted == labels, outcomes.predicted == labels)
+            reference_right = comparison.reference.predicted == labels
+            pairs = Pairs.count(reference_right, outcomes.predicted == labels)
             extra |= {"lost": pairs.lost, "gained": pairs.gained} | judge_pairs(pairs, budget).to_json()
+            question(extra, reference_right, labels, budget, class_names)
         rows.append(row | extra)
     return rows
+
+
+def question(
+    row: dict[str, Any], reference_right: Right, labels: Labels, budget: Budget, class_names: Sequence[str] = ()
+) -> None:
+    """Add `doubt` to a judged row: why its images tell little, None if they tell enough. Under a doubt nothing passes;
+    images of one class decide nothing at all.
+    """
+    row["doubt"] = doubt_of(reference_right, labels, budget.confidence, class_names)
+    if row["doubt"] and (row["verdict"] == PASS or (labels == labels[0]).all()):
+        row |= {"verdict": INCONCLUSIVE, "verdict_why": DATA, "more_images": None}
+
+
+def doubt_of(reference_right: Right, labels: Labels, confidence: float, class_names: Sequence[str] = ()) -> str | None:
+    """Why these images tell no good engine from a bad one, in words; None if they do.
+
+    The reference must be right more often than always saying the class with the most images: McNemar's exact one-sided
+    test, which gives a reference that is no better a chance of at most `1 - confidence`.
+    """
+    n, most = len(labels), int(np.bincount(labels).argmax())
+    name = class_names[most] if most < len(class_names) else str(most)
+    guess = labels == most
+    if guess.all():
+        return f"all {n} images are of one class, {name}: they tell no engine from one that always says so; add others"
+    if gain_p(int((reference_right & ~guess).sum()), int((guess & ~reference_right).sum())) <= 1 - confidence:
+        return None
+    return (
+        f"the FP32 reference is right on {100 * reference_right.mean():.1f} % of {n} images, always saying {name} on "
+        f"{100 * guess.mean():.1f} %: that is not clearly better, so it measures no engine; check labels and "
+        "preprocessing, or add images"
+    )
 
 
 def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: int = 15) -> float:

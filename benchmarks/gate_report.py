@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
+from resnetrt.benchmarks.gate import DATA, FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
 _NOT_STATISTICS = {
@@ -40,6 +40,8 @@ def explain(row: Record, budget: Record) -> str:
     if row["verdict"] is None:
         return ""
     decided = row.get("verdict_why", STATISTICS)
+    if decided == DATA:
+        return str(row["doubt"])
     return _NOT_STATISTICS[decided] if decided in _NOT_STATISTICS else _statistics(row, budget)
 
 

@@ -1,6 +1,5 @@
 """The accuracy gate over a bundle: run or resume, store, judge, explain."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,10 +11,23 @@ import numpy as np
 
 from resnetrt.benchmarks.accuracy import Comparison, OnFrames, compare_accuracy
 from resnetrt.benchmarks.classes import class_drops
+from resnetrt.benchmarks.content import batch_hashes, joined_hash
 from resnetrt.benchmarks.evaluate import calibration_hashes
 from resnetrt.benchmarks.flips import worst_flips
-from resnetrt.benchmarks.gate import FAIL, PASS, REFERENCE, SELFTEST, Budget, gate_rows, overall, overrule, statistics
-from resnetrt.benchmarks.hints import IMAGES, engine_preprocessing, label_map, reference_preprocessing
+from resnetrt.benchmarks.gate import (
+    DATA,
+    FAIL,
+    PASS,
+    REFERENCE,
+    SELFTEST,
+    Budget,
+    gate_rows,
+    overall,
+    overrule,
+    statistics,
+)
+from resnetrt.benchmarks.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
+from resnetrt.benchmarks.label_map import label_map
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.outcomes import FileJournal, write_results
 from resnetrt.benchmarks.reference import Reference, find_reference
@@ -23,7 +35,8 @@ from resnetrt.benchmarks.regression import compare_releases
 from resnetrt.benchmarks.scales import scale_faults
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset, open_dataset
-from resnetrt.conditions import conditions
+from resnetrt.calibration.record import FILE as CALIBRATION
+from resnetrt.conditions import conditions, tool_versions
 from resnetrt.errors import BackendMissing, CheckFailed, UsageError
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.runtime import load
@@ -83,7 +96,7 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     reference = find_reference(bundle, request.weights)
     with open_engines(bundle, names, request.budget is not None) as (engines, faults):
         comparison = _compare(bundle, request, dataset, reference, engines)
-        rows = gate_rows(comparison, request.budget)
+        rows = gate_rows(comparison, request.budget, dataset.class_names)
         _describe(rows, comparison, dataset, faults)
         if request.budget is not None:
             _explain(rows, comparison, bundle, dataset, reference, engines)
@@ -129,15 +142,18 @@ def _as_engine(session: Session, output: str) -> Engine:
 def _compare(
     bundle: Bundle, request: GateRequest, dataset: Dataset, reference: Reference, engines: dict[str, Engine]
 ) -> Comparison:
-    key = _key(bundle, request, dataset, reference, list(engines))
     journal = None
+    # only what goes on later, or elsewhere, is bound to the images
+    bound = request.results is not None or request.ray is not None
+    hashes = batch_hashes(dataset, request.batch_size) if bound else []
+    key = _key(bundle, request, hashes, len(dataset), reference, list(engines))
     if request.results is not None:
         journal = FileJournal(request.results.with_name(request.results.name + ".journal"), key)
     runner = None
     if request.ray is not None:
         from resnetrt.benchmarks.ray_run import runner_on_ray
 
-        runner = runner_on_ray(bundle, request, list(engines), len(dataset), key["images_sha256"])
+        runner = runner_on_ray(bundle, request, list(engines), len(dataset), hashes)
     comparison = compare_accuracy(
         reference.infer,
         engines,
@@ -157,30 +173,24 @@ def _compare(
 
 
 def _key(
-    bundle: Bundle, request: GateRequest, dataset: Dataset, reference: Reference, names: list[str]
+    bundle: Bundle, request: GateRequest, hashes: list[str], count: int, reference: Reference, names: list[str]
 ) -> dict[str, Any]:
     """What a run depends on; a journal of other content is another run's."""
     files, engines = bundle.manifest.files, bundle.manifest.engines
     return {
         "data": request.data,
-        "n": len(dataset),
-        "images_sha256": images_sha256(dataset),
+        "n": count,
+        "images_sha256": joined_hash(hashes),
         "preprocessing": bundle.manifest.preprocessing.to_json(),
         "reference": reference.name,
         "fp32_sha256": files[bundle.manifest.variants["fp32"].file].sha256,
         "engines": {name: files[engines[name].file].sha256 for name in names},
+        "calibration_sha256": files[CALIBRATION].sha256 if CALIBRATION in files else None,
+        "versions": tool_versions(),
         "bundle": bundle.manifest.name,
         "allow_overlap": request.allow_overlap,
         "batch_size": request.batch_size,
     }
-
-
-def images_sha256(dataset: Dataset) -> str:
-    """A hash of names without folders, labels and order; the same wherever the data lies. Pixels are not read."""
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.labels).tobytes())
-    for index in dataset.indices:
-        digest.update(dataset.identity(int(index)).rpartition("/")[2].encode() + b"\0")
-    return digest.hexdigest()
 
 
 def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]) -> None:
@@ -194,7 +204,7 @@ def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Datas
             flip["image"] = dataset.identity(flip["index"])
         if row["verdict"] is not None:
             row["classes"] = class_drops(comparison.reference, comparison.candidates[name], comparison.labels, names)
-            if name in faults and row["verdict"] == PASS:
+            if name in faults and (row["verdict"] == PASS or row["verdict_why"] == DATA):
                 overrule(row, SELFTEST)
 
 
@@ -207,11 +217,11 @@ def _explain(
     engines: dict[str, Engine],
 ) -> None:
     """Add `hints` to rows that fail; a reference that is itself wrong for a known cause fails every engine."""
-    few = dataset.select(np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int))
+    few = dataset.subset(min(MOST_IMAGES, len(dataset)))
     batch = next(few.batches(len(few)))
-    preprocessing, names = bundle.manifest.preprocessing, dataset.class_names
+    preprocessing, names, classes = bundle.manifest.preprocessing, dataset.class_names, bundle.manifest.classes
     # where labels are only renamed, every recipe is wrong, and which is a little less so says nothing
-    shared = label_map(comparison.labels, comparison.reference.predicted, names, "labels and reference")
+    shared = label_map(comparison.labels, comparison.reference.predicted, classes, names, "labels and reference")
     shared = shared or reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
     for row in rows:
         hints = [shared] if shared else []
@@ -219,7 +229,7 @@ def _explain(
             overrule(row, REFERENCE)
         elif row["verdict"] == FAIL:
             name = row["engine"]
-            hints = _engine_hints(name, comparison, bundle, batch.frames, reference, engines[name], names)
+            hints = _engine_hints(name, comparison, bundle, batch.frames[:IMAGES], reference, engines[name], names)
         if row["selftest"]:
             hints.append(f"self-test: {row['selftest']}")
         row["hints"] = hints
@@ -240,7 +250,11 @@ def _engine_hints(
     tries: list[Callable[[], str | None]] = [
         lambda: engine_preprocessing(logits, reference.infer, frames, preprocessing),
         lambda: label_map(
-            comparison.reference.predicted, comparison.candidates[name].predicted, class_names, "reference and engine"
+            comparison.reference.predicted,
+            comparison.candidates[name].predicted,
+            bundle.manifest.classes,
+            class_names,
+            "reference and engine",
         ),
         lambda: _scale_hint(bundle, name, images),
     ]

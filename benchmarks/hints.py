@@ -2,7 +2,8 @@
 
 A mistake in an engine's preprocessing is found by making it in front of the reference: if that reproduces the engine's
 answers, it is the cause. A mistake in the data or the bundle's own recipe is found by undoing it: if that makes the
-reference right, it was the cause.
+reference right far more often than luck would, it was the cause. How often a sound network is blamed is measured by
+`resnetrt.benchmarks.hint_study`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.gate import statistics
+from resnetrt.benchmarks.gate import Right
+from resnetrt.benchmarks.improvement import improvement
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.calibration.data import IntArray
 from resnetrt.parity import sqnr_db
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 
-IMAGES = 96
-_ENOUGH = 40  # images that a permutation of classes is tested on
+IMAGES, MOST_IMAGES = 96, 480  # that every mistake is tried on, and the one that helps most
+LEVEL = 3e-3  # of all mistakes together
+# by so much another recipe must multiply what the reference knows beyond chance: the mistakes below leave ResNet-20 on
+# Fashion-MNIST 51 % of its 94 % or less, mirroring apart; of noisy images (sigma 40 of 255: 30 %), which are
+# no fault of a recipe, a wrong one makes it right 1.2 times as often
+_BETTER = 1.5
 Transform = Callable[[FloatArray, UInt8Array, Preprocessing], FloatArray]
 
 
@@ -65,14 +71,14 @@ def engine_preprocessing(
 ) -> str | None:
     """The mistake that explains an engine's logits `(n, classes)` on `frames`, in words; None if none does."""
     images = preprocessing.normalize(frames)
-    as_it_is = sqnr_db(np.asarray(reference(images)), candidate)
-    agrees = _agreement(np.asarray(reference(images)), candidate)
+    right = np.asarray(reference(images))
+    as_it_is, agrees = sqnr_db(right, candidate), _agreement(right, candidate)
     found = []
     for mistake in _fitting(images):
         wrong = np.asarray(reference(mistake.apply(images, frames, preprocessing)))
         found.append((sqnr_db(wrong, candidate), _agreement(wrong, candidate), mistake.words))
     best, agreement, words = max(found)
-    if best < max(as_it_is + 6, 8) or agreement < max(agrees, 0.8):
+    if best < max(as_it_is + 6, 8) or agreement < agrees:
         return None
     return (
         f"preprocessing: {words} on the engine's side: the reference gives the engine's answer for {agreement:.0%} "
@@ -83,60 +89,51 @@ def engine_preprocessing(
 def reference_preprocessing(
     reference: Infer, frames: UInt8Array, labels: IntArray, preprocessing: Preprocessing
 ) -> str | None:
-    """The other way to prepare images that makes the reference right far more often, in words; None if none does."""
+    """The other way to prepare images that makes the reference right far more often, in words; None if none does.
+
+    All are tried on the first `IMAGES` images, the best one, if it is any better, on all of them.
+    """
     images = preprocessing.normalize(frames)
-    right = np.asarray(reference(images)).argmax(1) == labels
-    best, words = right, ""
-    for mistake in _fitting(images):
-        other = np.asarray(reference(mistake.apply(images, frames, preprocessing))).argmax(1) == labels
-        if other.sum() > best.sum():
-            best, words = other, mistake.words
-    if best.mean() < 0.5 or not _is_better(best, right):  # a little less wrong is no recipe
+    few = slice(0, IMAGES)
+    mistakes = _fitting(images)
+
+    def is_right(prepared: FloatArray, part: slice) -> Right:
+        found: Right = np.asarray(reference(prepared)).argmax(1) == labels[part]
+        return found
+
+    right = is_right(images[few], few)
+    tried = [is_right(mistake.apply(images[few], frames[few], preprocessing), few) for mistake in mistakes]
+    best = most_improved(right, tried, labels[few])
+    if best is None:
+        return None
+    mistake, other = mistakes[best], tried[best]
+    if len(frames) > IMAGES:
+        rest = slice(IMAGES, None)
+        right = np.concatenate([right, is_right(images[rest], rest)])
+        prepared = mistake.apply(images[rest], frames[rest], preprocessing)
+        other = np.concatenate([other, is_right(prepared, rest)])
+    if not is_recipe(right, other, labels, len(mistakes)):
         return None
     return (
         f"preprocessing of the bundle: the FP32 reference itself is right on {right.mean():.0%} of {len(frames)} "
-        f"images as the bundle prepares them, and on {best.mean():.0%} where {words}; "
+        f"images as the bundle prepares them, and on {other.mean():.0%} where {mistake.words}; "
         "export again with the model's own recipe"
     )
 
 
-def label_map(expected: IntArray, found: IntArray, names: Sequence[str], what: str) -> str | None:
-    """Whether classes are only renamed: `found` `(n,)` agrees with `expected` once renamed; None if not.
-
-    The renaming is learnt on every other image and tested on the rest, so that few images of many classes can't
-    suggest one.
-    """
-    size = int(max(expected.max(), found.max())) + 1
-    learn, test = slice(0, None, 2), slice(1, None, 2)
-    counts = np.zeros((size, size), np.int64)
-    np.add.at(counts, (found[learn], expected[learn]), 1)
-    seen = counts[found[test]].sum(1) > 0
-    if seen.sum() < _ENOUGH:
-        return None
-    renamed = counts.argmax(1)
-    truth, answers = expected[test][seen], found[test][seen]
-    before, after = float((answers == truth).mean()), float((renamed[answers] == truth).mean())
-    moved = [label for label in np.unique(answers) if renamed[label] != label]
-    common = np.flatnonzero(counts.sum(1) >= 3)
-    one_to_one = len(set(renamed[common])) == len(common) > 1  # else classes fall together: broken, not renamed
-    better = _is_better(renamed[answers] == truth, answers == truth)
-    if not moved or after < 0.7 or 1 - after > 0.5 * (1 - before) or not one_to_one or not better:
-        return None
-
-    def name(label: int) -> str:
-        return names[label] if label < len(names) else str(label)
-
-    examples = ", ".join(f"{name(int(label))} means {name(int(renamed[label]))}" for label in moved[:3])
-    return (
-        f"label map: {what} agree on {before:.0%} of images, on {after:.0%} once {len(moved)} classes are renamed "
-        f"({examples}{', ...' if len(moved) > 3 else ''}); check the order of the class names"
-    )
+def most_improved(right: Right, tried: Sequence[Right], labels: IntArray) -> int | None:
+    """Which of `tried` is right most often, each class counting as much; None if none is better than `right`."""
+    if len(np.unique(labels)) < 2:
+        return None  # of one class a broken recipe may be always right
+    found = [improvement(right, other, labels) for other in tried]
+    best = max(range(len(found)), key=lambda index: found[index].after, default=None)
+    return None if best is None or found[best].after <= found[best].before else best
 
 
-def _is_better(other: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
-    """Whether `other` `(n,)` is right more often than `right` beyond chance: McNemar's test, one-sided."""
-    gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
-    return gained > 0 and float(statistics().binom.sf(gained - 1, gained + lost, 0.5)) <= 1e-4
+def is_recipe(right: Right, other: Right, labels: IntArray, tried: int) -> bool:
+    """Whether `other`, the best of so many `tried`, is better than `right` beyond luck, and not a little."""
+    found, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
+    return tried * found.p <= LEVEL and found.after - chance >= _BETTER * (found.before - chance)
 
 
 def _fitting(images: FloatArray) -> list[Mistake]:

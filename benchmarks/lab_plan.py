@@ -10,6 +10,7 @@ from resnetrt.benchmarks.timing import Schedule
 from resnetrt.bundle import Bundle
 from resnetrt.conditions import conditions
 from resnetrt.errors import UsageError
+from resnetrt.golden import FILE as GOLDEN
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Subject:
     def sidecar(self, engine: str) -> dict[str, Any]:
         """The record of one of its engines."""
         return self.bundle.read_json(self.bundle.manifest.engines[engine].sidecar)
+
+    def content(self) -> dict[str, Any]:
+        """Short hashes of the files that are timed, or timed with, and the preprocessing."""
+        manifest = self.bundle.manifest
+        engines = (manifest.engines[name].file for name in (*self.engines, *self.frame_engines))
+        names = sorted({manifest.variants["fp32"].file, GOLDEN, *engines})
+        hashes = {name: manifest.files[name].sha256[:12] for name in names}
+        return hashes | {"preprocessing": manifest.preprocessing.to_json()}
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, An
     """What a run was asked for, as the record holds it: another request is another run."""
     return {
         "engines": {subject.name: [*subject.engines, *subject.frame_engines] for subject in subjects},
+        "content": {subject.name: subject.content() for subject in subjects},
         "batches": list(options.batches),
         "rounds": options.rounds,
         "peers": options.peers is not None,

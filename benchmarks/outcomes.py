@@ -84,9 +84,11 @@ class FileJournal:
         header = json.dumps(key, sort_keys=True).encode()
         blobs = self._read() if path.exists() else []
         if blobs and blobs[0] != header:
+            other = json.loads(blobs[0])
+            differing = [name for name in sorted({*key, *other}) if key.get(name) != other.get(name)]
             raise UsageError(
-                f"journal {path}: expected batches of this run, found those of another (data, engines or options "
-                "differ); remove it, or choose another --results"
+                f"journal {path}: expected batches of this run, found those of another, with other "
+                f"{', '.join(differing)}; remove it, or choose another --results"
             )
         self._parts = [part_from_bytes(blob) for blob in blobs[1:]]
         if not blobs:

@@ -6,9 +6,7 @@ The driver counts in the order of the batches, as it does locally, so the record
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
-from resnetrt.benchmarks.gate_run import images_sha256
+from resnetrt.benchmarks.content import batch_hashes
 from resnetrt.benchmarks.ray_pool import Columns, Pool, answer
 from resnetrt.benchmarks.ray_run import Origin, absolute_data
 from resnetrt.bundle import Bundle
@@ -27,15 +25,14 @@ class Job:
     data: str
     samples: int
     seed: int
-    batch_size: int
 
 
 def runner_on_ray(bundle: Bundle, data: str, samples: int, seed: int, address: str) -> Runner:
     """A runner for `calibrate_bundle` with the same arguments, on the cluster at `address`; see `Pool`."""
 
     def run(_probe: Probe, dataset: Dataset, _recipe: Preprocessing, batch_size: int) -> Iterable[Seen]:
-        origin = Origin.of(bundle, images_sha256(dataset))
-        job = Job(origin, absolute_data(data), samples, seed, batch_size)
+        origin = Origin.of(bundle, len(dataset), batch_size, batch_hashes(dataset, batch_size))
+        job = Job(origin, absolute_data(data), samples, seed)
         pool = Pool(address, Observer, job, cpus=1)  # a probe uses one core
         return map(Seen.from_bytes, pool.run(range(0, len(dataset), batch_size)))
 
@@ -55,8 +52,7 @@ class Observer:
 
     def _observe(self, start: int) -> bytes:
         probe, dataset, recipe = self._opened = self._opened or self._open()
-        stop = min(start + self._job.batch_size, len(dataset))
-        batch = next(dataset.select(np.arange(start, stop)).batches(self._job.batch_size))
+        batch = self._job.origin.batch(dataset, start, self._job.data)
         return see(probe, batch.frames, recipe).to_bytes()
 
     def _open(self) -> tuple[Probe, Dataset, Preprocessing]:
@@ -64,5 +60,4 @@ class Observer:
         bundle = job.origin.open_bundle()
         recipe = bundle.manifest.preprocessing
         dataset = open_some(job.data, recipe, job.samples, job.seed)
-        job.origin.check_images(dataset, job.data)
         return Probe(bundle.variant_file("fp32"), len(dataset)), dataset, recipe

@@ -3,7 +3,7 @@
 Every batch is computed as it is locally, so the results are the same. What actors send is safetensors.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,31 +11,37 @@ from pathlib import Path
 import numpy as np
 
 from resnetrt.benchmarks.accuracy import OnFrames, Part, Runner, by_title, run_batch
+from resnetrt.benchmarks.content import content_hash
 from resnetrt.benchmarks.evaluate import calibration_hashes
-from resnetrt.benchmarks.gate_run import GateRequest, images_sha256, open_engines, open_images
+from resnetrt.benchmarks.gate_run import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.outcomes import part_from_bytes, part_to_bytes
 from resnetrt.benchmarks.ray_pool import Columns, Pool, answer
 from resnetrt.benchmarks.reference import find_reference
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset
+from resnetrt.calibration.data import Batch, Dataset
 from resnetrt.errors import BundleError, DataError
 from resnetrt.settings import read_settings
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Bundle and images as the driver has them, to know the same ones on another node."""
+    """Bundle and images as the driver has them, to know the same ones on another node.
+
+    `batches` are the hashes of all batches of `size` images; an actor looks at those of the batches it gets.
+    """
 
     bundle: str
     fp32_sha256: str
-    images_sha256: str
+    count: int
+    size: int
+    batches: tuple[str, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle, images: str) -> "Origin":
-        """`images` is the hash of the data set."""
+    def of(cls, bundle: Bundle, count: int, size: int, batches: Sequence[str]) -> "Origin":
+        """`batches` are those of `batch_hashes` for so many images."""
         fp32 = bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256
-        return cls(str(bundle.path.absolute()), fp32, images)
+        return cls(str(bundle.path.absolute()), fp32, count, size, tuple(batches))
 
     def open_bundle(self) -> Bundle:
         """The bundle at the same path here. Raises `BundleError` for another one."""
@@ -44,10 +50,13 @@ class Origin:
             raise BundleError(f"bundle {self.bundle}: another one lies at this path on another node; copy it there")
         return bundle
 
-    def check_images(self, dataset: Dataset, data: str) -> None:
-        """Raise `DataError` for other images."""
-        if images_sha256(dataset) != self.images_sha256:
-            raise DataError(f"data {data}: other images lie at this path on another node; copy them there")
+    def batch(self, dataset: Dataset, start: int, data: str) -> Batch:
+        """The batch of `dataset` that begins at `start`. Raises `DataError` for other images than the driver's."""
+        if len(dataset) == self.count:
+            part = dataset.select(np.arange(start, min(start + self.size, self.count)))
+            if content_hash(part) == self.batches[start // self.size]:
+                return next(part.batches(self.size))
+        raise DataError(f"data {data}: other images lie at this path on another node; copy them there")
 
 
 def absolute_data(data: str) -> str:
@@ -64,9 +73,14 @@ class Job:
     engines: tuple[str, ...]
 
 
-def runner_on_ray(bundle: Bundle, request: GateRequest, engines: list[str], count: int, images: str) -> Runner:
-    """A runner for `compare_accuracy` over `count` images, on the cluster at `request.ray`; see `Pool`."""
-    job = Job(Origin.of(bundle, images), _absolute(request), tuple(engines))
+def runner_on_ray(
+    bundle: Bundle, request: GateRequest, engines: list[str], count: int, hashes: Sequence[str]
+) -> Runner:
+    """A runner for `compare_accuracy` over `count` images, on the cluster at `request.ray`; see `Pool`.
+
+    `hashes` are the `batch_hashes` of the images.
+    """
+    job = Job(Origin.of(bundle, count, request.batch_size, hashes), _absolute(request), tuple(engines))
     gpu = any(bundle.read_json(bundle.manifest.engines[name].sidecar).get("target") != "cpu" for name in engines)
 
     def run(start: int, size: int) -> Iterable[Part]:
@@ -92,7 +106,7 @@ class Scorer:
     def _score(self, start: int) -> bytes:
         if self._opened is None:
             self._opened = _open(self._job, self._stack)
-        return part_to_bytes(self._opened.score(start, self._job.request))
+        return part_to_bytes(self._opened.score(start, self._job))
 
 
 @dataclass(frozen=True)
@@ -102,17 +116,15 @@ class _Opened:
     engines: dict[str, Infer | OnFrames]
     known: frozenset[str] | None
 
-    def score(self, start: int, request: GateRequest) -> Part:
-        stop = min(start + request.batch_size, len(self.dataset))
-        batch = next(self.dataset.select(np.arange(start, stop)).batches(request.batch_size))
+    def score(self, start: int, job: Job) -> Part:
+        batch = job.origin.batch(self.dataset, start, job.request.data)
         recipe = self.bundle.manifest.preprocessing
-        return run_batch(self.engines, batch, self.dataset, recipe, self.known, request.allow_overlap)
+        return run_batch(self.engines, batch, self.dataset, recipe, self.known, job.request.allow_overlap)
 
 
 def _open(job: Job, stack: ExitStack) -> _Opened:
     bundle = job.origin.open_bundle()
     dataset = open_images(bundle, job.request)
-    job.origin.check_images(dataset, job.request.data)
     reference = find_reference(bundle, job.request.weights)
     engines, _ = stack.enter_context(open_engines(bundle, job.engines, job.request.budget is not None))
     hashes = calibration_hashes(bundle)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy import Comparison, Outcomes
-from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, judge_pairs
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, judge_pairs, question
 from resnetrt.benchmarks.noninferiority import critical
 from resnetrt.benchmarks.outcomes import SUFFIX, Results, read_results
 from resnetrt.benchmarks.paired import drop_interval
@@ -62,9 +62,10 @@ def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget
             "the class order has changed"
         )
     was, now = before.candidates[then].at(then_rows), comparison.candidates[new].at(now_rows)
-    pairs = Pairs.count(was.predicted == labels, now.predicted == labels)
+    was_right = was.predicted == labels
+    pairs = Pairs.count(was_right, now.predicted == labels)
     low, high = drop_interval(pairs.lost, pairs.gained, pairs.n)
-    return {
+    row = {
         "engine": new,
         "baseline_engine": then,
         "paired": True,
@@ -78,6 +79,8 @@ def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget
         "gained": pairs.gained,
         **judge_pairs(pairs, budget).to_json(),
     }
+    question(row, was_right, labels, budget)
+    return row
 
 
 def _copies(found: Comparison) -> dict[tuple[int, int], int]:
@@ -117,7 +120,7 @@ def _unpaired(comparison: Comparison, new: str, then: dict[str, Any], budget: Bu
     limit = budget.max_drop_pp / 100 if budget.max_drop_pp is not None else (1 - (budget.min_relative or 1)) * old_share
     verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
     both = newcombe(old_share, old_n, right / n, n, 0.975)
-    return {
+    row = {
         "engine": new,
         "baseline_engine": then["engine"],
         "paired": False,
@@ -133,6 +136,8 @@ def _unpaired(comparison: Comparison, new: str, then: dict[str, Any], budget: Bu
         "mcnemar_p": None,
         "more_images": None,
     }
+    question(row, comparison.reference.predicted == comparison.labels, comparison.labels, budget)
+    return row
 
 
 def newcombe(first: float, first_n: int, second: float, second_n: int, confidence: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ class Frames:
     def __init__(self, frames: UInt8Array, dataset: Dataset) -> None:
         self._frames = frames
         self._row = {int(index): row for row, index in enumerate(dataset.indices)}
-        self.identity = dataset.identity
+        self.identity, self.content = dataset.identity, dataset.source.content
 
     def batches(self, indices: IntArray, size: int) -> Iterator[UInt8Array]:
         """Yield the frames of `indices`, at most `size` at a time."""

@@ -25,12 +25,19 @@ def read_partial(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_request(path: Path, partial: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     """Raise `UsageError` unless the run in `path` asked for `request`, naming all that differs."""
-    _refuse(path, differences(partial.get("request", {}), request))
+    _refuse(path, differences(_spread(partial.get("request", {})), _spread(request)))
 
 
 def _refuse(path: Path, differing: Sequence[str]) -> None:
     if differing:
         raise UsageError(f"--resume {path}: expected the same run, found {'; '.join(differing)}; start it anew")
+
+
+def _spread(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with the content of each network apart, so that only what differs is named."""
+    content = request.get("content", {})
+    files = {f"{network}/{name}": found for network in content for name, found in content[network].items()}
+    return {name: value for name, value in request.items() if name != "content"} | files
 
 
 def _without_budget(conditions: Mapping[str, Any]) -> dict[str, Any]:

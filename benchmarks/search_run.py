@@ -14,7 +14,7 @@ import numpy as np
 from resnetrt.benchmarks.accuracy import Comparison, compare_accuracy
 from resnetrt.benchmarks.blocks import find_blocks
 from resnetrt.benchmarks.evaluate import calibration_hashes
-from resnetrt.benchmarks.gate import PASS, Budget, Pairs, gate_rows, judge_pairs
+from resnetrt.benchmarks.gate import PASS, Budget, Pairs, doubt_of, gate_rows, judge_pairs
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.race import Racer, noisiest_blocks, race, winner
 from resnetrt.benchmarks.replay import Split
@@ -87,7 +87,8 @@ class SearchRun:
     def run(self) -> dict[str, Any]:
         """Search, confirm on the other half of the data, store the chosen variant and measure the front.
 
-        Raises `Inconclusive` if the data is too small for even an unchanged network to pass.
+        Raises `Inconclusive` if the data is too small for even an unchanged network to pass, or if the reference is no
+        better on it than a constant answer.
         """
         searching, held_out = self._split()
         with TemporaryDirectory(prefix="resnetrt-search-") as folder:
@@ -117,6 +118,10 @@ class SearchRun:
         If a 16-bit precision helps only with every block kept, which is FP32, the search is repeated in FP32.
         """
         split = self._cached(dataset)
+        right = split.logits.argmax(1) == dataset.labels
+        doubt = doubt_of(right, dataset.labels, self.request.budget.confidence, dataset.class_names)
+        if doubt is not None:  # no trial could pass
+            raise Inconclusive(f"search on {self.request.data}: {doubt}")
         precision, ranking = self._rank(engines, dataset)
 
         def evaluate(mix: Mix) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class ImageSource(Protocol):
         """What to call image `index` in a message."""
         ...
 
+    def content(self, index: int) -> bytes:
+        """Image `index` as it is stored, for a hash."""
+        ...
+
     def batches(self, indices: IntArray, size: int) -> Iterator[UInt8Array]:
         """Yield the frames of `indices`, in order, at most `size` at a time."""
         ...
@@ -101,7 +105,7 @@ class Dataset:
         if not 1 <= count <= len(self):
             raise UsageError(f"data {self.name}: expected 1 to {len(self)} images to choose, found {count}")
         order = np.random.default_rng(seed).permutation(len(self))
-        return self.select(order[np.argsort(_rank_in_group(self.groups[order]), kind="stable")][:count])
+        return self.select(order[np.argsort(rank_in_group(self.groups[order]), kind="stable")][:count])
 
 
 def open_dataset(
@@ -189,10 +193,10 @@ def _not_data(spec: str, path: Path) -> DataError:
     return DataError(f"data {spec}: expected {expected}, found nothing there; {hint}")
 
 
-def _rank_in_group(groups: IntArray) -> IntArray:
+def rank_in_group(groups: IntArray) -> IntArray:
     """For each item how many of its group come before it."""
+    order = np.argsort(groups, kind="stable")
+    _, first, members = np.unique(groups[order], return_index=True, return_counts=True)
     rank = np.empty(len(groups), np.int64)
-    for group in np.unique(groups):
-        members = groups == group
-        rank[members] = np.arange(int(members.sum()))
+    rank[order] = np.arange(len(groups)) - np.repeat(first, members)
     return rank

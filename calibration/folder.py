@@ -43,6 +43,13 @@ class FolderSource:
         """The path of image `index`."""
         return str(self._files[index])
 
+    def content(self, index: int) -> bytes:
+        """The bytes of the file. Raises `DataError` if it can't be read."""
+        try:
+            return self._files[index].read_bytes()
+        except OSError as error:
+            raise DataError(f"data {self._files[index]}: expected a readable image, found: {error.strerror}") from error
+
     def batches(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[UInt8Array]:
         """Yield new uint8 `(n, H, W, C)` of at most `size` images; the next batch is decoded meanwhile."""
         files = (self._files[index] for index in indices)

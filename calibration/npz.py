@@ -30,6 +30,10 @@ class ArraySource:
         """File and row of image `index`."""
         return f"{self._where}[{index}]"
 
+    def content(self, index: int) -> bytes:
+        """The shape and the pixels of row `index`."""
+        return repr(self._images.shape[1:]).encode() + self._images[index].tobytes()
+
     def batches(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[UInt8Array]:
         """Yield uint8 `(n, H, W, C)`; read-only views of the array where no conversion and no gathering is needed."""
         for start in range(0, len(indices), size):

@@ -5,11 +5,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from resnetrt.benchmarks.content import content_hash
 from resnetrt.benchmarks.peers.request import Request, Subject, open_subject
 from resnetrt.benchmarks.peers.steps import RUN
 from resnetrt.benchmarks.peers.store import Results, Rows
 from resnetrt.benchmarks.peers.tools import Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
+from resnetrt.bundle import sha256_of
+from resnetrt.calibration.data import open_dataset
 from resnetrt.errors import UsageError
 
 Say = Callable[[str], None]
@@ -30,12 +33,13 @@ def run_study(request: Request, results: Results, say: Say) -> None:
         raise UsageError("peers: expected at least one network or depth, found none; name them with --networks")
     for network in networks:
         subject = open_subject(request, network)
+        content = _content(request, subject)
         with ExitStack() as stack:
             shop = Workshop(subject, request, stack)
             for step, tool in _groups(subject):
                 tools = subject.tools if tool is None else (tool,)
                 name = None if tool is None else tool.name
-                arguments = _arguments(request, subject, step, tools)
+                arguments = _arguments(request, subject, step, tools) | content
                 ran = results.group(step, subject.name, arguments, partial(_run, step, shop, tools), name)
                 say(f"{subject.name} {step} {name or ''}: {'done' if ran else 'kept from an earlier run'}")
 
@@ -50,6 +54,20 @@ def _run(step: str, shop: Workshop, tools: Sequence[Tool]) -> tuple[Rows, list[s
     before = len(shop.left_out)
     rows = RUN[step](shop, tools)
     return rows, shop.left_out[before:]
+
+
+def _content(request: Request, subject: Subject) -> dict[str, str | None]:
+    """Hashes of the network and of all images: what was measured on others is another result."""
+    manifest = subject.bundle.manifest
+    calib = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
+    judged = None
+    if "fidelity" in subject.steps:
+        judged = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    return {
+        "fp32_sha256": sha256_of(subject.bundle.variant_file("fp32")),
+        "calib_sha256": content_hash(calib),
+        "eval_sha256": None if judged is None else content_hash(judged),
+    }
 
 
 def _arguments(request: Request, subject: Subject, step: str, tools: Sequence[Tool]) -> dict[str, Any]:

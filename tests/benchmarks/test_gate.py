@@ -286,3 +286,47 @@ def test_newcombe_against_his_table():
 def test_mcnemar_by_hand(lost, gained, expected):
     """Two-sided binomial: twice the tail of C(n, k) / 2^n, at most one."""
     assert gate.mcnemar_p(lost, gained) == pytest.approx(expected)
+
+
+def against_labels(labels, predicted, **engines):
+    n = len(labels)
+    found = {name: outcomes(answers) for name, answers in engines.items()}
+    return Comparison(np.arange(n), np.asarray(labels), np.arange(n, dtype=np.uint64), outcomes(predicted), found, 0)
+
+
+@pytest.mark.parametrize("top1", [0.04, 0.1, 0.13])
+def test_a_reference_no_better_than_a_constant_answer_passes_nothing(top1):
+    """Engine and reference say the same of every image, so the drop is zero."""
+    labels = np.arange(2000) % 10
+    answers = np.where(np.arange(2000) < 2000 * top1, labels, (labels + 3) % 10)
+    (row,) = gate.gate_rows(against_labels(labels, answers, a=answers), HALF)
+    clear = top1 > 0.12
+    assert (row["verdict"], row["verdict_why"]) == ((PASS, "statistics") if clear else (INCONCLUSIVE, "data"))
+    assert (row["doubt"] is None) == clear
+    if not clear:
+        assert "not clearly better" in explain(row, HALF.to_json())
+
+
+def test_a_reference_as_good_as_the_largest_class_passes_nothing():
+    labels = (np.arange(1000) >= 900).astype(np.int64)
+    answers = np.where(np.arange(1000) % 10 == 0, 1 - labels, labels)  # right on nine in ten
+    (row,) = gate.gate_rows(against_labels(labels, answers, a=answers), HALF, ("dog", "cat"))
+    assert row["verdict"] == INCONCLUSIVE
+    assert "always saying dog on 90.0 %" in row["doubt"]
+
+
+@pytest.mark.parametrize("engine", [3, 5])
+def test_images_of_one_class_decide_nothing(engine):
+    labels = np.full(500, 3)
+    (row,) = gate.gate_rows(against_labels(labels, labels, a=np.full(500, engine)), HALF)
+    assert (row["verdict"], row["verdict_why"], row["more_images"]) == (INCONCLUSIVE, "data", None)
+    assert "all 500 images are of one class, 3" in explain(row, HALF.to_json())
+
+
+def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
+    found = against_labels(np.full(500, 3), np.full(500, 3), a=np.full(500, 3))
+    write_results(tmp_path / "old.safetensors", found, {})
+    (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": 10**6, "top1": 100.0}]}))
+    for old in ("old.safetensors", "old.json"):
+        (row,) = compare_releases(found, tmp_path / old, Budget(max_drop_pp=5))
+        assert (row["verdict"], row["verdict_why"]) == (INCONCLUSIVE, "data")

@@ -17,12 +17,12 @@ from PIL import Image
 from resnetrt.benchmarks.gate import Budget
 from resnetrt.benchmarks.gate_report import explain, to_junit, to_markdown
 from resnetrt.benchmarks.gate_run import GateRequest, run_gate
-from resnetrt.benchmarks.outcomes import read_results
+from resnetrt.benchmarks.outcomes import FileJournal, read_results
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import pixel_hash
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.cli import run
-from resnetrt.errors import DataError
+from resnetrt.errors import DataError, UsageError
 from resnetrt.export.compilers import compile_variant
 
 N = 400
@@ -136,6 +136,22 @@ def test_a_label_map_that_spoils_the_reference_too_is_named(place):
     assert row["drop_pp"] == 0
     assert row["verdict"] == "FAIL"
     assert row["hints"][0].startswith("label map: labels and reference agree on")
+
+
+def test_images_of_one_class_decide_nothing(place):
+    def one_class(x, y):
+        return x[y == 5], y[y == 5]
+
+    respoil(place, one_class)
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32]
+    assert run([*command, "--max-drop", "1"]) == 3
+    row = row_of(place, FP32)
+    assert (row["verdict"], row["hints"]) == ("INCONCLUSIVE", [])
+
+
+def test_labels_that_mean_nothing_pass_no_engine(place):
+    respoil(place, lambda x, y: (x, np.random.default_rng(0).permutation(y)))
+    assert (row_of(place, FP32)["verdict"], row_of(place, FP32)["verdict_why"]) == ("INCONCLUSIVE", "data")
 
 
 def test_a_reference_that_is_always_right_keeps_its_verdict(place):
@@ -268,6 +284,73 @@ outcomes.FileJournal.add = half
 request = GateRequest(str(place / "data.npz"), (sys.argv[3],), results=place / "r.safetensors")
 run_gate(Bundle.open(place / "tiny.bundle"), request)
 """
+
+
+def as_folder(place):
+    """The images as PNG files of class folders, as many of each class as there are."""
+    stored = np.load(place / "data.npz")
+    for row, (image, label) in enumerate(zip(stored["x"], stored["y"], strict=True)):
+        path = place / "data" / f"{label}" / f"{row:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return place / "data"
+
+
+def killed(place, data):
+    """A run that ends after three batches, and leaves its journal."""
+    from resnetrt.benchmarks import gate_run
+
+    class Stopping(FileJournal):
+        def add(self, part):
+            super().add(part)
+            if len(FileJournal(self._path, json.loads(self._read()[0])).finished()) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate_run, "FileJournal", Stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_gate(Bundle.open(place / "tiny.bundle"), resumable(place, data))
+
+
+def resumable(place, data):
+    return GateRequest(str(data), (FP32,), results=place / "r.safetensors")
+
+
+def test_a_run_goes_on_with_its_own_pixels_only(place):
+    killed(place, place / "data.npz")
+    respoil(place, lambda x, y: (np.concatenate([x[:-1], 255 - x[-1:]]), y))  # one of 400, not seen yet
+    with pytest.raises(UsageError, match=r"found those of another, with other images_sha256; remove it, or choose"):
+        run_gate(Bundle.open(place / "tiny.bundle"), resumable(place, place / "data.npz"))
+
+
+def test_a_run_goes_on_with_its_own_files_only(place):
+    data = as_folder(place)
+    killed(place, data)
+    changed = sorted(data.glob("5/*.png"))[0]
+    kept = changed.read_bytes()
+    Image.new("RGB", (16, 16), "red").save(changed)
+    with pytest.raises(UsageError, match="with other images_sha256;"):
+        run_gate(Bundle.open(place / "tiny.bundle"), resumable(place, data))
+    changed.write_bytes(kept)
+    whole = run_gate(Bundle.open(place / "tiny.bundle"), GateRequest(str(data), (FP32,)))
+    resumed = run_gate(Bundle.open(place / "tiny.bundle"), resumable(place, data))
+    assert resumed.record["engines"] == whole.record["engines"]
+
+
+@pytest.mark.parametrize("what", ["engine", "record", "version"])
+def test_a_run_goes_on_with_its_own_engine_record_and_versions_only(place, what, monkeypatch):
+    killed(place, place / "data.npz")
+    bundle = Bundle.open(place / "tiny.bundle")
+    if what == "engine":
+        plant(place, FP32, lambda name, v: v * np.float32(1.000002) if name == "fc.w" else None)
+    elif what == "record":
+        with bundle.edit() as editor:
+            editor.write(FILE, CalibrationRecord("d", "0" * 64, ("1" * 64,), {}).to_bytes())
+    else:
+        monkeypatch.setattr("resnetrt.benchmarks.gate_run.tool_versions", lambda: {"onnxruntime": "0"})
+    named = {"engine": "engines", "record": "calibration_sha256", "version": "versions"}[what]
+    with pytest.raises(UsageError, match=f"with other {named};"):
+        run_gate(Bundle.open(place / "tiny.bundle"), resumable(place, place / "data.npz"))
 
 
 @pytest.mark.parametrize("batches", [0, 3])

@@ -112,6 +112,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
         ({"conditions": {"versions": {"openvino": "0"}}}, "versions.openvino 0 then, "),
         ({"conditions": {"schedule": {"rounds": 99}}}, "schedule "),
         ({"request": {"batches": [1]}}, r"batches \[1\] then, \[1, 2\] now"),
+        ({"request": {"content": {"tiny": {"fp32.onnx": "0" * 12}}}}, "tiny/fp32.onnx 000000000000 then, "),
+        ({"request": {"content": {"tiny": {"golden.safetensors": "0" * 12}}}}, "tiny/golden.safetensors 0"),
+        ({"request": {"content": {"tiny": {"preprocessing": None}}}}, "tiny/preprocessing None then, "),
         ({"request": {"peers": True}}, "peers True then, False now"),
         ({"complete": True}, "expected an interrupted run, found a finished one"),
         ({"complete": True, "left_out": ["tiny batch 2: the budget was spent"]}, None),
@@ -134,6 +137,19 @@ def test_only_the_same_run_is_gone_on_with(change, message, tmp_path):
     else:
         with pytest.raises(UsageError, match=message):
             go_on()
+
+
+def test_another_engine_of_the_same_name_is_not_gone_on_with(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    engine = compile_variant(bundle, "fp32", "onnxruntime")
+    options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=2.0)
+    before = request_of([Subject(bundle, [engine])], options)
+    file = bundle.manifest.engines[engine].file
+    with bundle.edit() as editor:
+        editor.write(file, bundle.file(file).read_bytes() + b" ")
+    now = request_of([Subject(bundle, [engine])], options)
+    with pytest.raises(UsageError, match=f"expected the same run, found tiny/{file} .* then, .* now; start it anew"):
+        check_request(tmp_path / "bench.json", {"request": before}, now)
 
 
 def merged(old, new):

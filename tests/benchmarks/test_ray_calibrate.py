@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pytest
 import tiny_bundle
 from ray_actors import ray_actors
 
-from resnetrt.benchmarks.gate_run import images_sha256
+from resnetrt.benchmarks.content import batch_hashes
 from resnetrt.benchmarks.ray_calibrate import Job, Observer, runner_on_ray
 from resnetrt.benchmarks.ray_run import Origin
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import calibrate_bundle
+from resnetrt.calibration.collect import calibrate_bundle, open_some
 from resnetrt.calibration.data import Dataset
 from resnetrt.calibration.probe import Probe
 from resnetrt.calibration.record import FILE
@@ -46,14 +47,17 @@ def record_of(place: Path, runner: Any = None) -> bytes:
     return Bundle.open(place / "tiny.bundle").file(FILE).read_bytes()
 
 
-def job_for(place: Path, images: str, size: int = 16) -> Job:
-    origin = Origin.of(Bundle.open(place / "tiny.bundle"), images)
-    return Job(origin, str(place / "data.npz"), SAMPLES, 3, size)
+def job_for(place: Path, size: int = 16) -> Job:
+    """What a driver sends that sees the images of `place` now."""
+    bundle = Bundle.open(place / "tiny.bundle")
+    dataset = open_some(str(place / "data.npz"), bundle.manifest.preprocessing, SAMPLES, 3)
+    origin = Origin.of(bundle, len(dataset), size, batch_hashes(dataset, size))
+    return Job(origin, str(place / "data.npz"), SAMPLES, 3)
 
 
 def test_an_observers_answers_make_the_same_record(place: Path):
     def runner(_probe: Probe, dataset: Dataset, _recipe: Preprocessing, size: int) -> Iterable[Seen]:
-        observer = Observer(job_for(place, images_sha256(dataset), size))
+        observer = Observer(job_for(place, size))
         for start in range(0, len(dataset), size):
             found = observer({"start": np.array([start])})
             assert found["error"][0] == ""
@@ -64,8 +68,12 @@ def test_an_observers_answers_make_the_same_record(place: Path):
 
 def test_other_images_or_another_bundle_are_an_error(place: Path):
     rows = {"start": np.array([0])}
-    assert "other images lie at this path" in Observer(job_for(place, "another hash"))(rows)["error"][0]
-    other = Job(Origin(str(place / "tiny.bundle"), "another hash", ""), str(place / "data.npz"), SAMPLES, 3, 16)
+    job = job_for(place)
+    other = Job(replace(job.origin, fp32_sha256="another hash"), job.data, SAMPLES, 3)
+    stored = np.load(place / "data.npz")
+    for x, y in ((255 - stored["x"], stored["y"]), (stored["x"][:-1], stored["y"][:-1])):
+        np.savez(place / "data.npz", x=x, y=y)  # other pixels of the same names and labels; one fewer
+        assert "other images lie at this path" in Observer(job)(rows)["error"][0]
     assert "another one lies at this path" in Observer(other)(rows)["error"][0]
 
 

@@ -1,0 +1,36 @@
+"""What a run is bound to: hashes of images as they are stored, with their names and labels, batch by batch.
+
+Files are hashed without decoding them, so this costs little beside a run: on one core of the machine that this was
+written on, 5,000 JPEGs of 500x375 (about 60 kB) take MEASURED s where decoding takes MEASURED s.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from resnetrt.calibration.data import Dataset
+from resnetrt.calibration.stream import ordered_map
+
+
+def batch_hashes(dataset: Dataset, size: int) -> list[str]:
+    """One hash for each batch of `size` images, in order. Raises `DataError` for a file that can't be read."""
+    batches = (
+        dataset.select(np.arange(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)
+    )
+    return list(ordered_map(content_hash, batches, 4))
+
+
+def content_hash(dataset: Dataset) -> str:
+    """Hex SHA-256 over labels, names without folders, and stored content; the same wherever the data lies."""
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.labels).tobytes())
+    for index in map(int, dataset.indices):
+        content = dataset.source.content(index)
+        digest.update(f"{dataset.identity(index).rpartition('/')[2]}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def joined_hash(hashes: Sequence[str]) -> str:
+    """One hash for all batches."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
