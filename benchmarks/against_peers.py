@@ -1,12 +1,11 @@
 """The fastest engine of this project beside each peer of the same run: alone, from a frame, from a JPEG."""
 
 from collections.abc import Iterator, Sequence
-from statistics import median
 from typing import Any
 
 from resnetrt.benchmarks.baselines import PEERS
 from resnetrt.benchmarks.latency import BASELINE
-from resnetrt.benchmarks.timing import median_interval
+from resnetrt.benchmarks.timing import paired_ratio
 
 Row = dict[str, Any]
 
@@ -15,8 +14,8 @@ def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row
     """One row for each network, batch, source and peer: the time of the fastest own engine over the peer's.
 
     `source` is `engine` for the engine alone, float32 images in, else where the path begins. `ratio` is the median of
-    the rounds' ratios, below one where the own engine is faster; `ci_confidence` of its interval is below 0.95 where
-    rounds are few. Empty unless peers other than eager were timed.
+    the rounds' ratios, below one where the own engine is faster; None from fewer than six `rounds`. Empty unless peers
+    other than eager were timed.
     """
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in results:
@@ -34,18 +33,19 @@ def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iter
         if peer["engine"] not in PEERS:
             continue
         assert best is not None
-        pairs = zip(best["round_medians_ms"], peer["round_medians_ms"], strict=True)
-        ratios = [mine / theirs for mine, theirs in pairs]
-        low, high, confidence = median_interval(ratios)
+        found = paired_ratio(best["round_medians_ms"], peer["round_medians_ms"])
         names = {"network": network, "batch": batch, "source": source, "engine": best["engine"]}
-        numbers = {"ratio": median(ratios), "ratio_ci": [low, high], "ci_confidence": confidence}
+        numbers = {"ratio": found and found.value, "ratio_ci": found and [found.low, found.high]}
+        numbers |= {"rounds": len(best["round_medians_ms"])}
         yield names | {"peer": peer["engine"]} | numbers
 
 
 def closest(rows: Sequence[Row]) -> list[Row]:
-    """The row of the nearest peer for each network, batch and source."""
+    """The row of the nearest peer for each network, batch and source that has a ratio."""
     found: dict[tuple[Any, ...], Row] = {}
     for row in rows:
+        if row["ratio"] is None:
+            continue
         key = (row["network"], row["batch"], row["source"])
         if key not in found or row["ratio"] > found[key]["ratio"]:
             found[key] = row

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import median
 from typing import Any
 
 from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
-from resnetrt.benchmarks.report import few_rounds
-from resnetrt.benchmarks.timing import median_interval
+from resnetrt.benchmarks.timing import no_ratio, paired_ratio
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
@@ -118,13 +116,13 @@ def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: 
         return replace(item, outcome=INACCURATE, why=f"{item.verdict}: {why}")
     assert best is not None
     assert best.engine is not None
-    pairs = zip(timed[item.engine]["round_medians_ms"], timed[best.engine]["round_medians_ms"], strict=True)
-    ratios = [own / least for own, least in pairs]
-    low, high, confidence = median_interval(ratios)
+    own, least = (timed[name]["round_medians_ms"] for name in (item.engine, best.engine))
+    found = paired_ratio(own, least)
+    if found is None:
+        return replace(item, outcome=SLOWER, why=no_ratio(len(own), "deploy again where the machine is quiet"))
     # the chosen one has the least median; paired by rounds, another may be as fast
-    apart = "" if low > 1 else "not told apart: "
-    few = few_rounds({"ci_confidence": confidence})
-    why = f"{apart}takes {median(ratios):.2f} times as long [{low:.2f}, {high:.2f}]{few}"
+    apart = "" if found.low > 1 else "not told apart: "
+    why = f"{apart}takes {found.value:.2f} times as long [{found.low:.2f}, {found.high:.2f}]"
     return replace(item, outcome=SLOWER, why=why)
 
 

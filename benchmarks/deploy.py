@@ -12,10 +12,11 @@ from resnetrt.benchmarks.auto import CHOSEN, Attempt, choose, keep_only, try_all
 from resnetrt.benchmarks.evaluate import calibration_hashes, session_infer
 from resnetrt.benchmarks.gate import Budget, gate_rows, statistics
 from resnetrt.benchmarks.latency import BASELINE, Contender, measure_latency
+from resnetrt.benchmarks.noise import watch
 from resnetrt.benchmarks.prepare import prepare_export
 from resnetrt.benchmarks.reference import eager_infer
 from resnetrt.benchmarks.report import Report, write_report
-from resnetrt.benchmarks.timing import Schedule
+from resnetrt.benchmarks.timing import ENOUGH_ROUNDS, Schedule
 from resnetrt.bundle import Bundle, check_destination
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.data import open_dataset
@@ -170,9 +171,15 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
             contenders.append(Contender(name, sidecar["backend"], sidecar["precision"], infers[name], threads))
         images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
         shares = {name: own_share(session.sidecar) for name, session in sessions.items()}
-        schedule = Schedule(rounds=11, budget_s=request.budget_s)
-        latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
+        # a large network takes longer than the budget: factors need their rounds
+        schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
+        with watch() as noise:
+            latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
+        latency = [row | {"disturbed": noise.disturbed} for row in latency]
         say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads} threads")
+        notes = [f"DISTURBED while the engines were timed: {reason}" for reason in noise.reasons]
+        for note in notes:
+            say(f"time      {note}")
     sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in engines}
     title = f"{manifest.name}: accuracy, latency and size, engine by engine"
-    return Report(title, accuracy, latency, sizes, conditions(), request.batch, shares=shares)
+    return Report(title, accuracy, latency, sizes, conditions(), request.batch, notes, shares=shares)

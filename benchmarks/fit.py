@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.timing import median_interval
+from resnetrt.benchmarks.timing import paired_ratio
 
 Row = Mapping[str, Any]
 
@@ -43,36 +43,38 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Per backend and batch: how many times faster INT8 is than FP32 at each depth, and the depth from which it pays.
 
     `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio, paired by rounds,
-    is above one; None if there is none. `always` says that it is the shallowest measured. A point's `ci_confidence` is
-    below 0.95 where rounds are few. Engines that take frames have no FP32 partner.
+    is above one; None if there is none. `always` says that it is the shallowest measured. Depths of fewer than six
+    rounds have no ratio: they stand in `few_rounds`, with their number. Engines that take frames have no FP32 partner.
     """
     found = []
     fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
     known = [row for row in fitting if row["precision"] in ("fp32", "int8")]
     for (backend, batch), group in _grouped(known, "backend", "batch"):
-        curve = list(_curve(group))
-        if curve:
+        points = list(_curve(group))
+        curve = [point for point in points if point["times_faster"] is not None]
+        few = [{"depth": point["depth"], "rounds": point["rounds"]} for point in points if point not in curve]
+        if points:
             paying = _paying(curve)
             depth = paying[0]["depth"] if paying else None
             found.append({
                 "backend": backend,
                 "batch": batch,
                 "pays_from_depth": depth,
-                "always": len(paying) == len(curve),
+                "always": 0 < len(paying) == len(points),
                 "curve": curve,
+                "few_rounds": few,
             })  # fmt: skip
     return found
 
 
 def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The ratio at each depth, shallowest first."""
+    """The ratio at each depth, shallowest first; None from few rounds."""
     for (depth, network), group in _grouped(rows, "depth", "network"):
         by_precision = {row["precision"]: row["round_medians_ms"] for row in group}
         if len(by_precision) == 2 and len(group) == 2:
-            ratios = [a / b for a, b in zip(by_precision["fp32"], by_precision["int8"], strict=True)]
-            low, high, confidence = median_interval(ratios)
-            names = {"depth": depth, "network": network, "times_faster": float(np.median(ratios))}
-            yield names | {"ci": [low, high], "ci_confidence": confidence}
+            ratio = paired_ratio(by_precision["fp32"], by_precision["int8"])
+            numbers = {"times_faster": ratio and ratio.value, "ci": ratio and [ratio.low, ratio.high]}
+            yield {"depth": depth, "network": network, "rounds": len(by_precision["fp32"])} | numbers
 
 
 def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

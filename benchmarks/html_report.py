@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from resnetrt.benchmarks.conclusions import conclusions
-from resnetrt.benchmarks.latency_regression import changed_cells, verdict_text
+from resnetrt.benchmarks.latency_regression import changed_cells, slowdown_text, verdict_text
 from resnetrt.benchmarks.pictures import draw_all
 from resnetrt.benchmarks.report import few_rounds, format_ms
 from resnetrt.benchmarks.theme import css, themed_svg
@@ -49,7 +49,8 @@ def html_report(record: Record) -> str:
         *_figures(record),
         "<h2>Every cell</h2>",
         _table(_RESULTS, map(_result_cells, record["results"])),
-        "<p><small>* measured while something else ran. x eager: paired by rounds with eager FP32 of the same run. "
+        "<p><small>* measured while something else ran. x eager: paired by rounds with eager FP32 of the same run, "
+        "from six rounds on. "
         "GOPS: two operations a multiply-accumulate. % of peak: of the matrix products measured in the "
         "same run. % of floor: the least time by arithmetic and memory, layer by layer, over the measured one; caches "
         "can beat it. Limit: what most of that least time is.</small></p>",
@@ -147,8 +148,7 @@ def _regression(record: Record) -> Iterable[str]:
             cell["network"],
             cell["engine"],
             str(cell["batch"]),
-            f"{cell['slowdown_percent']:+.1f}",
-            f"{cell['ci_percent'][0]:+.1f} to {cell['ci_percent'][1]:+.1f}",
+            *slowdown_text(cell),
             verdict_text(cell),
         )
         for cell in record["regression"]["cells"]
@@ -182,8 +182,8 @@ def _against_peers(record: Record) -> Iterable[str]:
             row["peer"],
             row["source"],
             str(row["batch"]),
-            f"{row['ratio']:.2f}",
-            f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}{few_rounds(row)}",
+            _number(row["ratio"], 2),
+            "-" if row["ratio"] is None else f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
         )
         for row in record["against_peers"]
     ]

@@ -31,15 +31,15 @@ class CellVerdict:
 
     `against` says what the times were divided by: `eager-fp32`, or `time` where the cell is the baseline itself or
     there is none. `rounds` are those of the earlier run and of this one: where either has too few for a 95 % interval,
-    the verdict is INCONCLUSIVE.
+    the verdict is INCONCLUSIVE, and there is no number.
     """
 
     network: str
     engine: str
     batch: int
     threads: int
-    slowdown_percent: float
-    ci_percent: tuple[float, float]
+    slowdown_percent: float | None
+    ci_percent: tuple[float, float] | None
     against: str
     verdict: Verdict
     disturbed: bool
@@ -145,12 +145,12 @@ def _judge(key: Key, before: Mapping[Key, Row], after: Mapping[Key, Row], limit:
     (then, against), (now, against_now) = _normalised(key, before), _normalised(key, after)
     if against != against_now:
         raise UsageError(f"--compare: {BASELINE} was timed in one run only; time it in both")
-    value, low, high = slowdown(then, now)
     rounds = len(then), len(now)
-    verdict: Verdict = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
-    if min(rounds) < ENOUGH_ROUNDS:  # a bootstrap of one round has no width, and would always decide
-        verdict = "INCONCLUSIVE"
     disturbed = bool(before[key].get("disturbed") or after[key].get("disturbed"))
+    if min(rounds) < ENOUGH_ROUNDS:  # a bootstrap of one round has no width, and would always decide
+        return CellVerdict(*key, None, None, against, "INCONCLUSIVE", disturbed, rounds)
+    value, low, high = slowdown(then, now)
+    verdict: Verdict = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
     return CellVerdict(*key, value, (low, high), against, verdict, disturbed, rounds)
 
 
@@ -184,6 +184,14 @@ def verdict_text(cell: Mapping[str, Any]) -> str:
     then, now = cell.get("rounds", (ENOUGH_ROUNDS, ENOUGH_ROUNDS))
     why = f": {then} rounds then, {now} now, {ENOUGH_ROUNDS} needed" if min(then, now) < ENOUGH_ROUNDS else ""
     return f"{cell['verdict']}{why}"
+
+
+def slowdown_text(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """The slowdown of a cell in percent and its interval; `-` where too few rounds give none."""
+    if cell["slowdown_percent"] is None:
+        return "-", "-"
+    low, high = cell["ci_percent"]
+    return f"{cell['slowdown_percent']:+.1f}", f"{low:+.1f} to {high:+.1f}"
 
 
 def changed_cells(regression: Mapping[str, Any]) -> list[str]:

@@ -39,8 +39,9 @@ def draw_all(record: Record) -> dict[str, "Figure"]:
     curves = [row for row in record["results"] if row.get("depth") is not None]
     for batch in sorted({row["batch"] for row in curves}):
         found[f"depth-batch{batch}"] = draw_depth([row for row in curves if row["batch"] == batch], batch)
-    if record.get("break_even"):
-        found["int8"] = draw_int8(record["break_even"])
+    drawn = [item for item in record.get("break_even", ()) if item["curve"]]
+    if drawn:
+        found["int8"] = draw_int8(drawn)
     if any(row.get("ops_per_byte") for row in record["results"]):
         found["roofline"] = draw_roofline(record)
     for layers in record.get("layers", ()):

@@ -9,6 +9,7 @@ from resnetrt.atomic import write_file
 from resnetrt.benchmarks.label_placement import Box, Label, Point, place_labels
 from resnetrt.benchmarks.latency import BASELINE
 from resnetrt.benchmarks.report import format_ms
+from resnetrt.benchmarks.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.errors import BackendMissing, UsageError
 
 if TYPE_CHECKING:
@@ -120,9 +121,12 @@ def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     dashed = "; dashed: eager FP32" if _baselines(rows) else ""
+    rounds = [row.get("rounds") or ENOUGH_ROUNDS for row in rows]
+    few = f"\n{no_ratio(min(rounds), 'measure longer')}" if min(rounds) < ENOUGH_ROUNDS else ""
+    disturbed = "; *: measured on a disturbed machine" if any(row.get("disturbed") for row in rows) else ""
     axes.figure.supxlabel(
         "bars: intervals of the median latency, 95 % from six rounds on, and 95 % of the accuracy drop on the same "
-        f"images{dashed}",
+        f"images{dashed}{disturbed}{few}",
         fontsize=8,
         color=_OTHER,
     )
@@ -170,7 +174,8 @@ def _measured_text(axes: "Axes", row: Row) -> Any:
     from matplotlib.patheffects import withStroke
 
     faster = "" if row["times_faster"] is None or row["engine"] == BASELINE else f", {row['times_faster']:.1f}x"
-    label = f"{row['engine']}\n{format_ms(row['median_ms'])} ms{faster}"
+    star = " *" if row.get("disturbed") else ""
+    label = f"{row['engine']}{star}\n{format_ms(row['median_ms'])} ms{faster}"
     text = axes.text(0, 0, label, color=_colour(row), fontsize=9, ha="left", va="bottom", linespacing=1.15, zorder=4)
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     return text

@@ -19,7 +19,7 @@ class Racer:
     """One precision with `kept` in it. `runs_in` is the backend's own account of these layers, empty without one.
 
     `faster_ci` is the interval of FP32's time over its own, paired by rounds. It and `median_ms` are None if it can't
-    run; `out` says why it can't be chosen, None if it can.
+    run, it also where there was time for fewer than six rounds; `out` says why it can't be chosen, None if it can.
     """
 
     precision: str
@@ -55,7 +55,8 @@ def race(
     racers = [Racer(precision, kept, out=reason) for precision, reason in refused.items()]
     for precision, timing in timings.items():
         runs_in, faster = engines.runs_in(able[precision]), ratio(timings["fp32"], timing)
-        found = (precision, kept, runs_in, timing.median_ms, (faster.low, faster.high))
+        interval = None if faster is None else (faster.low, faster.high)
+        found = (precision, kept, runs_in, timing.median_ms, interval)
         racers.append(Racer(*found, out=_wrong(precision, runs_in)))
     return sorted(racers, key=lambda racer: PRECISIONS.index(racer.precision))
 

@@ -1,10 +1,12 @@
 """The JSON of an earlier `bench` or `evaluate`, read back."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resnetrt.benchmarks.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.errors import EnvironmentFault, UsageError
 
 _LONGEST = 200
@@ -25,7 +27,29 @@ def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
             f"{path}: expected a finished run to compare with, found one that was interrupted; run it again, or "
             f"finish it with --resume {path}"
         )
+    return _without_factors_of_few_rounds(record)
+
+
+def _without_factors_of_few_rounds(record: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions stored factors of any number of rounds."""
+    for row in record["results"]:
+        if len(row.get("round_medians_ms", range(ENOUGH_ROUNDS))) < ENOUGH_ROUNDS:
+            row |= {"times_faster": None, "times_faster_ci": None}
+    for row in record.get("against_peers", ()):
+        if row.get("ci_confidence", CONFIDENCE) < CONFIDENCE:
+            row |= {"ratio": None, "ratio_ci": None, "rounds": _rounds(row)}
+    for found in record.get("break_even", ()):
+        few = [point for point in found["curve"] if point.get("ci_confidence", CONFIDENCE) < CONFIDENCE]
+        if few:
+            found["curve"] = [point for point in found["curve"] if point not in few]
+            found |= {"pays_from_depth": None, "always": False}
+            found["few_rounds"] = [{"depth": point["depth"], "rounds": _rounds(point)} for point in few]
     return record
+
+
+def _rounds(row: Mapping[str, Any]) -> int:
+    """How many rounds gave an interval of so little confidence: `1 - 2 * 0.5**n` for the whole range of n."""
+    return round(1 - math.log2(1 - row["ci_confidence"]))
 
 
 def read_accuracy(path: Path) -> list[dict[str, Any]]:

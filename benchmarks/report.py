@@ -1,13 +1,13 @@
 """The final table of a deployment: accuracy, latency and size, engine by engine; as cells, Markdown and JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.latency import BASELINE
-from resnetrt.benchmarks.timing import CONFIDENCE
+from resnetrt.benchmarks.timing import CONFIDENCE, ENOUGH_ROUNDS, no_ratio
 from resnetrt.conditions import RESULT_SCHEMA_VERSION
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
@@ -22,15 +22,17 @@ HEADER = (
     "drop pp [95 % interval]",
     "flips %",
     "SQNR dB",
-    "median ms",
+    "runs",
+    "median ms [95 % interval]",
     "p90 ms",
     "p99 ms",
-    "times faster",
+    "times faster [95 % interval]",
     "size",
 )
 TRIED = ("tried", "median ms", "drop pp", "verdict", "outcome", "why")
 _ACCURACY = ("n", "top1", "top5", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
-_LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "times_faster")
+_LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "ci_confidence")
+_FACTOR = ("times_faster", "times_faster_ci", "disturbed")
 _UNKNOWN = "-"
 _HOW_TO_READ = """\
 - **in its precision**: share of the multiply-accumulates that the backend runs in the precision of the engine's name.
@@ -38,8 +40,9 @@ _HOW_TO_READ = """\
   interval is Tango's score interval for paired proportions.
 - **flips**: images whose top-1 class differs from the eager model's, right or wrong.
 - **SQNR**: 10 log10(sum of squared FP32 logits / sum of squared errors), in dB.
-- **times faster**: eager FP32 time over the engine's, paired in rotated blocks of the same run. Latencies are of the
-  engine alone, float32 images in, logits out.
+- **times faster**: eager FP32 time over the engine's, paired in rotated blocks of the same run; none from fewer than
+  six rounds. Latencies are of the engine alone, float32 images in, logits out.
+- **runs**: timed calls of the engine. An asterisk marks times that were taken while something else used the machine.
 """
 
 
@@ -75,7 +78,8 @@ class Report:
         return [
             {"engine": name}
             | {key: accuracy.get(name, {}).get(key) for key in _ACCURACY}
-            | {key: latency.get(name, {}).get(key) for key in _LATENCY}
+            | {key: latency.get(name, {}).get(key) for key in (*_LATENCY, *_FACTOR)}
+            | {"runs": latency.get(name, {}).get("n"), "rounds": _round_count(latency.get(name, {}))}
             | {"own_share": self.shares.get(name), "size_bytes": self.sizes.get(name)}
             for name in names
         ]
@@ -100,8 +104,9 @@ class Report:
         lines = [f"# {self.title}", "", *_markdown_table(HEADER, table_cells(summary)), ""]
         if picture:
             lines += [f"![Top-1 accuracy against median latency]({picture})", ""]
-        if self.notes:
-            lines += [*(f"- {note}" for note in self.notes), ""]
+        notes = [*self.notes, *few_rounds_notes(summary)]
+        if notes:
+            lines += [*(f"- {note}" for note in notes), ""]
         if self.refused:
             lines += ["## Refused", "", *(f"- {text}" for text in self.refused), ""]
         if self.tried is not None:
@@ -142,8 +147,14 @@ def format_ms(value: float | None) -> str:
 
 def few_rounds(row: Mapping[str, Any]) -> str:
     """What to write behind a row's interval: the confidence that its rounds allow, nothing if that is 95 %."""
-    confidence = row.get("ci_confidence", CONFIDENCE)
-    return "" if confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
+    confidence = row.get("ci_confidence")
+    return "" if confidence is None or confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
+
+
+def few_rounds_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line that says why the table has no factors, where its rounds are too few for them."""
+    few = [row["rounds"] for row in summary if row["rounds"] is not None and row["rounds"] < ENOUGH_ROUNDS]
+    return [f"times faster: {no_ratio(min(few), 'time the engines longer with resnetrt bench')}"] if few else []
 
 
 def write_report(report: Report, folder: Path, picture: bool = True) -> list[Path]:
@@ -168,22 +179,32 @@ def _baseline_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
-        str(row["engine"]),
+        str(row["engine"]) + (" *" if row["disturbed"] else ""),
         _UNKNOWN if row["own_share"] is None else f"{row['own_share']:.1%}".removesuffix("%"),
         _number(row["top1"], 2),
         _drop(row["drop_pp"], row["drop_ci_pp"]),
         _number(row["flips_percent"], 2),
         _number(row["sqnr_db"], 1),
-        format_ms(row["median_ms"]),
+        _UNKNOWN if row["runs"] is None else str(row["runs"]),
+        _with_interval(format_ms(row["median_ms"]), row["ci_ms"], format_ms) + few_rounds(row),
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
-        _number(row["times_faster"], 2),
+        _with_interval(_number(row["times_faster"], 2), row["times_faster_ci"], lambda value: _number(value, 2)),
         _size(row["size_bytes"]),
     ]
 
 
 def _number(value: float | None, digits: int) -> str:
     return _UNKNOWN if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
+
+
+def _with_interval(text: str, interval: Sequence[float] | None, form: Callable[[float], str]) -> str:
+    return text if interval is None else f"{text} [{form(interval[0])}, {form(interval[1])}]"
+
+
+def _round_count(row: Mapping[str, Any]) -> int | None:
+    rounds = row.get("round_medians_ms")
+    return None if rounds is None else len(rounds)
 
 
 def _drop(drop: float | None, interval: Sequence[float] | None) -> str:

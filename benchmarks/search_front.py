@@ -7,7 +7,7 @@ import numpy as np
 
 from resnetrt.benchmarks.gate import PASS
 from resnetrt.benchmarks.search import Mix, Trial, pareto
-from resnetrt.benchmarks.timing import Schedule, Timing
+from resnetrt.benchmarks.timing import Schedule, Timing, ratio
 from resnetrt.benchmarks.trial_engines import TrialEngines
 
 
@@ -24,9 +24,10 @@ def measure_front(
         first = trials[0].row
         same = {"top1": first["fp32_top1"], "drop_pp": 0.0, "drop_ci_pp": None, "verdict": PASS, "n": first["n"]}
         rows.append(_row(Trial(everything, {"engine": "fp32", **same}), timings["fp32"]))
-    fp32 = timings["fp32"].median_ms
     for row, optimal in zip(rows, pareto(rows), strict=True):
-        row |= {"pareto": optimal, "times_faster": fp32 / row["median_ms"], "batch": 1}
+        faster = ratio(timings["fp32"], timings[row["engine"]])
+        row |= {"pareto": optimal, "times_faster": faster and faster.value, "batch": 1}
+        row |= {"times_faster_ci": faster and [faster.low, faster.high]}
     return rows
 
 
@@ -34,4 +35,5 @@ def _row(trial: Trial, timing: Timing) -> dict[str, Any]:
     row = {name: trial.row[name] for name in ("engine", "n", "top1", "drop_pp", "drop_ci_pp", "verdict")}
     precision = "fp32" if row["engine"] == "fp32" else "int8"
     kept = {"kept": sorted(trial.mix.kept), "kept_precision": trial.mix.precision, "precision": precision}
-    return row | kept | {"median_ms": timing.median_ms, "ci_ms": list(timing.ci_ms)}
+    rounds = len(timing.round_medians_ms)
+    return row | kept | {"median_ms": timing.median_ms, "ci_ms": list(timing.ci_ms), "rounds": rounds}

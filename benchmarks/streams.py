@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from resnetrt.benchmarks.latency import fill_batch
 from resnetrt.benchmarks.noise import watch
-from resnetrt.benchmarks.timing import Schedule, Timing, measure, median_interval
+from resnetrt.benchmarks.timing import Schedule, Timing, measure, no_ratio, paired_ratio
 from resnetrt.bundle import Bundle
 from resnetrt.conditions import conditions
 from resnetrt.errors import ResnetrtError
@@ -47,7 +46,8 @@ def measure_streams(
     """`batches[]`: frames a second of one caller at each batch size. `streams[]`: of N streams in common batches.
 
     Streams are tried with one instance of the engine on all threads and with an instance for each thread. `ratio` is
-    their frames a second over those of the best batch, paired by rounds. Frames are uint8, preprocessing counts.
+    their frames a second over those of the best batch, paired by rounds, None from fewer than six. Frames are uint8,
+    preprocessing counts.
     """
     name, count = bundle.select_engine(engine), check_threads(threads)
     frames = Golden.of(bundle).frames
@@ -114,10 +114,14 @@ def _rate(label: str, sizes: dict[str, int], timings: dict[str, Timing]) -> floa
 
 
 def _row(label: str, best: str, sizes: dict[str, int], timings: dict[str, Timing]) -> dict[str, Any]:
-    pairs = zip(timings[best].round_medians_ms, timings[label].round_medians_ms, strict=True)
-    ratios = [sizes[label] / ms / (sizes[best] / best_ms) for best_ms, ms in pairs]
-    low, high, _ = median_interval(ratios)
-    return {"frames_per_s": _rate(label, sizes, timings), "ratio": median(ratios), "ratio_ci": [low, high]}
+    per_frame = ([ms / sizes[name] for ms in timings[name].round_medians_ms] for name in (best, label))
+    found = paired_ratio(*per_frame)
+    return {
+        "frames_per_s": _rate(label, sizes, timings),
+        "rounds": len(timings[label].round_medians_ms),
+        "ratio": found and found.value,
+        "ratio_ci": found and [found.low, found.high],
+    }
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -152,11 +156,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['network']} {found['engine']}, {found['threads']} threads, uint8 frames in"]
     lines += [f"one caller, batch {row['batch']:2}: {row['frames_per_s']:8.1f} frames/s" for row in found["batches"]]
     for row in found["streams"]:
-        low, high = row["ratio_ci"]
-        lines.append(
-            f"{row['streams']:2} streams, {row['instances']} instances: {row['frames_per_s']:8.1f} frames/s, "
-            f"{row['ratio']:.3f} [{low:.3f}, {high:.3f}] of batch {found['best_batch']}"
-        )
+        if row["ratio"] is None:
+            beside = no_ratio(row["rounds"], "ask for at least six with --rounds")
+        else:
+            low, high = row["ratio_ci"]
+            beside = f"{row['ratio']:.3f} [{low:.3f}, {high:.3f}] of batch {found['best_batch']}"
+        rate = f"{row['frames_per_s']:8.1f} frames/s"
+        lines.append(f"{row['streams']:2} streams, {row['instances']} instances: {rate}, {beside}")
     return [*lines, *(f"DISTURBED: {reason}" for reason in found["noise"]["reasons"])]
 
 

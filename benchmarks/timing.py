@@ -34,10 +34,11 @@ class Schedule:
     A block is `block_calls` calls, or as many as fill `min_block_s`, fewer where the budget would not last for
     `rounds`. Each block starts with untimed calls for `settle_s` (at least one): caches and thread pools change hands.
     While a candidate still moves (half its interval is more than `steady` of its median) all get another round, up to
-    `max_rounds` and the budget.
+    `max_rounds` and the budget. A spent budget ends no run before `least_rounds`.
     """
 
     rounds: int = 15
+    least_rounds: int = 1
     max_rounds: int | None = None
     steady: float = 0.02
     block_calls: int | None = None
@@ -135,7 +136,7 @@ def measure(
 
     for index in progress(range(schedule.rounds)):
         run_round(index)
-        if clock() >= deadline:
+        if clock() >= deadline and index + 1 >= schedule.least_rounds:
             break
     for index in range(schedule.rounds, schedule.max_rounds or 0):
         if clock() >= deadline or not any(_moves(found, schedule.steady) for found in blocks.values()):
@@ -168,16 +169,31 @@ def summarise(blocks: Sequence[npt.ArrayLike], run: int = 0) -> Timing:
     return Timing(len(pooled), median, p90, p99, third - quartile, interval, confidence, tuple(medians), run)
 
 
-def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """`slow / fast`, paired by rounds: the median of the rounds' ratios with its interval.
+def ratio(slow: Timing, fast: Timing) -> Ratio | None:
+    """`slow / fast`, paired by rounds; see `paired_ratio`.
 
     Raises `ValueError` for timings of different runs; their conditions differ, so their ratio means nothing.
     """
     if slow.run != fast.run or len(slow.round_medians_ms) != len(fast.round_medians_ms):
         raise ValueError("a paired ratio needs two timings of the same run")
-    ratios = [a / b for a, b in zip(slow.round_medians_ms, fast.round_medians_ms, strict=True)]
+    return paired_ratio(slow.round_medians_ms, fast.round_medians_ms)
+
+
+def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio | None:
+    """The median of the rounds' ratios with its interval, from the medians of the same rounds.
+
+    None from fewer than `ENOUGH_ROUNDS`: no interval of 95 % says what such a factor is worth.
+    """
+    if len(slow) < ENOUGH_ROUNDS:
+        return None
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
     low, high, _ = median_interval(ratios)
     return Ratio(float(np.median(ratios)), low, high)
+
+
+def no_ratio(rounds: int, remedy: str) -> str:
+    """Why there is no factor, and how to get one."""
+    return f"n = {rounds}: no ratio from fewer than six rounds; {remedy}"
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:

@@ -32,7 +32,8 @@ class ArraySource:
 
     def content(self, index: int) -> bytes:
         """The shape and the pixels of row `index`."""
-        return repr(self._images.shape[1:]).encode() + self._images[index].tobytes()
+        pixels: bytes = self._images[index].tobytes()
+        return repr(self._images.shape[1:]).encode() + pixels
 
     def batches(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[UInt8Array]:
         """Yield uint8 `(n, H, W, C)`; read-only views of the array where no conversion and no gathering is needed."""

@@ -275,10 +275,10 @@ def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _verdict_cells(cell: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.latency_regression import verdict_text
+    from resnetrt.benchmarks.latency_regression import slowdown_text, verdict_text
 
-    low, high = cell["ci_percent"]
-    change = f"{cell['slowdown_percent']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    value, interval = slowdown_text(cell)
+    change = value if value == "-" else f"{value} [{interval}]"
     return (cell["network"], cell["engine"], str(cell["batch"]), change, verdict_text(cell))
 
 

@@ -16,14 +16,17 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
     from resnetrt.benchmarks.auto import verdict
     from resnetrt.benchmarks.deploy import deploy
     from resnetrt.benchmarks.gate import EXIT_CODES
-    from resnetrt.benchmarks.report import HEADER, TRIED, table_cells, tried_cells
+    from resnetrt.benchmarks.report import HEADER, TRIED, few_rounds_notes, table_cells, tried_cells
 
     started = time.monotonic()
     bundle, report, files = deploy(request, say=lambda line: note(f"{time.monotonic() - started:5.1f} s  {line}"))
     if as_json:
         emit_json({"bundle": str(bundle.path), "files": [str(path) for path in files], **report.to_json()})
     else:
-        print_table(report.title, HEADER, table_cells(report.summary()))
+        summary = report.summary()
+        print_table(report.title, HEADER, table_cells(summary))
+        for line in [*report.notes, *few_rounds_notes(summary)]:
+            click.echo(line)
         if report.tried is not None:
             print_table("What was tried", TRIED, tried_cells(report.tried))
         click.echo(f"bundle {bundle.path}; report {', '.join(str(path) for path in files)}")

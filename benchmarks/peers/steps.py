@@ -168,13 +168,15 @@ def _schedule(request: Request) -> Schedule:
 
 
 def _timing(timings: dict[str, Timing], name: str) -> dict[str, Any]:
-    """`ratio` is the paired one; `quiet_ratio` is of the fastest rounds, which a busy machine disturbs least."""
+    """`ratio` is the paired one, None from fewer than six rounds; `quiet_ratio` is of the fastest rounds, which a busy
+    machine disturbs least.
+    """
     reference = timings.get(f"{REFERENCE}|openvino")
     paired = None if reference is None else ratio(timings[name], reference)
     return timings[name].to_json() | {
         "ratio": paired and paired.value,
         "ratio_ci": paired and [paired.low, paired.high],
-        "quiet_ratio": reference and min(timings[name].round_medians_ms) / min(reference.round_medians_ms),
+        "quiet_ratio": paired and reference and min(timings[name].round_medians_ms) / min(reference.round_medians_ms),
     }
 
 

@@ -4,10 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from resnetrt.benchmarks.peers.store import Results
+from resnetrt.benchmarks.timing import ENOUGH_ROUNDS, no_ratio
 
 
 def render(results: Results) -> str:
-    """All tables, in Markdown; a ratio is to NNCF MIXED: paired with its interval, then that of the quiet rounds."""
+    """All tables, in Markdown; a ratio is to NNCF MIXED: paired with its interval, then that of the quiet rounds.
+
+    From fewer than six rounds there is none, and a line says so.
+    """
     batches = sorted({row["batch"] for row in results.rows("latency")})
     times = [name for batch in batches for name in (f"ms, batch {batch}", "ratio")]
     head = ("network", "tool", "dialect", "engine", "SQNR dB", "flips %", "drop pp", *times, "calib s", "peak MB")
@@ -18,6 +22,9 @@ def render(results: Results) -> str:
     if more := _more_images(results):
         head = ("network", "tool", "images", "calib s", "peak MB", "imports MB")
         parts.append("Calibration:\n\n" + _markdown(head, map(_calibration_row, more)))
+    timed = [*results.rows("latency"), *results.rows("frames")]
+    if few := [len(row["round_medians_ms"]) for row in timed if len(row["round_medians_ms"]) < ENOUGH_ROUNDS]:
+        parts.append(no_ratio(min(few), "ask for at least six with --rounds"))
     if left_out := [line for group in results.groups.values() for line in group["left_out"]]:
         parts.append("Left out:\n\n" + "\n".join(f"- {line}" for line in dict.fromkeys(left_out)))
     return "\n\n".join(parts) + "\n"
@@ -60,7 +67,11 @@ def _time(row: dict[str, Any] | None) -> tuple[str, str]:
     if row is None:
         return "-", "-"
     ci, median = row["ratio_ci"], _number(row["median_ms"], 3)
-    return median, "-" if ci is None else f"{row['ratio']:.3f} [{ci[0]:.3f}, {ci[1]:.3f}], {row['quiet_ratio']:.3f}"
+    few = len(row["round_medians_ms"]) < ENOUGH_ROUNDS
+    return (
+        median,
+        "-" if ci is None or few else f"{row['ratio']:.3f} [{ci[0]:.3f}, {ci[1]:.3f}], {row['quiet_ratio']:.3f}",
+    )
 
 
 def _frame_row(row: dict[str, Any]) -> list[str]:

@@ -48,13 +48,19 @@ def test_the_fastest_own_engine_stands_beside_each_peer():
     assert said[1].startswith("Against the closest peer, from a uint8 frame, batch 1: 0.50 of its time")
 
 
-@pytest.mark.parametrize(("rounds", "ending"), [(1, "[1.10, 1.10] (0 %)."), (3, "(75 %)."), (6, "[1.10, 1.10].")])
-def test_an_interval_of_few_rounds_says_what_it_is_worth(rounds, ending):
+@pytest.mark.parametrize(
+    ("rounds", "ending"),
+    [(n, f"n = {n}: no ratio from fewer than six rounds; measure longer with --budget, or ask for at least six with "
+      "--rounds.") for n in (1, 5)] + [(6, "[1.10, 1.10].")],
+)  # fmt: skip
+def test_few_rounds_give_no_ratio_and_say_how_to_get_one(rounds, ending):
     few = [cell(engine, ms) for engine, ms in (("nncf-openvino-int8", 1.0), ("openvino-int8-cpu", 1.1))]
     for row in few:
         row["round_medians_ms"] = row["round_medians_ms"][:rounds]
-    said = conclusions({"results": [], "against_peers": against_peers(few, [])})
+    found = against_peers(few, [])
+    said = conclusions({"results": [], "against_peers": found})
     assert said[0].endswith(ending)
+    assert (found[0]["ratio"] is None) == (found[0]["ratio_ci"] is None) == (rounds < 6)
 
 
 def test_eager_alone_is_no_comparison_with_peers():

@@ -129,7 +129,7 @@ def test_what_the_run_says():
             "does not pay at depth 50.",
         ),
         ({18: 1.0, 34: 2.0, 50: 3.0}, 8, "INT8 pays from depth 34 on, 2.0 to 3.0 times as fast as FP32; is undecided"),
-        ({18: 2.0}, 2, "INT8 pays at every measured depth, 2.0 times as fast as FP32; intervals of few rounds (50 %)."),
+        ({18: 2.0}, 5, "INT8 is not compared at depth 18, n = 5: no ratio from fewer than six rounds; measure longer"),
         ({18: 2.0}, 6, "INT8 pays at every measured depth, 2.0 times as fast as FP32."),
     ],
 )
@@ -141,6 +141,26 @@ def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
             rows.append(result(depth, engine, 1) | {"round_medians_ms": times})
     found = conclusions(record(results=rows, break_even=break_even(rows)))
     assert any(line.startswith(f"openvino, batch 1: {said}") for line in found), found
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_an_old_run_of_few_rounds_shows_no_factor(tmp_path, rounds):
+    """As earlier versions stored it, with factors and intervals of any number of rounds."""
+    confidence = {"ci_confidence": 1 - 2 * 0.5**rounds}
+    rows = [row | {"round_medians_ms": row["round_medians_ms"][:rounds], "times_faster": 77.77} | confidence
+            for row in record()["results"]]  # fmt: skip
+    point = {"depth": 18, "network": "resnet18", "times_faster": 77.77, "ci": [77.77, 77.77]} | confidence
+    curve = {"backend": "openvino", "batch": 1, "pays_from_depth": 18, "always": True, "curve": [point]}
+    peer = {"network": "resnet18", "batch": 1, "source": "engine", "engine": "openvino-int8-cpu", "peer": "eager-fp32"}
+    peer |= {"ratio": 77.77, "ratio_ci": [77.77, 77.77]} | confidence
+    (tmp_path / "old.json").write_text(json.dumps(record(results=rows, break_even=[curve], against_peers=[peer])))
+    arguments = ["report", str(tmp_path / "old.json"), "--html", str(tmp_path / "r.html")]
+    assert run([*arguments, "--pictures", str(tmp_path / "p")]) == 0
+    page = re.sub("<svg.*?</svg>", "", (tmp_path / "r.html").read_text(), flags=re.DOTALL)
+    assert "77.8" not in page
+    assert "77.77" not in page
+    assert page.count(f"n = {rounds}: no ratio from fewer than six rounds") == 4  # two batches, INT8, peers
+    assert not (tmp_path / "p" / "int8.svg").exists()
 
 
 def test_accuracy_gives_the_pareto_picture(tmp_path):

@@ -57,6 +57,16 @@ def test_rows_have_the_designs_names_and_pair_with_eager():
     assert bench.shapes == {(1, 2, 3, 3), (8, 2, 3, 3)}
 
 
+@pytest.mark.parametrize("rounds", [1, 5, 6])
+def test_few_rounds_give_no_factor(rounds):
+    bench = Bench()
+    contenders = [bench.contender("eager-fp32", 6.0), bench.contender("openvino-int8", 1.5)]
+    schedule = Schedule(rounds=rounds, block_calls=3, settle_s=0, warm_up_s=0)
+    row = measure_latency("resnet18", 18, contenders, IMAGES, (1,), schedule, bench)[1]
+    expected = (None, None) if rounds < 6 else (4.0, [4.0, 4.0])
+    assert (row["times_faster"], row["times_faster_ci"]) == expected
+
+
 def test_without_eager_nothing_is_said_to_be_faster():
     bench = Bench()
     row = measure_latency("n", None, [bench.contender("openvino-int8", 1.0)], IMAGES, (1,), SCHEDULE, bench)[0]

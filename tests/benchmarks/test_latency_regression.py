@@ -14,6 +14,7 @@ from resnetrt.benchmarks.latency_regression import (
     merge_rows,
     parse_percent,
     slowdown,
+    slowdown_text,
     verdict_text,
 )
 from resnetrt.benchmarks.records import read_record
@@ -151,6 +152,8 @@ def test_few_rounds_decide_nothing(old_rounds, new_rounds, asks):
     assert found.verdict == ("INCONCLUSIVE" if few else "FAIL")
     assert {cell.rounds for cell in found.cells} == {(old_rounds, new_rounds)}
     assert bool(found.unsure) == asks, "more rounds now do not help an earlier run that has few"
+    assert all((cell.slowdown_percent is None) == (cell.ci_percent is None) == few for cell in found.cells)
+    assert (slowdown_text(found.to_json()["cells"][0]) == ("-", "-")) == few
     said = verdict_text(found.to_json()["cells"][0])
     assert said == (f"INCONCLUSIVE: {old_rounds} rounds then, {new_rounds} now, 6 needed" if few else "PASS")
 

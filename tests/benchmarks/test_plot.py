@@ -66,6 +66,16 @@ def test_the_caption_promises_no_confidence_that_few_rounds_lack():
     assert "median latency, 95 % from six rounds on" in draw_tradeoff(FEW, "title").get_supxlabel()
 
 
+def test_few_rounds_have_no_factor_in_the_picture_and_it_says_why():
+    few = [row | {"rounds": 1, "times_faster": None, "disturbed": True} for row in MANY]
+    figure = draw_tradeoff(few, "title")
+    assert "n = 1: no ratio from fewer than six rounds" in figure.get_supxlabel()
+    assert "disturbed machine" in figure.get_supxlabel()
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert any(text.startswith("openvino-int8-cpu *\n5.41 ms") for text in texts)
+    assert not any(text.endswith("x") for text in texts)
+
+
 @pytest.mark.parametrize("rows", [FEW[:1], FEW, MANY], ids=["one", "few", "many"])
 def test_labels_lie_inside_and_apart(rows):
     figure = draw_tradeoff(rows, "title")

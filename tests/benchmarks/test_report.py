@@ -18,7 +18,9 @@ def latency(engine, median_ms, times_faster, batch=1):
     backend, precision = engine.split("-")[:2]
     row = {"network": "net", "depth": 20, "engine": engine, "backend": backend, "precision": precision, "batch": batch}
     row |= {"threads": 2, "n": 300, "median_ms": median_ms, "p90_ms": median_ms * 1.1, "p99_ms": median_ms * 1.5}
-    return row | {"ci_ms": [median_ms * 0.98, median_ms * 1.02], "times_faster": times_faster}
+    row |= {"ci_ms": [median_ms * 0.98, median_ms * 1.02], "ci_confidence": 0.97, "disturbed": False}
+    row |= {"round_medians_ms": [median_ms] * 6, "times_faster": times_faster}
+    return row | {"times_faster_ci": times_faster and [times_faster * 0.9, times_faster * 1.1]}
 
 
 @pytest.fixture
@@ -42,7 +44,20 @@ def report():
 
 def test_cells_engine_by_engine_with_eager_first(report):
     assert table_cells(report.summary()) == [
-        ["eager-fp32", "-", "92.90", "-", "-", "-", "2.20", "2.42", "3.30", "1.00", "1.1 MB"],
+        [
+            "eager-fp32",
+            "-",
+            "92.90",
+            "-",
+            "-",
+            "-",
+            "300",
+            "2.20 [2.16, 2.24]",
+            "2.42",
+            "3.30",
+            "1.00 [0.90, 1.10]",
+            "1.1 MB",
+        ],
         [
             "openvino-int8-cpu",
             "97.5",
@@ -50,10 +65,11 @@ def test_cells_engine_by_engine_with_eager_first(report):
             "0.20 [-0.10, 0.55]",
             "0.85",
             "30.1",
-            "0.500",
+            "300",
+            "0.500 [0.490, 0.510]",
             "0.550",
             "0.750",
-            "4.40",
+            "4.40 [3.96, 4.84]",
             "351 kB",
         ],
         [
@@ -63,10 +79,11 @@ def test_cells_engine_by_engine_with_eager_first(report):
             "0.00 [-0.10, 0.55]",
             "0.85",
             "30.1",
-            "0.900",
+            "300",
+            "0.900 [0.882, 0.918]",
             "0.990",
             "1.35",
-            "2.44",
+            "2.44 [2.20, 2.69]",
             "-",
         ],
     ]
@@ -75,9 +92,17 @@ def test_cells_engine_by_engine_with_eager_first(report):
 def test_an_engine_without_latency_or_accuracy_keeps_its_row(report):
     partial = Report("t", [accuracy("a-int8")], [latency("b-fp32", 1.0, None)], {}, {})
     assert table_cells(partial.summary()) == [
-        ["b-fp32", "-", "-", "-", "-", "-", "1.00", "1.10", "1.50", "-", "-"],
-        ["a-int8", "-", "92.70", "0.20 [-0.10, 0.55]", "0.85", "30.1", "-", "-", "-", "-", "-"],
+        ["b-fp32", "-", "-", "-", "-", "-", "300", "1.00 [0.980, 1.02]", "1.10", "1.50", "-", "-"],
+        ["a-int8", "-", "92.70", "0.20 [-0.10, 0.55]", "0.85", "30.1", "-", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_few_rounds_and_a_disturbed_machine_are_said_in_the_table():
+    row = latency("b-fp32", 1.0, None) | {"round_medians_ms": [1.0], "ci_confidence": 0.0, "disturbed": True}
+    found = Report("t", [], [row], {}, {})
+    assert table_cells(found.summary())[0][::6] == ["b-fp32 *", "1.00 [0.980, 1.02] (0 %)"]
+    assert found.summary()[0]["rounds"] == 1
+    assert "- times faster: n = 1: no ratio from fewer than six rounds; time the engines" in found.to_markdown()
 
 
 def test_another_batch_size_shows_its_own_latencies(report):

@@ -13,7 +13,7 @@ def short_calls(monkeypatch):
 
 
 def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny_engine, capsys):
-    quick = ["--streams", "1,3", "--batches", "1,4", "--threads", "1", "--rounds", "2"]
+    quick = ["--streams", "1,3", "--batches", "1,4", "--threads", "1", "--rounds", "6"]
     assert streams.main([tiny_engine, "--json", *quick]) == 0
     found = json.loads(capsys.readouterr().out)
     rates = {row["batch"]: row["frames_per_s"] for row in found["batches"]}
@@ -36,6 +36,8 @@ def test_every_frame_of_every_stream_is_counted(tiny_engine):
 
 def test_people_get_lines_and_an_unknown_engine_exit_code_2(tiny_engine, capsys):
     assert streams.main([tiny_engine, "--streams", "2", "--batches", "1", "--threads", "1", "--rounds", "1"]) == 0
-    assert "2 streams, 1 instances:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 streams, 1 instances:" in said
+    assert "frames/s, n = 1: no ratio from fewer than six rounds; ask for at least six with --rounds" in said
     assert streams.main([tiny_engine, "--engine", "other"]) == 2
     assert "unknown engine" in capsys.readouterr().err
