@@ -108,6 +108,8 @@ def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
 def _try(expected: IntArray, found: IntArray, meaning: IntArray, order: str) -> Renaming:
     renamed = meaning[found]
     moved = np.unique(found[renamed != found])
+    if not beats_chance(renamed == expected, expected):  # a ruined engine's answers mean nothing under any name
+        moved = moved[:0]
     return Renaming(meaning, order, moved, improvement(found == expected, renamed == expected, expected))
 
 
