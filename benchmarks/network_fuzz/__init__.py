@@ -1,0 +1,1 @@
+"""Random small networks, each taken through the whole toolkit and judged by numbers of its own."""
