@@ -32,7 +32,9 @@ FLOAT_ERROR = 1e-4  # 80 dB
 FLOAT_NOISE = 10.0  # times what eager float32 is from float64
 FP16_ERROR = 0.02
 INT8_ERROR = 0.5  # 6 dB: of a file that passed 12 dB on other images
-KERNEL_ERROR, KERNEL_SHARE = 0.06, 0.8  # of an engine from its own file: so much, or this share of the file's error
+# Of an INT8 engine from its own file: so much, or this share of the file's error. Of 118 small networks the right ones
+# were all within 6e-4 and the wrong ones above 0.05; the embedded ResNet-20 is at 3e-3 in both backends.
+KERNEL_ERROR, KERNEL_SHARE = 0.01, 0.5
 BATCH_ERROR = 1e-4  # of eager from itself, one by one or again
 _SATURATES = read_cpu().int8_dot_product is False  # 8-bit products are summed in 16 bits: weights keep to 7
 _MODULE = "resnetrt_fuzzed_network"

@@ -35,6 +35,7 @@ def test_a_spec_survives_json_and_builds_the_same_network():
     assert (build_network(spec)(images.clone()) == build_network(again)(images.clone())).all()
 
 
+@pytest.mark.slow
 def test_the_grammar_draws_different_networks_that_use_most_of_it():
     specs = [draw_network(seed) for seed in range(40)]
     assert len({spec.listing() for spec in specs}) == len(specs)
@@ -101,7 +102,7 @@ def test_an_engine_that_computes_something_else_is_found(tmp_path: Path, monkeyp
     [
         ("fp32", 9e-5, 0.0, 0.0, True),
         ("fp32", 2e-4, 0.0, 0.0, False),
-        ("int8", 0.10, 0.05, 0.09, True),
+        ("int8", 0.10, 0.04, 0.09, True),
         ("int8", 0.20, 0.19, 0.01, False),  # near enough for 12 dB, and not what its file computes
         ("int8", 0.60, 0.01, 0.60, False),
     ],
