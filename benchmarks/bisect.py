@@ -99,7 +99,8 @@ def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = 
     record = manifest.variants[variant]
     path = bundle.file(engine.file if engine is not None and engine.file.endswith(".onnx") else record.file)
     blocks = find_blocks(bundle.variant_file("fp32"))
-    frames = Golden.of(bundle).frames[:count]
+    golden = Golden.of(bundle)
+    frames = golden.frames[:count]
     images = manifest.preprocessing.normalize(frames)
     reference, expected = _reference(bundle, weights, blocks, images, judges_itself=record.file == "fp32.onnx")
     batch = frames if record.input == "uint8" else images
@@ -112,7 +113,7 @@ def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = 
         if block.output in expected and block.output in found
     ]
     if engine is not None:
-        rows.append(_engine_row(bundle, name, frames, expected[blocks[-1].output], limit))
+        rows.append(_engine_row(bundle, name, frames, golden.logits[:count].astype(np.float64), limit))
     return Bisection(name, reference, tuple(rows))
 
 
@@ -180,7 +181,7 @@ def _reference(
         return "onnx-fp32", exported
     from resnetrt.benchmarks.eager_features import eager_features
 
-    return "eager-fp32", eager_features(module, bundle.variant_file("fp32"), images, exported, names[-1])
+    return "eager-fp32", eager_features(module, bundle.variant_file("fp32"), images, exported, bundle.manifest.output)
 
 
 def _engine_row(

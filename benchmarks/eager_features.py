@@ -29,14 +29,15 @@ def eager_features(
 
     For each it is the nearest of all values of its shape, of the same operator for an add or an activation. So a
     folded convolution is compared with what leaves the BatchNorm behind it, wherever that stands, and each call of a
-    shared module with itself. A tensor that no value of the module has the shape of is left out; `logits` is the
-    output.
+    shared module with itself. A tensor that no value of the module has the shape of is left out; `logits`, if it is
+    asked for, is the output.
     """
     operators = {output: node.op_type for node in onnx.load(path).graph.node for output in node.output}
     nearest = _Nearest(exported, operators)
     with torch.no_grad(), nearest:
         output = module(torch.from_numpy(images))
-    return nearest.values() | {logits: np.asarray(output, np.float64)}
+    found = nearest.values()
+    return found | {logits: np.asarray(output, np.float64)} if logits in exported else found
 
 
 class _Nearest(TorchDispatchMode):  # type: ignore[no-untyped-call]

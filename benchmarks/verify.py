@@ -22,7 +22,10 @@ _LIVE_BATCH = 8
 
 @dataclass(frozen=True)
 class EngineVerdict:
-    """`golden` and `live` parity of one engine (None if not run); `problems` is empty if it passed."""
+    """`golden` and `live` parity of one engine (None if not run), in batches; `problems` is empty if it passed.
+
+    Single images are judged too.
+    """
 
     engine: str
     golden: Parity | None
@@ -52,20 +55,29 @@ def verify_bundle(
         raise UsageError(f"bundle {bundle.path} has no engines to verify; make one with: resnetrt compile")
     reference = find_reference(bundle, weights)
     preprocessing = bundle.manifest.preprocessing
-    frames = Golden.of(bundle).frames if data is None else golden_frames(data, preprocessing, count)
+    golden = Golden.of(bundle)
+    frames = golden.frames if data is None else golden_frames(data, preprocessing, count)
     expected = _batched(lambda part: reference.infer(preprocessing.normalize(part)), frames, _LIVE_BATCH)
-    return reference, [_verify(bundle, name, frames, expected) for name in names]
+    return reference, [_verify(bundle, name, frames, expected, golden.noise) for name in names]
 
 
-def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray) -> EngineVerdict:
-    """Engines get frames, or what preprocessing makes of them: whatever each takes."""
+def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray, noise: float) -> EngineVerdict:
+    """Engines get frames, or what preprocessing makes of them: whatever each takes; first in batches, then alone."""
     output = bundle.manifest.output
     try:
         with load(bundle, name) as session:
-            found = _batched(lambda part: session.infer_frames(part)[output], frames, _batch_size(session))
-            live = compare(expected, found)
             limit = tolerance(session.sidecar["backend"], session.sidecar["precision"])
-            return EngineVerdict(name, session.selftest, live, tuple(failures(live, limit)))
+            sizes = dict.fromkeys((_batch_size(session), max(1, session.batch_limits[0])))
+            found = [
+                compare(expected, _batched(lambda part: session.infer_frames(part)[output], frames, size), noise)
+                for size in sizes
+            ]
+            problems = [
+                f"in batches of {size}: {problem}" if size > 1 else f"single images: {problem}"
+                for size, live in zip(sizes, found, strict=True)
+                for problem in failures(live, limit)
+            ]
+            return EngineVerdict(name, session.selftest, found[0], tuple(problems))
     except CheckFailed as error:
         return EngineVerdict(name, None, None, (str(error),))
 

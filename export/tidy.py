@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from resnetrt.export.circular_padding import rewrite_circular_padding
+
 BATCH = "batch"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -17,12 +19,13 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(path: Path) -> None:
     """Rewrite the ONNX file at `path` in place.
 
-    Names come from module scopes, the batch axis is named `batch`, there is no metadata, and every layer has a bias:
-    the exporter drops those that are zero, every later stage would have to know both forms, and a bias is where
-    quantization takes back the mean error of rounded weights.
+    Names come from module scopes, the batch axis is named `batch`, there is no metadata, circular padding is written so
+    that every backend takes it, and every layer has a bias: the exporter drops those that are zero, every later stage
+    would have to know both forms, and a bias is where quantization takes back the mean error of rounded weights.
     """
     model = onnx.load(str(path))
     _rename(model.graph)
+    rewrite_circular_padding(model.graph)
     _add_missing_biases(model.graph)
     _name_batch_axis(model.graph)
     del model.metadata_props[:]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnetrt.export.fold import fold_batch_norms
-from resnetrt.export.trace import trace_to_onnx
+from resnetrt.export.trace import write_onnx
 from resnetrt.preprocess import Preprocessing
 
 SIZE = 16
@@ -174,7 +174,14 @@ def siblings() -> nn.Module:
     return small_models.randomize(Siblings())
 
 
-siblings.preprocessing = Preprocessing("RGB", SIZE, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)  # type: ignore[attr-defined]
+def convolution_last() -> nn.Module:
+    """Scores of each place, averaged: the last layer's output is not the network's."""
+    torch.manual_seed(0)
+    return small_models.Chain(conv_bn_relu(3, 16), nn.Conv2d(16, 10, 1)).eval()
+
+
+for _factory in (siblings, convolution_last):
+    _factory.preprocessing = Preprocessing("RGB", SIZE, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)  # type: ignore[attr-defined]
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pre_activation": lambda: with_head(nn.Conv2d(3, 16, 3, bias=False), PreActivation(), nn.BatchNorm2d(16)),
@@ -196,5 +203,5 @@ def write_fp32(name: str, folder: Path) -> Path:
     module = small_models.randomize(NETWORKS[name]())
     fold = fold_batch_norms(module, torch.randn(2, 3, SIZE, SIZE))
     path = folder / f"{name}.onnx"
-    trace_to_onnx(fold.module, (3, SIZE, SIZE), path)
+    write_onnx(fold.program, path)
     return path

@@ -159,3 +159,12 @@ def test_an_add_is_compared_with_adds_alone(siblings):
     found = eager_features(odd_networks.siblings(), path, images, {"add_30": branch}, "logits")
     assert found["add_30"].shape == branch.shape
     assert sqnr_db(found["add_30"], branch) < 20
+
+
+def test_a_network_that_ends_in_a_pool_is_judged_to_its_end(tmp_path):
+    bundle, _ = export_bundle(prepare_export("odd_networks:convolution_last", golden_count=4), tmp_path / "net.bundle")
+    engine = compile_variant(bundle, "fp32", "openvino")
+    for name in ("fp32", engine):
+        found = bisect(bundle, name)
+        assert found.first is None
+        assert min(row.sqnr_db for row in found.rows) > 110
