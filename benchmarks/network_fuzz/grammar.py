@@ -269,14 +269,10 @@ def _cut(rng: random.Random, shape: Shape, _depth: int) -> list[Layer]:
 
 
 def _reshape(rng: random.Random, _shape: Shape, _depth: int) -> list[Layer]:
-    kinds: tuple[str, ...] = (
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "channel_shuffle_view",
-        "space_to_depth",
+    kinds = (
+        *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "channel_shuffle_view", "space_to_depth"),
+        *("swap", "swap_channels", "through_3d", "mix", "contiguous", "focus"),
     )
-    kinds += ("swap", "swap_channels", "through_3d", "mix", "contiguous", "focus")
     layer: Layer = {"op": "reshape", "kind": rng.choice(kinds), "by": rng.choice((2, 2, 2, 4))}
     return [layer]
 
@@ -292,18 +288,11 @@ def _resize(rng: random.Random, _shape: Shape, _depth: int) -> list[Layer]:
     return [layer]
 
 
-_ARITHMETIC: tuple[str, ...] = (
-    "scale",
-    "buffers",
-    "remembers",
-    "coordinates",
-    "times",
-    "rescale",
-    "negative",
-    "centre",
-    "dropout",
+_ARITHMETIC = (
+    *("scale", "buffers", "remembers", "coordinates", "times", "rescale"),
+    *("negative", "centre", "dropout", "identity", "inplace", "crelu"),
+    *("repeat", "double", "sum_of_squares", "mask", "topmost", "cumulative"),
 )
-_ARITHMETIC += ("identity", "inplace", "crelu", "repeat", "double", "sum_of_squares", "mask", "topmost", "cumulative")
 
 
 def _arithmetic(rng: random.Random, _shape: Shape, _depth: int) -> list[Layer]:
@@ -342,10 +331,6 @@ def _residual(rng: random.Random, shape: Shape, depth: int) -> Layer:
     return {"op": "residual", "join": join, **_options(rng, **choices), "body": body}
 
 
-def _dense(rng: random.Random, shape: Shape, depth: int) -> Layer:
-    return {"op": "dense", "body": _sized(rng, shape, depth)}
-
-
 def _branches(rng: random.Random, shape: Shape, depth: int) -> Layer:
     join = rng.choice(("cat", "cat", "cat", "add", "stack", "interleave", "maximum"))
     make = _sized if join == "cat" else _keeping
@@ -354,11 +339,8 @@ def _branches(rng: random.Random, shape: Shape, depth: int) -> Layer:
 
 def _split(rng: random.Random, shape: Shape, depth: int) -> Layer:
     half: Shape = (max(1, shape[0] // 2), *shape[1:])
-    return {
-        "op": "split_channels",
-        **_options(rng, kind=("chunk", "split", "slices")),
-        "body": _sized(rng, half, depth),
-    }
+    body = _sized(rng, half, depth)
+    return {"op": "split_channels", **_options(rng, kind=("chunk", "split", "slices")), "body": body}
 
 
 def _repeat(rng: random.Random, shape: Shape, depth: int) -> Layer:
@@ -370,10 +352,6 @@ def _tiles(rng: random.Random, shape: Shape, depth: int) -> Layer:
     count = rng.choice((2, 4))
     strip: Shape = (shape[0], max(1, shape[1] // count), shape[2])
     return {"op": "tiles", "count": count, **_options(rng, mixing=(False, True)), "body": _sized(rng, strip, depth)}
-
-
-def _each_channel(rng: random.Random, shape: Shape, depth: int) -> Layer:
-    return {"op": "each_channel", "body": _sized(rng, (1, *shape[1:]), depth)}
 
 
 def _squeeze_excite(rng: random.Random, _shape: Shape, _depth: int) -> Layer:
@@ -407,12 +385,15 @@ _DRAWS: dict[str, tuple[float, Draw]] = {
     "mixer": (0.8, _mixer),
     "trap": (0.12, _trap),
     "residual": (4, _block(_residual)),
-    "dense": (1.2, _block(_dense)),
+    "dense": (1.2, _block(lambda *drawn: {"op": "dense", "body": _sized(*drawn)})),
     "branches": (1.2, _block(_branches)),
     "split_channels": (0.8, _block(_split)),
     "repeat": (0.8, _block(_repeat)),
     "tiles": (0.7, _block(_tiles)),
-    "each_channel": (0.3, _block(_each_channel)),
+    "each_channel": (
+        0.3,
+        _block(lambda rng, shape, depth: {"op": "each_channel", "body": _sized(rng, (1, *shape[1:]), depth)}),
+    ),
     "squeeze_excite": (1, _block(_squeeze_excite)),
     "passes": (0.4, _block(_passes)),
     "pyramid": (0.6, _block(_pyramid)),
