@@ -27,6 +27,7 @@ def open_double(
     """A TensorRT session whose engine is the double of a variant."""
     precision = bundle.manifest.variants[variant].precision
     sidecar = {"id": f"tensorrt-{precision}-sm86", "backend": "tensorrt", "precision": precision, "target": "sm86"}
+    sidecar["variant"] = variant
     return TensorRtSession(sidecar, EngineDouble(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt)
 
 
