@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.golden import Golden
+from resnetrt.golden import Golden, outputs_file
 from resnetrt.runtime import load
 from resnetrt.runtime.session import Session
 from resnetrt.runtime.shadow import (
@@ -313,6 +313,7 @@ def test_too_few_golden_images_are_refused(bundle: Bundle):
     golden = Golden.of(bundle)
     with bundle.edit() as editor:
         editor.write("golden.safetensors", Golden(golden.frames[:5], golden.logits[:5]).to_bytes())
+        editor.remove(outputs_file(bundle.manifest.engines[INT8].variant))
     with load(bundle, INT8) as session, pytest.raises(UsageError, match="at least 8 images, found 5"):
         start_shadow(bundle, session, EVERY)
 
