@@ -5,6 +5,8 @@ from typing import Literal
 
 from resnetrt.errors import UsageError
 
+METADATA = "resnetrt.dialect"  # of the files made here
+
 
 @dataclass(frozen=True)
 class Dialect:

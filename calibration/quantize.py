@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.bake import PIXELS, bake_float, bake_integer
-from resnetrt.calibration.dialects import Dialect
+from resnetrt.calibration.dialects import METADATA, Dialect
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.equalize import changed_by, equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
@@ -177,6 +177,7 @@ def _prepare(
     graph = model.graph
     equalize(graph, record.equalization)
     note_factors(model, record.equalization)
+    model.metadata_props[METADATA] = rules.name
     points = place(graph, rules, keep_float)
     params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
     inputs = _layer_inputs(graph, params, record, keep_float)

@@ -212,6 +212,7 @@ def scaled_by_another_tool(path: Path) -> int:
                 place + 1, onnx.helper.make_node("Mul", [name, "third"], [f"{name}@back"], f"{name}@back")
             )
     graph.initializer.append(thirds)
+    del model.metadata_props[:]  # else it were a file of our own
     onnx.save(model, path)
     return len(scales)
 
