@@ -69,7 +69,7 @@ def bake_integer(
     convolution alone reads the input.
     """
     old = _only_input(graph)
-    layer = _only_convolution(old)
+    layer = only_convolution(old)
     frames = _frames_input(graph, old)
     grid = _GRIDS[rules.pixels]
     _widen_weights(graph, layer, preprocessing, grid)
@@ -163,7 +163,8 @@ def _only_input(graph: ir.Graph) -> ir.Value:
     return graph.inputs[0]
 
 
-def _only_convolution(value: ir.Value) -> ir.Node:
+def only_convolution(value: ir.Value) -> ir.Node:
+    """The convolution that alone reads `value`. Raises `UsageError` if there is none, or one in groups."""
     uses = list(value.uses())
     layer = uses[0].node if len(uses) == 1 else None
     if layer is None or layer.op_type != "Conv" or layer.attributes.get_int("group", 1) != 1:

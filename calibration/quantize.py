@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.bake import PIXELS, bake_float, bake_integer
+from resnetrt.calibration.bake import PIXELS, bake_float, bake_integer, only_convolution
 from resnetrt.calibration.dialects import METADATA, Dialect
 from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.equalize import changed_by, equalize, note_factors
@@ -190,6 +190,7 @@ def _prepare(
         params = {normalised if point == name else point: chosen for point, chosen in params.items()}
         return _Prepared(model, params, inputs, keep_float)
     params = {point: chosen for point, chosen in params.items() if point != name}
+    only_convolution(graph.inputs[0])  # before the record is asked for the means of what such a one reads
     baked = bake_integer(graph, preprocessing, rules, record[name].channel_mean)
     pixels = {} if baked.pair is None else {PIXELS: baked.pair}
     return _Prepared(model, pixels | params, inputs | {baked.layer: baked.source}, keep_float, exact_pixels=True)

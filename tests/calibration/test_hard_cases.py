@@ -19,7 +19,7 @@ from resnetrt.calibration.layer_report import LayerRow, layer_report
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_model, quantize_variant
 from resnetrt.calibration.record import CalibrationRecord
 from resnetrt.calibration.suspects import Evidence, find_suspects, layer_weights
-from resnetrt.errors import BundleError, CheckFailed, DataError
+from resnetrt.errors import BundleError, CheckFailed, DataError, UsageError
 from resnetrt.export.fold import fold_batch_norms
 from resnetrt.export.trace import write_onnx
 from resnetrt.models.resnet import ResNet, ResNetConfig
@@ -310,3 +310,12 @@ def test_linear_layers_over_the_last_axis_become_integers(tmp_path: Path):
         products = [node for node in model.graph.node if node.op_type == "MatMul"]
         assert len(products) == 2
         assert {made.get(name) for node in products for name in node.input} == {"DequantizeLinear"}
+
+
+def test_pixels_need_a_first_convolution(tmp_path: Path):
+    torch.manual_seed(0)
+    case = Case(Folded().eval(), tmp_path)
+    for rules in DIALECTS.values():
+        options = QuantizeOptions(input="uint8")
+        with pytest.raises(UsageError, match="must be all that reads the input, found Reshape"):
+            quantize_model(case.path, case.record, rules, options, preprocessing=recipe(KIND))
