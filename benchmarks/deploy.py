@@ -23,7 +23,7 @@ from resnetrt.calibration.data import open_dataset
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.ranges import check_method
 from resnetrt.conditions import conditions
-from resnetrt.errors import BackendMissing, CheckFailed
+from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed
 from resnetrt.export.compilers import choose_variant, compile_variant
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.export import export_bundle
@@ -132,7 +132,7 @@ def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) 
             except BackendMissing as error:
                 say(f"compile   {backend} {precision} left out: {error}")
                 continue
-            except CheckFailed as error:
+            except (BackendRefused, CheckFailed) as error:
                 say(f"compile   {backend} {precision} refused: {error}")
                 refused.append(str(error))
                 continue

@@ -16,7 +16,7 @@ from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.record import FILE as CALIBRATION
 from resnetrt.conditions import tool_versions
-from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
 from resnetrt.export.cast_recipes import RECIPES, UINT8
 from resnetrt.export.compilers import choose_variant, compile_variant, engine_id, find_compiler
 from resnetrt.export.export import export_bundle
@@ -53,7 +53,7 @@ def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str],
             for kind in engines if precision == "int8" else ("float32",):
                 try:
                     engines[kind].append(_engine(bundle, backend, precision, kind, say))
-                except (BackendMissing, CheckFailed, UsageError) as error:
+                except (BackendMissing, BackendRefused, CheckFailed, UsageError) as error:
                     left_out.append(f"{network} {backend} {precision} from {kind}: {error}")
     return Subject(bundle, engines["float32"], left_out, engines["uint8"])
 

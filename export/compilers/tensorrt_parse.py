@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.errors import BackendRefused, CheckFailed, UsageError
 from resnetrt.export.compilers.tensorrt_flavour import Flavour
 from resnetrt.export.compilers.tensorrt_log import advice
 from resnetrt.runtime.backends.tensorrt_logger import Lines, clean, first_error, logger_of
@@ -31,13 +31,13 @@ class UnsupportedNode:
 
 
 def parse(trt: Any, path: Path) -> ParsedNetwork:
-    """The network of the ONNX file at `path`. Raises `UsageError` naming the first node that TensorRT refuses."""
+    """The network of the ONNX file at `path`. Raises `BackendRefused` naming the first node that TensorRT refuses."""
     logger = logger_of(trt)
     with logger.recorded() as lines:
         builder, network, parser = _new_parser(trt, logger)
         if not parser.parse_from_file(str(path)):
             problems = _errors(parser)
-            raise UsageError(f"{path.name}: parsing failed: {_describe(problems, lines)}")
+            raise BackendRefused(f"{path.name}: parsing failed: {_describe(problems, lines)}")
         if parser.num_errors or first_error(lines):
             raise CheckFailed(f"{path.name}: parsing ended with errors: {_describe(_errors(parser), lines)}")
     return ParsedNetwork(logger, builder, network, parser, _node_names(network))

@@ -12,7 +12,7 @@ import tiny_bundle
 from engine_double import engine_of, open_double
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BundleError, EnvironmentFault, UsageError
+from resnetrt.errors import BackendRefused, BundleError, EnvironmentFault
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.backends.tensorrt_library import deserialize
 from resnetrt.runtime.backends.tensorrt_logger import logger_of
@@ -138,7 +138,7 @@ def test_two_real_builds_side_by_side_keep_their_errors_apart(tmp_path: Path):
     broken.write_bytes(b"no ONNX file")
 
     def refused() -> str:
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(BackendRefused) as caught:
             parse(trt, broken)
         return str(caught.value)
 
