@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, input_option, json_option
+from resnetrt.cli.options import bundle_argument, input_option, json_option, min_share_option
 from resnetrt.cli.output import emit_json
 
 _TENSORRT: list[Any] = [
@@ -36,13 +36,7 @@ def _tensorrt_options(function: Any) -> Any:
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
 @input_option("With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.")
 @click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
-@click.option(
-    "--min-share",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Least share of the work in the engine's own precision; 0 keeps any engine.",
-)
+@min_share_option
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
 @_tensorrt_options
 @json_option

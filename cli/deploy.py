@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from resnetrt.cli.deploying import run_deploy
-from resnetrt.cli.options import given_options, json_option, model_options, read_labels
+from resnetrt.cli.options import given_options, json_option, min_share_option, model_options, read_labels
 
 _MAX_DROP_PP = 1.0
 
@@ -30,13 +30,7 @@ _MAX_DROP_PP = 1.0
 @click.option("--max-drop", type=float, help="--backend auto: points of top-1 that may be lost. Default: 1.")
 @click.option("--min-relative", type=float, help="--backend auto: share of the FP32 top-1 to keep instead, as 0.99.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="--backend auto: of each verdict.")
-@click.option(
-    "--min-share",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Least share of an engine's work in its own precision; 0 keeps any engine.",
-)
+@min_share_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at --out.")
 @json_option
 @click.pass_context

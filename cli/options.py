@@ -36,6 +36,15 @@ def input_option(help_text: str) -> Callable[[F], F]:
     return click.option("--input", "input_type", type=kinds, default="float32", show_default=True, help=help_text)
 
 
+min_share_option: Callable[[F], F] = click.option(
+    "--min-share",
+    type=click.FloatRange(0, 1),
+    default=0.5,  # MIN_SHARE of the compilers, which import numpy: a test pins it
+    show_default=True,
+    help="Least share of an engine's work in its own precision; 0 keeps any engine.",
+)
+
+
 class CommaList(_ParamType):
     """A comma-separated list whose items `convert_item` parses, as `--batches 1,8`."""
 

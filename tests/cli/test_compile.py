@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tiny_bundle
 
-from resnetrt.cli import run
+from resnetrt.cli import cli, run
 from resnetrt.errors import UsageError
+from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.runtime.cuda.device import find_devices
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -131,3 +132,10 @@ def test_an_engine_that_does_not_run_as_it_is_called_exits_1(tmp_path: Path, cap
     assert not (made.path / "engines").exists()
     assert run([*arguments, "--min-share", "0.15"]) == 0
     assert capsys.readouterr().out.endswith("golden images, 84.2% of the work in fp32, 15.8% of the work in int8\n")
+
+
+@pytest.mark.parametrize("command", ["compile", "deploy"])
+def test_the_least_share_is_the_compilers(command: str):
+    """The command line can't read it there without numpy."""
+    (option,) = (item for item in cli.get_command(None, command).params if item.name == "min_share")
+    assert option.default == MIN_SHARE
