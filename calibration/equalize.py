@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from resnetrt.calibration.structure import WEIGHTED, is_constant, weighted_layers
 from resnetrt.export.equality import difference
-from resnetrt.export.graph_nodes import add_constant
+from resnetrt.export.graph_nodes import add_constant, serialised
 from resnetrt.preprocess import FloatArray
 
 Factors = dict[str, npt.NDArray[np.float64]]
@@ -85,7 +85,7 @@ def changed_by(path: Path, factors: Factors, expected: FloatArray, images: Float
         return ""
     model = ir.load(str(path))
     equalize(model.graph, factors)
-    return difference(expected, bytes(ir.serde.serialize_model(model).SerializeToString()), images, noise)
+    return difference(expected, serialised(model), images, noise)
 
 
 def note_factors(model: ir.Model, factors: Factors) -> None:

@@ -21,6 +21,7 @@ from resnetrt.calibration.suspects import blaming
 from resnetrt.errors import UsageError
 from resnetrt.export.cast_recipes import UINT8
 from resnetrt.export.equality import difference
+from resnetrt.export.graph_nodes import serialised
 from resnetrt.export.store import store_variant
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
@@ -129,9 +130,6 @@ class _Prepared:
     keep_float: frozenset[str]
     exact_pixels: bool = False
 
-    def serialised(self) -> bytes:
-        return bytes(ir.serde.serialize_model(self.model).SerializeToString())
-
 
 def quantize_model(
     path: Path,
@@ -157,7 +155,7 @@ def _prepare_checked(bundle: Bundle, record: CalibrationRecord, rules: Dialect, 
     path, preprocessing, golden = bundle.variant_file("fp32"), bundle.manifest.preprocessing, Golden.of(bundle)
     prepared = _prepare(path, record, rules, options, preprocessing=preprocessing)
     if prepared.exact_pixels and (
-        wrong := difference(golden.logits, prepared.serialised(), golden.frames, golden.noise)
+        wrong := difference(golden.logits, serialised(prepared.model), golden.frames, golden.noise)
     ):
         _log.warning("pixels are not taken as integers: the network would compute something else (%s)", wrong)
         return _prepare(path, record, rules, options, preprocessing=preprocessing, exact_pixels=False)
@@ -206,7 +204,7 @@ def _finish(prepared: _Prepared, rules: Dialect, options: QuantizeOptions) -> by
     quantize_layers(graph, prepared.inputs, layer_options)
     insert_activation_pairs(graph, prepared.params, prepared.keep_float)
     graph.sort()
-    return prepared.serialised()
+    return serialised(prepared.model)
 
 
 def _layer_inputs(
@@ -229,8 +227,7 @@ def add_uint8_variant(bundle: Bundle) -> tuple[str, Parity]:
     variant = "fp32" + UINT8
     model = ir.load(str(bundle.variant_file("fp32")))
     bake_float(model.graph, bundle.manifest.preprocessing)
-    blob = bytes(ir.serde.serialize_model(model).SerializeToString())
-    return variant, store_variant(bundle, variant, blob, "fp32", {}, input_type="uint8")
+    return variant, store_variant(bundle, variant, serialised(model), "fp32", {}, input_type="uint8")
 
 
 def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method: str) -> QuantParams:

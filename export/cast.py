@@ -20,6 +20,7 @@ from resnetrt.export.cast_recipes import RECIPES, UINT8, CastRecipe, recipe_for,
 from resnetrt.export.equality import difference
 from resnetrt.export.fit_scales import fit_scales
 from resnetrt.export.fp8 import insert_fp8
+from resnetrt.export.graph_nodes import serialised
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
 from resnetrt.export.half_types import HALF_TYPES, HalfType
 from resnetrt.export.lint import check_onnx
@@ -60,7 +61,7 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
     name = f"{recipe.variant}.onnx"
     with bundle.edit() as editor:
         path = editor.new_path(name)
-        path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+        path.write_bytes(serialised(model))
         check_onnx(path)
         with _naming(recipe.variant, _UNKNOWN_RANGE if amax is None else ""):
             outputs, as_it_is = rounded_outputs(bundle, path), _run_as_it_is(bundle, path, precision)
@@ -119,8 +120,7 @@ def _load(bundle: Bundle, variant: str, least_opset: int) -> ir.Model:
         frames, expected = Golden.of(bundle).frames, golden_outputs(bundle, path)
         takes_frames = bundle.manifest.variants[variant].input == "uint8"
         batch = frames if takes_frames else bundle.manifest.preprocessing.normalize(frames)
-        blob = ir.serde.serialize_model(model).SerializeToString()
-        if wrong := difference(expected, blob, batch):
+        if wrong := difference(expected, serialised(model), batch):
             raise CheckFailed(f"variant {variant}: at opset {least_opset} it computes something else ({wrong})")
     return model
 

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from resnetrt.export.cast import cast_to_half
 from resnetrt.export.cast_graph import cast_graph, load_typed
+from resnetrt.export.graph_nodes import serialised
 from resnetrt.export.half_range import WEIGHTED, layers_out_of_range
 from resnetrt.export.half_types import HALF_OPERATORS, HALF_TYPES
 
@@ -24,7 +25,7 @@ def cast_islands(path: Path, precision: str, layers: Collection[str], amax: Mapp
     wanted = island_nodes(model.graph, layers) - layers_out_of_range(model.graph, half, amax).keys()
     cast_graph(model.graph, half, {node.name or "" for node in model.graph} - wanted)
     model.graph.sort()
-    return bytes(ir.serde.serialize_model(model).SerializeToString())
+    return serialised(model)
 
 
 def cast_carrier(path: Path, precision: str, amax: Mapping[str, float]) -> bytes:
@@ -32,7 +33,7 @@ def cast_carrier(path: Path, precision: str, amax: Mapping[str, float]) -> bytes
     half = HALF_TYPES[precision]
     model = load_typed(str(path), half.least_opset)
     cast_to_half(model.graph, half, amax, fit=True)
-    return bytes(ir.serde.serialize_model(model).SerializeToString())
+    return serialised(model)
 
 
 def island_nodes(graph: ir.Graph, layers: Collection[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""New nodes and constants of an `onnx_ir` graph."""
+"""New nodes and constants of an `onnx_ir` graph, and the bytes of the whole model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,3 +23,8 @@ def named_node(
     node = ir.node(operator, inputs, attributes, name=name)
     node.outputs[0].name = name
     return node
+
+
+def serialised(model: ir.Model) -> bytes:
+    """The content of `model`'s ONNX file."""
+    return bytes(ir.serde.serialize_model(model).SerializeToString())

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from resnetrt.export.graph_nodes import add_constant, named_node
+from resnetrt.export.graph_nodes import add_constant, named_node, serialised
 
 _ENTRANCE = ("Transpose", "Pad", "Cast", "Mul", "QuantizeLinear", "DequantizeLinear", "Conv")
 
@@ -63,7 +63,7 @@ def pair_pixels(path: Path) -> bytes | None:
     reshaped = named_node("Reshape", [frames, rows], "pairs")
     graph.insert_before(moved, [reshaped])
     moved.replace_input_with(0, reshaped.outputs[0])
-    return bytes(ir.serde.serialize_model(model).SerializeToString())
+    return serialised(model)
 
 
 def _chain(value: ir.Value) -> list[ir.Node]:
