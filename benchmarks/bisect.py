@@ -17,6 +17,7 @@ from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
 from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
+from resnetrt.runtime.selftest import batch_size, infer_all
 
 Features = Mapping[str, npt.NDArray[np.float64]]
 Scales = dict[str, float | FloatArray]  # of one number or for each channel, in the tensor's units
@@ -193,8 +194,5 @@ def _engine_row(
     except CheckFailed:
         session = load(bundle, name, selftest=False)
     with session:
-        batch = session.inputs[0].shape[0] or len(frames)
-        at = np.arange(-(-len(frames) // batch) * batch) % len(frames)
-        parts = [session.infer_frames(frames[at[i : i + batch]])[output].copy() for i in range(0, len(at), batch)]
-    logits = np.concatenate(parts)[: len(frames)].astype(np.float64)
+        logits = infer_all(session, session.prepare(frames), output, batch_size(session)).astype(np.float64)
     return compare_block("engine", output, expected, logits, limit, {})

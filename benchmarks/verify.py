@@ -1,6 +1,6 @@
 """Parity of a bundle's engines with the eager model: the golden images, and live eager where torch is there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from resnetrt.golden import Golden
 from resnetrt.parity import Parity, compare, failures, tolerance
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.runtime import load
-from resnetrt.runtime.session import Session
+from resnetrt.runtime.selftest import batch_size, infer_all
 
 _LIVE_BATCH = 8
 
@@ -57,7 +57,9 @@ def verify_bundle(
     preprocessing = bundle.manifest.preprocessing
     golden = Golden.of(bundle)
     frames = golden.frames if data is None else golden_frames(data, preprocessing, count)
-    expected = _batched(lambda part: reference.infer(preprocessing.normalize(part)), frames, _LIVE_BATCH)
+    images = preprocessing.normalize(frames)
+    parts = [reference.infer(images[at : at + _LIVE_BATCH]) for at in range(0, len(images), _LIVE_BATCH)]
+    expected = np.concatenate(parts)
     return reference, [_verify(bundle, name, frames, expected, golden.noise) for name in names]
 
 
@@ -67,11 +69,9 @@ def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray,
     try:
         with load(bundle, name) as session:
             limit = tolerance(session.sidecar["backend"], session.sidecar["precision"])
-            sizes = dict.fromkeys((_batch_size(session), max(1, session.batch_limits[0])))
-            found = [
-                compare(expected, _batched(lambda part: session.infer_frames(part)[output], frames, size), noise)
-                for size in sizes
-            ]
+            sizes = dict.fromkeys((batch_size(session), session.batch_limits[0]))
+            images = session.prepare(frames)
+            found = [compare(expected, infer_all(session, images, output, size), noise) for size in sizes]
             problems = [
                 f"in batches of {size}: {problem}" if size > 1 else f"single images: {problem}"
                 for size, live in zip(sizes, found, strict=True)
@@ -80,15 +80,3 @@ def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray,
             return EngineVerdict(name, session.selftest, found[0], tuple(problems))
     except CheckFailed as error:
         return EngineVerdict(name, None, None, (str(error),))
-
-
-def _batch_size(session: Session) -> int:
-    low, high = session.batch_limits
-    return max(low, min(_LIVE_BATCH, high or _LIVE_BATCH))
-
-
-def _batched(infer: Callable[[UInt8Array], FloatArray], frames: UInt8Array, size: int) -> FloatArray:
-    """What `infer` gives for all `frames` in batches of `size`, the last filled up with the first frames again."""
-    count = len(frames)
-    parts = [np.array(infer(frames[np.arange(at, at + size) % count])) for at in range(0, count, size)]
-    return np.concatenate(parts)[:count]

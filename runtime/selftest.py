@@ -8,6 +8,7 @@ from resnetrt import parity
 from resnetrt.errors import CheckFailed, ResnetrtError
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
+from resnetrt.preprocess import UInt8Array
 from resnetrt.runtime.session import Array, Session
 
 _log = logging.getLogger("resnetrt.runtime")
@@ -61,22 +62,37 @@ def _why_another(session: Session) -> str:
     return "the backend computes something else than its file says; compile for another one, or with another version"
 
 
-def _run(session: Session, frames: Array, output: str, what: str) -> tuple[Array, Array]:
-    """Outputs of all frames in batches of one size and, if the engine takes both, of the first frames one by one.
+def batch_size(session: Session) -> int:
+    """Images of a batch where any number will do: a few, or what is nearest of what the engine takes."""
+    low, high = session.batch_limits
+    return max(low, min(_BATCH, high or _BATCH))
 
-    Every new batch size costs compilation, so there are two. The last batch is filled up with the first frames again.
+
+def infer_all(session: Session, images: Array, output: str, size: int) -> Array:
+    """The `output` for all `images`, as `Session.prepare` gives them, in batches of `size`.
+
+    The last batch is filled up with the first images again.
+    """
+    count = len(images)
+    batches = (images[np.arange(first, first + size) % count] for first in range(0, count, size))
+    return np.concatenate([session.infer(batch)[output] for batch in batches])[:count]
+
+
+def _run(session: Session, frames: UInt8Array, output: str, what: str) -> tuple[Array, Array]:
+    """Outputs of all frames in batches and, if the engine takes both, of the first frames one by one.
+
+    Every new batch size costs compilation, so there are two.
     """
     if output not in (spec.name for spec in session.outputs):
         found = ", ".join(spec.name for spec in session.outputs)
         raise CheckFailed(f"{what}: expected an output named {output}, found {found}")
-    (low, high), count = session.batch_limits, len(frames)
-    size = max(low, min(_BATCH, high or _BATCH))
-    batches = [frames[np.arange(first, first + size) % count] for first in range(0, count, size)]
-    alone = [frames[at : at + 1] for at in range(min(_ALONE, count))] if low == 1 < size else []
+    size = batch_size(session)
+    both = session.batch_limits[0] == 1 < size
     try:
-        whole, single = ([session.infer_frames(part)[output] for part in parts] for parts in (batches, alone))
+        images = session.prepare(frames)
+        whole = infer_all(session, images, output, size)
+        return whole, infer_all(session, images[:_ALONE], output, 1) if both else np.empty(0)
     except ResnetrtError:
         raise
     except Exception as error:  # each backend has its own types
         raise CheckFailed(f"{what}: inference failed: {error}") from error
-    return np.concatenate(whole)[:count], np.concatenate(single) if single else np.empty(0)

@@ -11,6 +11,7 @@ from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
 from resnetrt.preprocess import FloatArray
+from resnetrt.runtime.selftest import infer_all
 from resnetrt.runtime.session import Array, Session
 from resnetrt.runtime.shadow.evidence import Values, upper_rate
 
@@ -106,7 +107,7 @@ def measure_copy(session: Session, copy: Session, golden: Golden, output: str, c
     images = session.prepare(golden.frames)
     alone = np.concatenate([answer_alone(copy, image[None], output) for image in images])
     low, high = session.batch_limits
-    found = [_in_batches(session, images, output, size) for size in {low, min(high or _LARGE, _LARGE)}]
+    found = [infer_all(session, images, output, size) for size in {low, min(high or _LARGE, _LARGE)}]
     noise = np.max([relative_noise(alone, out) for out in found], axis=0)
     if not noise.any():
         return Baseline(_EXACT_RATE, (NoiseLimit(0.0, _EXACT_RATE),), len(images), "its copy, bit for bit")
@@ -117,12 +118,6 @@ def measure_copy(session: Session, copy: Session, golden: Golden, output: str, c
 def answer_alone(session: Session, image: Array, output: str) -> Array:
     """The logits `(1, classes)` of one image as the engine takes it, repeated where its smallest batch is larger."""
     return session.infer(np.repeat(image, session.batch_limits[0], 0))[output][:1]
-
-
-def _in_batches(session: Session, images: Array, output: str, size: int) -> Array:
-    count = len(images)
-    parts = [images[np.arange(start, start + size) % count] for start in range(0, count, size)]
-    return np.concatenate([session.infer(part)[output].copy() for part in parts])[:count]
 
 
 def _require_as_compiled(session: Session, found_db: float) -> None:
