@@ -25,7 +25,7 @@ from resnetrt.calibration.record import FILE, CalibrationRecord, TensorStatistic
 from resnetrt.calibration.seen import Seen, see
 from resnetrt.calibration.structure import residual_adds
 from resnetrt.errors import DataError
-from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.onnx_parity import fp32_outputs, run_onnx
 from resnetrt.export.store import drop_variants
 from resnetrt.golden import Golden
 from resnetrt.preprocess import FloatArray, Preprocessing
@@ -50,7 +50,10 @@ def calibrate(
     Raises `DataError` naming the tensor when an activation is NaN, infinite or constant. Only what nothing but a
     residual add reads may be constant: a branch whose last BatchNorm has no scale yet (gamma 0) is.
     """
-    trial = _Trial(model_path, preprocessing.normalize(next(dataset.batches(_MAX_BATCH)).frames)) if equalized else None
+    trial = None
+    if equalized:
+        images = preprocessing.normalize(next(dataset.batches(_MAX_BATCH)).frames)
+        trial = _Trial(model_path, images, run_onnx(model_path, images, as_written=True))
     return _collect(Probe(model_path, len(dataset)), dataset, preprocessing, trial, run_here)
 
 
@@ -70,7 +73,10 @@ def calibrate_bundle(
         dataset = opening.result()
     if len(dataset) < samples:
         probe = Probe(path, len(dataset))
-    trial = _Trial(path, preprocessing.normalize(Golden.of(bundle).frames)) if equalized else None
+    trial = None
+    if equalized:
+        golden = Golden.of(bundle)
+        trial = _Trial(path, preprocessing.normalize(golden.frames), fp32_outputs(bundle), golden.noise)
     record = _collect(probe, dataset, preprocessing, trial, runner or run_here)
     with bundle.edit() as editor:
         blob = record.to_bytes()
@@ -88,14 +94,19 @@ def open_some(data: str, preprocessing: Preprocessing, samples: int, seed: int) 
 
 @dataclass(frozen=True)
 class _Trial:
-    """The network at `path` before and after equalization, on `images` float32 `(N, C, H, W)`."""
+    """The network at `path` before and after equalization, on `images` float32 `(N, C, H, W)`.
+
+    `expected` `(N, classes)` is what it gives before, `noise` eager's own.
+    """
 
     path: Path
     images: FloatArray
+    expected: FloatArray
+    noise: float = 0.0
 
     def accepted(self, factors: Factors) -> Factors:
         """`factors`, or none if the network is another one with them."""
-        wrong = changed_by(self.path, factors, run_onnx(self.path, self.images), self.images)
+        wrong = changed_by(self.path, factors, self.expected, self.images, self.noise)
         if wrong:
             _log.warning("channels are not equalized: the network would compute something else (%s)", wrong)
         return {} if wrong else factors

@@ -22,6 +22,7 @@ from resnetrt.errors import UsageError
 from resnetrt.export.cast_recipes import UINT8
 from resnetrt.export.equality import difference
 from resnetrt.export.graph_nodes import serialised
+from resnetrt.export.onnx_parity import fp32_outputs
 from resnetrt.export.store import store_variant
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
@@ -72,9 +73,9 @@ def load_record(bundle: Bundle) -> CalibrationRecord:
     record = CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE))
     if record.model_sha256 != bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256:
         raise UsageError(f"bundle {bundle.path}: its calibration record is of another fp32.onnx; calibrate again")
-    golden = Golden.of(bundle)
+    golden, path = Golden.of(bundle), bundle.variant_file("fp32")
     images = bundle.manifest.preprocessing.normalize(golden.frames)
-    if wrong := changed_by(bundle.variant_file("fp32"), record.equalization, golden.logits, images, golden.noise):
+    if wrong := changed_by(path, record.equalization, fp32_outputs(bundle), images, golden.noise):
         where = f"bundle {bundle.path}: the equalization of its calibration record"
         raise UsageError(f"{where} changes the network ({wrong}); calibrate again")
     return record
@@ -152,11 +153,12 @@ def _prepare_checked(bundle: Bundle, record: CalibrationRecord, rules: Dialect, 
 
     `load_record` has checked the equalization.
     """
-    path, preprocessing, golden = bundle.variant_file("fp32"), bundle.manifest.preprocessing, Golden.of(bundle)
+    path, preprocessing = bundle.variant_file("fp32"), bundle.manifest.preprocessing
     prepared = _prepare(path, record, rules, options, preprocessing=preprocessing)
-    if prepared.exact_pixels and (
-        wrong := difference(golden.logits, serialised(prepared.model), golden.frames, golden.noise)
-    ):
+    if not prepared.exact_pixels:
+        return prepared
+    golden = Golden.of(bundle)
+    if wrong := difference(fp32_outputs(bundle), serialised(prepared.model), golden.frames, golden.noise):
         _log.warning("pixels are not taken as integers: the network would compute something else (%s)", wrong)
         return _prepare(path, record, rules, options, preprocessing=preprocessing, exact_pixels=False)
     return prepared

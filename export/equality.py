@@ -9,15 +9,12 @@ from resnetrt.preprocess import FloatArray, UInt8Array
 def difference(expected: FloatArray, model: bytes, batch: FloatArray | UInt8Array, noise: float = 0.0) -> str:
     """What of the FP32 tolerance the ONNX `model` breaks, in words; empty if it computes the same.
 
-    `expected` `(n, classes)` are the outputs before the rewrite, of the file as written or of eager, `noise` their
-    largest error where they are eager's; `batch` is what the model takes: images or frames.
+    `expected` `(n, classes)` are the outputs before the rewrite, of the file as written, `batch` is what the model
+    takes: images or frames. Where eager has `noise` of its own, as much is allowed for as there.
     """
     try:
-        return "; ".join(
-            failures(
-                compare(expected, run_onnx(model, batch, as_written=True), noise), tolerance("onnxruntime", "fp32")
-            )
-        )
+        found = compare(expected, run_onnx(model, batch, as_written=True), noise)
+        return "; ".join(failures(found, tolerance("onnxruntime", "fp32")))
     except CheckFailed as error:
         return str(error)
     except Exception as error:  # ONNX Runtime's exceptions derive from Exception alone

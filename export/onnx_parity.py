@@ -21,6 +21,15 @@ def measure_parity(bundle: Bundle, model_path: Path) -> Parity:
     return compare(golden.logits, golden_outputs(bundle, model_path), golden.noise)
 
 
+def fp32_outputs(bundle: Bundle) -> FloatArray:
+    """What the FP32 file says of the golden images, by which its rewrites are judged: as stored, or run now.
+
+    Bundles of older versions have no stored outputs.
+    """
+    own = Golden.of(bundle, "fp32").own
+    return golden_outputs(bundle, bundle.variant_file("fp32")) if own is None else own
+
+
 def golden_outputs(bundle: Bundle, model_path: Path) -> FloatArray:
     """What the ONNX file at `model_path` says of the golden images, float32 `(n, classes)`, node by node as written.
 
