@@ -1,27 +1,17 @@
-"""Trace a module to ONNX with a symbolic batch axis, in one file."""
+"""From a traced program to ONNX, in one file."""
 
 from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 
 from resnetrt.errors import CheckFailed
-from resnetrt.export.graph import trace
 from resnetrt.export.quiet import first_cause, quiet
 from resnetrt.export.tidy import tidy
 
 DEFAULT_OPSET = 20
 INPUT, OUTPUT = "input", "logits"
-
-
-def trace_to_onnx(module: nn.Module, input_shape: tuple[int, int, int], path: Path, opset: int = DEFAULT_OPSET) -> None:
-    """Write `module` (evaluation mode, float32) as ONNX to `path`: input `(batch, C, H, W)`, output `logits`.
-
-    Raises `CheckFailed` when the module can't be traced or translated.
-    """
-    write_onnx(trace(module.eval(), torch.zeros(2, *input_shape)), path, opset, type(module).__name__)
 
 
 def write_onnx(program: ExportedProgram, path: Path, opset: int = DEFAULT_OPSET, name: str = "the network") -> None:

@@ -1,9 +1,13 @@
 """Small networks for tests: residual networks of every kind, and modules whose BatchNorm is hard to fold."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from resnetrt.export.graph import trace
+from resnetrt.export.trace import DEFAULT_OPSET, write_onnx
 from resnetrt.models.resnet import ResNet, ResNetConfig
 
 CLASSES = 5
@@ -38,6 +42,11 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
 def build(kind: str, seed: int = 0) -> nn.Module:
     """One of `CONFIGS`, randomized."""
     return randomize(ResNet(CONFIGS[kind]), seed)
+
+
+def trace_to_onnx(module: nn.Module, input_shape: tuple[int, int, int], path: Path, opset: int = DEFAULT_OPSET) -> None:
+    """`module` as it is, without folding, as ONNX at `path`: input `(batch, C, H, W)`, output `logits`."""
+    write_onnx(trace(module.eval(), torch.zeros(2, *input_shape)), path, opset, type(module).__name__)
 
 
 def pictures(kind: str, count: int, seed: int = 3) -> Tensor:

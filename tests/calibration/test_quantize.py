@@ -29,7 +29,6 @@ from resnetrt.cli import run
 from resnetrt.errors import BundleError, CheckFailed, UsageError
 from resnetrt.export.lint import check_onnx
 from resnetrt.export.onnx_parity import run_onnx
-from resnetrt.export.trace import trace_to_onnx
 from resnetrt.parity import sqnr_db
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -200,7 +199,7 @@ def test_bias_that_would_not_fit_into_int32_widens_its_channels_scale(tiny: Tiny
 @pytest.mark.parametrize("make", [small_models.SharedConv, small_models.PreActivation, small_models.ConvUsedTwice])
 def test_unusual_networks(make: Callable[[], Any], tmp_path: Path):
     path = tmp_path / "net.onnx"
-    trace_to_onnx(small_models.randomize(make()), (3, 16, 16), path)
+    small_models.trace_to_onnx(small_models.randomize(make()), (3, 16, 16), path)
     frames, preprocessing = tiny_bundle.frames(20), tiny_bundle.PREPROCESSING
     record = calibrate(path, dataset_of(frames, preprocessing), preprocessing)
     images = preprocessing.normalize(frames)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import small_models
 import torch
-from small_models import Chain, randomize
+from small_models import Chain, randomize, trace_to_onnx
 from torch import Tensor, nn
 
 from resnetrt.errors import CheckFailed
@@ -21,7 +21,6 @@ from resnetrt.export.graph import trace
 from resnetrt.export.lint import lint
 from resnetrt.export.onnx_parity import run_onnx
 from resnetrt.export.quiet import first_cause, quiet
-from resnetrt.export.trace import trace_to_onnx
 
 SmallOnnx = Callable[[str], Path]
 
@@ -104,7 +103,7 @@ def test_nothing_of_the_machine_is_left_in_the_file(small_onnx: SmallOnnx):
 def test_another_process_exports_the_same_bytes(tmp_path: Path):
     script = (
         "import hashlib, sys, small_models; from pathlib import Path; from torch import nn\n"
-        "from resnetrt.export.trace import trace_to_onnx\n"
+        "from small_models import trace_to_onnx\n"
         "net = small_models.randomize(small_models.Chain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)))\n"
         "trace_to_onnx(net, (3, 8, 8), Path(sys.argv[1]))\n"
     )
