@@ -31,6 +31,10 @@ def random_images(path: Path, count: int) -> Path:
     return path
 
 
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def peak_kilobytes(bundle: Bundle, data: Path, samples: int) -> int:
     command = [sys.executable, "-c", _PEAK, bundle.path, data, samples]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=300)
@@ -41,7 +45,7 @@ def peak_kilobytes(bundle: Bundle, data: Path, samples: int) -> int:
 
 def test_ctrl_c_leaves_the_bundle_and_its_record(fashion_bundle: Bundle, tmp_path: Path):
     calibrate_bundle(fashion_bundle, "fashion_calib", 16)
-    before = {path.name: path.read_bytes() for path in fashion_bundle.path.iterdir()}
+    before = files_in(fashion_bundle.path)
     data = random_images(tmp_path / "many.npz", 60_000)
     command = [sys.executable, "-m", "resnetrt.cli", "calibrate", fashion_bundle.path, "--data", data]
     command += ["--samples", 60_000]
@@ -53,7 +57,7 @@ def test_ctrl_c_leaves_the_bundle_and_its_record(fashion_bundle: Bundle, tmp_pat
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "resnetrt: interrupted"
     assert "Traceback" not in errors
-    assert {path.name: path.read_bytes() for path in fashion_bundle.path.iterdir()} == before
+    assert files_in(fashion_bundle.path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fashion.bundle", "many.npz"]
 
 
