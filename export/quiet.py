@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 
+_NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'.*")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -35,7 +36,7 @@ def first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    first = next(iter(lines), type(error).__name__)
+    first = _NO_OPERATOR.sub(r"ONNX has nothing for \1 as it is used here", next(iter(lines), type(error).__name__))
     head, sends_to_logs, _ = first.partition(" For more information, run with TORCH_LOGS")
     details = [line.removeprefix("- ") for line in lines[1:] if line.startswith("- ")]
     return f"{head.rstrip('!')}: {details[0].partition('. If ')[0]}" if sends_to_logs and details else head

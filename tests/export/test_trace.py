@@ -251,6 +251,12 @@ def test_quiet_is_over_afterwards(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr() == ("shown\n", "")
 
 
+def test_an_operator_without_translation_is_named(tmp_path: Path):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(36, 2))
+    with pytest.raises(CheckFailed, match=r"ONNX has nothing for aten.adaptive_max_pool2d as it is used here$"):
+        trace_to_onnx(module, (3, 8, 8), tmp_path / "pool.onnx")
+
+
 def test_first_cause_is_the_innermost_without_colours():
     inner, outer = ValueError("\n \x1b[96mreal reason\x1b[0m\nmore"), RuntimeError("advice")
     outer.__cause__ = inner
