@@ -138,6 +138,24 @@ class SqueezeExcite(nn.Module):
         return (x + out * gate).relu()
 
 
+class Subtracted(nn.Module):
+    """What a block makes is taken away from its input; backends negate the weights instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.bn(self.conv(x))).relu()
+
+
+class Gated(Subtracted):
+    """What a block makes is a gate of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.bn(self.conv(x)).sigmoid()
+
+
 class Mixer(nn.Module):
     """Linear layers over tokens, then over channels (Tolstikhin et al. 2021)."""
 
@@ -193,6 +211,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "grouped": lambda: with_head(conv_bn_relu(3, 16, 2), conv_bn_relu(16, 16, 1, 4), conv_bn_relu(16, 16, 1, 16)),
     "transposed": lambda: with_head(UNet()),
     "squeeze_excite": lambda: with_head(conv_bn_relu(3, 16, 2), SqueezeExcite(), SqueezeExcite()),
+    "subtracted": lambda: with_head(conv_bn_relu(3, 16, 2), Subtracted(), Subtracted()),
+    "gated": lambda: with_head(conv_bn_relu(3, 16, 2), Gated(), Gated()),
     "mixer": Mixer,
 }
 

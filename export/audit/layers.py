@@ -21,8 +21,8 @@ class ExecutedLayer:
 
     `op` is the backend's word; `precision` what it computes in; `kind` tells work from what only changes types
     (`quantize`, `cast`) or memory order (`reformat`); `multiplies` whether its operator is a convolution or a matrix
-    product. `source` names the ONNX nodes, or their outputs, that it does the work of, and `constants` what it reads,
-    both as far as the backend kept them.
+    product. `source` names the ONNX nodes, or their outputs, that it does the work of, `constants` what it reads, and
+    `readers` the `source` of the layers that read its output, all as far as the backend kept them.
     """
 
     name: str
@@ -31,6 +31,7 @@ class ExecutedLayer:
     kind: Kind = "compute"
     source: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
     multiplies: bool = False
 
 

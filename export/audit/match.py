@@ -2,7 +2,8 @@
 
 Backends rename what they rewrite: a convolution that swallowed a multiplication bears its name, or that of the
 activation behind it, and its weights are new ones. What stays is provenance. In order of trust: the name and the output
-of the node itself, the constants it reads, and the nodes behind it, whose results come from it.
+of the node itself, the constants it reads, the nodes behind it, whose results come from it, and the nodes that the
+layers behind it are named after: a convolution whose weights were negated for a subtraction has none of the others.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,7 +61,7 @@ def _candidates(source: SourceGraph, layer: ExecutedLayer, readers: dict[str, li
     """
     places = {name: place for place, name in enumerate(source.mac_nodes)}
     by_constants = [readers[name] for name in layer.constants if name in readers]
-    nodes = filter(None, map(source.node_of, layer.source))
+    nodes = filter(None, map(source.node_of, (*layer.source, *layer.readers)))
     behind = [sorted(reached, key=places.__getitem__, reverse=True) for reached in map(source.sources_of, nodes)]
     likely: list[str] = []
     for group in (*by_constants, *filter(None, behind)):

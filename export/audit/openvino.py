@@ -1,5 +1,6 @@
 """OpenVINO: the execution graph of the compiled model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,26 @@ def _layer(node: Any, kind: str, constants: tuple[str, ...]) -> ExecutedLayer:
         op=kind,
         precision=precision_of(_info(node, "runtimePrecision")),
         kind=_KINDS.get(kind, "compute"),
-        source=tuple(name for name in _info(node, "originalLayersNames").split(",") if name),
+        source=_labels(node),
         constants=constants,
+        readers=tuple(label for port in node.outputs() for reader in _readers(port) for label in _labels(reader)),
         multiplies=kind in _MULTIPLIES,
     )
+
+
+def _labels(node: Any) -> tuple[str, ...]:
+    return tuple(name for name in _info(node, "originalLayersNames").split(",") if name)
+
+
+def _readers(port: Any) -> Iterator[Any]:
+    """The nodes that read `port`, past those that only change types or memory order."""
+    for target in port.get_target_inputs():
+        node = target.get_node()
+        if _info(node, "layerType") in _KINDS:
+            for output in node.outputs():
+                yield from _readers(output)
+        else:
+            yield node
 
 
 def _info(node: Any, key: str) -> str:
