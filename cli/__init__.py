@@ -98,9 +98,18 @@ def _invoke(args: list[str], debug: bool) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", 130)
     except Exception as error:
+        if _was_interrupted(error):
+            return _report("interrupted", 130)
         if debug:
             traceback.print_exc()
         return _explain(error)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C began the chain that ends in `error`: an extension module that is being imported wraps it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _explain(error: Exception) -> int:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from resnetrt.bundle import Bundle
+from resnetrt.runtime.backends import import_package
 
 
 @pytest.fixture
@@ -196,6 +197,21 @@ def test_debug_shows_the_traceback_anywhere_on_the_line(tmp_path):
 def test_what_nobody_foresaw_is_one_line_too(cli, monkeypatch):
     monkeypatch.setattr("resnetrt.cli.models.command.callback", lambda **_: 1 / 0)
     assert "unexpected ZeroDivisionError: division by zero; the same with --debug" in cli("models").one_line(4)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_ctrl_c_while_a_package_is_imported_is_no_missing_package(cli, monkeypatch, name):
+    """An extension module that is interrupted while it is imported raises ImportError (seen with onnxruntime)."""
+
+    def interrupted(module):
+        raise ImportError("initialization failed", name=module) from KeyboardInterrupt()
+
+    def import_it(**_):
+        monkeypatch.setattr("importlib.import_module", interrupted)
+        import_package(name)
+
+    monkeypatch.setattr("resnetrt.cli.models.command.callback", import_it)
+    assert cli("models").one_line(130) == "resnetrt: interrupted"
 
 
 def test_without_a_command_there_is_help(cli):
