@@ -18,6 +18,15 @@ settings.register_profile("shared-machine", deadline=None, max_examples=60)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared-machine"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _quick_exports() -> None:
+    """A run of many tests exports hundreds of networks; one test alone need not import torch for this."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from resnetrt.benchmarks.network_fuzz.workers import translate_once
+
+        translate_once()
+
+
 @pytest.fixture
 def full_disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Mounts a file system of its own with a few bytes; skips where that is not allowed."""
