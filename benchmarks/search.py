@@ -1,7 +1,8 @@
 """Which blocks to keep in higher precision: few evaluations, the guilty and cheap first.
 
 Blocks are ranked by what quantizing each alone does to the logits, for what keeping it costs. The first k of that
-ranking are kept, k galloping 0, 1, 2, 4, ... until the gate passes, then bisected down to the least that passes.
+ranking are kept, k galloping 0, 1, 2, 4, ... until the gate passes, then bisected down to the least that passes, and
+from there on as far as a confirmation on other images is likely.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +89,33 @@ def search(
     while passes - fails > 1:
         middle = (fails + passes) // 2
         fails, passes = (fails, middle) if works(middle) else (middle, passes)
+
+
+def widen(
+    ranking: Sequence[str],
+    evaluate: Evaluate,
+    found: list[Trial],
+    precision: str,
+    chance: Callable[[Trial], float],
+    enough: float,
+) -> None:
+    """Append trials that keep 1, 2, 4, ... blocks more than the least that passed, while that raises `chance` to pass.
+
+    Ends where it is `enough`.
+    """
+    least = best([trial for trial in found if trial.mix.precision == precision])
+    if least is None:
+        return
+    known = {trial.mix: trial for trial in found}
+    reached, more = chance(least), 1
+    while reached < enough and len(least.mix.kept) + more <= len(ranking):
+        mix = Mix(frozenset(ranking[: len(least.mix.kept) + more]), precision)
+        if mix not in known:
+            known[mix] = Trial(mix, evaluate(mix))
+            found.append(known[mix])
+        if not known[mix].passed or chance(known[mix]) <= reached:
+            return
+        reached, more = chance(known[mix]), 2 * more
 
 
 def best(found: Sequence[Trial]) -> Trial | None:

@@ -18,7 +18,17 @@ from resnetrt.benchmarks.gate import PASS, Budget, Pairs, doubt_of, gate_rows, j
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.race import Racer, noisiest_blocks, race, winner
 from resnetrt.benchmarks.replay import Split
-from resnetrt.benchmarks.search import Mix, Sensitivity, Trial, best, rank, search
+from resnetrt.benchmarks.search import Mix, Sensitivity, Trial, best, rank, search, widen
+from resnetrt.benchmarks.search_confirm import (
+    ATTEMPTS,
+    SURE,
+    Attempt,
+    chance_to_pass,
+    corrected,
+    drop_of_passed,
+    halves,
+    plan,
+)
 from resnetrt.benchmarks.search_front import measure_front
 from resnetrt.benchmarks.search_time import Clock, OutOfTime, SearchTime
 from resnetrt.benchmarks.timing import Schedule
@@ -38,6 +48,7 @@ from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.progress import track
 
 _BATCH = 50
+_CONFIRMED = ("confidence", "unselected_drop_pp")
 _SCORED = 32  # images of the cheap score
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.03, settle_s=0.01, warm_up_s=0.05)
 _RACE = Schedule(rounds=11, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)  # three engines that decide all the rest
@@ -82,6 +93,7 @@ class SearchRun:
         self.racers: list[Racer] = []
         self.stopped = ""
         self.left_out: list[str] = []
+        self.confirmations: list[tuple[Attempt, dict[str, Any]]] = []
         self.time = SearchTime(60 * request.minutes, clock)
 
     def run(self) -> dict[str, Any]:
@@ -97,13 +109,9 @@ class SearchRun:
                 self._search(engines, searching)
             except (KeyboardInterrupt, OutOfTime) as stop:
                 self.stopped = _why(stop)
-            chosen = best(self.trials)
-            confirmed = None if chosen is None else self._confirm(engines, held_out, chosen.mix)
-            stored = None
-            if chosen is not None and confirmed is not None and confirmed["verdict"] == PASS:
-                stored = self._store(engines, chosen, confirmed)
+            stored = self._confirm_one(engines, held_out)
             front = self._front(engines)
-        return self._record(chosen, confirmed, front, stored)
+        return self._record(front, stored)
 
     def engines(self, folder: Path) -> TrialEngines:
         """What makes this search's trials, with its files in `folder`."""
@@ -131,7 +139,17 @@ class SearchRun:
         search(ranking, evaluate, self.trials, precision)
         chosen = best(self.trials)
         if precision != "fp32" and chosen is not None and engines.is_all(chosen.mix):
+            precision = "fp32"
             search(ranking, evaluate, self.trials, fails=0, passes=len(ranking))
+        strict = corrected(self.request.budget, ATTEMPTS)
+        widen(
+            ranking,
+            evaluate,
+            self.trials,
+            precision,
+            lambda trial: chance_to_pass(trial.row, strict, len(dataset)),
+            SURE,
+        )
 
     def _split(self) -> tuple[Dataset, Dataset]:
         manifest, request = self.bundle.manifest, self.request
@@ -145,7 +163,8 @@ class SearchRun:
                 f"{request.data}; even an unchanged network needs {unchanged.more_images} more in each; "
                 "add images or raise the budget"
             )
-        return dataset.select(np.arange(half)), dataset.select(np.arange(half, 2 * half))
+        searching, held_out = halves(dataset.labels)
+        return dataset.select(searching), dataset.select(held_out)
 
     def _cached(self, dataset: Dataset) -> Split:
         """The images to search on and the reference's answers; how long they take is how long others will."""
@@ -205,8 +224,23 @@ class SearchRun:
             raise OutOfTime
         return gate_rows(comparison, self.request.budget)[0]
 
-    def _confirm(self, engines: TrialEngines, dataset: Dataset, mix: Mix) -> dict[str, Any]:
+    def _confirm_one(self, engines: TrialEngines, dataset: Dataset) -> dict[str, str] | None:
+        """Confirm the planned trials until one passes, and store that; a second one only if there is time for both."""
+        again = self.time.confirming() + self.time.storing()
+        tries = 1 if self.time.short_of(self.time.confirming() + again) else ATTEMPTS
+        for attempt in plan(self.trials, len(self.blocks), self.request.budget, len(dataset), tries):
+            if self.confirmations and self.time.short_of(again):
+                self.left_out.append(f"the confirmation with {len(attempt.trial.mix.kept)} blocks kept: out of time")
+                break
+            row = self._confirm(engines, dataset, attempt)
+            self.confirmations.append((attempt, row))
+            if row["verdict"] == PASS:
+                return self._store(engines, attempt.trial, row)
+        return None
+
+    def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: Attempt) -> dict[str, Any]:
         """The gate's row on held-out images: on as many as the time allows, so that fewer images decide less."""
+        mix, budget = attempt.trial.mix, replace(self.request.budget, confidence=attempt.confidence)
         stop = partial(self.time.short_of, self.time.storing())
         with engines.open(mix) as opened:
             candidate = {engines.label(mix): engines.infer(opened)}
@@ -214,7 +248,9 @@ class SearchRun:
         missing = len(dataset) - len(comparison.labels)
         if missing:
             self.left_out.append(f"{missing} of {len(dataset)} held-out images: out of time")
-        return gate_rows(comparison, self.request.budget)[0]
+        row = gate_rows(comparison, budget)[0]
+        unselected = drop_of_passed(row, budget) if row["verdict"] == PASS else row["drop_pp"]
+        return row | {"confidence": attempt.confidence, "unselected_drop_pp": unselected}
 
     def _compare(
         self, reference: Infer, candidate: dict[str, Infer], dataset: Dataset, stop: Callable[[], bool]
@@ -266,7 +302,7 @@ class SearchRun:
             "calibration_sha256": record_of(self.bundle),
             "budget": self.request.budget.to_json(),
             "search": _facts(chosen.row),
-            "held_out": _facts(confirmed),
+            "held_out": _facts(confirmed) | {name: confirmed[name] for name in _CONFIRMED},
             "islands": [item.to_json() for item in self.racers],
         }
         # ONNX Runtime's CPU runs no BF16 and leaves FP16 roundings out, so 16 bits are judged by their float twin
@@ -277,13 +313,9 @@ class SearchRun:
         engine = compile_variant(self.bundle, name, request.backend, request.target, min_share=0.0)
         return {"variant": name, "engine": engine}
 
-    def _record(
-        self,
-        chosen: Trial | None,
-        confirmed: dict[str, Any] | None,
-        front: list[dict[str, Any]],
-        stored: dict[str, str] | None,
-    ) -> dict[str, Any]:
+    def _record(self, front: list[dict[str, Any]], stored: dict[str, str] | None) -> dict[str, Any]:
+        chosen, confirmed = (None, None) if not self.confirmations else self.confirmations[-1]
+        trial = None if chosen is None else chosen.trial
         return {
             "bundle": str(self.bundle.path),
             "data": self.request.data,
@@ -295,10 +327,14 @@ class SearchRun:
             "evaluations": len(self.trials),
             "blocks": [vars(item) for item in self.sensitivities],
             "islands": [item.to_json() for item in self.racers],
-            "kept": None if chosen is None else sorted(chosen.mix.kept),
-            "kept_precision": None if chosen is None else chosen.mix.precision,
-            "search": None if chosen is None else dict(chosen.row),
+            "kept": None if trial is None else sorted(trial.mix.kept),
+            "kept_precision": None if trial is None else trial.mix.precision,
+            "search": None if trial is None else dict(trial.row),
             "held_out": confirmed,
+            "confirmations": [
+                _facts(row) | {name: row[name] for name in _CONFIRMED} | {"kept": sorted(attempt.trial.mix.kept)}
+                for attempt, row in self.confirmations
+            ],
             "front": front,
             "stored": stored,
         }

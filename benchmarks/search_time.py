@@ -42,6 +42,10 @@ class SearchTime:
         """One trial. Before the first has been measured its images are taken to be as slow as the reference's."""
         return self.open_s + self.images * (self.trial_s or self.reference_s)
 
+    def confirming(self) -> float:
+        """A trial on the held-out images, with the reference, which has not seen them."""
+        return self.evaluation() + self.images * self.reference_s
+
     def storing(self) -> float:
         """Making and checking the chosen variant, then its engine."""
         return 2 * (self.open_s + _GOLDEN * self.reference_s)
@@ -52,8 +56,7 @@ class SearchTime:
 
     def reserve(self, candidates: int, schedule: Schedule) -> float:
         """What follows the search: the confirmation, with the reference on new images, storing and the last timing."""
-        confirming = self.evaluation() + self.images * self.reference_s
-        return confirming + self.storing() + self.timing(candidates, schedule)
+        return self.confirming() + self.storing() + self.timing(candidates, schedule)
 
     def within(self, schedule: Schedule, reserve: float = 0.0) -> Schedule:
         """`schedule`, with fewer rounds where it would use more than is left before `reserve`."""

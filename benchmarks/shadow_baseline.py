@@ -1,22 +1,36 @@
 """A baseline of the shadow check from a run of the gate, which has seen far more images than the bundle stores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from resnetrt.benchmarks.outcomes import read_results
+from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError
-from resnetrt.runtime.shadow import Baseline, baseline_chance
+from resnetrt.runtime.shadow import Baseline, ShadowOptions, baseline_chance
 
 
-def baseline_from_results(path: Path, engine: str, alpha: float) -> Baseline:
-    """The baseline of `engine` from a file of `evaluate --results`, for a check with false-alarm chance `alpha`.
+def baseline_from_results(paths: Sequence[Path], bundle: Bundle, engine: str, options: ShadowOptions) -> Baseline:
+    """The baseline of `engine` from the first file of `evaluate --results` that has evaluated its very file.
 
-    Raises `DataError` if the file is none or does not hold the engine.
+    Images whose pixels are the same count once. Raises `DataError` if a file is none or if no file holds the engine.
     """
-    comparison = read_results(path).comparison
-    found = comparison.candidates.get(engine)
-    if found is None:
-        known = ", ".join(sorted(comparison.candidates))
-        raise DataError(f"results {path}: expected outcomes of engine {engine}, found {known}; evaluate that engine")
-    flips = found.predicted != comparison.reference.predicted
-    noise = found.noise / comparison.reference.signal.clip(1e-30)
-    return Baseline.of_samples(flips, noise, baseline_chance(alpha), f"results {path}")
+    manifest = bundle.manifest
+    sha256 = manifest.files[manifest.engines[engine].file].sha256
+    others = []
+    for path in paths:
+        results = read_results(path)
+        if results.about["engines"].get(engine) != sha256:
+            others.append(f"{path} has {', '.join(sorted(results.about['engines']))}")
+            continue
+        comparison = results.comparison
+        _, once = np.unique(comparison.images, return_index=True)
+        reference, found = comparison.reference.at(once), comparison.candidates[engine].at(once)
+        noise = found.noise / reference.signal.clip(1e-30)
+        chance = baseline_chance(options.alpha_each)
+        return Baseline.of_samples(found.predicted != reference.predicted, noise, chance, f"results {path}")
+    raise DataError(
+        f"shadow baseline: expected outcomes of engine {engine} of {bundle.path} as its file is now, found none: "
+        f"{'; '.join(others)}; evaluate it again with --results"
+    )

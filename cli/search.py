@@ -86,7 +86,14 @@ def _print(record: dict[str, Any]) -> None:
         if record["evaluations"]:
             click.echo("no variant passed on the search images; nothing was stored")
         return
-    held = record["held_out"]
-    click.echo(f"held-out: {held['verdict']}: drop {held['drop_pp'] + 0.0:.2f} pp of {held['n']} images")
+    for row in record["confirmations"]:
+        blocks = f"{len(row['kept'])} blocks kept"
+        click.echo(f"held-out, {blocks}: {row['verdict']} at {100 * row['confidence']:g} %: {_drop(row)}")
     if record["stored"]:
         click.echo(f"stored variant {record['stored']['variant']} and engine {record['stored']['engine']}")
+
+
+def _drop(row: dict[str, Any]) -> str:
+    said, seen = (f"{row[name] + 0.0:.2f} pp" for name in ("unselected_drop_pp", "drop_pp"))
+    luck = "" if said == seen else f" ({seen} on these, but only what passes is stored)"
+    return f"drop {said} of {row['n']} images{luck}"

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +12,12 @@ import click
 
 from resnetrt.cli.options import INSTANCES, INTEGERS, given_options, json_option
 from resnetrt.cli.output import note
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.errors import BackendMissing, DataError, UsageError
 
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
     from resnetrt.runtime.serving import ModelSpec
-    from resnetrt.runtime.shadow import Reference, ShadowOptions
+    from resnetrt.runtime.shadow import Baseline, Reference, ShadowOptions
 
 _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prometheus_client")
 
@@ -52,6 +54,18 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
     "--shadow-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of requests to check."
 )
 @click.option("--no-shadow-copy", is_flag=True, help="Compare with the reference only, not with a copy of the engine.")
+@click.option(
+    "--shadow-baseline",
+    "shadow_baselines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RESULTS",
+    help="File of evaluate --results: what the engine did on far more images than the bundle's 16 to 64. Repeatable.",
+)
+@click.option(
+    "--shadow-interval", type=float, default=60.0, show_default=True, help="Seconds between requests that count."
+)
+@click.option("--no-shadow-scenes", is_flag=True, help="Count requests that look alike, as of a belt; not of a camera.")
 @click.option("--on-drift", type=click.Choice(["warn", "fallback", "unready"]), default="warn", show_default=True)
 @click.option("--shadow-dir", type=click.Path(path_type=Path), help="Folder for the inputs that disagreed.")
 @click.option("--shadow-quota-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of that folder.")
@@ -97,7 +111,11 @@ def command(
         ),
     )
     if options["shadow_rate"]:
-        serve_options = replace(serve_options, shadow=shadow_options(options), reference_of=eager_reference)
+        shadow = shadow_options(options)
+        serve_options = replace(serve_options, shadow=shadow, reference_of=eager_reference)
+        if options["shadow_baselines"]:
+            find = baselines_in(options["shadow_baselines"], shadow, specs)
+            serve_options = replace(serve_options, baseline_of=find)
     configure_logs(options["log_level"])
 
     def announce(ports: Ports) -> None:
@@ -115,7 +133,8 @@ def command(
 
 def _refuse_idle_options(ctx: click.Context) -> None:
     """Raise `UsageError` for an option of the shadow check, when there is none."""
-    for option in given_options(ctx, "no_shadow_copy", "on_drift", "shadow_dir", "shadow_quota_mb"):
+    names = ("no_shadow_copy", "shadow_baselines", "shadow_interval", "no_shadow_scenes")
+    for option in given_options(ctx, *names, "on_drift", "shadow_dir", "shadow_quota_mb"):
         raise UsageError(f"{option}: nothing is checked without --shadow-rate; give one, such as 0.01")
 
 
@@ -130,7 +149,32 @@ def shadow_options(options: dict[str, Any]) -> "ShadowOptions":
         directory=directory,
         quota_bytes=quota,
         copy=not options["no_shadow_copy"],
+        interval_s=options["shadow_interval"],
+        scenes=not options["no_shadow_scenes"],
     )
+
+
+def baselines_in(
+    paths: Sequence[Path], options: "ShadowOptions", specs: "list[ModelSpec]"
+) -> "Callable[[Bundle, str], Baseline | None]":
+    """Finds an engine's baseline in the files; None, with a warning, for one that is fallen back to and is in none.
+
+    Raises `DataError` if an engine that is to be served is in none of them.
+    """
+    from resnetrt.benchmarks.shadow_baseline import baseline_from_results
+    from resnetrt.bundle import Bundle
+
+    def find(bundle: Bundle, engine: str) -> "Baseline | None":
+        try:
+            return baseline_from_results(paths, bundle, engine, options)
+        except DataError as error:
+            logging.getLogger("resnetrt.serve").warning("its golden images are taken instead: %s", error)
+            return None
+
+    for spec in specs:
+        bundle = Bundle.open(spec.path)
+        baseline_from_results(paths, bundle, bundle.select_engine(spec.engine), options)
+    return find
 
 
 def eager_reference(bundle: "Bundle") -> "Reference | None":

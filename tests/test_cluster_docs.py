@@ -32,7 +32,8 @@ def place(tmp_path: Path) -> Path:
 def test_the_code_of_the_shadow_check(place: Path):
     setup = "import tiny_bundle\nbatch = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(2, 9))\n"
     code = blocks("shadow-check.md", "python")[0].replace("rate=0.001", "rate=1.0")
-    check = "assert check.flush(60)\nassert check.state().compared == 2\ncheck.close()\n"
+    check = "assert check.flush(60)\nstate = check.state()\n"
+    check += "assert (state.copy_compared, state.compared, state.grouped) == (2, 1, 1)\ncheck.close()\n"
     environment = os.environ | {"PYTHONPATH": str(Path(tiny_bundle.__file__).parent)}
     done = subprocess.run(
         [sys.executable, "-c", setup + code + check], cwd=place, env=environment, capture_output=True, check=False

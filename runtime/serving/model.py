@@ -50,7 +50,12 @@ class ServedModel:
             if options.shadow is not None:
                 find = options.reference_of
                 reference = None if find is None else find(bundle)
-                shadow = start_shadow(bundle, session, options.shadow, reference=reference, on_alarm=on_alarm)
+                baseline = None
+                if options.baseline_of is not None:
+                    baseline = options.baseline_of(bundle, session.sidecar["id"])
+                shadow = start_shadow(
+                    bundle, session, options.shadow, reference=reference, baseline=baseline, on_alarm=on_alarm
+                )
                 undo.callback(shadow.close)
             after = None if shadow is None else shadow.offer
             batcher = Batcher(instances, options.batching, statistics=statistics, after=after)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
-from resnetrt.runtime.shadow import Reference, ShadowOptions
+from resnetrt.runtime.shadow import Baseline, Reference, ShadowOptions
 from resnetrt.runtime.stream import BatchOptions
 
 
@@ -41,7 +41,8 @@ class ServeOptions:
     `instances` of each engine as `load_instances` counts them.
 
     With `shadow` requests are sampled and compared with what `reference_of` gives for a bundle, or with its FP32 ONNX
-    file where that is None.
+    file where that is None. `baseline_of` gives what an engine of a bundle does while it is sound; where that is None
+    it is measured on the bundle's golden images.
     """
 
     host: str = "127.0.0.1"
@@ -56,6 +57,7 @@ class ServeOptions:
     exit_timeout_s: float = 30.0
     shadow: ShadowOptions | None = None
     reference_of: Callable[[Bundle], Reference | None] | None = None
+    baseline_of: Callable[[Bundle, str], Baseline | None] | None = None
     limits: Limits = field(default_factory=Limits)
 
 

@@ -67,6 +67,11 @@ class Baseline:
             limits.append(NoiseLimit(max(limit, floor), upper_rate(beyond - 1, n, chance)))
         return cls(upper_rate(int(flipped.sum()), n, chance), tuple(limits), n, source)
 
+    @property
+    def exact(self) -> bool:
+        """Whether a sound engine answers the same bit for bit, whatever the picture shows."""
+        return self.noise[-1].limit == 0
+
     def to_json(self) -> dict[str, Any]:
         """Plain values under the field names."""
         return asdict(self)

@@ -17,10 +17,12 @@ from resnetrt.forks import PROCESS
 from resnetrt.runtime.session import Array, Outputs, Session
 from resnetrt.runtime.shadow.baseline import Baseline
 from resnetrt.runtime.shadow.judge import Judge, Sample
+from resnetrt.runtime.shadow.scenes import Scenes
 from resnetrt.runtime.shadow.store import AlarmStore
 
 ACTIONS = ("warn", "fallback", "unready")
 _LOWEST_PRIORITY = 19
+_BLIND = 30  # samples in a row that look like earlier ones, which is said once
 _log = logging.getLogger("resnetrt.runtime.shadow")
 
 
@@ -31,7 +33,8 @@ class ShadowOptions:
     `on_drift` is what the caller is to do at an alarm; the check itself logs, saves and tells. `queue_size` samples at
     most wait; more are dropped and counted. `directory` is where the alarm is saved, nowhere for None, in at most
     `quota_bytes`. With `copy` samples also run through a second copy of the engine, which finds what the reference
-    can't tell from the noise of quantization. Raises `UsageError` for values out of range.
+    can't tell from the noise of quantization. Evidence against the reference is one request in `interval_s`, and with
+    `scenes` one of those that look alike. Raises `UsageError` for values out of range.
     """
 
     rate: float
@@ -41,6 +44,8 @@ class ShadowOptions:
     directory: Path | None = None
     quota_bytes: int = 64 << 20
     copy: bool = True
+    interval_s: float = 60.0
+    scenes: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -51,6 +56,8 @@ class ShadowOptions:
             raise UsageError.unknown("action of --on-drift", self.on_drift, ACTIONS)
         if self.queue_size < 1:
             raise UsageError(f"shadow check: expected a queue of at least 1, found {self.queue_size}")
+        if not 0 <= self.interval_s < np.inf:
+            raise UsageError(f"--shadow-interval: expected seconds of at least 0, found {self.interval_s}")
 
     @property
     def alpha_each(self) -> float:
@@ -86,10 +93,11 @@ class Alarm:
 class ShadowState:
     """Counts of requests since the start; `evidence` is at 1 without any and means drift at `threshold`.
 
-    `seen` passed by, `compared` were judged, `dropped` found the queue full, `repeated` were inputs judged already,
-    `unusable` had no finite reference, `failed` raised in a comparison; `flips` and `noisy` are against the reference,
-    `unlike_copy` differ from the engine's copy more than its baseline's highest limit; None without a copy. `ready` is
-    false after an alarm with the action `unready`.
+    `seen` passed by, `compared` were judged beside the reference, `copy_compared` beside the engine's copy, `dropped`
+    found the queue full, `repeated` were inputs judged already, `grouped` belong to a scene or an interval that has
+    been judged beside the reference, `unusable` had no finite reference, `failed` raised in a comparison; `flips` and
+    `noisy` are against the reference, `unlike_copy` differ from the engine's copy more than its baseline's highest
+    limit; the two of the copy are None without one. `ready` is false after an alarm with the action `unready`.
     """
 
     engine: str
@@ -98,11 +106,13 @@ class ShadowState:
     compared: int
     dropped: int
     repeated: int
+    grouped: int
     unusable: int
     failed: int
     flips: int
     noisy: int
     unlike_copy: int | None
+    copy_compared: int | None
     evidence: float
     threshold: float
     last_sqnr_db: float | None
@@ -115,8 +125,10 @@ class ShadowCheck:
     """Compares what one engine answered, in a thread of the lowest priority, until an alarm.
 
     The first of `comparisons` is with the reference, the second, if any, with a copy of the engine; `options.alpha`
-    is shared between them. `offer` is called on the hot path, by any number of threads; it never waits for a
-    comparison. `on_alarm` is called once, in the checking thread. The caller closes it. After a fork it is refused.
+    is shared between them. Of requests that depend on each other one is judged, see `Scenes`, but for a comparison
+    whose baseline is exact: there a sound engine's answers do not depend on what the picture shows. `offer` is called
+    on the hot path, by any number of threads; it never waits for a comparison. `on_alarm` is called once, in the
+    checking thread. The caller closes it. After a fork it is refused.
     """
 
     def __init__(
@@ -135,11 +147,12 @@ class ShadowCheck:
         self._comparisons, self._output = comparisons, output
         self._about, self._on_alarm = about or {}, on_alarm
         self._judges = [Judge(item.baseline, options.alpha / len(comparisons)) for item in comparisons]
+        self._scenes = Scenes(options.interval_s, options.scenes)
         self._store = None if options.directory is None else AlarmStore(options.directory, options.quota_bytes)
         self._random = np.random.default_rng(seed)
         self._changed = threading.Condition()
         self._waiting: deque[Sample] = deque()
-        self._seen = self._dropped = self._failed = 0
+        self._seen = self._dropped = self._failed = self._grouped = 0
         self._busy = self._closed = False
         self._alarm: Alarm | None = None
         self._gap, self._forks = self._next_gap(), PROCESS.forks
@@ -157,8 +170,8 @@ class ShadowCheck:
         rows = self._choose(len(batch))
         if not rows:
             return
-        logits = outputs[self._output]
-        samples = [Sample(batch[row : row + 1].copy(), logits[row : row + 1].copy()) for row in rows]
+        logits, now = outputs[self._output], time.monotonic()
+        samples = [Sample(batch[row : row + 1].copy(), logits[row : row + 1].copy(), now) for row in rows]
         with self._changed:
             room = max(0, self.options.queue_size - len(self._waiting))
             self._waiting.extend(samples[:room])
@@ -177,11 +190,13 @@ class ShadowCheck:
                 compared=judge.compared,
                 dropped=self._dropped,
                 repeated=judge.repeated,
+                grouped=self._grouped,
                 unusable=judge.unusable,
                 failed=self._failed,
                 flips=judge.flips,
                 noisy=judge.noisy,
                 unlike_copy=others[0].noisy if others else None,
+                copy_compared=others[0].compared if others else None,
                 evidence=nearest.evidence,
                 threshold=nearest.threshold,
                 last_sqnr_db=judge.last_sqnr_db,
@@ -245,12 +260,30 @@ class ShadowCheck:
                 _log.exception("shadow check of engine %s: a sample can't be compared", self.engine)
 
     def _compare(self, sample: Sample) -> None:
-        if np.isfinite(sample.logits).all() and not self._judges[0].is_new(sample.image):
+        finite, against_reference = bool(np.isfinite(sample.logits).all()), self._judges[0]
+        if finite and not against_reference.is_new(sample.image):
             return
+        counts, before = not finite or self._is_of_its_own(sample), against_reference.compared
         for item, judge in zip(self._comparisons, self._judges, strict=True):
+            if not (counts or item.baseline.exact):
+                continue
             judge.add(sample, item.answer(sample.image))
             if judge.reason is not None and self._alarm is None:
                 self._raise_alarm(judge, f"beside {item.against}: {judge.reason}")
+        if against_reference.compared > before:  # what had no finite reference takes no one's place
+            self._scenes.add(sample.image, sample.at_s)
+
+    def _is_of_its_own(self, sample: Sample) -> bool:
+        new = self._scenes.is_new(sample.image, sample.at_s)
+        self._grouped += not new
+        if self._scenes.alike_in_a_row == _BLIND:
+            _log.warning(
+                "shadow check of engine %s: the last %d samples look like ones that were compared, so they are no "
+                "evidence beside the reference; if they are independent all the same, give --no-shadow-scenes",
+                self.engine,
+                _BLIND,
+            )
+        return new
 
     def _raise_alarm(self, judge: Judge, reason: str) -> None:
         saved = self._save(judge, reason)
@@ -274,7 +307,8 @@ class ShadowCheck:
                 f"{index}/reference": item.reference,
             }
         state = self.state()
-        counts = ("seen", "compared", "dropped", "repeated", "unusable", "failed", "flips", "noisy", "unlike_copy")
+        counts = ("seen", "compared", "dropped", "repeated", "grouped", "unusable", "failed", "flips", "noisy",
+                  "unlike_copy", "copy_compared")  # fmt: skip
         record = {
             "schema_version": 1,
             "engine": self.engine,

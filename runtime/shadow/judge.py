@@ -17,10 +17,11 @@ _KEPT = 4
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One request: its input and the engine's logits, both with a batch axis of 1."""
+    """One request: its input and the engine's logits, both with a batch axis of 1, and when by a monotonic clock."""
 
     image: Array
     logits: Array
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,8 @@ class Judge:
     """Tests flips and noise together. `alpha` bounds the chance that a sound engine is ever called drifted.
 
     Half of it is spent on the tests, whose mean is compared with `threshold` (a mean of e-processes is one, however
-    they depend on each other); the other half is for the baseline's bounds, see `baseline_chance`.
+    they depend on each other); the other half is for the baseline's bounds, see `baseline_chance`. The bound holds
+    while each sample added disagrees with a chance of at most the baseline's, whatever came before: see `Scenes`.
     """
 
     def __init__(self, baseline: Baseline, alpha: float) -> None:

@@ -17,11 +17,13 @@ _COUNTERS = {
     "resnetrt_shadow_compared": ("Requests compared with the reference", "compared"),
     "resnetrt_shadow_dropped": ("Sampled requests dropped because the check was busy", "dropped"),
     "resnetrt_shadow_repeated": ("Sampled requests whose very input was compared already", "repeated"),
+    "resnetrt_shadow_grouped": ("Sampled requests that say no more than an earlier one compared", "grouped"),
     "resnetrt_shadow_unusable": ("Sampled requests without a finite reference", "unusable"),
     "resnetrt_shadow_failed": ("Sampled requests whose comparison raised an error", "failed"),
     "resnetrt_shadow_flips": ("Compared requests whose class differs from the reference's", "flips"),
     "resnetrt_shadow_noisy": ("Compared requests noisier than the baseline's limit", "noisy"),
     "resnetrt_shadow_unlike_copy": ("Compared requests that a copy of the engine answers otherwise", "unlike_copy"),
+    "resnetrt_shadow_copy_compared": ("Requests compared with a copy of the engine", "copy_compared"),
     "resnetrt_shadow_alarms_saved": ("Alarms saved", "saved"),
     "resnetrt_shadow_save_failures": ("Alarms that could not be saved", "save_failures"),
 }

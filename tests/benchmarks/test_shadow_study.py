@@ -1,5 +1,6 @@
 """The baseline from the gate's results, and the study of flipped bits, on a tiny network."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError
 from resnetrt.export.compilers import compile_variant
 from resnetrt.runtime import load
-from resnetrt.runtime.shadow import Baseline, baseline_chance, onnx_reference, relative_noise
+from resnetrt.runtime.shadow import Baseline, ShadowOptions, baseline_chance, onnx_reference, relative_noise
 
 FP32, INT8, IMAGES = "onnxruntime-fp32-cpu", "onnxruntime-int8-cpu", 400
 
@@ -30,21 +31,37 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path, np.nda
     return bundle, folder / "data.npz", x
 
 
+OPTIONS = ShadowOptions(rate=1.0)
+
+
 def test_the_gates_results_give_the_baseline_of_the_same_images(made, tmp_path: Path):
-    bundle, data, frames = made
-    run_gate(bundle, GateRequest(str(data), (INT8,), results=tmp_path / "r.safetensors"))
-    found = baseline_from_results(tmp_path / "r.safetensors", INT8, 0.01)
+    bundle, _, frames = made
+    twice = np.concatenate([frames, frames[:100]])  # pixels that are the same count once
+    np.savez(tmp_path / "twice.npz", x=twice, y=np.arange(len(twice)) % 10)
+    run_gate(bundle, GateRequest(str(tmp_path / "twice.npz"), (INT8,), results=tmp_path / "r.safetensors"))
+    found = baseline_from_results([tmp_path / "r.safetensors"], bundle, INT8, OPTIONS)
     images = tiny_bundle.PREPROCESSING.normalize(frames)
     with load(bundle, INT8) as session:
         out = session.infer(images)["logits"]
     ref = onnx_reference(bundle)(images)
     flips = out.argmax(1) != ref.argmax(1)
-    expected = Baseline.of_samples(flips, relative_noise(ref, out), baseline_chance(0.01), "these")
+    expected = Baseline.of_samples(flips, relative_noise(ref, out), baseline_chance(0.01 / 2), "these")
     assert (found.n, found.flip_rate) == (IMAGES, expected.flip_rate)
     for mine, other in zip(found.noise, expected.noise, strict=True):
         assert (mine.limit, mine.rate) == (pytest.approx(other.limit, rel=1e-3), other.rate)
-    with pytest.raises(DataError, match=f"expected outcomes of engine {FP32}, found {INT8}"):
-        baseline_from_results(tmp_path / "r.safetensors", FP32, 0.01)
+    with pytest.raises(DataError, match=rf"engine {FP32} .* as its file is now, found none: .* has {INT8}"):
+        baseline_from_results([tmp_path / "r.safetensors"], bundle, FP32, OPTIONS)
+
+
+def test_results_of_another_engine_file_are_no_baseline(made, tmp_path: Path):
+    bundle, data, _ = made
+    run_gate(bundle, GateRequest(str(data), (INT8,), results=tmp_path / "r.safetensors"))
+    other = Bundle.open(shutil.copytree(bundle.path, tmp_path / "other.bundle"))
+    with other.edit() as editor:
+        blob = other.file(other.manifest.engines[FP32].file).read_bytes()
+        editor.write(other.manifest.engines[INT8].file, blob)
+    with pytest.raises(DataError, match=f"expected outcomes of engine {INT8} of .*other.bundle as its file is now"):
+        baseline_from_results([tmp_path / "r.safetensors"], Bundle.open(other.path), INT8, OPTIONS)
 
 
 def test_a_top_exponent_bit_is_always_caught_and_a_sound_engine_never(made):

@@ -31,7 +31,7 @@ from resnetrt.runtime.shadow.baseline import measure_copy
 
 INT8, FRAMES = "onnxruntime-int8-cpu", "onnxruntime-fp32.frames-cpu"
 HANG_S = 120.0
-EVERY = ShadowOptions(rate=1.0, queue_size=10_000)
+EVERY = ShadowOptions(rate=1.0, queue_size=10_000, interval_s=0.0, scenes=False)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_the_hot_path_never_waits_and_what_does_not_fit_is_counted(bundle: Bundl
 
 def test_the_rate_is_kept_whatever_the_batch(bundle: Bundle, started):
     baseline = by_hand(0.5, 1e9)
-    options = ShadowOptions(rate=0.02, queue_size=10_000)
+    options = ShadowOptions(rate=0.02, queue_size=10_000, interval_s=0.0, scenes=False)
     logits, image = np.zeros((7, 10), np.float32), np.zeros((7, 3, 16, 16), np.float32)
     with load(bundle, INT8) as session:
         check = started(bundle, session, options, reference=lambda x: np.zeros((1, 10), np.float32), baseline=baseline)

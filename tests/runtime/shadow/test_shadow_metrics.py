@@ -14,7 +14,7 @@ from resnetrt.runtime.shadow import METRIC_NAMES, ShadowCollector, ShadowOptions
 def test_every_metric_is_exposed_with_its_labels(bundle: Bundle):
     prometheus = pytest.importorskip("prometheus_client", reason="the extra serve")
     with load(bundle, "onnxruntime-int8-cpu") as session:
-        check = start_shadow(bundle, session, ShadowOptions(rate=1.0))
+        check = start_shadow(bundle, session, ShadowOptions(rate=1.0, interval_s=0.0, scenes=False))
         registry = prometheus.CollectorRegistry()
         registry.register(ShadowCollector(lambda: [("tiny", check)]))
         images = session.prepare(tiny_bundle.frames(4, 9))
