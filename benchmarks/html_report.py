@@ -131,13 +131,15 @@ def _fits(record: Record) -> Iterable[str]:
             fit["engine"],
             str(fit["batch"]),
             f"{fit['fixed_ms']:.2f}",
+            "{:.2f} to {:.2f}".format(*fit["fixed_ms_ci"]),
             f"{fit['ms_per_gmac']:.3f}",
+            "{:.3f} to {:.3f}".format(*fit["ms_per_gmac_ci"]),
             ", ".join(f"{name} {value:+.0f}" for name, value in fit["residual_percent"].items()),
         )
         for fit in record["fits"]
     ]
     yield "<h2>What depth costs: ms = fixed + slope x GMACs of the batch</h2>"
-    yield _table(("engine", "batch", "fixed ms", "ms a GMAC", "residuals %"), rows)
+    yield _table(("engine", "batch", "fixed ms", "95 %", "ms a GMAC", "95 %", "residuals %"), rows)
 
 
 def _regression(record: Record) -> Iterable[str]:
