@@ -1,8 +1,8 @@
 """Is one side slower than the other? The unit is the run: Student's t on the logarithms of what whole runs say.
 
 Rounds of one run share its offset (where memory lies, what else the machine does that day), so they are no sample of
-what another run would say: resampled by rounds, "95 %" intervals of two runs cover the truth in 97, 44, 27 and 21 % at
-offsets of 0, 1, 2 and 3 %. Between runs there is a variance of its own, and it is estimated from runs.
+what another run would say: resampled by rounds, "95 %" intervals of two runs cover the truth in 97, 52, 29 and 20 % at
+offsets of 0, 1, 2 and 3 % (`run_study`). Between runs there is a variance of its own, and it is estimated from runs.
 """
 
 import math

@@ -97,7 +97,7 @@ def offset_rows(rng, runs, offset, slowdown=0.0, cells=6, rounds=6):
 def test_an_offset_from_run_to_run_is_part_of_the_interval(stored):
     """Of 400 commands over six cells nothing changed in: one look may fail in 2.5 %, that is in 18 at most (p 0.01).
 
-    Resampled by rounds the intervals covered the truth in 27 % of the cells and three commands of four failed.
+    Resampled by rounds such intervals covered the truth in 20 % of the cells (`run_study`).
     """
     rng = np.random.default_rng(8)
     verdicts, covered = [], 0
