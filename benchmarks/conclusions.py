@@ -1,11 +1,12 @@
 """What a bench run says, in sentences."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from resnetrt.benchmarks.against_peers import closest
 from resnetrt.benchmarks.baselines import PEERS
+from resnetrt.benchmarks.cell_offset import mean_interval, rounds_error
 from resnetrt.benchmarks.timing import ENOUGH_ROUNDS, no_ratio
 
 _REMEDY = "measure longer with --budget, or ask for at least six with --rounds"
@@ -25,22 +26,56 @@ def _unfinished(record: Record) -> Iterator[str]:
 
 
 def _fastest(record: Record) -> Iterator[str]:
-    """The engine with the largest geometric mean of times faster than eager, at each batch."""
+    """The engine with the largest geometric mean of times faster than eager, at each batch; those it may not beat."""
     for batch, rows in _by_batch(record["results"]):
-        gains: dict[str, list[float]] = {}
-        for row in rows:
-            if row["times_faster"] and row["engine"] not in PEERS:
-                gains.setdefault(row["engine"], []).append(row["times_faster"])
-        if gains:
-            means = {engine: math.prod(values) ** (1 / len(values)) for engine, values in gains.items()}
-            best = max(means, key=lambda engine: means[engine])
-            over = f", geometric mean over {len(gains[best])} networks" if len(gains[best]) > 1 else ""
-            yield f"Batch {batch}: {best} is fastest, {means[best]:.1f} times as fast as eager FP32{over}."
-            yield from _fit(record, best, batch)
+        yield from _race(record, batch, [row for row in rows if row["engine"] not in PEERS and row["times_faster"]])
         few = [len(row["round_medians_ms"]) for row in rows if len(row["round_medians_ms"]) < ENOUGH_ROUNDS]
         if few:
             which = "no engine" if len(few) == len(rows) else f"{len(rows) - len(few)} of {len(rows)} cells"
             yield f"Batch {batch}: {which} has a factor. {no_ratio(min(few), _REMEDY)}."
+
+
+def _race(record: Record, batch: int, rows: Sequence[Row]) -> Iterator[str]:
+    """Engines beside each other on the same networks; one that lacks some of them is named and takes no part."""
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault(row["engine"], {})[row["network"]] = row
+    if not cells:
+        return
+    networks = max((frozenset(found) for found in cells.values()), key=len)
+    running = {engine: found for engine, found in cells.items() if networks <= found.keys()}
+    means = {engine: _mean(found, networks) for engine, found in running.items()}
+    ranked = sorted(means, key=lambda engine: -means[engine][0])
+    best, near = ranked[0], [engine for engine in ranked[1:] if not _beats(running[ranked[0]], running[engine])]
+    over = f", geometric mean over {len(networks)} networks" if len(networks) > 1 else ""
+    times = {engine: f"{mean:.1f} times [{low:.1f}, {high:.1f}]" for engine, (mean, low, high) in means.items()}
+    if near:
+        told = ", ".join(f"{engine} {times[engine]}" for engine in (best, *near))
+        yield f"Batch {batch}: which is fastest is not told apart: {told} as fast as eager FP32{over}."
+    else:
+        yield f"Batch {batch}: {best} is fastest, {times[best]} as fast as eager FP32{over}."
+    absent = sorted(set(cells) - set(running))
+    if absent:
+        yield f"Batch {batch}: not among them, as not all of these networks have it: {_list(absent)}."
+    yield from _fit(record, best, batch)
+
+
+def _mean(cells: Mapping[str, Row], networks: Iterable[str]) -> tuple[float, float, float]:
+    chosen = [cells[name] for name in sorted(networks)]
+    return mean_interval([row["times_faster"] for row in chosen], list(map(_error, chosen)))
+
+
+def _beats(first: Mapping[str, Row], second: Mapping[str, Row]) -> bool:
+    """Whether the mean lead is beyond doubt; eager is the same for both and leaves."""
+    both = sorted(first.keys() & second.keys())
+    leads = [first[name]["times_faster"] / second[name]["times_faster"] for name in both]
+    errors = [math.hypot(_error(first[name]), _error(second[name])) for name in both]
+    return mean_interval(leads, errors)[1] > 1
+
+
+def _error(row: Row) -> float:
+    low, high = row.get("times_faster_ci") or (row["times_faster"],) * 2
+    return (rounds_error(row["times_faster"], low) + rounds_error(row["times_faster"], high)) / 2
 
 
 def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
@@ -48,9 +83,14 @@ def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
         if (fit["engine"], fit["batch"]) != (engine, batch):
             continue
         worst = max(fit["residual_percent"], key=lambda name: abs(fit["residual_percent"][name]))
+        furthest = f"furthest from that line is {worst}, {fit['residual_percent'][worst]:+.0f} %."
+        if not fit["is_line"]:
+            yield f"{engine}, batch {batch}: time grows faster than GMACs, no line fits."
+            continue
+        fixed, slope = fit["fixed_ms_ci"], fit["ms_per_gmac_ci"]
         yield (
-            f"{fit['engine']}, batch {fit['batch']}: {fit['fixed_ms']:.2f} ms + {fit['ms_per_gmac']:.3f} ms a GMAC; "
-            f"furthest from that line is {worst}, {fit['residual_percent'][worst]:+.0f} %."
+            f"{engine}, batch {batch}: {fit['fixed_ms']:.2f} ms [{fixed[0]:.2f}, {fixed[1]:.2f}] + "
+            f"{fit['ms_per_gmac']:.3f} ms [{slope[0]:.3f}, {slope[1]:.3f}] a GMAC; {furthest}"
         )
 
 

@@ -5,9 +5,9 @@ from html import escape
 from typing import Any
 
 from resnetrt.benchmarks.conclusions import conclusions
-from resnetrt.benchmarks.latency_regression import changed_cells, slowdown_text, verdict_text
 from resnetrt.benchmarks.pictures import draw_all
 from resnetrt.benchmarks.report import few_rounds, format_ms
+from resnetrt.benchmarks.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
 from resnetrt.benchmarks.theme import css, themed_svg
 
 Record = Mapping[str, Any]
@@ -94,7 +94,7 @@ def _marks(record: Record) -> Iterable[str]:
         found = record["regression"]
         yield (
             f'<p class="mark"><strong>Regression check: {found["verdict"]}</strong>, at most '
-            f"{found['max_slowdown_percent']:g} % slower than the earlier run.</p>"
+            f"{found['max_slowdown_percent']:g} % slower than {_compared(found)}.</p>"
         )
 
 
@@ -131,33 +131,30 @@ def _fits(record: Record) -> Iterable[str]:
             fit["engine"],
             str(fit["batch"]),
             f"{fit['fixed_ms']:.2f}",
+            "{:.2f} to {:.2f}".format(*fit["fixed_ms_ci"]),
             f"{fit['ms_per_gmac']:.3f}",
+            "{:.3f} to {:.3f}".format(*fit["ms_per_gmac_ci"]),
             ", ".join(f"{name} {value:+.0f}" for name, value in fit["residual_percent"].items()),
         )
         for fit in record["fits"]
     ]
     yield "<h2>What depth costs: ms = fixed + slope x GMACs of the batch</h2>"
-    yield _table(("engine", "batch", "fixed ms", "ms a GMAC", "residuals %"), rows)
+    yield _table(("engine", "batch", "fixed ms", "95 %", "ms a GMAC", "95 %", "residuals %"), rows)
 
 
 def _regression(record: Record) -> Iterable[str]:
     if not record.get("regression"):
         return
-    rows = [
-        (
-            cell["network"],
-            cell["engine"],
-            str(cell["batch"]),
-            *slowdown_text(cell),
-            verdict_text(cell),
-        )
-        for cell in record["regression"]["cells"]
-    ]
-    yield "<h2>Against the earlier run</h2>"
-    yield _table(("network", "engine", "batch", "slowdown %", "95 % interval", "verdict"), rows)
-    changed = changed_cells(record["regression"])
-    if changed:
-        yield _bullets(changed)
+    found = record["regression"]
+    yield f"<h2>Against {_compared(found)}</h2>"
+    yield _table(VERDICT_HEADER, map(verdict_cells, found["cells"]))
+    others = other_lines(found)
+    if others:
+        yield _bullets(others)
+
+
+def _compared(regression: Record) -> str:
+    return escape(str(regression.get("compared", "the earlier run")))
 
 
 def _end_to_end(record: Record) -> Iterable[str]:

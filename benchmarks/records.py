@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resnetrt.benchmarks.fit import break_even, fit_all
 from resnetrt.benchmarks.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.errors import EnvironmentFault, UsageError
 
@@ -27,7 +28,17 @@ def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
             f"{path}: expected a finished run to compare with, found one that was interrupted; run it again, or "
             f"finish it with --resume {path}"
         )
-    return _without_factors_of_few_rounds(record)
+    return _learnt_again(_without_factors_of_few_rounds(record))
+
+
+def _learnt_again(record: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions' lines had no intervals and could start below zero; their INT8 ratios had no run's offset."""
+    rows = record["results"]
+    if any("fixed_ms_ci" not in fit for fit in record.get("fits", ())):
+        record["fits"] = fit_all(rows)
+    if any("offset_percent" not in found for found in record.get("break_even", ())):
+        record["break_even"] = break_even(rows)
+    return record
 
 
 def _without_factors_of_few_rounds(record: dict[str, Any]) -> dict[str, Any]:
@@ -38,12 +49,6 @@ def _without_factors_of_few_rounds(record: dict[str, Any]) -> dict[str, Any]:
     for row in record.get("against_peers", ()):
         if row.get("ci_confidence", CONFIDENCE) < CONFIDENCE:
             row |= {"ratio": None, "ratio_ci": None, "rounds": _rounds(row)}
-    for found in record.get("break_even", ()):
-        few = [point for point in found["curve"] if point.get("ci_confidence", CONFIDENCE) < CONFIDENCE]
-        if few:
-            found["curve"] = [point for point in found["curve"] if point not in few]
-            found |= {"pays_from_depth": None, "always": False}
-            found["few_rounds"] = [{"depth": point["depth"], "rounds": _rounds(point)} for point in few]
     return record
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.lab_findings import SPENT
-from resnetrt.benchmarks.latency_regression import differences
 from resnetrt.benchmarks.records import read_record
+from resnetrt.benchmarks.same_conditions import differences
 from resnetrt.errors import UsageError
 
 

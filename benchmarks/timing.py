@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ Interval = tuple[float, float]
 OnDevice = Callable[[int], Sequence[float]]  # milliseconds of so many runs by the device's own clock
 CONFIDENCE = 0.95
 ENOUGH_ROUNDS = 6  # with fewer no interval of a median over rounds holds with CONFIDENCE
+_MOST_ALIKE = 0.9  # correlation of neighbours; what is more than that can't be told from so few rounds
 _ON_DEVICE = ("device_median_ms", "device_p90_ms", "device_p99_ms")
 
 
@@ -71,7 +73,8 @@ class Timing:
     """`n` timed calls of one candidate, in milliseconds; warm-up and settling calls are not among them.
 
     `spread_ms` is the interquartile range. `ci_ms` is the interval of the median over rounds, which allows for drift
-    between rounds; `ci_confidence` is below 0.95 only where there are too few rounds for it. `run` tells runs apart.
+    between rounds; `ci_confidence` is below 0.95 only where there are too few rounds for it, or these are too much
+    alike. `run` tells runs apart.
     `device` has median, p90 and p99 by the device's own clock; None where the host computes.
     """
 
@@ -197,11 +200,12 @@ def no_ratio(rounds: int, remedy: str) -> str:
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """Low, high and attained confidence of the median's order-statistic interval.
+    """Low, high and attained confidence of the median's order-statistic interval; `values` in the order of time.
 
     Free of any assumption on the distribution (David and Nagaraja, Order Statistics, 3rd ed., section 7.1): the median
-    lies outside `[x(k), x(n+1-k)]` with probability `2 P(Binomial(n, 1/2) < k)`. With fewer than six values the whole
-    range, whose confidence is below 0.95.
+    lies outside `[x(k), x(n+1-k)]` with probability `2 P(Binomial(n, 1/2) < k)`. Neighbours that are alike tell less
+    than so many values: ranks are then counted further out (`_stretch`). Where that needs more than the whole range,
+    as always with fewer than six values, the range is given and its confidence is below 0.95.
     """
     ranked = sorted(values)
     n = len(ranked)
@@ -211,7 +215,31 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
         if wider > 1 - confidence:
             break
         k, outside = k + 1, wider
-    return ranked[k - 1], ranked[n - k], max(0.0, 1 - outside)
+    attained, stretch = max(0.0, 1 - outside), _stretch(values)
+    wide = math.floor((n + 1) / 2 - stretch * ((n + 1) / 2 - k))
+    if wide < 1:  # by the normal approximation of the binomial; a whole range of few values has less than it says
+        reach = (n - 1) / (math.sqrt(n) * stretch)
+        wide, attained = 1, min(attained, 2 * NormalDist().cdf(reach) - 1)
+    return ranked[wide - 1], ranked[n - wide], attained
+
+
+def _stretch(values: Sequence[float]) -> float:
+    """How many times wider the median's interval must be because values depend on the ones before; at least one.
+
+    `sqrt((1 + r) / (1 - r))`, as for the mean of a first-order autoregression (Bartlett 1946, JRSS Supplement 8,
+    27-41), with the correlation `r` of neighbours' ranks, which is `(1 + 3 r) / n` too small on average (Marriott and
+    Pope 1954, Biometrika 41, 390-402). By simulation (`run_study`) intervals then cover the median in 93 % or more at
+    correlations up to 0.6 of 11 rounds and up to 0.8 of 33; without it in 87 and 59 %.
+    """
+    n = len(values)
+    below = np.searchsorted(np.sort(values), values, "left") + np.searchsorted(np.sort(values), values, "right")
+    ranks = below - below.mean()  # equal values get equal ranks
+    squares = float(ranks @ ranks)
+    if n < ENOUGH_ROUNDS or squares == 0:
+        return 1.0
+    raw = float(ranks[1:] @ ranks[:-1]) / squares
+    r = min(max(raw + (1 + 3 * raw) / n, 0.0), _MOST_ALIKE)
+    return math.sqrt((1 + r) / (1 - r))
 
 
 def _moves(blocks: Sequence[npt.NDArray[np.int64]], steady: float) -> bool:

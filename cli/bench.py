@@ -27,8 +27,13 @@ from resnetrt.cli.options import INTEGERS, WORDS, json_option
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json, bench.html and pictures.")
 @click.option("--resume", type=click.Path(path_type=Path), help="The bench.json of an interrupted run: go on with it.")
+@click.option(
+    "--runs", type=click.IntRange(1), help="Runs, each its own process. Default: 5 a side of a check, else 1."
+)
 @click.option("--compare", type=click.Path(path_type=Path), help="An earlier bench.json: the regression check.")
-@click.option("--max-slowdown", default="5%", show_default=True, help="Of --compare: what is still a PASS.")
+@click.option("--against", type=click.Path(path_type=Path), help="A bundle, checkout or Python to run in turn with.")
+@click.option("--self-check", is_flag=True, help="Compare with itself: which slowdown is found on this machine.")
+@click.option("--max-slowdown", default="5%", show_default=True, help="What is still a PASS.")
 @click.option("--accept", multiple=True, metavar="CONDITION", help="Compare although this condition differs.")
 @click.option("--loadgen", type=WORDS, help="MLPerf LoadGen scenarios: SingleStream,MultiStream,Offline,Server.")
 @click.option("--loadgen-seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
@@ -38,6 +43,6 @@ from resnetrt.cli.options import INTEGERS, WORDS, json_option
 def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Time engines of BUNDLEs, or networks of several depths, beside eager PyTorch in the same run.
 
-    With --compare the exit code is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE.
+    With --compare, --against or --self-check the exit code is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE.
     """
     ctx.exit(run_bench(BenchRequest(**options), as_json))

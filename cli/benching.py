@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from resnetrt.errors import UsageError
 
 if TYPE_CHECKING:
     from resnetrt.benchmarks.lab_plan import LabOptions, Subject
+    from resnetrt.benchmarks.latency_regression import Regression
 
 HEADER = (
     "network",
@@ -32,8 +33,8 @@ HEADER = (
     "limit",
 )
 
+LAB_PRECISIONS = ("fp32", "int8")  # of --depths
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C ended
-VERDICTS = ("network", "engine", "batch", "slowdown % [95 %]", "verdict")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class BenchRequest:
     work: Path | None
     out: Path | None
     resume: Path | None
+    runs: int | None
     compare: Path | None
+    against: Path | None
+    self_check: bool
     max_slowdown: str
     accept: Sequence[str]
     loadgen: Sequence[str] | None
@@ -69,17 +73,19 @@ class BenchRequest:
                 raise UsageError(f"--{name}: expected a finite number, found {value}")
         if self.accept and self.compare is None:
             raise UsageError("--accept: expected a run to compare with, found none; add --compare")
+        if (self.compare is not None) + (self.against is not None) + self.self_check > 1:
+            raise UsageError("bench: expected one of --compare, --against and --self-check, found more")
 
 
 def run_bench(request: BenchRequest, as_json: bool) -> int:
     """Measure, compare, write what was asked for, print; returns the exit code."""
     from resnetrt.benchmarks.lab import run_lab
     from resnetrt.benchmarks.lab_plan import lab_conditions, request_of
-    from resnetrt.benchmarks.latency_regression import EXIT_CODES, check_conditions, parse_percent
+    from resnetrt.benchmarks.latency_regression import EXIT_CODES, parse_percent
     from resnetrt.benchmarks.loadgen import check_scenarios
     from resnetrt.benchmarks.records import read_record
-    from resnetrt.benchmarks.remeasure import compare_with_more_rounds
     from resnetrt.benchmarks.resume import check_request, read_partial
+    from resnetrt.benchmarks.same_conditions import check_conditions
 
     started = time.monotonic()
 
@@ -87,8 +93,8 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         note(f"{time.monotonic() - started:6.1f} s  {line}")
 
     _pin(request.cpus)
-    options = _options(request)
-    limit, old = parse_percent(request.max_slowdown), None
+    options, old = _options(request), None
+    parse_percent(request.max_slowdown)
     if request.loadgen:
         check_scenarios(request.loadgen)
     if request.compare is not None:
@@ -96,6 +102,7 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         check_conditions(old["conditions"], lab_conditions(options), request.accept)
     earlier = None if request.resume is None else read_partial(request.resume, lab_conditions(options))
     subjects = list(_subjects(request, say))
+    check = _check(request, subjects, options, old)
     bundles_s = time.monotonic() - started
     if request.resume is not None and earlier is not None:
         check_request(request.resume, earlier, request_of(subjects, options))
@@ -109,10 +116,9 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         if record["complete"]:
             for row in _loadgen(request, subjects, options.threads, say):
                 record["loadgen"].append(row)
-        if old is not None and record["complete"]:
-            regression = compare_with_more_rounds(old["results"], record, subjects, options, limit, say)
+            regression = check(record, say)
     except KeyboardInterrupt:
-        record["left_out"].append("the rest of LoadGen and --compare: interrupted")
+        record["left_out"].append("the rest of LoadGen and of further runs: interrupted")
         raise
     finally:
         if request.out is not None:
@@ -121,6 +127,47 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     if not record["complete"]:
         return INTERRUPTED
     return 0 if regression is None else EXIT_CODES[regression.verdict]
+
+
+def _check(
+    request: BenchRequest, subjects: "Sequence[Subject]", options: "LabOptions", old: Mapping[str, Any] | None
+) -> "Callable[[dict[str, Any], Callable[[str], None]], Regression | None]":
+    """What follows the measuring: further runs, and the regression check that was asked for, stored in the record."""
+    from resnetrt.benchmarks.latency_regression import parse_percent, runs_of
+    from resnetrt.benchmarks.more_runs import (
+        RUNS,
+        Runs,
+        check_itself,
+        compare_in_turn,
+        compare_with_stored,
+        other_side,
+        this_side,
+    )
+
+    made = [subject.name for subject in subjects[len(request.bundles) :]]
+    precisions = request.precisions or (LAB_PRECISIONS if made else ())
+    backends = request.backends or (_cpu_backends() if made else ())
+    side = this_side(subjects, options, precisions, backends, _work(request))
+    other = None if request.against is None else other_side(request.against, side, made)
+    there = None if other is None else other.prepare()["conditions"]  # should it not work, say so first
+    count, limit = request.runs or RUNS, parse_percent(request.max_slowdown)
+
+    def check(record: dict[str, Any], say: Callable[[str], None]) -> "Regression | None":
+        runs = Runs(record, side, other, say, there)
+        if old is not None:
+            found = compare_with_stored(runs_of(old), runs, count, limit)
+            compared = f"the earlier run {request.compare}"
+        elif other is not None:
+            found, compared = compare_in_turn(runs, count, limit), f"{request.against}, in turn"
+        elif request.self_check:
+            found, compared = check_itself(runs, count, limit), "itself, every other run"
+        else:
+            runs.measure((request.runs or 1) - 1, runs.groups)
+            return None
+        record["regression"] = found.to_json() | {"compared": compared}
+        return found
+
+    return check
 
 
 def _options(request: BenchRequest) -> "LabOptions":
@@ -202,7 +249,7 @@ def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
     for path in request.bundles:
         yield bundle_subject(Bundle.open(path), request.precisions or (), request.backends or ())
     for depth in request.depths or ():
-        precisions, backends = request.precisions or ("fp32", "int8"), request.backends or _cpu_backends()
+        precisions, backends = request.precisions or LAB_PRECISIONS, request.backends or _cpu_backends()
         yield lab_bundle(_name(depth), precisions, backends, _work(request), say)
 
 
@@ -235,7 +282,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         emit_json(dict(record))
         return
     from resnetrt.benchmarks.conclusions import conclusions
-    from resnetrt.benchmarks.latency_regression import changed_cells
+    from resnetrt.benchmarks.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
 
     print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
     if record["loadgen"]:
@@ -243,10 +290,9 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)
     if "regression" in record:
         found = record["regression"]
-        print_table(
-            f"Against the earlier run: {found['verdict']}", VERDICTS, map(_verdict_cells, found["cells"]), left=2
-        )
-        click.echo("".join(f"{line}\n" for line in changed_cells(found)), nl=False)
+        title = f"Against {found.get('compared', 'the earlier run')}: {found['verdict']}"
+        print_table(title, VERDICT_HEADER, map(verdict_cells, found["cells"]), left=2)
+        click.echo("".join(f"{line}\n" for line in other_lines(found)), nl=False)
     click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
 
 
@@ -272,14 +318,6 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
     return (row["network"], row["engine"], row["label"], row["result"], _number(row["value"], 2), row["unit"])
-
-
-def _verdict_cells(cell: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.latency_regression import slowdown_text, verdict_text
-
-    value, interval = slowdown_text(cell)
-    change = value if value == "-" else f"{value} [{interval}]"
-    return (cell["network"], cell["engine"], str(cell["batch"]), change, verdict_text(cell))
 
 
 def _number(value: float | None, digits: int) -> str:

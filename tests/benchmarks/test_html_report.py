@@ -109,7 +109,8 @@ def test_a_disturbed_run_is_marked():
 def test_what_the_run_says():
     said = conclusions(record())
     assert said[0] == (
-        "Batch 1: openvino-int8-cpu is fastest, 6.7 times as fast as eager FP32, geometric mean over 5 networks."
+        "Batch 1: openvino-int8-cpu is fastest, 6.7 times [6.4, 6.9] as fast as eager FP32, "
+        "geometric mean over 5 networks."
     )
     assert any(line.startswith("openvino, batch 8: INT8 pays at every measured depth, 3.6 to 3.6") for line in said)
     assert any("70 % of the" in line for line in said)
@@ -143,6 +144,46 @@ def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
     assert any(line.startswith(f"openvino, batch 1: {said}") for line in found), found
 
 
+def race(*cells):
+    """Rows of engines with their factors over eager on the networks of these depths."""
+    return [
+        result(depth, engine, 1) | {"times_faster": times, "times_faster_ci": [times * 0.99, times * 1.01]}
+        for engine, depth, times in cells
+    ]
+
+
+def test_the_fastest_engine_has_an_interval_and_rivals_that_are_near_are_named():
+    clear = race(*((name, depth, times) for name, times in (("openvino-int8-cpu", 6.0), ("onnxruntime-int8-cpu", 3.0))
+                   for depth in (18, 34, 50)))  # fmt: skip
+    said = conclusions(record(results=clear, fits=[], break_even=[]))
+    assert said[0] == (
+        "Batch 1: openvino-int8-cpu is fastest, 6.0 times [5.7, 6.3] as fast as eager FP32, "
+        "geometric mean over 3 networks."
+    )
+    near = race(("openvino-int8-cpu", 18, 6.0), ("onnxruntime-int8-cpu", 18, 5.8))
+    assert conclusions(record(results=near, fits=[], break_even=[]))[0] == (
+        "Batch 1: which is fastest is not told apart: openvino-int8-cpu 6.0 times [5.5, 6.5], "
+        "onnxruntime-int8-cpu 5.8 times [5.3, 6.3] as fast as eager FP32."
+    )
+
+
+def test_engines_race_on_the_same_networks_only():
+    """An engine that only has the network where everything is quick wins by that alone."""
+    rows = race(("openvino-fp32-cpu", 18, 9.0), ("openvino-int8-cpu", 18, 9.5), ("openvino-int8-cpu", 50, 4.0))
+    said = conclusions(record(results=rows, fits=[], break_even=[]))
+    assert said[0].startswith("Batch 1: openvino-int8-cpu is fastest, 6.2 times [")
+    assert said[1] == "Batch 1: not among them, as not all of these networks have it: openvino-fp32-cpu."
+
+
+def test_lines_and_intervals_of_an_older_run_are_drawn_anew(tmp_path):
+    old = record()
+    old["fits"] = [{"engine": fit["engine"], "batch": fit["batch"], "fixed_ms": -15.6, "ms_per_gmac": 1.0,
+                    "residual_percent": {"resnet18": 1.0}} for fit in old["fits"]]  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert run(["report", str(tmp_path / "old.json"), "--html", str(tmp_path / "r.html")]) == 0
+    assert "-15.6" not in (tmp_path / "r.html").read_text()
+
+
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_an_old_run_of_few_rounds_shows_no_factor(tmp_path, rounds):
     """As earlier versions stored it, with factors and intervals of any number of rounds."""
@@ -159,7 +200,7 @@ def test_an_old_run_of_few_rounds_shows_no_factor(tmp_path, rounds):
     page = re.sub("<svg.*?</svg>", "", (tmp_path / "r.html").read_text(), flags=re.DOTALL)
     assert "77.8" not in page
     assert "77.77" not in page
-    assert page.count(f"n = {rounds}: no ratio from fewer than six rounds") == 4  # two batches, INT8, peers
+    assert page.count(f"n = {rounds}: no ratio from fewer than six rounds") == 5  # two batches, INT8 at both, peers
     assert not (tmp_path / "p" / "int8.svg").exists()
 
 

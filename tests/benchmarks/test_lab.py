@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from tiny_bundle import make_bundle
 
@@ -281,9 +282,50 @@ def test_the_fit_finds_the_line_and_names_the_network_off_it():
     assert fit_all(rows[:2]) == []
 
 
+@pytest.mark.parametrize("fixed", [0.0, 0.5, 5.0])
+def test_the_lines_intervals_hold_and_no_line_starts_below_zero(fixed):
+    """95 % promised; of 600 lines 93 % or more in all but one case of a hundred."""
+    rng = np.random.default_rng(4)
+    gmacs = np.array([1.8, 3.6, 4.1, 7.8, 11.5])
+    starts = slopes = 0
+    for _ in range(600):
+        times = (fixed + 2 * gmacs) * np.exp(0.05 * rng.standard_normal(5))
+        fit = fit_line([row(f"n{g}", "int8", ms, gmacs=g) for g, ms in zip(gmacs, times, strict=True)])
+        assert fit["fixed_ms"] >= 0
+        starts += fit["fixed_ms_ci"][0] <= fixed <= fit["fixed_ms_ci"][1]
+        slopes += fit["ms_per_gmac_ci"][0] <= 2 <= fit["ms_per_gmac_ci"][1]
+    assert min(starts, slopes) >= 558
+
+
+def test_time_that_grows_faster_than_gmacs_is_no_line():
+    fit = fit_line([row(f"n{g}", "int8", g * g, gmacs=g) for g in (1.0, 2.0, 4.0, 8.0)])
+    assert (fit["is_line"], fit["fixed_ms"]) == (True, 0.0), "four networks don't tell"
+    fit = fit_line([row(f"n{g}", "int8", 3 * g - 2, gmacs=g) for g in (1.0, 2.0, 4.0, 8.0)])
+    assert (fit["is_line"], fit["fixed_ms"], fit["fixed_ms_ci"]) == (False, 0.0, [0.0, 0.0])
+
+
+def test_where_int8_pays_holds_in_another_run():
+    """INT8 exactly as fast at five depths, cells 3 % apart from run to run: 5 % of 300 sentences may claim otherwise.
+
+    More than 24 come about in one of a hundred cases; rounds alone claimed it in most.
+    """
+    rng = np.random.default_rng(5)
+    claims = 0
+    for _ in range(300):
+        rows = []
+        for depth in (18, 34, 50, 101, 152):
+            for precision in ("fp32", "int8"):
+                level = np.exp(0.03 * rng.standard_normal())
+                times = level * np.exp(0.01 * rng.standard_normal(11))
+                rows.append(row(f"n{depth}", precision, 1.0, depth=depth, rounds=list(times)))
+        (found,) = break_even(rows)
+        claims += any(point["ci"][0] > 1 or point["ci"][1] < 1 for point in found["curve"])
+    assert claims <= 24
+
+
 def test_break_even_is_the_depth_from_which_the_whole_interval_pays():
     rows = []
-    for depth, int8 in ((18, 1.2), (34, 0.9), (50, 1.0), (101, 0.5), (152, 0.4)):
+    for depth, int8 in ((18, 1.2), (34, 0.8), (50, 1.0), (101, 0.5), (152, 0.4)):
         rows += [row(f"n{depth}", "fp32", 1.0, depth=depth)]
         rows += [row(f"n{depth}", "int8", int8, depth=depth)]
     (found,) = break_even(rows)

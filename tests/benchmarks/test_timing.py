@@ -191,13 +191,36 @@ def test_statistics_are_numpys(blocks):
     assert timing.ci_ms[0] <= timing.median_ms <= timing.ci_ms[1]
 
 
+def zigzag(n):
+    """1 to n in an order in which neighbours are not alike."""
+    return [float(value) for pair in zip(range(1, n + 1), range(n, 0, -1), strict=True) for value in pair][:n]
+
+
+@pytest.mark.parametrize(("rounds", "alike"), [(11, 0.0), (11, 0.6), (33, 0.0), (33, 0.6), (33, 0.8)])
+def test_the_interval_holds_when_rounds_are_alike(rounds, alike):
+    """At 93 % of 2,000 series, less two standard errors (1.1 %); ranks of independent rounds cover 59 to 87 %."""
+    rng = np.random.default_rng(3)
+    series = np.empty((2000, rounds))
+    series[:, 0] = rng.standard_normal(2000)
+    for i in range(1, rounds):
+        series[:, i] = alike * series[:, i - 1] + math.sqrt(1 - alike**2) * rng.standard_normal(2000)
+    intervals = [median_interval(values) for values in series]
+    assert np.mean([low <= 0 <= high for low, high, _ in intervals]) >= 0.93 - 0.011
+
+
+def test_rounds_that_rise_steadily_have_no_interval_of_95_percent():
+    low, high, attained = median_interval([float(value) for value in range(11)])
+    assert (low, high) == (0.0, 10.0)
+    assert attained < 0.8
+
+
 @pytest.mark.parametrize(
     ("n", "k", "confidence"),
     # ranks and coverages of the sign test's interval, tabulated in Conover, Practical Nonparametric Statistics
     [(1, 1, 0.0), (5, 1, 0.9375), (6, 1, 0.96875), (9, 2, 0.9609), (15, 4, 0.9648), (20, 6, 0.9586), (25, 8, 0.9567)],
 )
 def test_ranks_of_the_median_interval(n, k, confidence):
-    low, high, attained = median_interval([float(value) for value in range(1, n + 1)])
+    low, high, attained = median_interval(zigzag(n))
     assert (low, high) == (k, n + 1 - k)
     assert attained == pytest.approx(confidence, abs=5e-5)
 
@@ -206,7 +229,7 @@ def test_ranks_of_the_median_interval(n, k, confidence):
 def test_median_interval_is_the_narrowest_that_keeps_its_confidence(n):
     from scipy.stats import binom
 
-    low, _, attained = median_interval([float(value) for value in range(1, n + 1)])
+    low, _, attained = median_interval(zigzag(n))
     assert attained == pytest.approx(1 - 2 * binom.cdf(low - 1, n, 0.5), abs=1e-9)
     assert attained >= 0.95 or math.isclose(attained, 0.95)
     if low < (n + 1) // 2:
@@ -311,4 +334,4 @@ def test_the_most_that_a_candidate_takes(call_ms, rounds, block_calls):
 
 
 def test_enough_rounds_are_the_fewest_that_reach_the_confidence():
-    assert median_interval(range(ENOUGH_ROUNDS))[2] >= CONFIDENCE > median_interval(range(ENOUGH_ROUNDS - 1))[2]
+    assert median_interval(zigzag(ENOUGH_ROUNDS))[2] >= CONFIDENCE > median_interval(zigzag(ENOUGH_ROUNDS - 1))[2]

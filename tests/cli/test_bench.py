@@ -22,6 +22,23 @@ def tiny(tmp_path, monkeypatch):
     return bundle.path
 
 
+@pytest.fixture
+def quiet(monkeypatch):
+    """Whatever else this machine does: no run counts as disturbed, in this process or another."""
+    from resnetrt.benchmarks.more_runs import Side
+
+    call = Side._call
+
+    def undisturbed(self, *arguments, **named):
+        found = call(self, *arguments, **named)
+        return found | {
+            name: [row | {"disturbed": False} for row in found[name]] for name in ("results", "noise") if name in found
+        }
+
+    monkeypatch.setattr(Side, "_call", undisturbed)
+    monkeypatch.setattr("resnetrt.benchmarks.noise.Noise.disturbed", False)
+
+
 def bench(path: Path, *more: str) -> int:
     quick = ["--batches", "1", "--threads", "1", "--rounds", "6", "--budget", "0.02", "--only-latency"]
     return run(["bench", str(path), *quick, *more])
@@ -37,18 +54,41 @@ def test_json_has_the_designs_names_and_files_are_written(tiny, tmp_path, capsys
 
 
 @pytest.mark.parametrize(("factor", "code", "verdict"), [(10.0, 0, "PASS"), (0.1, 1, "FAIL")])
-def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsys):
-    assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
+def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsys, quiet):
+    assert bench(tiny, "--out", str(tmp_path), "--runs", "2", *ENOUGH) == 0
     old = json.loads((tmp_path / "bench.json").read_text())
-    for row in old["results"]:
+    assert len(old["runs"]) == 1, "a file of two runs"
+    for row in (*old["results"], *old["runs"][0]["results"]):
         row["round_medians_ms"] = [factor * ms for ms in row["round_medians_ms"]]
     (tmp_path / "old.json").write_text(json.dumps(old))
     capsys.readouterr()
-    assert bench(tiny, "--compare", str(tmp_path / "old.json"), *ENOUGH) == code
-    assert f"Against the earlier run: {verdict}" in capsys.readouterr().out
+    assert bench(tiny, "--compare", str(tmp_path / "old.json"), "--runs", "2", "--out", str(tmp_path), *ENOUGH) == code
+    printed = capsys.readouterr().out
+    assert f"Against the earlier run {tmp_path / 'old.json'}: {verdict}" in printed
+    assert f"{verdict}: by time, without eager-fp32" in printed
+    assert f"{verdict}: by time, without eager-fp32" in (tmp_path / "bench.html").read_text()
 
 
-def test_cells_of_one_run_only_are_named(tiny, tmp_path, capsys):
+def test_one_run_a_side_is_inconclusive(tiny, tmp_path, capsys):
+    """Without a second run nothing says what two runs of the same thing differ by; it failed half of the time."""
+    assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
+    assert bench(tiny, "--compare", str(tmp_path / "bench.json"), "--runs", "1", *ENOUGH) == 3
+    assert "INCONCLUSIVE" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # eight processes
+def test_against_the_same_bundle_in_turn_and_against_itself(tiny, tmp_path, capsys, quiet):
+    limit = ["--max-slowdown", "1000%", "--runs", "2", *ENOUGH]
+    assert bench(tiny, "--against", str(tiny), "--json", *limit) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["regression"]["cells"][0]["runs"] == [2, 2]
+    assert found["regression"]["compared"] == f"{tiny}, in turn"
+    assert len(found["runs"]) == len(found["other_runs"]) == 2
+    assert bench(tiny, "--self-check", *limit) == 0
+    assert "Against itself, every other run: PASS" in capsys.readouterr().out
+
+
+def test_cells_of_one_run_only_are_named(tiny, tmp_path, capsys):  # one run a side is enough for that
     assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
     old = json.loads((tmp_path / "bench.json").read_text())
     row = old["results"][0]
@@ -56,7 +96,7 @@ def test_cells_of_one_run_only_are_named(tiny, tmp_path, capsys):
     old["results"].append(row | {"engine": "a-lost-engine"})
     (tmp_path / "old.json").write_text(json.dumps(old))
     capsys.readouterr()
-    compare = ["--batches", "1,2", "--budget", "0.04", "--compare", str(tmp_path / "old.json")]
+    compare = ["--batches", "1,2", "--budget", "0.04", "--runs", "1", "--compare", str(tmp_path / "old.json")]
     assert bench(tiny, "--out", str(tmp_path), *compare) == 1
     for text in (capsys.readouterr().out, (tmp_path / "bench.html").read_text()):
         assert "gone, which fails: tiny a-lost-engine batch 1 threads 1" in text
@@ -76,17 +116,17 @@ def test_what_is_measured_survives_an_interrupt_of_what_follows(when, as_json, t
         more += ["--loadgen", "Offline"]
     else:
         assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
-        monkeypatch.setattr("resnetrt.benchmarks.remeasure.measure_groups", interrupted)
-        monkeypatch.setattr("resnetrt.benchmarks.latency_regression.slowdown", lambda *_: (5.0, 1.0, 9.0))
+        monkeypatch.setattr("resnetrt.benchmarks.more_runs.Side.run", interrupted)
         more += ["--compare", str(tmp_path / "bench.json"), *ENOUGH]
         capsys.readouterr()
     assert bench(tiny, "--out", str(out), *more) == 130
     printed = capsys.readouterr().out
     record = json.loads((out / "bench.json").read_text())
     assert record["complete"]
-    assert record["left_out"][-1] == "the rest of LoadGen and --compare: interrupted"
-    assert record.get("regression", {}).get("verdict") == ("INCONCLUSIVE" if when == "compare" else None)
-    assert json.loads(printed) == record if as_json else "the rest of LoadGen and --compare: interrupted" in printed
+    assert record["left_out"][-1] == "the rest of LoadGen and of further runs: interrupted"
+    assert (
+        json.loads(printed) == record if as_json else "the rest of LoadGen and of further runs: interrupted" in printed
+    )
 
 
 def test_the_layers_of_an_engine_that_is_not_here_are_refused_first(tiny, capsys, monkeypatch):
@@ -146,6 +186,7 @@ def test_other_conditions_are_refused_before_anything_is_measured(tiny, tmp_path
         (["bench", "--depths", "18", "--budget", "nan"], "--budget: expected a finite number, found nan"),
         (["bench", "--depths", "18", "--server-qps", "inf"], "--server-qps: expected a finite number, found inf"),
         (["bench", "--depths", "18", "--accept", "cpu"], "--accept: expected a run to compare with, found none"),
+        (["bench", "--depths", "18", "--self-check", "--against", "x"], "one of --compare, --against and --self-check"),
         (["bench", "--depths", "18", "--loadgen", "Multi"], "unknown LoadGen scenario 'Multi'"),
     ],
 )
