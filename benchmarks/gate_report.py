@@ -5,12 +5,21 @@ from typing import Any
 from xml.etree import ElementTree
 
 from resnetrt.benchmarks.gate import DATA, FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
+from resnetrt.benchmarks.regression import NEW, NOT_ASKED, VANISHED
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
 _NOT_STATISTICS = {
     SELFTEST: "the engine fails its self-test, so it can't pass whatever its top-1",
     REFERENCE: "the FP32 reference is itself wrong on these images for a known cause, so it measures no engine",
 }
+_ALONE = {
+    NEW: "the baseline has no such engine, so nothing is known of its change; store --results of this run as the next "
+    "baseline, or name its older name with --baseline-engine NEW=OLD",
+    VANISHED: "the baseline has this engine and the bundle no longer does; compile it again, or make a new baseline "
+    "without it",
+    NOT_ASKED: "not compared: --engine names others",
+}
+_UNPAIRED = "other images, so a wide interval; store --results to pair them"
 _NUMBERS = ("n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db")
 _BASELINE_NUMBERS = ("n", "baseline_top1", "top1", "drop_pp")
 _CLASSES, _FLIPS = 5, 10
@@ -47,9 +56,13 @@ def explain(row: Record, budget: Record) -> str:
 
 def explain_baseline(row: Record, budget: Record) -> str:
     """What a row of `baseline` says, behind the engine's name."""
-    how = "the same images" if row["paired"] else "other images, so a wide interval; store --results to pair them"
+    if row["paired"] is None:
+        verdict = "" if row["verdict"] is None else f"{row['verdict']}: "
+        return f"since the baseline: {verdict}{_ALONE[row['verdict_why']]}"
+    then = "" if row["baseline_engine"] == row["engine"] else f"{row['baseline_engine']}, "
+    images = f"the same {row['n']} images" if row["paired"] else _UNPAIRED
     return (
-        f"since the baseline ({how}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
+        f"since the baseline ({then}{images}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
         f"{row['top1']:.2f} %; {explain(row, budget)}"
     )
 
@@ -84,9 +97,10 @@ def to_junit(record: Record) -> bytes:
     INCONCLUSIVE is an error, FAIL a failure, as a CI shows them apart.
     """
     rows = [*record["engines"], *record["baseline"]]
+    skipped = sum(row["paired"] is None and row["verdict"] is None for row in record["baseline"])
     failures = sum(row["verdict"] == FAIL for row in rows)
     errors = sum(row["verdict"] == INCONCLUSIVE for row in rows)
-    counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": "0"}
+    counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": str(skipped)}
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "resnetrt.evaluate", **counts})
     for row in record["engines"]:
@@ -104,8 +118,10 @@ def _add_case(suite: ElementTree.Element, name: str, row: Record, why: str, numb
         kind = "failure" if row["verdict"] == FAIL else "error"
         found = ElementTree.SubElement(case, kind, {"message": why, "type": row["verdict"]})
         found.text = _printable("\n".join([why, *row.get("hints", ())]))
+    if row["verdict"] is None and why:
+        ElementTree.SubElement(case, "skipped", {"message": why})
     out = ElementTree.SubElement(case, "system-out")
-    out.text = ", ".join(f"{key} {row[key]:.6g}" for key in numbers)
+    out.text = ", ".join(f"{key} {row[key]:.6g}" for key in numbers if row[key] is not None)
 
 
 def to_markdown(record: Record) -> str:

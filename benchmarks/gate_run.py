@@ -1,9 +1,9 @@
 """The accuracy gate over a bundle: run or resume, store, judge, explain."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from resnetrt.benchmarks.label_map import label_map
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.outcomes import FileJournal, write_results
 from resnetrt.benchmarks.reference import Reference, find_reference
-from resnetrt.benchmarks.regression import compare_releases
+from resnetrt.benchmarks.regression import Baseline, compare_releases
 from resnetrt.benchmarks.scales import scale_faults
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset, open_dataset
@@ -50,7 +50,8 @@ Engine = Infer | OnFrames
 class GateRequest:
     """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
 
-    `baseline` is an older results file or JSON, judged by the same budget. `ray` is the address of a cluster that runs
+    `baseline` is an older results file or JSON, judged by the same budget; `renamed` gives the older names of engines
+    that have another one now. `ray` is the address of a cluster that runs
     the batches, see `resnetrt.benchmarks.ray_run`.
     """
 
@@ -62,12 +63,15 @@ class GateRequest:
     budget: Budget | None = None
     results: Path | None = None
     baseline: Path | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
     batch_size: int = 50
     ray: str | None = None
 
     def __post_init__(self) -> None:
         if self.baseline is not None and self.budget is None:
             raise UsageError("--baseline: expected a budget to judge the change by; add --max-drop or --min-relative")
+        if self.renamed and self.baseline is None:
+            raise UsageError("--baseline-engine: expected --baseline, found none")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
+    baseline = None if request.baseline is None else Baseline.read(request.baseline)
+    if baseline is not None:
+        baseline.pair(names, request.renamed)  # before the long run, too
     dataset = open_images(bundle, request)
     reference = find_reference(bundle, request.weights)
     with open_engines(bundle, names, request.budget is not None) as (engines, faults):
@@ -100,7 +107,10 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
         _describe(rows, comparison, dataset, faults)
         if request.budget is not None:
             _explain(rows, comparison, bundle, dataset, reference, engines)
-    return GateRun(_record(bundle, request, rows, comparison, reference), comparison, dataset)
+    since: list[dict[str, Any]] = []
+    if baseline is not None and request.budget is not None:
+        since = compare_releases(comparison, baseline, request.budget, request.renamed, not request.engines)
+    return GateRun(_record(bundle, request, rows, since, reference), comparison, dataset)
 
 
 def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
@@ -283,12 +293,13 @@ def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
 
 
 def _record(
-    bundle: Bundle, request: GateRequest, rows: list[dict[str, Any]], comparison: Comparison, reference: Reference
+    bundle: Bundle,
+    request: GateRequest,
+    rows: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    reference: Reference,
 ) -> dict[str, Any]:
     budget = request.budget
-    baseline = []
-    if request.baseline is not None and budget is not None:
-        baseline = compare_releases(comparison, request.baseline, budget)
     record = {
         "bundle": str(bundle.path),
         "data": request.data,

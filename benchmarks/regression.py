@@ -3,6 +3,8 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +18,84 @@ from resnetrt.benchmarks.paired import drop_interval
 from resnetrt.benchmarks.records import reason
 from resnetrt.errors import DataError, UsageError
 
+NEW, VANISHED, NOT_ASKED = "new", "vanished", "not asked for"  # why an engine has no partner, see `Baseline.unmatched`
 
-def compare_releases(comparison: Comparison, old: Path, budget: Budget) -> list[dict[str, Any]]:
-    """One row per engine of `comparison`: its drop since the run stored in `old`, with a verdict against `budget`.
+
+@dataclass(frozen=True)
+class Baseline:
+    """An older run: its per-image outcomes, or from `evaluate --json` the rows of its engines only."""
+
+    path: Path
+    stored: Results | None
+    rows: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Baseline":
+        """Raises `DataError` for a file that is neither."""
+        if path.suffix == SUFFIX:
+            stored = read_results(path)
+            return cls(path, stored, {name: {} for name in stored.comparison.candidates})
+        return cls(path, None, _read_rows(path))
+
+    def pair(self, engines: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
+        """The engines of this run that the baseline has, under the same name or the one that `renamed` gives.
+
+        Raises `UsageError` if there is none, or `renamed` names an engine that is not there.
+        """
+        for new, then in renamed.items():
+            for name, known, where in ((new, engines, "this run"), (then, self.rows, "the baseline")):
+                if name not in known:
+                    raise UsageError(
+                        f"--baseline-engine {new}={then}: expected an engine of {where}, {', '.join(known)}; "
+                        f"found {name}"
+                    )
+        then_of = {name: renamed.get(name, name) for name in engines}
+        pairs = {name: then for name, then in then_of.items() if then in self.rows}
+        if not pairs:
+            raise UsageError(
+                f"--baseline {self.path}: expected an engine of this run, {', '.join(engines)}; found "
+                f"{', '.join(self.rows) or 'none'}; if one was only renamed, say --baseline-engine NEW=OLD"
+            )
+        return pairs
+
+    def unmatched(self, engines: Sequence[str], pairs: Mapping[str, str], whole: bool) -> list[dict[str, Any]]:
+        """A row for every engine of one side only. A new one is INCONCLUSIVE, one that has vanished FAILs.
+
+        Unless the `whole` bundle was evaluated, an engine of the baseline was not asked for, and has no verdict.
+        """
+        new = [_lone(name, None, INCONCLUSIVE, NEW) for name in engines if name not in pairs]
+        gone = [name for name in self.rows if name not in pairs.values()]
+        how = (FAIL, VANISHED) if whole else (None, NOT_ASKED)
+        return new + [_lone(name, name, *how) for name in gone]
+
+
+def compare_releases(
+    comparison: Comparison,
+    old: Baseline,
+    budget: Budget,
+    renamed: Mapping[str, str] | None = None,
+    whole: bool = True,
+) -> list[dict[str, Any]]:
+    """One row per engine of `comparison`: its drop since the run `old`, with a verdict against `budget`.
 
     A results file is paired by the pixels of the images; `evaluate --json` of then has rows only, so its top-1 is
     compared as if on other images, which needs far more of them: `gate_bounds` are then of the drop in pp under either
-    budget, which is `limit_pp`. Engines pair by name, or if there is one on each side.
-    Raises `DataError` for a file that is neither, `UsageError` if nothing pairs.
+    budget, which is `limit_pp`. Engines pair as `Baseline.pair` says; the others have a row of `Baseline.unmatched`.
     """
-    if old.suffix == SUFFIX:
-        stored = read_results(old)
-        names = _pair_names(comparison, list(stored.comparison.candidates), old)
-        return [_paired(comparison, stored, new, then, budget, old) for new, then in names.items()]
-    rows = _read_rows(old)
-    names = _pair_names(comparison, list(rows), old)
-    return [_unpaired(comparison, new, rows[then], budget) for new, then in names.items()]
+    engines = list(comparison.candidates)
+    pairs = old.pair(engines, renamed or {})
+    if old.stored is not None:
+        rows = [_paired(comparison, old.stored, new, then, budget, old.path) for new, then in pairs.items()]
+    else:
+        rows = [_unpaired(comparison, new, old.rows[then], budget) for new, then in pairs.items()]
+    return rows + old.unmatched(engines, pairs, whole)
 
 
-def _pair_names(comparison: Comparison, old: list[str], path: Path) -> dict[str, str]:
-    new = list(comparison.candidates)
-    if len(new) == len(old) == 1:
-        return {new[0]: old[0]}
-    common = {name: name for name in new if name in old}
-    if not common:
-        raise UsageError(
-            f"--baseline {path}: expected an engine of this run, {', '.join(new)}; found {', '.join(old) or 'none'}"
-        )
-    return common
+def _lone(engine: str, then: str | None, verdict: str | None, why: str) -> dict[str, Any]:
+    """The row of an engine that nothing is compared with."""
+    numbers = ("n", "baseline_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "gate_bounds", "mcnemar_p")
+    row = dict.fromkeys((*numbers, "more_images"))
+    return {"engine": engine, "baseline_engine": then, "paired": None, **row, "verdict": verdict, "verdict_why": why}
 
 
 def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget: Budget, path: Path) -> dict[str, Any]:
@@ -112,7 +164,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _unpaired(comparison: Comparison, new: str, then: dict[str, Any], budget: Budget) -> dict[str, Any]:
+def _unpaired(comparison: Comparison, new: str, then: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
     n = len(comparison.labels)
     right = int((comparison.candidates[new].predicted == comparison.labels).sum())
     old_n, old_share = then["n"], then["top1"] / 100

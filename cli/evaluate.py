@@ -24,6 +24,7 @@ _OPTIONS = [
     click.option("--min-relative", type=float, help="Budget: share of the FP32 top-1 to keep, as 0.99."),
     click.option("--confidence", type=float, default=0.95, show_default=True, help="Of each verdict."),
     click.option("--baseline", type=_PATH, help="Results file or JSON of an older run, to compare with."),
+    click.option("--baseline-engine", "renamed", multiple=True, metavar="NEW=OLD", help="Renamed since the baseline."),
     click.option("--results", type=_PATH, help="Store per-image outcomes here; a killed run goes on from here."),
     click.option("--junit", type=_PATH, help="Write JUnit XML."),
     click.option("--markdown", type=_PATH, help="Write a comment for a pull request."),
@@ -64,7 +65,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             raise click.UsageError(f"Missing {what}; only --plan does without")
     _check_files(given)
     names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline", "ray")
-    request = GateRequest(budget=_budget(given), **{name: given[name] for name in names})
+    renamed = _renamed(given["renamed"])
+    request = GateRequest(budget=_budget(given), renamed=renamed, **{name: given[name] for name in names})
     run = run_gate(Bundle.open(given["bundle"]), request)
     if given["as_json"]:
         emit_json(run.record)
@@ -73,6 +75,14 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     _write_files(run, given)
     if run.record["verdict"] is not None:
         ctx.exit(EXIT_CODES[run.record["verdict"]])
+
+
+def _renamed(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for text, (new, _, then) in zip(given, pairs, strict=True):
+        if not new or not then:
+            raise click.UsageError(f"--baseline-engine: expected NEW=OLD, found {text}")
+    return {new: then for new, _, then in pairs}
 
 
 def _budget(given: dict[str, Any]) -> "Budget | None":

@@ -15,11 +15,11 @@ from resnetrt.benchmarks import gate
 from resnetrt.benchmarks.accuracy import Comparison, Outcomes
 from resnetrt.benchmarks.classes import class_drops, holm
 from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
-from resnetrt.benchmarks.gate_report import explain
+from resnetrt.benchmarks.gate_report import explain, explain_baseline
 from resnetrt.benchmarks.noninferiority import CORRECTION, drop_score, ratio_score
 from resnetrt.benchmarks.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.plan import plan
-from resnetrt.benchmarks.regression import compare_releases, newcombe
+from resnetrt.benchmarks.regression import Baseline, compare_releases, newcombe
 from resnetrt.errors import BackendMissing, DataError, UsageError
 
 HALF = Budget(max_drop_pp=0.5)
@@ -214,7 +214,9 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
         {"renamed": new.candidates["a"].at(order)},
         0,
     )
-    row = compare_releases(shuffled, tmp_path / "old.safetensors", Budget(max_drop_pp=1))[0]
+    row = compare_releases(
+        shuffled, Baseline.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1), {"renamed": "a"}
+    )[0]
     lost = sum(int(i in (0, 5, 6, 9)) for i in order)
     assert (row["paired"], row["n"], row["lost"], row["gained"]) == (True, 30, lost, 0)
 
@@ -234,7 +236,7 @@ def test_equal_images_pair_one_by_one(tmp_path):
         {"a": old.candidates["a"].at(backwards)},
         0,
     )
-    row = compare_releases(new, tmp_path / "old.safetensors", Budget(max_drop_pp=1))[0]
+    row = compare_releases(new, Baseline.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
     assert (row["n"], row["lost"], row["gained"]) == (40, 0, 0)
 
 
@@ -248,7 +250,7 @@ def test_equal_images_pair_one_by_one(tmp_path):
 )
 def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1, n, said):
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": n, "top1": top1}]}))
-    (row,) = compare_releases(compared(a=[0, 5]), tmp_path / "old.json", budget)
+    (row,) = compare_releases(compared(a=[0, 5]), Baseline.read(tmp_path / "old.json"), budget)
     share = top1 / 100
     expected = 100 * (1 - budget.min_relative) * share if budget.min_relative else 2
     assert row["limit_pp"] == pytest.approx(expected)
@@ -262,15 +264,45 @@ def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1,
 
 def test_releases_that_do_not_pair_are_refused(tmp_path):
     write_results(tmp_path / "old.safetensors", compared(x=[], y=[]), {})
+    old = Baseline.read(tmp_path / "old.safetensors")
     with pytest.raises(UsageError, match="expected an engine of this run, a; found x, y"):
-        compare_releases(compared(a=[]), tmp_path / "old.safetensors", HALF)
+        compare_releases(compared(a=[]), old, HALF)
+    with pytest.raises(UsageError, match="--baseline-engine a=z: expected an engine of the baseline, x, y; found z"):
+        compare_releases(compared(a=[]), old, HALF, {"a": "z"})
     (tmp_path / "old.json").write_text("[]")
     with pytest.raises(DataError, match=r"expected a results file \(.safetensors\) or the object of evaluate"):
-        compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+        Baseline.read(tmp_path / "old.json")
     (tmp_path / "old.json").write_bytes(b"\xff" * 9999)
     with pytest.raises(DataError) as refused:
-        compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+        Baseline.read(tmp_path / "old.json")
     assert len(str(refused.value)) < 400, "not the whole file"
+
+
+def test_a_lone_engine_is_not_compared_with_a_lone_other_one(tmp_path):
+    write_results(tmp_path / "old.safetensors", compared(fp32=[]), {})
+    with pytest.raises(UsageError, match="expected an engine of this run, mixed; found fp32; if one was only renamed"):
+        compare_releases(compared(mixed=[]), Baseline.read(tmp_path / "old.safetensors"), HALF)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+def test_engines_of_one_side_only_are_named_and_do_not_pass(tmp_path, suffix):
+    then = compared(gone=[], same=[])
+    write_results(tmp_path / "old.safetensors", then, {})
+    (tmp_path / "old.json").write_text(json.dumps({"engines": then.rows()}))
+    old = Baseline.read(tmp_path / f"old.{suffix}")
+    now = compared(same=[], fresh=[])
+    rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50))}
+    found = {name: (row["verdict"], row.get("verdict_why", "statistics")) for name, row in rows.items()}
+    assert found == {
+        "same": (PASS, "statistics"),
+        "fresh": (INCONCLUSIVE, "new"),
+        "gone": (FAIL, "vanished"),
+    }
+    assert gate.overall(list(rows.values())) == FAIL
+    rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50), whole=False)}
+    assert (rows["gone"]["verdict"], rows["gone"]["verdict_why"]) == (None, "not asked for")
+    said = explain_baseline(rows["fresh"], HALF.to_json())
+    assert said.startswith("since the baseline: INCONCLUSIVE: the baseline has no such engine")
 
 
 def test_newcombe_against_his_table():
@@ -328,5 +360,5 @@ def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
     write_results(tmp_path / "old.safetensors", found, {})
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": 10**6, "top1": 100.0}]}))
     for old in ("old.safetensors", "old.json"):
-        (row,) = compare_releases(found, tmp_path / old, Budget(max_drop_pp=5))
+        (row,) = compare_releases(found, Baseline.read(tmp_path / old), Budget(max_drop_pp=5))
         assert (row["verdict"], row["verdict_why"]) == (INCONCLUSIVE, "data")

@@ -256,6 +256,42 @@ def test_two_releases(place, capsys):
         assert f"- **{FP32}** since the baseline (" in to_markdown(record)
 
 
+def test_a_baseline_of_other_engines(place, capsys):
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--max-drop", "20"]
+    old = str(place / "old.safetensors")
+    assert run([*command, "--engine", FP32, "--engine", INT8, "--results", old]) == 0
+    again = [*command, "--baseline", old, "--json"]
+    assert run([*again, "--engine", FRAMES]) == 2, "one new engine: nothing to compare with"
+    assert f"found {FP32}, {INT8}; if one was only renamed" in capsys.readouterr().err
+    assert run([*again, "--engine", FRAMES, "--baseline-engine", f"{FRAMES}={FP32}"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    pair, other = record["baseline"]
+    assert (pair["engine"], pair["baseline_engine"], other["engine"], other["verdict"]) == (FRAMES, FP32, INT8, None)
+    assert f"since the baseline ({FP32}, the same {N} images): PASS" in to_markdown(record)
+    skipped = ElementTree.fromstring(to_junit(record)).find("testsuite")
+    assert (skipped.attrib["tests"], skipped.attrib["skipped"]) == ("3", "1")
+    assert run(again) == 3
+    assert f"**{FRAMES}** since the baseline: INCONCLUSIVE" in to_markdown(json.loads(capsys.readouterr().out))
+    with Bundle.open(place / "tiny.bundle").edit() as editor:
+        editor.drop_engine(INT8)
+    assert run(again) == 1
+    suite = ElementTree.fromstring(to_junit(json.loads(capsys.readouterr().out)))
+    assert [case.attrib["name"] for case in suite.iter("testcase") if case.find("failure") is not None] == [
+        f"{INT8} since the baseline"
+    ]
+
+
+def test_a_baseline_is_read_before_the_run(place, capsys, monkeypatch):
+    from resnetrt.benchmarks import gate_run
+
+    monkeypatch.setattr(gate_run, "compare_accuracy", lambda *_: pytest.fail("the long run began"))
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--max-drop", "1"]
+    assert run([*command, "--baseline", str(place / "none.json")]) == 4
+    (place / "old.json").write_text(json.dumps({"engines": [{"engine": "other", "n": 9, "top1": 50.0}]}))
+    assert run([*command, "--baseline", str(place / "old.json")]) == 2
+    assert "found other" in capsys.readouterr().err
+
+
 def test_plan_needs_no_bundle(capsys):
     assert run(["evaluate", "--plan", "--max-drop", "0.5", "--flip-rate", "0.03", "--json"]) == 0
     assert 9_000 < json.loads(capsys.readouterr().out)["plan"]["n"] < 12_000
