@@ -5,6 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from resnetrt.benchmarks.gate import DATA, FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
+from resnetrt.benchmarks.looks import look_share
 from resnetrt.benchmarks.regression import NEW, NOT_ASKED, VANISHED
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
@@ -33,7 +34,7 @@ def row_cells(row: Record) -> list[str]:
     low, high = row["drop_ci_pp"]
     return [
         row["engine"],
-        str(row["n"]),
+        counted(row),
         f"{row['fp32_top1']:.2f}",
         f"{row['top1']:.2f}",
         f"{row['drop_pp'] + 0.0:.2f} [{low:.2f}, {high:.2f}]",
@@ -42,6 +43,16 @@ def row_cells(row: Record) -> list[str]:
         f"{round(row['ece_change_pp'], 2) + 0.0:+.2f}",
         row["verdict"] or "-",
     ]
+
+
+def counted(row: Record) -> str:
+    """How many images an engine was judged on, and what of them counts."""
+    copies = f" (+{row['copies']} copies that don't count)" if row["copies"] else ""
+    return f"{row['n']}{_in_groups(row)}{copies}"
+
+
+def _in_groups(row: Record) -> str:
+    return "" if row["groups"] is None else f" in {row['groups']} groups"
 
 
 def explain(row: Record, budget: Record) -> str:
@@ -60,7 +71,7 @@ def explain_baseline(row: Record, budget: Record) -> str:
         verdict = "" if row["verdict"] is None else f"{row['verdict']}: "
         return f"since the baseline: {verdict}{_ALONE[row['verdict_why']]}"
     then = "" if row["baseline_engine"] == row["engine"] else f"{row['baseline_engine']}, "
-    images = f"the same {row['n']} images" if row["paired"] else _UNPAIRED
+    images = f"the same {row['n']} images{_in_groups(row)}" if row["paired"] else _UNPAIRED
     return (
         f"since the baseline ({then}{images}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
         f"{row['top1']:.2f} %; {explain(row, budget)}"
@@ -77,10 +88,21 @@ def _statistics(row: Record, budget: Record) -> str:
         limit, best, worst, what = f"{budget['min_relative']:g}", f"{high:.4f}", f"{low:.4f}", "relative top-1"
     texts = {
         PASS: f"{sure} that the {what} is no worse than {worst}, inside the budget of {limit}",
-        FAIL: f"{sure} that the {what} is no better than {best}, outside the budget of {limit}",
+        FAIL: f"{sure}{_of_all(row)} that the {what} is no better than {best}, outside the budget of {limit}",
         INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}{_more(row)}",
     }
-    return texts[row["verdict"]]
+    return texts[row["verdict"]] + _look(row)
+
+
+def _of_all(row: Record) -> str:
+    """Whose FAILs together are wrong with the chance that is promised."""
+    return "" if row.get("verdicts", 1) == 1 else f" (of all {row['verdicts']} verdicts together)"
+
+
+def _look(row: Record) -> str:
+    if (row.get("look") or 1) == 1:
+        return ""
+    return f"; look {row['look']} at this engine, for which {look_share(row['look']):.2%} of the doubt is left"
 
 
 def _more(row: Record) -> str:
@@ -88,7 +110,13 @@ def _more(row: Record) -> str:
         return ""  # how many would decide is not known
     if row["more_images"] is None:
         return "; the drop is so near the budget that no number of images would decide"
-    return f"; about {row['more_images']} more images would decide"
+    what = "images" if row["groups"] is None else "groups"
+    remember = "; store --results, so that another look at this engine counts as one" if _is_forgotten(row) else ""
+    return f"; about {row['more_images']} more {what} would decide, with a chance of 90 %{remember}"
+
+
+def _is_forgotten(row: Record) -> bool:
+    return "look" in row and row["look"] is None
 
 
 def to_junit(record: Record) -> bytes:

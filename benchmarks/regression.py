@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy import Comparison, Outcomes
-from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, judge_pairs, question
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, WHOLE, Budget, Pairs, Spending, judge_pairs, question
 from resnetrt.benchmarks.noninferiority import critical
 from resnetrt.benchmarks.outcomes import SUFFIX, Results, read_results
 from resnetrt.benchmarks.paired import drop_interval
@@ -75,38 +74,59 @@ def compare_releases(
     budget: Budget,
     renamed: Mapping[str, str] | None = None,
     whole: bool = True,
+    spendings: Mapping[str, tuple[Spending, Spending]] | None = None,
 ) -> list[dict[str, Any]]:
     """One row per engine of `comparison`: its drop since the run `old`, with a verdict against `budget`.
 
     A results file is paired by the pixels of the images; `evaluate --json` of then has rows only, so its top-1 is
     compared as if on other images, which needs far more of them: `gate_bounds` are then of the drop in pp under either
     budget, which is `limit_pp`. Engines pair as `Baseline.pair` says; the others have a row of `Baseline.unmatched`.
+    `spendings` are those of `gate_rows`.
     """
-    engines = list(comparison.candidates)
+    comparison, engines = comparison.distinct(), list(comparison.candidates)
     pairs = old.pair(engines, renamed or {})
-    if old.stored is not None:
-        rows = [_paired(comparison, old.stored, new, then, budget, old.path) for new, then in pairs.items()]
-    else:
-        rows = [_unpaired(comparison, new, old.rows[then], budget) for new, then in pairs.items()]
+    rows = []
+    for new, then in pairs.items():
+        spending = (spendings or {}).get(new, (WHOLE, WHOLE))
+        if old.stored is not None:
+            rows.append(_paired(comparison, old.stored, new, then, budget, old.path, spending))
+        else:
+            rows.append(_unpaired(comparison, new, old.rows[then], budget, spending[0]))
     return rows + old.unmatched(engines, pairs, whole)
 
 
 def _lone(engine: str, then: str | None, verdict: str | None, why: str) -> dict[str, Any]:
     """The row of an engine that nothing is compared with."""
-    numbers = ("n", "baseline_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "gate_bounds", "mcnemar_p")
+    numbers = (
+        "n",
+        "groups",
+        "baseline_top1",
+        "top1",
+        "drop_pp",
+        "drop_ci_pp",
+        "flips_percent",
+        "gate_bounds",
+        "mcnemar_p",
+    )
     row = dict.fromkeys((*numbers, "more_images"))
     return {"engine": engine, "baseline_engine": then, "paired": None, **row, "verdict": verdict, "verdict_why": why}
 
 
-def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget: Budget, path: Path) -> dict[str, Any]:
-    before = stored.comparison
-    now_copies, then_copies = _copies(comparison), _copies(before)
-    common = [copy for copy in now_copies if copy in then_copies]
-    if not common:
+def _paired(
+    comparison: Comparison,
+    stored: Results,
+    new: str,
+    then: str,
+    budget: Budget,
+    path: Path,
+    spending: tuple[Spending, Spending],
+) -> dict[str, Any]:
+    before = stored.comparison.distinct()
+    _, now_rows, then_rows = np.intersect1d(comparison.images, before.images, return_indices=True)
+    if not len(now_rows):
         raise UsageError(f"--baseline {path}: expected images of this run, found none; evaluate the same data")
-    now_rows = np.array([now_copies[copy] for copy in common])
-    then_rows = np.array([then_copies[copy] for copy in common])
-    labels = comparison.labels[now_rows]
+    labels, groups = comparison.labels[now_rows], comparison.groups
+    groups = None if groups is None else groups[now_rows]
     if not np.array_equal(labels, before.labels[then_rows]):
         changed = int((labels != before.labels[then_rows]).sum())
         raise DataError(
@@ -115,13 +135,14 @@ def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget
         )
     was, now = before.candidates[then].at(then_rows), comparison.candidates[new].at(now_rows)
     was_right = was.predicted == labels
-    pairs = Pairs.count(was_right, now.predicted == labels)
+    pairs = Pairs.count(was_right, now.predicted == labels, groups)
     low, high = drop_interval(pairs.lost, pairs.gained, pairs.n)
     row = {
         "engine": new,
         "baseline_engine": then,
         "paired": True,
-        "n": pairs.n,
+        "n": len(labels),
+        "groups": None if groups is None else pairs.n,
         "baseline_top1": 100 * (pairs.both + pairs.lost) / pairs.n,
         "top1": 100 * (pairs.both + pairs.gained) / pairs.n,
         "drop_pp": pairs.drop_pp,
@@ -129,21 +150,10 @@ def _paired(comparison: Comparison, stored: Results, new: str, then: str, budget
         "flips_percent": _flips(was, now),
         "lost": pairs.lost,
         "gained": pairs.gained,
-        **judge_pairs(pairs, budget).to_json(),
+        **judge_pairs(pairs, budget, *spending).to_json(),
     }
-    question(row, was_right, labels, budget)
+    question(row, was_right, labels, budget, groups=groups)
     return row
-
-
-def _copies(found: Comparison) -> dict[tuple[int, int], int]:
-    """The row of each image, by its hash and how many equal ones come before it, those of smaller labels first."""
-    seen: Counter[int] = Counter()
-    rows = {}
-    for row in np.lexsort((found.labels, found.images)).tolist():
-        image = int(found.images[row])
-        rows[image, seen[image]] = row
-        seen[image] += 1
-    return rows
 
 
 def _flips(was: Outcomes, now: Outcomes) -> float:
@@ -164,11 +174,17 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _unpaired(comparison: Comparison, new: str, then: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-    n = len(comparison.labels)
-    right = int((comparison.candidates[new].predicted == comparison.labels).sum())
-    old_n, old_share = then["n"], then["top1"] / 100
-    low, high = newcombe(old_share, old_n, right / n, n, budget.confidence)
+def _unpaired(
+    comparison: Comparison, new: str, then: Mapping[str, Any], budget: Budget, spending: Spending
+) -> dict[str, Any]:
+    labels, n = comparison.labels, comparison.count
+    pairs = Pairs.count(comparison.reference.predicted == labels, comparison.candidates[new].predicted == labels,
+                        comparison.groups)  # fmt: skip
+    right = pairs.both + pairs.gained
+    old_n, old_share = then.get("groups") or then["n"], then["top1"] / 100
+    passing, failing = spending.confidences(budget)
+    _, high = newcombe(old_share, old_n, right / n, n, passing)
+    low, _ = newcombe(old_share, old_n, right / n, n, failing)
     limit = budget.max_drop_pp / 100 if budget.max_drop_pp is not None else (1 - (budget.min_relative or 1)) * old_share
     verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
     both = newcombe(old_share, old_n, right / n, n, 0.975)
@@ -176,7 +192,8 @@ def _unpaired(comparison: Comparison, new: str, then: Mapping[str, Any], budget:
         "engine": new,
         "baseline_engine": then["engine"],
         "paired": False,
-        "n": n,
+        "n": len(labels),
+        "groups": None if comparison.groups is None else n,
         "baseline_top1": then["top1"],
         "top1": 100 * right / n,
         "drop_pp": then["top1"] - 100 * right / n,
@@ -188,7 +205,7 @@ def _unpaired(comparison: Comparison, new: str, then: Mapping[str, Any], budget:
         "mcnemar_p": None,
         "more_images": None,
     }
-    question(row, comparison.reference.predicted == comparison.labels, comparison.labels, budget)
+    question(row, comparison.reference.predicted == labels, labels, budget, groups=comparison.groups)
     return row
 
 
