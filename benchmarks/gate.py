@@ -120,8 +120,9 @@ class Pairs:
 class Verdict:
     """The decision on one engine. `bound_low`, `bound_high` are of the drop in pp, or of the ratio of accuracies.
 
-    Each bound alone holds with the confidence of its side. So many `more_images` decide with a chance of 90 %; None for
-    a decided verdict, or if no number does. `mcnemar_p` is exact and two-sided.
+    Each bound alone holds with the confidence of its side. So many `more_images` decide with a chance of 90 %, so many
+    `more_images_if_equal` let an engine pass that is as good as its reference; None for a decided verdict, or if no
+    number does. `mcnemar_p` is exact and two-sided.
     """
 
     verdict: str
@@ -129,6 +130,7 @@ class Verdict:
     bound_high: float
     mcnemar_p: float
     more_images: int | None
+    more_images_if_equal: int | None
 
     def to_json(self) -> dict[str, Any]:
         """The gate's part of a row of `evaluate`."""
@@ -138,13 +140,14 @@ class Verdict:
             "gate_bounds": [self.bound_low, self.bound_high],
             "mcnemar_p": self.mcnemar_p,
             "more_images": self.more_images,
+            "more_images_if_equal": self.more_images_if_equal,
         }
 
 
 def judge_pairs(
     pairs: Pairs, budget: Budget, spending: Spending = WHOLE, next_spending: Spending | None = None
 ) -> Verdict:
-    """The verdict on paired counts; `more_images` are for one under `next_spending`, by default the same.
+    """The verdict on paired counts; those numbers of images are for one under `next_spending`, or the same.
 
     Raises `BackendMissing` without scipy.
     """
@@ -154,9 +157,12 @@ def judge_pairs(
         low, high = (100 * end for end in drop_bounds(pairs.lost, pairs.gained, pairs.n, failing, passing))
     else:
         low, high = ratio_bounds(pairs.both, pairs.lost, pairs.gained, passing, failing)
-    more = images_to_decide(pairs, budget, next_spending or spending) if verdict == INCONCLUSIVE else None
+    more, more_if_equal = (
+        images_to_decide(pairs, budget, next_spending or spending, equal) if verdict == INCONCLUSIVE else None
+        for equal in (False, True)
+    )
     winners = pairs.winners or (int(pairs.lost), int(pairs.gained))
-    return Verdict(verdict, low, high, mcnemar_p(*winners), more)
+    return Verdict(verdict, low, high, mcnemar_p(*winners), more, more_if_equal)
 
 
 def decide(
@@ -181,20 +187,25 @@ def decide(
     return np.where(passes, PASS, np.where(fails, FAIL, INCONCLUSIVE))
 
 
-def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE) -> int | None:
+def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, equal: bool = False) -> int | None:
     """How many images beyond those seen decide with a chance of 90 %, for all that these tell; None if no number does.
 
     The predictive power (Spiegelhalter, Freedman and Blackburn 1986, Controlled Clinical Trials 7, 8-17): true shares
     are drawn from what the counts leave open (Dirichlet, Jeffreys' prior), further images from these shares. Taking the
-    shares seen for the true ones decides half of the time where they are true, and less where they are not.
+    shares seen for the true ones decides half of the time where they are true, and less where they are not. With
+    `equal` the true drop is taken to be zero, and they have to PASS: that is conditional power (Lachin 2005, Statistics
+    in Medicine 24, 2747-2764).
     """
     cells = np.array([pairs.both, pairs.lost, pairs.gained, pairs.n - pairs.both - pairs.lost - pairs.gained])
     shares = np.random.default_rng(0).dirichlet(np.maximum(cells, 0) + 0.5, _DRAWS)
+    if equal:
+        shares[:, 1:3] = shares[:, 1:3].mean(1, keepdims=True)
+    wanted = [PASS] if equal else [PASS, FAIL]
 
     def decided(more: int) -> bool:
         both, lost, gained, _ = (cells + np.random.default_rng(1).multinomial(more, shares)).T
         found = decide(both, lost, gained, pairs.n + more, budget, spending)
-        return float((found != INCONCLUSIVE).mean()) >= _DECIDED
+        return float(np.isin(found, wanted).mean()) >= _DECIDED
 
     high = max(1, pairs.n // 16)
     while not decided(high):
@@ -282,7 +293,7 @@ def question(
     """
     row["doubt"] = doubt_of(reference_right, labels, budget.confidence, class_names, groups)
     if row["doubt"] and (row["verdict"] == PASS or (labels == labels[0]).all()):
-        row |= {"verdict": INCONCLUSIVE, "verdict_why": DATA, "more_images": None}
+        row |= {"verdict": INCONCLUSIVE, "verdict_why": DATA, "more_images": None, "more_images_if_equal": None}
 
 
 def doubt_of(

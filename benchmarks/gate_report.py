@@ -112,7 +112,12 @@ def _more(row: Record) -> str:
         return "; the drop is so near the budget that no number of images would decide"
     what = "images" if row["groups"] is None else "groups"
     remember = "; store --results, so that another look at this engine counts as one" if _is_forgotten(row) else ""
-    return f"; about {row['more_images']} more {what} would decide, with a chance of 90 %{remember}"
+    equal = row["more_images_if_equal"]
+    if_equal = (
+        "" if equal is None else f"would let it PASS if it is as good as the reference, about {row['more_images']} "
+    )
+    more = row["more_images"] if equal is None else equal
+    return f"; about {more} more {what} {if_equal}would decide anyhow, with a chance of 90 %{remember}"
 
 
 def _is_forgotten(row: Record) -> bool:

@@ -108,7 +108,7 @@ def _lone(engine: str, then: str | None, verdict: str | None, why: str) -> dict[
         "gate_bounds",
         "mcnemar_p",
     )
-    row = dict.fromkeys((*numbers, "more_images"))
+    row = dict.fromkeys((*numbers, "more_images", "more_images_if_equal"))
     return {"engine": engine, "baseline_engine": then, "paired": None, **row, "verdict": verdict, "verdict_why": why}
 
 
@@ -204,6 +204,7 @@ def _unpaired(
         "limit_pp": 100 * limit,
         "mcnemar_p": None,
         "more_images": None,
+        "more_images_if_equal": None,
     }
     question(row, comparison.reference.predicted == labels, labels, budget, groups=comparison.groups)
     return row

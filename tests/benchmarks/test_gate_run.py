@@ -203,7 +203,7 @@ def test_the_command_writes_everything_and_exits_by_the_verdict(place, capsys, b
     assert stable <= set(row)
     suite = ElementTree.fromstring((place / "j.xml").read_bytes()).find("testsuite")
     assert suite.attrib["errors"] == ("1" if code == 3 else "0")
-    assert ("more images would decide" in (place / "m.md").read_text()) == (code == 3)
+    assert ("would decide anyhow" in (place / "m.md").read_text()) == (code == 3)
     with Image.open(place / "s.png") as sheet:
         assert sheet.size[0] > 300
     assert read_results(place / "r.safetensors").comparison.rows()[0]["top1"] == row["top1"]
@@ -301,7 +301,8 @@ def looked(place, capsys, samples, engine=FP32, **options):
 def test_the_results_file_remembers_looks(place, capsys):
     first, said = looked(place, capsys, 60)
     assert (first["look"], first["verdict"]) == (1, "INCONCLUSIVE")
-    assert said.endswith("more images would decide, with a chance of 90 %")
+    assert said.endswith("would decide anyhow, with a chance of 90 %")
+    assert first["more_images_if_equal"] < first["more_images"]
     again, _ = looked(place, capsys, 60)
     assert again == first, "the same images tell the same"
     second, said = looked(place, capsys, 120)

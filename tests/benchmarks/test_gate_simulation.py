@@ -114,6 +114,20 @@ def test_as_many_images_as_are_said_decide_nine_times_of_ten(budget):
     assert np.mean(decided) >= 0.9 - 3 * np.sqrt(0.09 / 100)
 
 
+def test_as_many_images_as_are_said_let_an_equal_engine_pass():
+    """150 engines that 1000 images leave undecided: three standard errors are 7 %."""
+    budget, chances, rng = Budget(1.0), [0.88, 0.02, 0.02, 0.08], np.random.default_rng(5)
+    first, second = look_spending(1, 1)
+    passed = []
+    while len(passed) < 150:
+        seen = rng.multinomial(1000, chances)
+        if decide(*seen[:3], 1000, budget, first) == INCONCLUSIVE:
+            more = images_to_decide(Pairs(*seen[:3].tolist(), 1000), budget, second, equal=True)
+            counts = seen + rng.multinomial(more, chances)
+            passed.append(decide(*counts[:3], 1000 + more, budget, second) == PASS)
+    assert np.mean(passed) >= 0.9 - 3 * np.sqrt(0.09 / 150)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_as_many_images_as_are_planned_let_all_engines_pass(together):
     """Also if what makes one engine fail makes the others fail, or not."""
