@@ -5,12 +5,13 @@ What every engine said about every image is kept, so rows and verdicts can be co
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from resnetrt.benchmarks.groups import group_weights
 from resnetrt.benchmarks.latency import Infer
 from resnetrt.benchmarks.paired import drop_interval
 from resnetrt.calibration.data import Batch, Dataset, IntArray, pixel_hash
@@ -55,7 +56,8 @@ class Comparison:
     """Per-image outcomes over the same images; `indices` and `labels` `(N,)` as in the data set.
 
     `images` `(N,)` are 64 bits of each image's `pixel_hash`, by which two runs are paired. `calibration_overlap` counts
-    images that calibration had used too; None if that is unknown.
+    images that calibration had used too; None if that is unknown. `groups` `(N,)` numbers the group that each image
+    belongs to, see `resnetrt.benchmarks.groups`; None if every image is its own.
     """
 
     indices: IntArray
@@ -64,26 +66,66 @@ class Comparison:
     reference: Outcomes
     candidates: dict[str, Outcomes]
     calibration_overlap: int | None
+    groups: IntArray | None = None
+
+    @property
+    def count(self) -> int:
+        """How many groups there are; without groups, how many images."""
+        return len(self.labels) if self.groups is None else len(np.unique(self.groups))
+
+    def at(self, rows: npt.ArrayLike) -> "Comparison":
+        """The same of the images at `rows`."""
+        chosen = np.asarray(rows)
+        return replace(
+            self,
+            indices=self.indices[chosen],
+            labels=self.labels[chosen],
+            images=self.images[chosen],
+            reference=self.reference.at(chosen),
+            candidates={name: outcomes.at(chosen) for name, outcomes in self.candidates.items()},
+            groups=None if self.groups is None else self.groups[chosen],
+        )
+
+    def distinct(self) -> "Comparison":
+        """The first of each set of pixel-identical images; none of those that have several labels.
+
+        Copies tell nothing new, and under two labels an answer is right or wrong by the way images are counted. Raises
+        `DataError` if nothing is left.
+        """
+        _, first, place = np.unique(self.images, return_index=True, return_inverse=True)
+        torn = np.zeros(len(first), bool)
+        torn[place[self.labels != self.labels[first][place]]] = True
+        if torn.all():
+            raise DataError("expected images with one label each, found every image again under another; check labels")
+        return self.at(np.sort(first[~torn]))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per candidate, percentages in percent and drops in percentage points; `verdict` is for the gate."""
+        """One row per candidate, percentages in percent and drops in percentage points; `verdict` is for the gate.
+
+        Every group counts the same, however many images it has.
+        """
         return [self._row(name, outcomes) for name, outcomes in self.candidates.items()]
 
     def _row(self, name: str, outcomes: Outcomes) -> dict[str, Any]:
-        n = len(self.labels)
         right, reference_right = outcomes.predicted == self.labels, self.reference.predicted == self.labels
-        lost, gained = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
+        weights, n = group_weights(self.groups, len(self.labels)), self.count
+
+        def percent(hits: npt.NDArray[np.bool_]) -> float:
+            return 100 * float(weights[hits].sum()) / n
+
+        lost, gained = (float(weights[hits].sum()) for hits in (reference_right & ~right, right & ~reference_right))
         low, high = drop_interval(lost, gained, n)
         return {
             "engine": name,
-            "n": n,
-            "fp32_top1": _percent(reference_right),
-            "top1": _percent(right),
-            "fp32_top5": _percent(self.reference.top5),
-            "top5": _percent(outcomes.top5),
+            "n": len(self.labels),
+            "groups": None if self.groups is None else n,
+            "fp32_top1": percent(reference_right),
+            "top1": percent(right),
+            "fp32_top5": percent(self.reference.top5),
+            "top5": percent(outcomes.top5),
             "drop_pp": 100 * (lost - gained) / n,
             "drop_ci_pp": [100 * low, 100 * high],
-            "flips_percent": _percent(outcomes.predicted != self.reference.predicted),
+            "flips_percent": percent(outcomes.predicted != self.reference.predicted),
             "sqnr_db": _sqnr_db(self.reference.signal, outcomes.noise),
             "verdict": None,
             "calibration_overlap": self.calibration_overlap,
@@ -247,10 +289,6 @@ def _checked(
             f"{dataset.identity(int(batch.indices[row]))}; use the data of this model"
         )
     return values
-
-
-def _percent(hits: npt.NDArray[np.bool_]) -> float:
-    return 100 * int(hits.sum()) / len(hits)
 
 
 def _sqnr_db(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float:

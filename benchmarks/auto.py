@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS
+from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Spending
 from resnetrt.benchmarks.timing import no_ratio, paired_ratio
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
@@ -65,6 +65,24 @@ def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Atte
     except (EnvironmentFault, UsageError) as error:
         return Attempt(backend, precision, None, ABSENT, str(error))
     return Attempt(backend, precision, engine)
+
+
+def share_among(engines: Sequence[str]) -> dict[str, tuple[Spending, Spending]]:
+    """What the verdict on each of `engines` may spend, where the choice is one of those that pass.
+
+    A lucky engine is chosen as well as a good one, so the chances of all false PASSes have to add up to what is
+    promised.
+    """
+    share = Spending(1 / max(1, len(engines)), 1 / max(1, len(engines)))
+    return dict.fromkeys(engines, (share, share))
+
+
+def choice_claim(engines: int, budget: Budget) -> str:
+    """What a choice among so many judged engines claims."""
+    return (
+        f"the choice: outside the budget ({budget}) with a chance of at most {1 - budget.confidence:.2%}, over all "
+        f"{engines} engines that were judged"
+    )
 
 
 def choose(

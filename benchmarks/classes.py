@@ -11,7 +11,9 @@ from resnetrt.benchmarks.gate import Pairs, gain_p
 Ints = npt.NDArray[np.int64]
 
 
-def class_drops(reference: Outcomes, candidate: Outcomes, labels: Ints, names: list[str]) -> list[dict[str, Any]]:
+def class_drops(
+    reference: Outcomes, candidate: Outcomes, labels: Ints, names: list[str], groups: Ints | None = None
+) -> list[dict[str, Any]]:
     """One row per class that has images, the largest drop first.
 
     `p` is the exact one-sided McNemar p for a loss, `p_holm` the same corrected for the number of classes (Holm 1979,
@@ -20,19 +22,20 @@ def class_drops(reference: Outcomes, candidate: Outcomes, labels: Ints, names: l
     rows: list[dict[str, Any]] = []
     for label in np.unique(labels):
         of_class = labels == label
-        right = (outcomes.predicted[of_class] == label for outcomes in (reference, candidate))
-        pairs = Pairs.count(*right)
+        first, second = (outcomes.predicted[of_class] == label for outcomes in (reference, candidate))
+        pairs = Pairs.count(first, second, None if groups is None else groups[of_class])
+        losing, gaining = pairs.winners or (int(pairs.lost), int(pairs.gained))
         flips = int((reference.predicted[of_class] != candidate.predicted[of_class]).sum())
         rows.append(
             {
                 "class": int(label),
                 "name": names[label] if label < len(names) else str(label),
-                "n": pairs.n,
+                "n": int(of_class.sum()),
                 "drop_pp": pairs.drop_pp,
                 "lost": pairs.lost,
                 "gained": pairs.gained,
                 "flips": flips,
-                "p": gain_p(pairs.lost, pairs.gained),
+                "p": gain_p(losing, gaining),
             }
         )
     for row, corrected in zip(rows, holm([float(row["p"]) for row in rows]), strict=True):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.accuracy import compare_accuracy
-from resnetrt.benchmarks.auto import CHOSEN, Attempt, choose, keep_only, try_all
+from resnetrt.benchmarks.auto import CHOSEN, Attempt, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.evaluate import calibration_hashes, session_infer
 from resnetrt.benchmarks.gate import Budget, gate_rows, statistics
+from resnetrt.benchmarks.gate_report import counted
 from resnetrt.benchmarks.latency import BASELINE, Contender, measure_latency
 from resnetrt.benchmarks.noise import watch
 from resnetrt.benchmarks.prepare import prepare_export
@@ -96,7 +97,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
         engines = [item.engine for item in attempts if item.engine is not None]
     report = replace(_judge(bundle, request, eager_infer(export.module), engines, say), refused=tuple(refused))
     if attempts is not None:
-        report = _choose(bundle, report, attempts, say)
+        report = _choose(bundle, report, attempts, request.budget, say)
     return bundle, report, write_report(report, request.out, request.picture)
 
 
@@ -107,7 +108,7 @@ def _try_all(bundle: Bundle, min_share: float, say: Say) -> Iterator[Attempt]:
         yield item
 
 
-def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], say: Say) -> Report:
+def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget: Budget | None, say: Say) -> Report:
     """The report with what was tried; the bundle is left with the chosen engine, or with all if none was."""
     rows = [row for row in report.results if row["batch"] == report.batch]
     tried = choose(attempts, report.engines, rows)
@@ -115,7 +116,8 @@ def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], say: Sa
     if best is not None:
         keep_only(bundle, best)
     say(f"choose    {best or 'none: no engine passes the accuracy budget; all that run are kept'}")
-    return replace(report, tried=tuple(tried))
+    notes = [*report.notes, *([choice_claim(len(report.engines), budget)] if best is not None and budget else [])]
+    return replace(report, tried=tuple(tried), notes=notes)
 
 
 def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) -> list[str]:
@@ -162,7 +164,7 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
         infers = {name: session_infer(session) for name, session in sessions.items()}
         started = time.monotonic()
         found = compare_accuracy(eager, infers, dataset, manifest.preprocessing, calibration_hashes(bundle))
-        accuracy = gate_rows(found, request.budget)
+        accuracy = gate_rows(found, request.budget, spendings=share_among(engines))
         say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
         threads = read_settings().threads
         contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]
@@ -178,6 +180,7 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
         latency = [row | {"disturbed": noise.disturbed} for row in latency]
         say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads} threads")
         notes = [f"DISTURBED while the engines were timed: {reason}" for reason in noise.reasons]
+        notes += [f"images evaluated: {counted(row)}" for row in accuracy[:1] if row["copies"]]
         for note in notes:
             say(f"time      {note}")
     sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in engines}

@@ -1,11 +1,11 @@
 """The accuracy gate: PASS, FAIL or INCONCLUSIVE from paired outcomes and a budget.
 
 PASS when even the worst drop that the data allows is inside the budget, FAIL when even the best is outside. Each of the
-two claims is wrong with a chance of at most 1 - confidence. Images on which the reference is not clearly better than
-always saying the same let no engine pass.
+two claims is wrong with a chance of at most 1 - confidence, or of the share of that which `Spending` leaves it. Images
+on which the reference is not clearly better than always saying the same let no engine pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.accuracy import Comparison, Outcomes
+from resnetrt.benchmarks.groups import group_weights, net_winners
 from resnetrt.benchmarks.noninferiority import (
-    CORRECTION,
-    critical,
     drop_bounds,
-    drop_score,
+    drop_fails,
+    drop_passes,
     ratio_bounds,
-    ratio_score,
+    ratio_fails,
+    ratio_passes,
 )
 from resnetrt.errors import BackendMissing, UsageError
 
@@ -28,6 +29,8 @@ PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 STATISTICS, SELFTEST, REFERENCE, DATA = "statistics", "self-test", "reference", "data"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3}
 _MOST_IMAGES = 10**9
+_DECIDED = 0.9  # the chance that `more_images` decide
+_DRAWS = 1000  # of that chance; one standard error is 0.9 %
 Right = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
 
@@ -64,19 +67,48 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Images by who is right: both, only the reference (`lost`), only the candidate (`gained`), of `n` in all."""
+class Spending:
+    """Which share of the budget's `1 - confidence` one verdict may be wrong with, if it is PASS and if it is FAIL.
 
-    both: int
-    lost: int
-    gained: int
+    Verdicts that together must be right share it: their chances of being wrong add up to no more (Bonferroni).
+    """
+
+    to_pass: float = 1.0
+    to_fail: float = 1.0
+
+    def confidences(self, budget: Budget) -> tuple[float, float]:
+        """Of a PASS and of a FAIL."""
+        return 1 - (1 - budget.confidence) * self.to_pass, 1 - (1 - budget.confidence) * self.to_fail
+
+
+WHOLE = Spending()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images by who is right: both, only the reference (`lost`), only the candidate (`gained`), of `n` in all.
+
+    Where images are in groups these are groups, with the shares of their images. `winners` are then the groups in which
+    the reference is right on more images, and those in which the candidate is; without groups `lost` and `gained`.
+    """
+
+    both: float
+    lost: float
+    gained: float
     n: int
+    winners: tuple[int, int] | None = None
 
     @classmethod
-    def count(cls, reference_right: Right, right: Right) -> "Pairs":
+    def count(cls, reference_right: Right, right: Right, groups: Labels | None = None) -> "Pairs":
         """The counts of two `(n,)` arrays over the same images."""
-        both, lost = int((reference_right & right).sum()), int((reference_right & ~right).sum())
-        return cls(both, lost, int((right & ~reference_right).sum()), len(right))
+        cells = reference_right & right, reference_right & ~right, right & ~reference_right
+        if groups is None:
+            both, lost, gained = (int(cell.sum()) for cell in cells)
+            return cls(both, lost, gained, len(right))
+        weights = group_weights(groups, len(right))
+        shared, lost_share, gained_share = (float(weights[cell].sum()) for cell in cells)
+        winners = net_winners(reference_right, right, groups)
+        return cls(shared, lost_share, gained_share, len(np.unique(groups)), winners)
 
     @property
     def drop_pp(self) -> float:
@@ -88,8 +120,9 @@ class Pairs:
 class Verdict:
     """The decision on one engine. `bound_low`, `bound_high` are of the drop in pp, or of the ratio of accuracies.
 
-    Each bound alone holds with the budget's confidence. `more_images` would decide if the rates seen go on; None for a
-    decided verdict, or if no number would. `mcnemar_p` is exact and two-sided.
+    Each bound alone holds with the confidence of its side. So many `more_images` decide with a chance of 90 %, so many
+    `more_images_if_equal` let an engine pass that is as good as its reference; None for a decided verdict, or if no
+    number does. `mcnemar_p` is exact and two-sided.
     """
 
     verdict: str
@@ -97,6 +130,7 @@ class Verdict:
     bound_high: float
     mcnemar_p: float
     more_images: int | None
+    more_images_if_equal: int | None
 
     def to_json(self) -> dict[str, Any]:
         """The gate's part of a row of `evaluate`."""
@@ -106,54 +140,83 @@ class Verdict:
             "gate_bounds": [self.bound_low, self.bound_high],
             "mcnemar_p": self.mcnemar_p,
             "more_images": self.more_images,
+            "more_images_if_equal": self.more_images_if_equal,
         }
 
 
-def judge_pairs(pairs: Pairs, budget: Budget) -> Verdict:
-    """The verdict on paired counts. Raises `BackendMissing` without scipy."""
-    verdict = str(decide(pairs.both, pairs.lost, pairs.gained, pairs.n, budget))
+def judge_pairs(
+    pairs: Pairs, budget: Budget, spending: Spending = WHOLE, next_spending: Spending | None = None
+) -> Verdict:
+    """The verdict on paired counts; those numbers of images are for one under `next_spending`, or the same.
+
+    Raises `BackendMissing` without scipy.
+    """
+    verdict = str(decide(pairs.both, pairs.lost, pairs.gained, pairs.n, budget, spending))
+    passing, failing = spending.confidences(budget)
     if budget.max_drop_pp is not None:
-        low, high = (100 * end for end in drop_bounds(pairs.lost, pairs.gained, pairs.n, budget.confidence))
+        low, high = (100 * end for end in drop_bounds(pairs.lost, pairs.gained, pairs.n, failing, passing))
     else:
-        low, high = ratio_bounds(pairs.both, pairs.lost, pairs.gained, budget.confidence)
-    more = images_to_decide(pairs, budget) if verdict == INCONCLUSIVE else None
-    return Verdict(verdict, low, high, mcnemar_p(pairs.lost, pairs.gained), more)
+        low, high = ratio_bounds(pairs.both, pairs.lost, pairs.gained, passing, failing)
+    more, more_if_equal = (
+        images_to_decide(pairs, budget, next_spending or spending, equal) if verdict == INCONCLUSIVE else None
+        for equal in (False, True)
+    )
+    winners = pairs.winners or (int(pairs.lost), int(pairs.gained))
+    return Verdict(verdict, low, high, mcnemar_p(*winners), more, more_if_equal)
 
 
 def decide(
-    both: npt.ArrayLike, lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, budget: Budget
+    both: npt.ArrayLike,
+    lost: npt.ArrayLike,
+    gained: npt.ArrayLike,
+    n: npt.ArrayLike,
+    budget: Budget,
+    spending: Spending = WHOLE,
 ) -> npt.NDArray[np.str_]:
     """PASS, FAIL or INCONCLUSIVE for arrays of counts, which broadcast and need not be whole."""
-    z = critical(budget.confidence)
+    passing, failing = spending.confidences(budget)
     if budget.max_drop_pp is not None:
         limit = budget.max_drop_pp / 100
-        passes = drop_score(lost, gained, n, limit, CORRECTION) <= -z
-        fails = drop_score(lost, gained, n, limit, -CORRECTION) >= z
+        passes = drop_passes(lost, gained, n, limit, passing) <= 0
+        fails = drop_fails(lost, gained, n, limit, failing) >= 0
     else:
         ratio = budget.min_relative
         assert ratio is not None
-        passes = ratio_score(both, lost, gained, ratio, -CORRECTION) >= z
-        fails = ratio_score(both, lost, gained, ratio, CORRECTION) <= -z
+        passes = ratio_passes(both, lost, gained, ratio, passing) >= 0
+        fails = ratio_fails(both, lost, gained, ratio, failing) <= 0
     return np.where(passes, PASS, np.where(fails, FAIL, INCONCLUSIVE))
 
 
-def images_to_decide(pairs: Pairs, budget: Budget) -> int | None:
-    """How many images beyond those seen would decide if the shares seen stayed as they are; None if none would."""
+def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, equal: bool = False) -> int | None:
+    """How many images beyond those seen decide with a chance of 90 %, for all that these tell; None if no number does.
 
-    def decided(n: int) -> bool:
-        k = n / pairs.n
-        return bool(decide(k * pairs.both, k * pairs.lost, k * pairs.gained, float(n), budget) != INCONCLUSIVE)
+    The predictive power (Spiegelhalter, Freedman and Blackburn 1986, Controlled Clinical Trials 7, 8-17): true shares
+    are drawn from what the counts leave open (Dirichlet, Jeffreys' prior), further images from these shares. Taking the
+    shares seen for the true ones decides half of the time where they are true, and less where they are not. With
+    `equal` the true drop is taken to be zero, and they have to PASS: that is conditional power (Lachin 2005, Statistics
+    in Medicine 24, 2747-2764).
+    """
+    cells = np.array([pairs.both, pairs.lost, pairs.gained, pairs.n - pairs.both - pairs.lost - pairs.gained])
+    shares = np.random.default_rng(0).dirichlet(np.maximum(cells, 0) + 0.5, _DRAWS)
+    if equal:
+        shares[:, 1:3] = shares[:, 1:3].mean(1, keepdims=True)
+    wanted = [PASS] if equal else [PASS, FAIL]
 
-    high = pairs.n
+    def decided(more: int) -> bool:
+        both, lost, gained, _ = (cells + np.random.default_rng(1).multinomial(more, shares)).T
+        found = decide(both, lost, gained, pairs.n + more, budget, spending)
+        return float(np.isin(found, wanted).mean()) >= _DECIDED
+
+    high = max(1, pairs.n // 16)
     while not decided(high):
         high *= 2
         if high > _MOST_IMAGES:
             return None
     low = high // 2
-    while high - low > 1:
+    while high - low > max(1, high // 100):
         middle = (low + high) // 2
         low, high = (low, middle) if decided(middle) else (middle, high)
-    return max(1, high - pairs.n)
+    return high
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
@@ -182,14 +245,26 @@ def statistics() -> Any:
     return scipy.stats
 
 
-def gate_rows(comparison: Comparison, budget: Budget | None, class_names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of `comparison` with calibration errors and, under a budget, the verdict of each engine."""
-    labels = comparison.labels
+def gate_rows(
+    comparison: Comparison,
+    budget: Budget | None,
+    class_names: Sequence[str] = (),
+    spendings: Mapping[str, tuple[Spending, Spending]] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of `comparison` with calibration errors and, under a budget, the verdict of each engine.
+
+    `spendings` are those of each engine's verdict now and at the next look, by default whole.
+    Every image counts once: `n` are the distinct ones, `copies` those left out because they are pixel-identical to one
+    of these, or to one with another label.
+    """
+    everything, comparison = len(comparison.labels), comparison.distinct()
+    labels, groups = comparison.labels, comparison.groups
     reference_ece = calibration_error(comparison.reference, labels)
     rows = []
-    for row, outcomes in zip(comparison.rows(), comparison.candidates.values(), strict=True):
+    for row, (name, outcomes) in zip(comparison.rows(), comparison.candidates.items(), strict=True):
         ece = calibration_error(outcomes, labels)
         extra = {
+            "copies": everything - len(labels),
             "agreement_percent": 100 - row["flips_percent"],
             "fp32_ece_percent": 100 * reference_ece,
             "ece_percent": 100 * ece,
@@ -197,41 +272,54 @@ def gate_rows(comparison: Comparison, budget: Budget | None, class_names: Sequen
         }
         if budget is not None:
             reference_right = comparison.reference.predicted == labels
-            pairs = Pairs.count(reference_right, outcomes.predicted == labels)
-            extra |= {"lost": pairs.lost, "gained": pairs.gained} | judge_pairs(pairs, budget).to_json()
-            question(extra, reference_right, labels, budget, class_names)
+            pairs = Pairs.count(reference_right, outcomes.predicted == labels, groups)
+            extra |= {"lost": pairs.lost, "gained": pairs.gained}
+            extra |= judge_pairs(pairs, budget, *(spendings or {}).get(name, (WHOLE, WHOLE))).to_json()
+            question(extra, reference_right, labels, budget, class_names, groups)
         rows.append(row | extra)
     return rows
 
 
 def question(
-    row: dict[str, Any], reference_right: Right, labels: Labels, budget: Budget, class_names: Sequence[str] = ()
+    row: dict[str, Any],
+    reference_right: Right,
+    labels: Labels,
+    budget: Budget,
+    class_names: Sequence[str] = (),
+    groups: Labels | None = None,
 ) -> None:
     """Add `doubt` to a judged row: why its images tell little, None if they tell enough. Under a doubt nothing passes;
     images of one class decide nothing at all.
     """
-    row["doubt"] = doubt_of(reference_right, labels, budget.confidence, class_names)
+    row["doubt"] = doubt_of(reference_right, labels, budget.confidence, class_names, groups)
     if row["doubt"] and (row["verdict"] == PASS or (labels == labels[0]).all()):
-        row |= {"verdict": INCONCLUSIVE, "verdict_why": DATA, "more_images": None}
+        row |= {"verdict": INCONCLUSIVE, "verdict_why": DATA, "more_images": None, "more_images_if_equal": None}
 
 
-def doubt_of(reference_right: Right, labels: Labels, confidence: float, class_names: Sequence[str] = ()) -> str | None:
+def doubt_of(
+    reference_right: Right,
+    labels: Labels,
+    confidence: float,
+    class_names: Sequence[str] = (),
+    groups: Labels | None = None,
+) -> str | None:
     """Why these images tell no good engine from a bad one, in words; None if they do.
 
     The reference must be right more often than always saying the class with the most images: McNemar's exact one-sided
     test, which gives a reference that is no better a chance of at most `1 - confidence`.
     """
-    n, most = len(labels), int(np.bincount(labels).argmax())
+    weights = group_weights(groups, len(labels))
+    n, most = len(labels), int(np.bincount(labels, weights).argmax())
     name = class_names[most] if most < len(class_names) else str(most)
     guess = labels == most
     if guess.all():
         return f"all {n} images are of one class, {name}: they tell no engine from one that always says so; add others"
-    if gain_p(int((reference_right & ~guess).sum()), int((guess & ~reference_right).sum())) <= 1 - confidence:
+    if gain_p(*net_winners(reference_right, guess, groups)) <= 1 - confidence:
         return None
+    known, guessed = (100 * np.average(hits, weights=weights) for hits in (reference_right, guess))
     return (
-        f"the FP32 reference is right on {100 * reference_right.mean():.1f} % of {n} images, always saying {name} on "
-        f"{100 * guess.mean():.1f} %: that is not clearly better, so it measures no engine; check labels and "
-        "preprocessing, or add images"
+        f"the FP32 reference is right on {known:.1f} % of {n} images, always saying {name} on {guessed:.1f} %: that is "
+        "not clearly better, so it measures no engine; check labels and preprocessing, or add images"
     )
 
 

@@ -5,12 +5,22 @@ from typing import Any
 from xml.etree import ElementTree
 
 from resnetrt.benchmarks.gate import DATA, FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
+from resnetrt.benchmarks.looks import look_share
+from resnetrt.benchmarks.regression import NEW, NOT_ASKED, VANISHED
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
 _NOT_STATISTICS = {
     SELFTEST: "the engine fails its self-test, so it can't pass whatever its top-1",
     REFERENCE: "the FP32 reference is itself wrong on these images for a known cause, so it measures no engine",
 }
+_ALONE = {
+    NEW: "the baseline has no such engine, so nothing is known of its change; store --results of this run as the next "
+    "baseline, or name its older name with --baseline-engine NEW=OLD",
+    VANISHED: "the baseline has this engine and the bundle no longer does; compile it again, or make a new baseline "
+    "without it",
+    NOT_ASKED: "not compared: --engine names others",
+}
+_UNPAIRED = "other images, so a wide interval; store --results to pair them"
 _NUMBERS = ("n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db")
 _BASELINE_NUMBERS = ("n", "baseline_top1", "top1", "drop_pp")
 _CLASSES, _FLIPS = 5, 10
@@ -24,7 +34,7 @@ def row_cells(row: Record) -> list[str]:
     low, high = row["drop_ci_pp"]
     return [
         row["engine"],
-        str(row["n"]),
+        counted(row),
         f"{row['fp32_top1']:.2f}",
         f"{row['top1']:.2f}",
         f"{row['drop_pp'] + 0.0:.2f} [{low:.2f}, {high:.2f}]",
@@ -33,6 +43,16 @@ def row_cells(row: Record) -> list[str]:
         f"{round(row['ece_change_pp'], 2) + 0.0:+.2f}",
         row["verdict"] or "-",
     ]
+
+
+def counted(row: Record) -> str:
+    """How many images an engine was judged on, and what of them counts."""
+    copies = f" (+{row['copies']} copies that don't count)" if row["copies"] else ""
+    return f"{row['n']}{_in_groups(row)}{copies}"
+
+
+def _in_groups(row: Record) -> str:
+    return "" if row["groups"] is None else f" in {row['groups']} groups"
 
 
 def explain(row: Record, budget: Record) -> str:
@@ -47,9 +67,13 @@ def explain(row: Record, budget: Record) -> str:
 
 def explain_baseline(row: Record, budget: Record) -> str:
     """What a row of `baseline` says, behind the engine's name."""
-    how = "the same images" if row["paired"] else "other images, so a wide interval; store --results to pair them"
+    if row["paired"] is None:
+        verdict = "" if row["verdict"] is None else f"{row['verdict']}: "
+        return f"since the baseline: {verdict}{_ALONE[row['verdict_why']]}"
+    then = "" if row["baseline_engine"] == row["engine"] else f"{row['baseline_engine']}, "
+    images = f"the same {row['n']} images{_in_groups(row)}" if row["paired"] else _UNPAIRED
     return (
-        f"since the baseline ({how}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
+        f"since the baseline ({then}{images}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
         f"{row['top1']:.2f} %; {explain(row, budget)}"
     )
 
@@ -64,10 +88,21 @@ def _statistics(row: Record, budget: Record) -> str:
         limit, best, worst, what = f"{budget['min_relative']:g}", f"{high:.4f}", f"{low:.4f}", "relative top-1"
     texts = {
         PASS: f"{sure} that the {what} is no worse than {worst}, inside the budget of {limit}",
-        FAIL: f"{sure} that the {what} is no better than {best}, outside the budget of {limit}",
+        FAIL: f"{sure}{_of_all(row)} that the {what} is no better than {best}, outside the budget of {limit}",
         INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}{_more(row)}",
     }
-    return texts[row["verdict"]]
+    return texts[row["verdict"]] + _look(row)
+
+
+def _of_all(row: Record) -> str:
+    """Whose FAILs together are wrong with the chance that is promised."""
+    return "" if row.get("verdicts", 1) == 1 else f" (of all {row['verdicts']} verdicts together)"
+
+
+def _look(row: Record) -> str:
+    if (row.get("look") or 1) == 1:
+        return ""
+    return f"; look {row['look']} at this engine, for which {look_share(row['look']):.2%} of the doubt is left"
 
 
 def _more(row: Record) -> str:
@@ -75,7 +110,18 @@ def _more(row: Record) -> str:
         return ""  # how many would decide is not known
     if row["more_images"] is None:
         return "; the drop is so near the budget that no number of images would decide"
-    return f"; about {row['more_images']} more images would decide"
+    what = "images" if row["groups"] is None else "groups"
+    remember = "; store --results, so that another look at this engine counts as one" if _is_forgotten(row) else ""
+    equal = row["more_images_if_equal"]
+    if_equal = (
+        "" if equal is None else f"would let it PASS if it is as good as the reference, about {row['more_images']} "
+    )
+    more = row["more_images"] if equal is None else equal
+    return f"; about {more} more {what} {if_equal}would decide anyhow, with a chance of 90 %{remember}"
+
+
+def _is_forgotten(row: Record) -> bool:
+    return "look" in row and row["look"] is None
 
 
 def to_junit(record: Record) -> bytes:
@@ -84,9 +130,10 @@ def to_junit(record: Record) -> bytes:
     INCONCLUSIVE is an error, FAIL a failure, as a CI shows them apart.
     """
     rows = [*record["engines"], *record["baseline"]]
+    skipped = sum(row["paired"] is None and row["verdict"] is None for row in record["baseline"])
     failures = sum(row["verdict"] == FAIL for row in rows)
     errors = sum(row["verdict"] == INCONCLUSIVE for row in rows)
-    counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": "0"}
+    counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": str(skipped)}
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "resnetrt.evaluate", **counts})
     for row in record["engines"]:
@@ -104,8 +151,10 @@ def _add_case(suite: ElementTree.Element, name: str, row: Record, why: str, numb
         kind = "failure" if row["verdict"] == FAIL else "error"
         found = ElementTree.SubElement(case, kind, {"message": why, "type": row["verdict"]})
         found.text = _printable("\n".join([why, *row.get("hints", ())]))
+    if row["verdict"] is None and why:
+        ElementTree.SubElement(case, "skipped", {"message": why})
     out = ElementTree.SubElement(case, "system-out")
-    out.text = ", ".join(f"{key} {row[key]:.6g}" for key in numbers)
+    out.text = ", ".join(f"{key} {row[key]:.6g}" for key in numbers if row[key] is not None)
 
 
 def to_markdown(record: Record) -> str:

@@ -1,9 +1,9 @@
 """The accuracy gate over a bundle: run or resume, store, judge, explain."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,17 @@ from resnetrt.benchmarks.gate import (
     overrule,
     statistics,
 )
+from resnetrt.benchmarks.groups import read_groups
 from resnetrt.benchmarks.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
 from resnetrt.benchmarks.label_map import label_map
 from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.looks import Looks, look_spending
 from resnetrt.benchmarks.outcomes import FileJournal, write_results
 from resnetrt.benchmarks.reference import Reference, find_reference
-from resnetrt.benchmarks.regression import compare_releases
+from resnetrt.benchmarks.regression import Baseline, compare_releases
 from resnetrt.benchmarks.scales import scale_faults
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset, open_dataset
+from resnetrt.calibration.data import Dataset, IntArray, open_dataset
 from resnetrt.calibration.record import FILE as CALIBRATION
 from resnetrt.conditions import conditions, tool_versions
 from resnetrt.errors import BackendMissing, CheckFailed, UsageError
@@ -50,8 +52,9 @@ Engine = Infer | OnFrames
 class GateRequest:
     """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
 
-    `baseline` is an older results file or JSON, judged by the same budget. `ray` is the address of a cluster that runs
-    the batches, see `resnetrt.benchmarks.ray_run`.
+    `baseline` is an older results file or JSON, judged by the same budget; `renamed` gives the older names of engines
+    that have another one now. `group_by` says which images belong together, see `resnetrt.benchmarks.groups`. `ray` is
+    the address of a cluster that runs the batches, see `resnetrt.benchmarks.ray_run`.
     """
 
     data: str
@@ -62,12 +65,16 @@ class GateRequest:
     budget: Budget | None = None
     results: Path | None = None
     baseline: Path | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    group_by: str | None = None
     batch_size: int = 50
     ray: str | None = None
 
     def __post_init__(self) -> None:
         if self.baseline is not None and self.budget is None:
             raise UsageError("--baseline: expected a budget to judge the change by; add --max-drop or --min-relative")
+        if self.renamed and self.baseline is None:
+            raise UsageError("--baseline-engine: expected --baseline, found none")
 
 
 @dataclass(frozen=True)
@@ -92,21 +99,38 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
+    baseline = None if request.baseline is None else Baseline.read(request.baseline)
+    # all that may FAIL, and with it the command; paired before the long run, too
+    verdicts = len(names) + (0 if baseline is None else len(baseline.pair(names, request.renamed)))
     dataset = open_images(bundle, request)
+    groups = None if request.group_by is None else read_groups(dataset, request.group_by)
+    looks = None if request.results is None else Looks.read(request.results)
     reference = find_reference(bundle, request.weights)
     with open_engines(bundle, names, request.budget is not None) as (engines, faults):
-        comparison = _compare(bundle, request, dataset, reference, engines)
-        rows = gate_rows(comparison, request.budget, dataset.class_names)
-        _describe(rows, comparison, dataset, faults)
+        comparison, numbers = _compare(bundle, request, dataset, groups, reference, engines, looks)
+        spendings = {name: look_spending(number or 1, verdicts) for name, number in numbers.items()}
+        rows = gate_rows(comparison, request.budget, dataset.class_names, spendings)
+        for row in rows:
+            row |= {"look": numbers[row["engine"]], "verdicts": verdicts}
+        distinct = comparison.distinct()
+        _describe(rows, distinct, dataset, faults)
         if request.budget is not None:
-            _explain(rows, comparison, bundle, dataset, reference, engines)
-    return GateRun(_record(bundle, request, rows, comparison, reference), comparison, dataset)
+            _explain(rows, distinct, bundle, dataset, reference, engines)
+    since: list[dict[str, Any]] = []
+    if baseline is not None and request.budget is not None:
+        whole = not request.engines
+        since = compare_releases(comparison, baseline, request.budget, request.renamed, whole, spendings)
+        for row in since:
+            row |= {"look": numbers.get(row["engine"]), "verdicts": verdicts}
+    return GateRun(_record(bundle, request, rows, since, reference), comparison, dataset)
 
 
 def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
     """The images that `request` names, as many as it wants."""
     manifest = bundle.manifest
-    dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    nested = request.group_by is not None
+    recipe = manifest.preprocessing
+    dataset = open_dataset(request.data, recipe, manifest.labels, classes=manifest.classes, nested=nested)
     if request.samples is not None and request.samples < len(dataset):
         return dataset.subset(request.samples)
     return dataset
@@ -140,9 +164,16 @@ def _as_engine(session: Session, output: str) -> Engine:
 
 
 def _compare(
-    bundle: Bundle, request: GateRequest, dataset: Dataset, reference: Reference, engines: dict[str, Engine]
-) -> Comparison:
-    journal = None
+    bundle: Bundle,
+    request: GateRequest,
+    dataset: Dataset,
+    groups: IntArray | None,
+    reference: Reference,
+    engines: dict[str, Engine],
+    looks: Looks | None,
+) -> tuple[Comparison, dict[str, int | None]]:
+    """The outcomes, stored if asked for, and which look at each engine this is; None where none are remembered."""
+    journal, numbers = None, dict.fromkeys(engines)
     # only what goes on later, or elsewhere, is bound to the images
     bound = request.results is not None or request.ray is not None
     hashes = batch_hashes(dataset, request.batch_size) if bound else []
@@ -165,11 +196,13 @@ def _compare(
         journal,
         runner,
     )
-    if request.results is not None and journal is not None:
-        about = key | {"conditions": conditions(), "class_names": list(dataset.class_names)}
+    comparison = replace(comparison, groups=groups)
+    if request.results is not None and journal is not None and looks is not None:
+        numbers |= looks.add(key, comparison)
+        about = key | {"looks": looks.to_json(), "conditions": conditions(), "class_names": list(dataset.class_names)}
         write_results(request.results, comparison, about)
         journal.remove()
-    return comparison
+    return comparison, numbers
 
 
 def _key(
@@ -203,7 +236,9 @@ def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Datas
         for flip in row["flips"]:
             flip["image"] = dataset.identity(flip["index"])
         if row["verdict"] is not None:
-            row["classes"] = class_drops(comparison.reference, comparison.candidates[name], comparison.labels, names)
+            row["classes"] = class_drops(
+                comparison.reference, comparison.candidates[name], comparison.labels, names, comparison.groups
+            )
             if name in faults and (row["verdict"] == PASS or row["verdict_why"] == DATA):
                 overrule(row, SELFTEST)
 
@@ -283,12 +318,13 @@ def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
 
 
 def _record(
-    bundle: Bundle, request: GateRequest, rows: list[dict[str, Any]], comparison: Comparison, reference: Reference
+    bundle: Bundle,
+    request: GateRequest,
+    rows: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    reference: Reference,
 ) -> dict[str, Any]:
     budget = request.budget
-    baseline = []
-    if request.baseline is not None and budget is not None:
-        baseline = compare_releases(comparison, request.baseline, budget)
     record = {
         "bundle": str(bundle.path),
         "data": request.data,
@@ -299,6 +335,7 @@ def _record(
         "verdict": overall([*rows, *baseline]),
         "engines": rows,
         "baseline": baseline,
+        "group_by": request.group_by,
         "results": request.results and str(request.results),
         "conditions": conditions(),
     }

@@ -38,6 +38,8 @@ class Results:
 def write_results(path: Path, comparison: Comparison, about: dict[str, Any]) -> None:
     """Store a run at `path`, atomically."""
     arrays: Arrays = {"indices": comparison.indices, "labels": comparison.labels, "images": comparison.images}
+    if comparison.groups is not None:
+        arrays["groups"] = comparison.groups
     arrays |= _pack((comparison.reference, *comparison.candidates.values()))
     header = {
         "format": _FORMAT,
@@ -63,6 +65,7 @@ def read_results(path: Path) -> Results:
             reference,
             dict(zip(header["engines"], others, strict=True)),
             header["calibration_overlap"],
+            arrays.get("groups"),
         )
     except FileNotFoundError as error:
         raise DataError(f"results {path}: no such file; write one with: resnetrt evaluate --results") from error

@@ -1,61 +1,81 @@
 """How many images a gate needs, before any is evaluated."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.gate import PASS, Budget, decide, statistics
+from resnetrt.benchmarks.gate import PASS, WHOLE, Budget, Spending, decide, statistics
+from resnetrt.benchmarks.looks import look_share
 from resnetrt.benchmarks.noninferiority import critical
 from resnetrt.errors import UsageError
 
 _SIGMAS = 8.0
+_FIRST = Spending(look_share(1))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`n` images pass with a chance of `power`, if the true drop is `true_drop_pp` and `flip_rate` of them flip."""
+    """On `n` images all of so many `engines` pass with a chance of at least `power`, at the first look.
+
+    If the true drop of each is `true_drop_pp` and `flip_rate` of its images flip. One alone passes with `power_each`.
+    """
 
     n: int
     power: float
+    power_each: float
+    engines: int
     flip_rate: float
     true_drop_pp: float
 
     def to_json(self) -> dict[str, Any]:
         """The plan under its names."""
-        return {
-            "n": self.n,
-            "power": self.power,
-            "flip_rate": self.flip_rate,
-            "true_drop_pp": self.true_drop_pp,
-        }
+        return asdict(self)
 
 
-def plan(budget: Budget, flip_rate: float, power: float = 0.9, true_drop_pp: float = 0.0) -> Plan:
-    """The fewest images (to about 1 %) whose gate passes with a chance of at least `power`.
+def plan(budget: Budget, flip_rate: float, power: float = 0.9, true_drop_pp: float = 0.0, engines: int = 1) -> Plan:
+    """The fewest images (to about 1 %) on which so many `engines` all pass with a chance of at least `power`.
 
-    Every flip is taken to change right to wrong or back, which needs the most images. Raises `UsageError` for a budget
-    that is not in percentage points or numbers that contradict each other, `BackendMissing` without scipy.
+    The chances that one does not are added up (Boole's inequality), so nothing is taken for granted of how the engines
+    hang together. Every flip is taken to change right to wrong or back, which needs the most images. Raises
+    `UsageError` for a budget that is not in percentage points or numbers that contradict each other, `BackendMissing`
+    without scipy.
     """
-    _check(budget, flip_rate, power, true_drop_pp)
+    _check(budget, flip_rate, power, true_drop_pp, engines)
     assert budget.max_drop_pp is not None
-    quantiles = critical(budget.confidence) + critical(power)
+    each = 1 - (1 - power) / engines
+    quantiles = critical(budget.confidence) + critical(each)
     margin = (budget.max_drop_pp - true_drop_pp) / 100
     n, step = max(20, math.ceil(quantiles**2 * flip_rate / margin**2 / 2)), 1.2  # half of the normal approximation
-    while pass_chance(n, budget, flip_rate, true_drop_pp) < power:
+    while pass_chance(n, budget, flip_rate, true_drop_pp) < each:
         n = int(n * step) + 1
     low, high = int(n / step), n
     while high - low > max(1, n // 200):
         middle = (low + high) // 2
-        good = pass_chance(middle, budget, flip_rate, true_drop_pp) >= power
+        good = pass_chance(middle, budget, flip_rate, true_drop_pp) >= each
         low, high = (low, middle) if good else (middle, high)
-    return Plan(high, pass_chance(high, budget, flip_rate, true_drop_pp), flip_rate, true_drop_pp)
+    found = pass_chance(high, budget, flip_rate, true_drop_pp)
+    return Plan(high, 1 - engines * (1 - found), found, engines, flip_rate, true_drop_pp)
+
+
+def fewest_images(budget: Budget, spending: Spending = WHOLE) -> int:
+    """The fewest images on which an engine passes that answers as its reference, which is always right."""
+    low, high = 0, 1
+    while decide(high, 0, 0, high, budget, spending) != PASS:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decide(middle, 0, 0, middle, budget, spending) == PASS else (middle, high)
+    return high
 
 
 def pass_chance(n: int, budget: Budget, flip_rate: float, true_drop_pp: float) -> float:
-    """The exact chance of PASS: summed over the number of flips, binomial, and how many of them are losses."""
+    """The exact chance of PASS at the first look.
+
+    It is summed over the number of flips, binomial, and how many of them are losses.
+    """
     stats = statistics()
     spread = _SIGMAS * np.sqrt(n * flip_rate) + _SIGMAS
     flips = np.arange(max(0, int(n * flip_rate - spread)), min(n, int(n * flip_rate + spread)) + 1)
@@ -70,14 +90,16 @@ def _most_losses(flips: npt.NDArray[np.int64], n: int, budget: Budget) -> npt.ND
     low, high = np.full(len(flips), -1), flips.copy()
     while (low < high).any():
         middle = (low + high + 1) // 2
-        passes = decide(n - flips, middle, flips - middle, n, budget) == PASS
+        passes = decide(n - flips, middle, flips - middle, n, budget, _FIRST) == PASS
         low, high = np.where(passes, middle, low), np.where(passes, high, middle - 1)
     return low
 
 
-def _check(budget: Budget, flip_rate: float, power: float, true_drop_pp: float) -> None:
+def _check(budget: Budget, flip_rate: float, power: float, true_drop_pp: float, engines: int) -> None:
     if budget.max_drop_pp is None:
         raise UsageError("--plan: expected --max-drop; for --min-relative R take (1 - R) times the top-1 you expect")
+    if engines < 1:
+        raise UsageError(f"--engines: expected a positive number, found {engines}")
     if not 0 < flip_rate <= 1:
         raise UsageError(f"--flip-rate: expected a share above 0 and at most 1, found {flip_rate}")
     if not 0 < power < 1:

@@ -14,8 +14,9 @@ import numpy as np
 from resnetrt.benchmarks.accuracy import Comparison, compare_accuracy
 from resnetrt.benchmarks.blocks import find_blocks
 from resnetrt.benchmarks.evaluate import calibration_hashes
-from resnetrt.benchmarks.gate import PASS, Budget, Pairs, doubt_of, gate_rows, judge_pairs
+from resnetrt.benchmarks.gate import PASS, Budget, doubt_of, gate_rows
 from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.plan import fewest_images
 from resnetrt.benchmarks.race import Racer, noisiest_blocks, race, winner
 from resnetrt.benchmarks.replay import Split
 from resnetrt.benchmarks.search import Mix, Sensitivity, Trial, best, rank, search, widen
@@ -156,11 +157,11 @@ class SearchRun:
         dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
         dataset = dataset.subset(min(request.samples, len(dataset)))
         half = len(dataset) // 2
-        unchanged = judge_pairs(Pairs(half, 0, 0, half), request.budget)
-        if unchanged.verdict != PASS:
+        needed = fewest_images(request.budget)  # of a network that is unchanged
+        if half < needed:
             raise Inconclusive(
                 f"search: expected enough images to tell {request.budget}, found {half} in each half of "
-                f"{request.data}; even an unchanged network needs {unchanged.more_images} more in each; "
+                f"{request.data}; even an unchanged network needs {needed - half} more in each; "
                 "add images or raise the budget"
             )
         searching, held_out = halves(dataset.labels)

@@ -115,18 +115,20 @@ def open_dataset(
     *,
     classes: int | None = None,
     labelled: bool = True,
+    nested: bool = False,
 ) -> Dataset:
     """Open the image folder, `.npz` or embedded set `spec` for a model with class names `labels`.
 
     `classes` is the model's number of outputs, by default as many as `labels`; None checks no range. With `labelled`
-    false, images without labels are accepted and no label is given. Raises `DataError` for whatever can't be used.
+    false, images without labels are accepted and no label is given. If `nested`, class folders may hold folders of
+    images. Raises `DataError` for whatever can't be used.
     """
     classes = classes if classes is not None else len(labels) or None
     path = _embedded_sets().get(spec) or Path(spec)
     if not spec:
         raise _not_data("''", path)
     if path.is_dir():
-        return _open_folder(path, preprocessing, labels, classes, labelled)
+        return _open_folder(path, preprocessing, labels, classes, labelled, nested)
     if path.is_file() and path.suffix.lower() == ".npz":
         return _open_npz(spec, path, preprocessing, labels, classes, labelled)
     raise _not_data(spec, path)
@@ -145,9 +147,9 @@ def pixel_hash(frame: UInt8Array) -> str:
 
 
 def _open_folder(
-    path: Path, preprocessing: Preprocessing, labels: Sequence[str], classes: int | None, labelled: bool
+    path: Path, preprocessing: Preprocessing, labels: Sequence[str], classes: int | None, labelled: bool, nested: bool
 ) -> Dataset:
-    listing = list_labelled(path) if labelled else list_unlabelled(path)
+    listing = list_labelled(path, nested) if labelled else list_unlabelled(path)
     source = FolderSource(listing.files, preprocessing)
     indices = np.arange(len(listing.files), dtype=np.int64)
     if not labelled:

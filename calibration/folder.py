@@ -69,8 +69,11 @@ class FolderSource:
         return (*self._preprocessing.size, self._preprocessing.channels)
 
 
-def list_labelled(root: Path) -> FolderListing:
-    """The images of `root/<class>/`. Raises `DataError` for anything that is neither a class folder nor an image."""
+def list_labelled(root: Path, nested: bool = False) -> FolderListing:
+    """The images of `root/<class>/`, and if `nested` of the folders in there.
+
+    Raises `DataError` for anything that is neither a class folder nor an image.
+    """
     folders, files = _scan(root)
     loose = next((path for path in files if _IMAGE_SUFFIX.fullmatch(path.suffix)), None)
     if not folders:
@@ -82,7 +85,7 @@ def list_labelled(root: Path) -> FolderListing:
         raise DataError(
             f"data {root}: image {loose.name} lies beside the class folders; move it into its class or away"
         )
-    return _list_subfolders(root, folders)
+    return _list_subfolders(root, folders, nested)
 
 
 def list_unlabelled(root: Path) -> FolderListing:
@@ -103,11 +106,11 @@ def list_unlabelled(root: Path) -> FolderListing:
     return FolderListing(tuple(files), (), np.zeros(len(files), np.int64))
 
 
-def _list_subfolders(root: Path, folders: list[Path]) -> FolderListing:
+def _list_subfolders(root: Path, folders: list[Path], nested: bool = False) -> FolderListing:
     files: list[Path] = []
     counts = []
     for folder in folders:
-        images = _class_images(root, folder)
+        images = _nested_images(root, folder) if nested else _class_images(root, folder)
         files += images
         counts.append(len(images))
     folder_of = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
@@ -126,6 +129,16 @@ def _class_images(root: Path, folder: Path) -> list[Path]:
     for path in files:
         _require_image(path)
     return files
+
+
+def _nested_images(root: Path, folder: Path) -> list[Path]:
+    """The images in `folder` and in the folders inside it, of which none may hold more folders."""
+    inside, files = _scan(folder)
+    if not inside:
+        return _class_images(root, folder)
+    for path in files:
+        _require_image(path)
+    return files + [path for group in inside for path in _class_images(root, group)]
 
 
 def _scan(folder: Path) -> tuple[list[Path], list[Path]]:

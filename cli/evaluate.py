@@ -20,10 +20,14 @@ _OPTIONS = [
     click.option("--engine", "engines", multiple=True, help="Engine id; may be repeated. Default: all."),
     click.option("--weights", type=_PATH, help="The weights file, to run the eager model."),
     click.option("--samples", type=click.IntRange(1), help="Images at most, class-balanced. Default: all."),
+    click.option(
+        "--group-by", metavar="folder|REGEX", help="Images that belong together, as frames of a video, count as one."
+    ),
     click.option("--max-drop", type=float, help="Budget: percentage points of top-1 that may be lost."),
     click.option("--min-relative", type=float, help="Budget: share of the FP32 top-1 to keep, as 0.99."),
     click.option("--confidence", type=float, default=0.95, show_default=True, help="Of each verdict."),
     click.option("--baseline", type=_PATH, help="Results file or JSON of an older run, to compare with."),
+    click.option("--baseline-engine", "renamed", multiple=True, metavar="NEW=OLD", help="Renamed since the baseline."),
     click.option("--results", type=_PATH, help="Store per-image outcomes here; a killed run goes on from here."),
     click.option("--junit", type=_PATH, help="Write JUnit XML."),
     click.option("--markdown", type=_PATH, help="Write a comment for a pull request."),
@@ -33,6 +37,7 @@ _OPTIONS = [
     click.option("--plan", "planning", is_flag=True, help="How many images the budget needs; evaluates nothing."),
     click.option("--flip-rate", type=float, default=0.03, show_default=True, help="--plan: share of images that flip."),
     click.option("--power", type=float, default=0.9, show_default=True, help="--plan: chance of PASS."),
+    click.option("--engines", "engine_count", type=click.IntRange(1), default=1, help="--plan: how many are to PASS."),
     click.option("--true-drop", type=float, default=0.0, show_default=True, help="--plan: the drop to expect, pp."),
     json_option,
 ]
@@ -63,8 +68,9 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         if given[name] is None:
             raise click.UsageError(f"Missing {what}; only --plan does without")
     _check_files(given)
-    names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline", "ray")
-    request = GateRequest(budget=_budget(given), **{name: given[name] for name in names})
+    names = ("data", "engines", "weights", "samples", "allow_overlap", "results", "baseline", "group_by", "ray")
+    renamed = _renamed(given["renamed"])
+    request = GateRequest(budget=_budget(given), renamed=renamed, **{name: given[name] for name in names})
     run = run_gate(Bundle.open(given["bundle"]), request)
     if given["as_json"]:
         emit_json(run.record)
@@ -73,6 +79,14 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     _write_files(run, given)
     if run.record["verdict"] is not None:
         ctx.exit(EXIT_CODES[run.record["verdict"]])
+
+
+def _renamed(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for text, (new, _, then) in zip(given, pairs, strict=True):
+        if not new or not then:
+            raise click.UsageError(f"--baseline-engine: expected NEW=OLD, found {text}")
+    return {new: then for new, _, then in pairs}
 
 
 def _budget(given: dict[str, Any]) -> "Budget | None":
@@ -90,12 +104,13 @@ def _plan(given: dict[str, Any]) -> None:
     budget = _budget(given)
     if budget is None:
         raise UsageError("--plan: expected --max-drop, found no budget")
-    found = plan(budget, given["flip_rate"], given["power"], given["true_drop"])
+    found = plan(budget, given["flip_rate"], given["power"], given["true_drop"], given["engine_count"])
     if given["as_json"]:
         emit_json({"budget": budget.to_json(), "plan": found.to_json()})
         return
+    several = "" if found.engines == 1 else f" for each of {found.engines} engines, {found.power_each:.1%} for one"
     click.echo(
-        f"{found.n} images: PASS with a chance of {found.power:.1%} for {budget}, "
+        f"{found.n} images: PASS with a chance of {found.power:.1%}{several} for {budget}, at the first look, "
         f"if the true drop is {found.true_drop_pp:g} pp and {found.flip_rate:.1%} of images flip"
     )
 

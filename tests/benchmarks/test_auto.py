@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from resnetrt.benchmarks.auto import Attempt, choose, keep_only, try_all, verdict
+from resnetrt.benchmarks.auto import Attempt, choice_claim, choose, keep_only, share_among, try_all, verdict
+from resnetrt.benchmarks.gate import Budget, Pairs, judge_pairs
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
@@ -67,6 +68,17 @@ def test_without_a_passing_engine_nothing_is_chosen(result, expected):
     assert verdict(found) == expected
 
 
+def test_the_engines_to_choose_from_share_the_chance_of_a_false_pass():
+    """Ten of which each passes alone with 96 % do not pass; a drop that is clear does."""
+    budget, n = Budget(1.0), 1000
+    shares = share_among([f"e{i}" for i in range(10)])
+    for lost, alone, together in ((3, "PASS", "INCONCLUSIVE"), (0, "PASS", "PASS")):
+        assert judge_pairs(Pairs(900, lost, 0, n), budget).verdict == alone
+        assert judge_pairs(Pairs(900, lost, 0, n), budget, *shares["e3"]).verdict == together
+    assert sum(now.to_pass for now, _ in shares.values()) == pytest.approx(1)
+    assert "at most 5.00%, over all 10 engines" in choice_claim(10, budget)
+
+
 def test_everything_this_machine_has_is_tried(fashion_bundle):
     for dialect in ("cpu", "onnxruntime"):
         quantize_variant(fashion_bundle, dialect, QuantizeOptions())
@@ -117,6 +129,7 @@ def test_deploy_keeps_one_engine_and_shows_what_was_tried(tmp_path, capsys):
     assert tried[0]["median_ms"] == min(item["median_ms"] for item in measured)
     assert all(item["why"] for item in tried)
     assert "## What was tried" in (tmp_path / "report.md").read_text()
+    assert f"over all {len(record['engines'])} engines that were judged" in record["notes"][-1]
     assert run([*command, "--overwrite", "--eval-samples", "20"]) == 3
     table = capsys.readouterr().out
     assert "What was tried" in table

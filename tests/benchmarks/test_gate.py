@@ -1,8 +1,8 @@
 """The gate's parts: verdicts, bounds, McNemar, Holm, calibration error, planning limits, files."""
 
-import dataclasses
 import json
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -15,11 +15,11 @@ from resnetrt.benchmarks import gate
 from resnetrt.benchmarks.accuracy import Comparison, Outcomes
 from resnetrt.benchmarks.classes import class_drops, holm
 from resnetrt.benchmarks.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
-from resnetrt.benchmarks.gate_report import explain
-from resnetrt.benchmarks.noninferiority import CORRECTION, drop_score, ratio_score
+from resnetrt.benchmarks.gate_report import explain, explain_baseline
+from resnetrt.benchmarks.noninferiority import drop_fails, drop_passes, drop_score, ratio_score
 from resnetrt.benchmarks.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.plan import plan
-from resnetrt.benchmarks.regression import compare_releases, newcombe
+from resnetrt.benchmarks.regression import Baseline, compare_releases, newcombe
 from resnetrt.errors import BackendMissing, DataError, UsageError
 
 HALF = Budget(max_drop_pp=0.5)
@@ -55,8 +55,7 @@ def test_an_engine_equal_to_its_reference_passes():
 def test_ten_images_decide_nothing_and_say_how_many_would(budget):
     found = judge_pairs(Pairs(10, 0, 0, 10), budget)
     assert found.verdict == INCONCLUSIVE
-    assert 200 < found.more_images < 2000
-    assert judge_pairs(Pairs(10 + found.more_images, 0, 0, 10 + found.more_images), budget).verdict == PASS
+    assert found.more_images > 2000, "ten images leave nearly everything open"
 
 
 @pytest.mark.parametrize("budget", [HALF, Budget(min_relative=0.99)])
@@ -64,8 +63,9 @@ def test_a_large_loss_fails(budget):
     assert judge_pairs(Pairs(1700, 100, 10, 2000), budget).verdict == FAIL
 
 
-def test_a_drop_at_the_budget_is_never_decided():
-    assert judge_pairs(Pairs(1800, 10, 0, 2000), HALF).more_images is None
+def test_a_drop_near_the_budget_takes_very_many_images():
+    near, far = (judge_pairs(Pairs(1800, lost, 0, 2000), HALF).more_images for lost in (10, 5))
+    assert near > 100_000 > far
 
 
 @given(counts)
@@ -99,20 +99,27 @@ def test_the_ratio_score_against_a_numerical_maximum(both, lost, gained, ratio):
 
 @pytest.mark.parametrize("n", [50, 300, 1000, 5000])
 @pytest.mark.parametrize("budget", [0.002, 0.005, 0.02])
-def test_the_exact_chance_of_a_false_pass(n, budget):
-    """Summed over all outcomes near the budget; without the correction it is up to 6 %."""
-    sizes = {0.0: [], CORRECTION: []}
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_the_exact_chance_of_a_false_verdict(n, budget, confidence):
+    """Summed over all outcomes near the budget; uncorrected up to 6.0 % pass and 6.1 % fail at 5 %, 1.4 % at 1 %."""
+    z = NormalDist().inv_cdf(confidence)
+    tests = {
+        "pass": lambda *counts: drop_passes(*counts, confidence) <= 0,
+        "fail": lambda *counts: drop_fails(*counts, confidence) >= 0,
+        "plain pass": lambda *counts: drop_score(*counts) <= -z,
+    }
+    sizes = {name: [] for name in tests}
     for flips in sorted({budget * k for k in (1.0001, 1.1, 1.6, 3, 8)} | {0.05, 0.2, 0.4}):
         if not budget <= flips <= 0.5:
             continue
         k = np.arange(min(n, int(n * flips + 8 * math.sqrt(n * flips) + 8)) + 1)
         lost = np.arange(k[-1] + 1)[:, None]
         chance = binom.pmf(k, n, flips) * binom.pmf(lost, k, (flips + budget) / (2 * flips))
-        for correction, found in sizes.items():
-            passes = drop_score(lost, np.maximum(k - lost, 0), n, budget, correction) <= -1.6448536
-            found.append(float((chance * passes * (lost <= k)).sum()))
-    assert max(sizes[CORRECTION]) <= 0.05
-    assert max(sizes[CORRECTION]) < max(sizes[0.0]) <= 0.07
+        for name, test in tests.items():
+            sizes[name].append(float((chance * test(lost, np.maximum(k - lost, 0), n, budget) * (lost <= k)).sum()))
+    assert max(sizes["pass"]) <= 1 - confidence
+    assert max(sizes["fail"]) <= 1 - confidence
+    assert max(sizes["pass"]) < max(sizes["plain pass"])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
@@ -214,27 +221,18 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
         {"renamed": new.candidates["a"].at(order)},
         0,
     )
-    row = compare_releases(shuffled, tmp_path / "old.safetensors", Budget(max_drop_pp=1))[0]
+    row = compare_releases(
+        shuffled, Baseline.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1), {"renamed": "a"}
+    )[0]
     lost = sum(int(i in (0, 5, 6, 9)) for i in order)
     assert (row["paired"], row["n"], row["lost"], row["gained"]) == (True, 30, lost, 0)
 
 
-def test_equal_images_pair_one_by_one(tmp_path):
-    """Those of a set that repeats are no fewer images, and the order within equal ones does not matter."""
+def test_equal_images_pair_once(tmp_path):
+    """Also where the old run has more copies of them, in another order."""
     found = compared(a=[])
-    twice = np.arange(40, dtype=np.uint64) // 2  # 20 images, each twice and with two labels
-    old = dataclasses.replace(found, images=twice)
-    write_results(tmp_path / "old.safetensors", old, {})
-    backwards = np.arange(40)[::-1]
-    new = Comparison(
-        np.arange(40),
-        old.labels[backwards],
-        twice[backwards],
-        old.reference.at(backwards),
-        {"a": old.candidates["a"].at(backwards)},
-        0,
-    )
-    row = compare_releases(new, tmp_path / "old.safetensors", Budget(max_drop_pp=1))[0]
+    write_results(tmp_path / "old.safetensors", found.at(np.r_[np.arange(40), np.arange(20)][::-1]), {})
+    row = compare_releases(found, Baseline.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
     assert (row["n"], row["lost"], row["gained"]) == (40, 0, 0)
 
 
@@ -248,7 +246,7 @@ def test_equal_images_pair_one_by_one(tmp_path):
 )
 def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1, n, said):
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": n, "top1": top1}]}))
-    (row,) = compare_releases(compared(a=[0, 5]), tmp_path / "old.json", budget)
+    (row,) = compare_releases(compared(a=[0, 5]), Baseline.read(tmp_path / "old.json"), budget)
     share = top1 / 100
     expected = 100 * (1 - budget.min_relative) * share if budget.min_relative else 2
     assert row["limit_pp"] == pytest.approx(expected)
@@ -262,15 +260,45 @@ def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1,
 
 def test_releases_that_do_not_pair_are_refused(tmp_path):
     write_results(tmp_path / "old.safetensors", compared(x=[], y=[]), {})
+    old = Baseline.read(tmp_path / "old.safetensors")
     with pytest.raises(UsageError, match="expected an engine of this run, a; found x, y"):
-        compare_releases(compared(a=[]), tmp_path / "old.safetensors", HALF)
+        compare_releases(compared(a=[]), old, HALF)
+    with pytest.raises(UsageError, match="--baseline-engine a=z: expected an engine of the baseline, x, y; found z"):
+        compare_releases(compared(a=[]), old, HALF, {"a": "z"})
     (tmp_path / "old.json").write_text("[]")
     with pytest.raises(DataError, match=r"expected a results file \(.safetensors\) or the object of evaluate"):
-        compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+        Baseline.read(tmp_path / "old.json")
     (tmp_path / "old.json").write_bytes(b"\xff" * 9999)
     with pytest.raises(DataError) as refused:
-        compare_releases(compared(a=[]), tmp_path / "old.json", HALF)
+        Baseline.read(tmp_path / "old.json")
     assert len(str(refused.value)) < 400, "not the whole file"
+
+
+def test_a_lone_engine_is_not_compared_with_a_lone_other_one(tmp_path):
+    write_results(tmp_path / "old.safetensors", compared(fp32=[]), {})
+    with pytest.raises(UsageError, match="expected an engine of this run, mixed; found fp32; if one was only renamed"):
+        compare_releases(compared(mixed=[]), Baseline.read(tmp_path / "old.safetensors"), HALF)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+def test_engines_of_one_side_only_are_named_and_do_not_pass(tmp_path, suffix):
+    then = compared(gone=[], same=[])
+    write_results(tmp_path / "old.safetensors", then, {})
+    (tmp_path / "old.json").write_text(json.dumps({"engines": then.rows()}))
+    old = Baseline.read(tmp_path / f"old.{suffix}")
+    now = compared(same=[], fresh=[])
+    rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50))}
+    found = {name: (row["verdict"], row.get("verdict_why", "statistics")) for name, row in rows.items()}
+    assert found == {
+        "same": (PASS, "statistics"),
+        "fresh": (INCONCLUSIVE, "new"),
+        "gone": (FAIL, "vanished"),
+    }
+    assert gate.overall(list(rows.values())) == FAIL
+    rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50), whole=False)}
+    assert (rows["gone"]["verdict"], rows["gone"]["verdict_why"]) == (None, "not asked for")
+    said = explain_baseline(rows["fresh"], HALF.to_json())
+    assert said.startswith("since the baseline: INCONCLUSIVE: the baseline has no such engine")
 
 
 def test_newcombe_against_his_table():
@@ -328,5 +356,5 @@ def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
     write_results(tmp_path / "old.safetensors", found, {})
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": 10**6, "top1": 100.0}]}))
     for old in ("old.safetensors", "old.json"):
-        (row,) = compare_releases(found, tmp_path / old, Budget(max_drop_pp=5))
+        (row,) = compare_releases(found, Baseline.read(tmp_path / old), Budget(max_drop_pp=5))
         assert (row["verdict"], row["verdict_why"]) == (INCONCLUSIVE, "data")
