@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-# the standard deviation that is allowed for; of eight runs on a shared machine of two cores cells lay 1 to 3 % apart
+# the standard deviation that is allowed for: the largest of those that `run_study` simulates
 CELL_OFFSET = 0.03
 
 
