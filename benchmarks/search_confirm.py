@@ -105,5 +105,5 @@ def drop_of_passed(row: Mapping[str, Any], budget: Budget) -> float:
         return float((low + at) / 2 / all_of_it - 0.5) if all_of_it > 0 else -0.5
 
     share = falling_root(beyond, 0.0, 1.0)
-    bound = drop_bounds(lost, gained, n, budget.confidence)[1]
+    bound = drop_bounds(lost, gained, n, budget.confidence, budget.confidence)[1]
     return float(100 * min(differ * (2 * share - 1) / n, bound))
