@@ -55,8 +55,14 @@ def test_rows_equal_naive_counting(data):
     assert row["sqnr_db"] == pytest.approx(sqnr_db(ref, out), abs=1e-4)
     expected = drop_interval((reference_right & ~right).sum(), (right & ~reference_right).sum(), N)
     assert row["drop_ci_pp"] == pytest.approx([100 * limit for limit in expected])
-    assert row.keys() == NAMES | {"verdict", "calibration_overlap"}
-    assert (row["engine"], row["n"], row["verdict"], row["calibration_overlap"]) == ("a", N, None, None)
+    assert row.keys() == NAMES | {"verdict", "groups", "calibration_overlap"}
+    assert (row["engine"], row["n"], row["verdict"], row["groups"], row["calibration_overlap"]) == (
+        "a",
+        N,
+        None,
+        None,
+        None,
+    )
 
 
 def test_the_reference_against_itself(data):
