@@ -218,17 +218,13 @@ def this_side(
     return Side(networks, options, precisions, backends, work, content=content)
 
 
-def other_side(other: Path, new: Side, made: Collection[str] = ()) -> Side:
-    """What `--against OTHER` names: a bundle, the Python of another environment, or a checkout with a `.venv`.
+def python_of(other: Path) -> Path | None:
+    """The Python that `--against OTHER` names, by itself or by a checkout with a `.venv`; None for a bundle.
 
-    Networks in `made` are made there by its own code. Raises `UsageError` for anything else, and for a bundle where
-    the new side is not one bundle.
+    Raises `UsageError` for anything else.
     """
     if (other / "manifest.json").is_file():
-        if len(new.networks) != 1 or made:
-            raise UsageError(f"--against {other}: expected one BUNDLE to compare with it, found others")
-        ours, name = next(iter(new.networks)), Bundle.open(other).manifest.name
-        return replace(new, networks={name: Network(other)}, renamed={name: ours}, content=None)
+        return None
     python = other / ".venv" / "bin" / "python"
     found = other if other.is_file() else python if python.is_file() else None
     if found is None:
@@ -236,9 +232,22 @@ def other_side(other: Path, new: Side, made: Collection[str] = ()) -> Side:
             f"--against {other}: expected a bundle, the python of another environment or a checkout with .venv/bin/"
             "python, found none of them"
         )
+    return found.absolute()  # not resolved: a link to it is what makes an environment
+
+
+def other_side(other: Path, new: Side, made: Collection[str] = ()) -> Side:
+    """What `--against OTHER` names (see `python_of`); networks in `made` are made there by its own code.
+
+    Raises `UsageError` for what it can't be, and for a bundle where the new side is not one bundle.
+    """
+    python = python_of(other)
+    if python is None:
+        if len(new.networks) != 1 or made:
+            raise UsageError(f"--against {other}: expected one BUNDLE to compare with it, found others")
+        ours, name = next(iter(new.networks)), Bundle.open(other).manifest.name
+        return replace(new, networks={name: Network(other)}, renamed={name: ours}, content=None)
     networks = {name: Network(None) if name in made else network for name, network in new.networks.items()}
-    # not resolved: a link to it is what makes an environment
-    return replace(new, networks=networks, python=str(found.absolute()), content=None)
+    return replace(new, networks=networks, python=str(python), content=None)
 
 
 def _quiet(run: Run) -> set[Group]:

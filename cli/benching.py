@@ -83,6 +83,7 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     from resnetrt.benchmarks.lab_plan import lab_conditions, request_of
     from resnetrt.benchmarks.latency_regression import EXIT_CODES, parse_percent
     from resnetrt.benchmarks.loadgen import check_scenarios
+    from resnetrt.benchmarks.more_runs import python_of
     from resnetrt.benchmarks.records import read_record
     from resnetrt.benchmarks.resume import check_request, read_partial
     from resnetrt.benchmarks.same_conditions import check_conditions
@@ -97,6 +98,8 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     parse_percent(request.max_slowdown)
     if request.loadgen:
         check_scenarios(request.loadgen)
+    if request.against is not None:
+        python_of(request.against)
     if request.compare is not None:
         old = read_record(request.compare)
         check_conditions(old["conditions"], lab_conditions(options), request.accept)
