@@ -7,9 +7,7 @@ code. Beside each figure stands the one that a plainer rule gives: the whole lev
 frames counted as images, the shares seen taken for the true ones, no correction for skewness.
 """
 
-import argparse
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +28,7 @@ from resnetrt.benchmarks.gate import (
 from resnetrt.benchmarks.looks import look_spending
 from resnetrt.benchmarks.noninferiority import CORRECTION, critical, drop_score, ratio_score
 from resnetrt.benchmarks.plan import plan
+from resnetrt.benchmarks.study_command import print_study
 
 _SIGMAS = 5.5  # beyond it lies a chance of 4e-8
 Rng = np.random.Generator
@@ -249,17 +248,5 @@ def _power(rng: Rng, trials: int) -> Iterator[str]:
         yield f"| {engines} engines, {what} | {n} | {cells} |"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m resnetrt.benchmarks.gate_study", description=__doc__)
-    parser.add_argument("--trials", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    for line in study(given.trials, given.seed):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print_study(study, "gate_study", __doc__, 20_000)

@@ -6,8 +6,6 @@ Networks are drawn as tables of what they answer for each class, images as answe
 decides from answers and labels is the product's own code: `find_renaming`, `most_improved`, `is_recipe`, `doubt_of`.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.gate import doubt_of, gain_p
 from resnetrt.benchmarks.hints import IMAGES, LEVEL, MISTAKES, MOST_IMAGES, is_recipe, most_improved
 from resnetrt.benchmarks.label_map import find_renaming
+from resnetrt.benchmarks.study_command import print_study
 from resnetrt.calibration.data import IntArray
 
 TOP1, CLASSES, COUNTS = (0.2, 0.4, 0.7, 0.95), (2, 10, 100, 1000), (100, 200, 500, 1000, 5000)
@@ -204,17 +203,5 @@ def _useless_table(trials: int, rng: Rng) -> Iterator[str]:
         yield f"| classes: {kind} | {len(taken)} | {100 * np.mean(taken):.2f} % |"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m resnetrt.benchmarks.hint_study", description=__doc__)
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    for line in study(given.trials, given.seed):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print_study(study, "hint_study", __doc__, 20)

@@ -7,8 +7,6 @@ the sound engine flips on all of its requests or on none. What decides is the pr
 `RateEvidence`.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from resnetrt.benchmarks.study_command import print_study
 from resnetrt.preprocess import UInt8Array
 from resnetrt.runtime.shadow import Baseline, ShadowOptions, baseline_chance
 from resnetrt.runtime.shadow.evidence import RateEvidence, upper_rate
@@ -183,17 +182,5 @@ def _step_line(images: int, runs: int, rng: Rng) -> str:
     return f"| {images} images | {none:.1f} %, {some:.1f} % | {100 * len(waits) / runs:.0f} % found{when} |"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m resnetrt.benchmarks.scenes_study", description=__doc__)
-    parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    for line in study(given.runs, given.seed):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print_study(study, "scenes_study", __doc__, 30, unit="runs")

@@ -7,8 +7,6 @@ with k blocks kept is lost with fewer. Both halves are drawn anew. What decides 
 `widen`, `plan`, the gate's `decide` and `drop_of_passed`.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +26,7 @@ from resnetrt.benchmarks.search_confirm import (
     halves,
     plan,
 )
+from resnetrt.benchmarks.study_command import print_study
 
 TOP1, BLOCKS, HALVES = 0.8, 16, (600, 2000, 5000)
 _COLUMNS = ("network", "images a half", "rule", "stored %", "beyond the budget %", "blocks kept (all if not stored)",
@@ -200,17 +199,5 @@ def _split_lines() -> Iterator[str]:
     yield f"| 4 x 600, 6 x 60 | {count[:4].tolist()}, {count[4:].tolist()} |"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m resnetrt.benchmarks.search_study", description=__doc__)
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    for line in study(given.trials, given.seed):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print_study(study, "search_study", __doc__, 200)
