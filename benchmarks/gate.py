@@ -28,7 +28,7 @@ PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 # what decided, see `explain`
 STATISTICS, SELFTEST, REFERENCE, DATA = "statistics", "self-test", "reference", "data"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3}
-_MOST_IMAGES = 10**9
+MOST_IMAGES = 10**9
 _DECIDED = 0.9  # the chance that `more_images` decide
 _DRAWS = 1000  # of that chance; one standard error is 0.9 %
 Right = npt.NDArray[np.bool_]
@@ -210,7 +210,7 @@ def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, e
     high = max(1, pairs.n // 16)
     while not decided(high):
         high *= 2
-        if high > _MOST_IMAGES:
+        if high > MOST_IMAGES:
             return None
     low = high // 2
     while high - low > max(1, high // 100):

@@ -1,13 +1,14 @@
 """How many images a gate needs, before any is evaluated."""
 
 import math
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.gate import PASS, WHOLE, Budget, Spending, decide, statistics
+from resnetrt.benchmarks.gate import MOST_IMAGES, PASS, WHOLE, Budget, Spending, decide, statistics
 from resnetrt.benchmarks.looks import look_share
 from resnetrt.benchmarks.noninferiority import critical
 from resnetrt.errors import UsageError
@@ -62,13 +63,8 @@ def plan(budget: Budget, flip_rate: float, power: float = 0.9, true_drop_pp: flo
 
 def fewest_images(budget: Budget, spending: Spending = WHOLE) -> int:
     """The fewest images on which an engine passes that answers as its reference, which is always right."""
-    low, high = 0, 1
-    while decide(high, 0, 0, high, budget, spending) != PASS:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decide(middle, 0, 0, middle, budget, spending) == PASS else (middle, high)
-    return high
+    sizes = range(1, MOST_IMAGES)
+    return sizes[bisect_left(sizes, True, key=lambda n: bool(decide(n, 0, 0, n, budget, spending) == PASS))]
 
 
 def pass_chance(n: int, budget: Budget, flip_rate: float, true_drop_pp: float) -> float:
