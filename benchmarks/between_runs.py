@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
 
+from resnetrt.benchmarks.noninferiority import falling_root
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -88,7 +90,4 @@ def student_t(tail: float, df: int) -> float:
     low, high = 0.0, 1.0
     while student_tail(high, df) > tail:
         low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_tail(middle, df) > tail else (low, middle)
-    return high
+    return falling_root(lambda t: student_tail(t, df) - tail, low, high)

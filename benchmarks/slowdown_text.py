@@ -6,6 +6,7 @@ from typing import Any
 from resnetrt.benchmarks.latency import BASELINE
 from resnetrt.benchmarks.timing import ENOUGH_ROUNDS
 
+_WORTH_SAYING = 5.0  # percent that eager changed
 VERDICT_HEADER = ("network", "engine", "batch", "slowdown %", "95 % interval", "runs", "finds from %", "verdict")
 
 
@@ -60,6 +61,3 @@ def other_lines(regression: Mapping[str, Any]) -> list[str]:
         if abs(row["change_percent"]) >= _WORTH_SAYING
     ]
     return lines
-
-
-_WORTH_SAYING = 5.0  # percent
