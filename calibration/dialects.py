@@ -16,6 +16,8 @@ class Dialect:
     `every_output`: also quantize what a convolution hands on to other operators, and the main input of a residual add;
     the shortcut always is.
     `both_sides`: repeat the pair behind pools and slices with the same scale, so that they run on integers.
+    `extrema`: quantize what is computed from a maximum or minimum over axes. OpenVINO (2026.4) fuses the quantization
+    into the ReduceMax, whose result is then cut to integers before it is divided by the scale.
     `integer_bias`: store biases as int32 with the scale of the accumulator.
     `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or `centred`
     to p - 128 behind a symmetric pair.
@@ -30,6 +32,7 @@ class Dialect:
     integer_bias: bool
     pixels: Literal["raw", "paired", "centred"]
     host: bool = True
+    extrema: bool = True
 
 
 DIALECTS = {
@@ -44,7 +47,15 @@ DIALECTS = {
         host=False,
     ),
     # OpenVINO fuses the add too: a pair on the main branch would cost 1 to 1.5 dB and gain nothing.
-    "cpu": Dialect("cpu", symmetric=False, every_output=False, both_sides=True, integer_bias=False, pixels="paired"),
+    "cpu": Dialect(
+        "cpu",
+        symmetric=False,
+        every_output=False,
+        both_sides=True,
+        integer_bias=False,
+        pixels="paired",
+        extrema=False,
+    ),
     # ONNX Runtime runs a convolution on integers only if its output is quantized, main branch or not.
     "onnxruntime": Dialect(
         "onnxruntime", symmetric=False, every_output=True, both_sides=True, integer_bias=True, pixels="raw"

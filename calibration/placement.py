@@ -5,6 +5,7 @@ import onnx_ir as ir
 from resnetrt.calibration.dialects import Dialect
 from resnetrt.calibration.structure import (
     commutes,
+    computed_from_extremum,
     convolution_outputs,
     is_constant,
     residual_adds,
@@ -20,7 +21,7 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
 
     Values joined by operators that only move data (pools, slices, zero padding, reshapes) share one range: that of
     the topmost if it is itself quantized for a layer, else that of the value a layer consumes. Layers and adds named
-    in `keep_float` ask for nothing.
+    in `keep_float` ask for nothing, nor do layers that read what the dialect leaves float.
     """
     consumed = _consumed(graph, dialect, keep_float)
     points: Points = {}
@@ -45,6 +46,8 @@ def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> 
             values.append(add.main)
     if dialect.every_output:
         values += [value for value in convolution_outputs(graph, keep_float) if _readers(value, keep_float)]
+    if not dialect.extrema:
+        values = [value for value in values if not computed_from_extremum(value)]
     return {_name(value): value for value in values if value is not None and not is_constant(value)}
 
 

@@ -14,6 +14,7 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 COMMUTING = (
     "MaxPool",
     "ReduceMax",
+    "ReduceMin",
     "Slice",
     "Pad",
     "Reshape",
@@ -25,6 +26,7 @@ COMMUTING = (
 )
 
 _FUSED = ("Relu", "Clip")  # that every backend runs in the layer before
+_EXTREMA = ("ReduceMax", "ReduceMin")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ def commutes(node: ir.Node) -> bool:
     return fill is not None and not fill.numpy().any()
 
 
+def computed_from_extremum(value: ir.Value | None) -> bool:
+    """Whether `value` is computed, element by element or joined with others, from a maximum or minimum over axes.
+
+    Not where it is only moved: then it is one of the values that the maximum was taken of.
+    """
+    node = _maker(value)
+    return node is not None and node.op_type not in _EXTREMA and _from_extremum(value)
+
+
 def watched_values(graph: ir.Graph) -> list[ir.Value]:
     """Values that a dialect may quantize: inputs of weighted layers and adds, outputs of convolutions.
 
@@ -115,6 +126,23 @@ def watched_values(graph: ir.Graph) -> list[ir.Value]:
     for value in convolution_outputs(graph):
         watch(value)
     return list(found.values())
+
+
+def _from_extremum(value: ir.Value | None) -> bool:
+    node = _maker(value)
+    if node is None or node.op_type in WEIGHTED:
+        return False
+    computed = [each for each in node.inputs if not is_constant(each)]
+    alone = len(computed) == 1 or node.op_type == "Concat"
+    return node.op_type in _EXTREMA or (alone and any(map(_from_extremum, computed)))
+
+
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    """The nearest node above `value` that does more than move it; None for an input or a constant."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type not in _EXTREMA and commutes(node):
+        node = _input(node).producer()
+    return node
 
 
 def _has_weights(node: ir.Node) -> bool:

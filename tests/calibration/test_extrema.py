@@ -1,0 +1,100 @@
+"""Heads and gates that take a maximum: OpenVINO fuses a quantization into it and cuts the result to integers first."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small_models
+import torch
+from small_data import dataset_of, recipe, smooth_frames
+from torch import Tensor, nn
+
+from resnetrt.calibration.collect import calibrate
+from resnetrt.calibration.dialects import DIALECTS
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
+from resnetrt.export.fold import fold_batch_norms
+from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.trace import write_onnx
+from resnetrt.runtime.backends.openvino import properties, shared_core
+
+KIND, CHANNELS, CLASSES = "projection", 8, 6
+
+
+class Pooled(nn.Module):
+    """Convolution, `pool` to a vector, a linear layer."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS)
+        self.pool, self.fc = pool, nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.pool(self.bn(self.conv(x))))
+        return out
+
+
+class SpatialGate(nn.Module):
+    """The mean and the maximum of each pixel's channels gate it (CBAM, Woo et al. 2018, arXiv:1807.06521)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.Conv2d(2, 1, 7, padding=3)
+        self.fc = nn.Linear(CHANNELS, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        seen = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        out: Tensor = self.fc((x * self.gate(seen).sigmoid()).mean((2, 3)))
+        return out
+
+
+def mean(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+def highest(x: Tensor) -> Tensor:
+    return x.amax((2, 3))
+
+
+def lowest(x: Tensor) -> Tensor:
+    return x.amin((2, 3))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "maximum": lambda: Pooled(highest, CHANNELS),
+    "minimum": lambda: Pooled(lowest, CHANNELS),
+    "mean beside maximum": lambda: Pooled(lambda x: torch.cat([mean(x), highest(x)], 1), 2 * CHANNELS),
+    "maximum beside minimum": lambda: Pooled(lambda x: torch.cat([highest(x), lowest(x)], 1), 2 * CHANNELS),
+    "scaled maximum": lambda: Pooled(lambda x: highest(x) * 1.5, CHANNELS),
+    "sigmoid of a maximum": lambda: Pooled(lambda x: highest(x).sigmoid(), CHANNELS),
+    "activated, then joined": lambda: Pooled(
+        lambda x: torch.cat([mean(x), nn.functional.hardswish(highest(x))], 1), 2 * CHANNELS
+    ),
+    "mean plus maximum": lambda: Pooled(lambda x: mean(x) + highest(x), CHANNELS),
+    "spatial gate": SpatialGate,
+}
+QUANTIZED = {"maximum", "minimum", "mean plus maximum"}  # whose linear layer reads integers all the same
+
+
+def quantized(module: nn.Module, folder: Path) -> bytes:
+    """Its file in the dialect for OpenVINO."""
+    write_onnx(
+        fold_batch_norms(small_models.randomize(module), small_models.pictures(KIND, 4)).program, folder / "fp32.onnx"
+    )
+    record = calibrate(folder / "fp32.onnx", dataset_of(smooth_frames(KIND, 32), recipe(KIND)), recipe(KIND))
+    return quantize_model(folder / "fp32.onnx", record, DIALECTS["cpu"], QuantizeOptions(reduce_range=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_openvino_computes_what_the_file_says(name: str, tmp_path: Path):
+    """Measured: 1e-7 of the logits; 0.05 to 1 where a maximum is quantized behind other operators."""
+    file = quantized(NETWORKS[name](), tmp_path)
+    images = recipe(KIND).normalize(smooth_frames(KIND, 12, seed=99))
+    compiled = shared_core().compile_model(shared_core().read_model(file), "CPU", properties("int8", 1))
+    found = compiled([images])[0]
+    expected = run_onnx(file, images, as_written=True)
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+    linear = next(node for node in onnx.load_from_string(file).graph.node if node.op_type == "Gemm")
+    assert linear.input[0].endswith(".dequantized") == (name in QUANTIZED or name == "spatial gate")
