@@ -15,8 +15,8 @@ from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import UsageError
 
 if TYPE_CHECKING:
-    from resnetrt.benchmarks.lab_plan import LabOptions, Subject
-    from resnetrt.benchmarks.latency_regression import Regression
+    from resnetrt.benchmarks.compare.regression import Regression
+    from resnetrt.benchmarks.depth.plan import LabOptions, Subject
 
 HEADER = (
     "network",
@@ -79,14 +79,14 @@ class BenchRequest:
 
 def run_bench(request: BenchRequest, as_json: bool) -> int:
     """Measure, compare, write what was asked for, print; returns the exit code."""
-    from resnetrt.benchmarks.lab import run_lab
-    from resnetrt.benchmarks.lab_plan import lab_conditions, request_of
-    from resnetrt.benchmarks.latency_regression import EXIT_CODES, parse_percent
-    from resnetrt.benchmarks.loadgen import check_scenarios
-    from resnetrt.benchmarks.more_runs import python_of
-    from resnetrt.benchmarks.records import read_record
-    from resnetrt.benchmarks.resume import check_request, read_partial
-    from resnetrt.benchmarks.same_conditions import check_conditions
+    from resnetrt.benchmarks.compare.more_runs import python_of
+    from resnetrt.benchmarks.compare.records import read_record
+    from resnetrt.benchmarks.compare.regression import EXIT_CODES, parse_percent
+    from resnetrt.benchmarks.compare.resume import check_request, read_partial
+    from resnetrt.benchmarks.compare.same_conditions import check_conditions
+    from resnetrt.benchmarks.depth.lab import run_lab
+    from resnetrt.benchmarks.depth.plan import lab_conditions, request_of
+    from resnetrt.benchmarks.load.loadgen import check_scenarios
 
     started = time.monotonic()
 
@@ -136,8 +136,7 @@ def _check(
     request: BenchRequest, subjects: "Sequence[Subject]", options: "LabOptions", old: Mapping[str, Any] | None
 ) -> "Callable[[dict[str, Any], Callable[[str], None]], Regression | None]":
     """What follows the measuring: further runs, and the regression check that was asked for, stored in the record."""
-    from resnetrt.benchmarks.latency_regression import parse_percent, runs_of
-    from resnetrt.benchmarks.more_runs import (
+    from resnetrt.benchmarks.compare.more_runs import (
         RUNS,
         Runs,
         check_itself,
@@ -146,6 +145,7 @@ def _check(
         other_side,
         this_side,
     )
+    from resnetrt.benchmarks.compare.regression import parse_percent, runs_of
 
     made = [subject.name for subject in subjects[len(request.bundles) :]]
     precisions = request.precisions or (LAB_PRECISIONS if made else ())
@@ -174,7 +174,7 @@ def _check(
 
 
 def _options(request: BenchRequest) -> "LabOptions":
-    from resnetrt.benchmarks.lab_plan import LabOptions
+    from resnetrt.benchmarks.depth.plan import LabOptions
     from resnetrt.runtime.load import check_threads
 
     return LabOptions(
@@ -190,7 +190,7 @@ def _options(request: BenchRequest) -> "LabOptions":
 
 
 def _loadgen(request: BenchRequest, subjects: "Sequence[Subject]", threads: int, say: Any) -> Iterator[dict[str, Any]]:
-    from resnetrt.benchmarks.loadgen import run_loadgen
+    from resnetrt.benchmarks.load.loadgen import run_loadgen
 
     for subject in subjects:
         for engine in subject.engines:
@@ -218,8 +218,8 @@ def _write(record: Mapping[str, Any], folder: Path) -> None:
 
     write_file(folder / "bench.json", canonical_json(dict(record)))
     try:
-        from resnetrt.benchmarks.html_report import html_report
-        from resnetrt.benchmarks.pictures import draw_all, write_pictures
+        from resnetrt.benchmarks.reports.html_report import html_report
+        from resnetrt.benchmarks.reports.pictures import draw_all, write_pictures
 
         write_file(folder / "bench.html", html_report(record).encode())
         write_pictures(draw_all(record), folder)
@@ -240,8 +240,8 @@ def _pin(cpus: Sequence[str] | None) -> None:
 
 
 def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
-    from resnetrt.benchmarks.lab_bundles import lab_bundle
-    from resnetrt.benchmarks.lab_plan import bundle_subject
+    from resnetrt.benchmarks.depth.bundles import lab_bundle
+    from resnetrt.benchmarks.depth.plan import bundle_subject
     from resnetrt.bundle import Bundle
     from resnetrt.export.compilers import find_compiler
 
@@ -258,7 +258,7 @@ def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
 
 def _work(request: BenchRequest) -> Path:
     """The folder of what takes long to make: bundles, models of peers."""
-    from resnetrt.benchmarks.lab_bundles import default_work
+    from resnetrt.benchmarks.depth.bundles import default_work
 
     return request.work or default_work()
 
@@ -284,8 +284,8 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(record))
         return
-    from resnetrt.benchmarks.conclusions import conclusions
-    from resnetrt.benchmarks.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
+    from resnetrt.benchmarks.reports.conclusions import conclusions
+    from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
 
     print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
     if record["loadgen"]:
@@ -300,7 +300,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.report import few_rounds, format_ms
+    from resnetrt.benchmarks.reports.report import few_rounds, format_ms
 
     low, high = row["ci_ms"]
     return (

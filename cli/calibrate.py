@@ -41,7 +41,7 @@ def command(
     check_header(trt_method, trt_version)
     opened, runner = Bundle.open(bundle), None
     if ray is not None:
-        from resnetrt.benchmarks.ray_calibrate import runner_on_ray
+        from resnetrt.benchmarks.cluster.calibrate import runner_on_ray
 
         runner = runner_on_ray(opened, data, samples, seed, ray)
     equalized = not no_equalize and write_trt_cache is None

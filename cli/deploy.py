@@ -61,8 +61,8 @@ def command(
     work in the precision of its name. With --backend auto it is 0 if an engine was kept, 1 if none passes the budget, 3
     if too few images tell.
     """
-    from resnetrt.benchmarks.deploy import DeployRequest
-    from resnetrt.benchmarks.gate import Budget
+    from resnetrt.benchmarks.accuracy.gate import Budget
+    from resnetrt.benchmarks.deploy.run import DeployRequest
 
     if backend is None and given_options(ctx, "max_drop", "min_relative", "confidence"):
         raise click.UsageError("--max-drop, --min-relative and --confidence need --backend auto")

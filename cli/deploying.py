@@ -8,15 +8,15 @@ import click
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
-    from resnetrt.benchmarks.deploy import DeployRequest
+    from resnetrt.benchmarks.deploy.run import DeployRequest
 
 
 def run_deploy(request: "DeployRequest", as_json: bool) -> int:
     """Deploy, with one line a stage on stderr, and print the final table or one JSON object; returns the exit code."""
-    from resnetrt.benchmarks.auto import verdict
-    from resnetrt.benchmarks.deploy import deploy
-    from resnetrt.benchmarks.gate import EXIT_CODES
-    from resnetrt.benchmarks.report import HEADER, TRIED, few_rounds_notes, table_cells, tried_cells
+    from resnetrt.benchmarks.accuracy.gate import EXIT_CODES
+    from resnetrt.benchmarks.deploy.auto import verdict
+    from resnetrt.benchmarks.deploy.run import deploy
+    from resnetrt.benchmarks.reports.report import HEADER, TRIED, few_rounds_notes, table_cells, tried_cells
 
     started = time.monotonic()
     bundle, report, files = deploy(request, say=lambda line: note(f"{time.monotonic() - started:5.1f} s  {line}"))

@@ -10,8 +10,8 @@ from resnetrt.cli.options import json_option
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
-    from resnetrt.benchmarks.gate import Budget
-    from resnetrt.benchmarks.gate_run import GateRun
+    from resnetrt.benchmarks.accuracy.gate import Budget
+    from resnetrt.benchmarks.evaluate.run import GateRun
 
 _PATH = click.Path(path_type=Path)
 _OPTIONS = [
@@ -60,8 +60,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     if given["planning"]:
         _plan(given)
         return
-    from resnetrt.benchmarks.gate import EXIT_CODES
-    from resnetrt.benchmarks.gate_run import GateRequest, run_gate
+    from resnetrt.benchmarks.accuracy.gate import EXIT_CODES
+    from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
     from resnetrt.bundle import Bundle
 
     for name, what in (("bundle", "argument 'BUNDLE'"), ("data", "option '--data'")):
@@ -90,7 +90,7 @@ def _renamed(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _budget(given: dict[str, Any]) -> "Budget | None":
-    from resnetrt.benchmarks.gate import Budget
+    from resnetrt.benchmarks.accuracy.gate import Budget
 
     if given["max_drop"] is None and given["min_relative"] is None:
         return None
@@ -98,7 +98,7 @@ def _budget(given: dict[str, Any]) -> "Budget | None":
 
 
 def _plan(given: dict[str, Any]) -> None:
-    from resnetrt.benchmarks.plan import plan
+    from resnetrt.benchmarks.accuracy.plan import plan
     from resnetrt.errors import UsageError
 
     budget = _budget(given)
@@ -117,7 +117,7 @@ def _plan(given: dict[str, Any]) -> None:
 
 def _check_files(given: dict[str, Any]) -> None:
     """Raise `UsageError` for a file that can't be written, before the long run and not after it."""
-    from resnetrt.benchmarks.flips import check_suffix
+    from resnetrt.benchmarks.evaluate.flips import check_suffix
     from resnetrt.errors import UsageError
 
     if given["contact_sheet"] is not None:
@@ -131,8 +131,8 @@ def _check_files(given: dict[str, Any]) -> None:
 
 def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
     from resnetrt.atomic import write_file
-    from resnetrt.benchmarks.flips import write_contact_sheet
-    from resnetrt.benchmarks.gate_report import to_junit, to_markdown
+    from resnetrt.benchmarks.evaluate.flips import write_contact_sheet
+    from resnetrt.benchmarks.evaluate.report import to_junit, to_markdown
 
     if given["junit"] is not None:
         write_file(given["junit"], to_junit(run.record))
@@ -147,7 +147,7 @@ def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
 
 
 def _print(record: dict[str, Any]) -> None:
-    from resnetrt.benchmarks.gate_report import HEADER, explain, explain_baseline, row_cells
+    from resnetrt.benchmarks.evaluate.report import HEADER, explain, explain_baseline, row_cells
 
     if record["reference_why"]:
         note(f"reference is {record['reference']}: {record['reference_why']}")

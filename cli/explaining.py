@@ -55,7 +55,7 @@ class Explanation:
 
     def draw(self, path: Path) -> None:
         """The picture of all layers."""
-        from resnetrt.benchmarks.plot_layers import write_layer_plot
+        from resnetrt.benchmarks.reports.plot_layers import write_layer_plot
 
         if not self.rows:
             return

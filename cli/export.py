@@ -31,7 +31,7 @@ def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: An
     from resnetrt.bundle import check_destination
 
     check_destination(out, overwrite)
-    from resnetrt.benchmarks.prepare import prepare_export
+    from resnetrt.benchmarks.verify.prepare import prepare_export
     from resnetrt.export.export import export_bundle
 
     labels = read_labels(options.pop("labels_file"))

@@ -17,7 +17,7 @@ def command(out: Path, no_picture: bool, as_json: bool) -> None:
 
     Writes a bundle, report.md, report.json and a picture to --out; an older quickstart there is replaced.
     """
-    from resnetrt.benchmarks.deploy import DeployRequest
+    from resnetrt.benchmarks.deploy.run import DeployRequest
 
     run_deploy(
         DeployRequest(

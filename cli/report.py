@@ -17,9 +17,9 @@ from resnetrt.cli.output import emit_json
 def command(results: Path, html_file: Path | None, pictures: Path | None, accuracy: Path | None, as_json: bool) -> None:
     """Write a self-contained HTML report of what `resnetrt bench` measured."""
     from resnetrt.atomic import write_file
-    from resnetrt.benchmarks.html_report import html_report
-    from resnetrt.benchmarks.pictures import draw_all, write_pictures
-    from resnetrt.benchmarks.records import read_accuracy, read_record
+    from resnetrt.benchmarks.compare.records import read_accuracy, read_record
+    from resnetrt.benchmarks.reports.html_report import html_report
+    from resnetrt.benchmarks.reports.pictures import draw_all, write_pictures
 
     record = read_record(results, complete=False)
     if accuracy is not None:

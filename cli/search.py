@@ -31,8 +31,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     Exit code 0 confirmed, 1 nothing passed or not confirmed, 3 too few images or minutes to tell. Ctrl-C keeps the best
     so far.
     """
-    from resnetrt.benchmarks.gate import EXIT_CODES, INCONCLUSIVE, Budget
-    from resnetrt.benchmarks.search_run import SearchRequest, SearchRun
+    from resnetrt.benchmarks.accuracy.gate import EXIT_CODES, INCONCLUSIVE, Budget
+    from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
     from resnetrt.bundle import Bundle
     from resnetrt.calibration.quantize import QuantizeOptions
 
@@ -42,7 +42,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     request = SearchRequest(budget=budget, options=options, **{name: given[name] for name in names})
     record = SearchRun(Bundle.open(given["bundle"]), request).run()
     if given["picture"] is not None and record["front"]:
-        from resnetrt.benchmarks.plot import write_tradeoff
+        from resnetrt.benchmarks.reports.plot import write_tradeoff
 
         write_tradeoff(record["front"], f"{given['bundle'].name}: blocks kept out of INT8", given["picture"])
     if given["as_json"]:

@@ -161,7 +161,7 @@ def baselines_in(
 
     Raises `DataError` if an engine that is to be served is in none of them.
     """
-    from resnetrt.benchmarks.shadow_baseline import baseline_from_results
+    from resnetrt.benchmarks.accuracy.shadow_baseline import baseline_from_results
     from resnetrt.bundle import Bundle
 
     def find(bundle: Bundle, engine: str) -> "Baseline | None":
@@ -181,7 +181,7 @@ def eager_reference(bundle: "Bundle") -> "Reference | None":
     """The eager model, where torch and the weights are here; else None."""
     if importlib.util.find_spec("torch") is None:
         return None
-    from resnetrt.benchmarks.reference import find_reference
+    from resnetrt.benchmarks.verify.reference import find_reference
 
     found = find_reference(bundle)
     return None if found.why else found.infer

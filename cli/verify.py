@@ -30,7 +30,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare BUNDLE's engines with the eager model: stored golden logits, and live eager where torch is there."""
-    from resnetrt.benchmarks.verify import verify_bundle
+    from resnetrt.benchmarks.verify.parity import verify_bundle
     from resnetrt.bundle import Bundle
 
     if bisecting:
@@ -63,7 +63,7 @@ def _numbers(live: dict[str, float] | None) -> tuple[str, str, str]:
 
 
 def _bisect(ctx: click.Context, path: Path, engines: tuple[str, ...], weights: Path | None, as_json: bool) -> None:
-    from resnetrt.benchmarks.bisect import bisect
+    from resnetrt.benchmarks.verify.bisect import bisect
     from resnetrt.bundle import Bundle
 
     bundle = Bundle.open(path)

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnetrt.benchmarks.latency import Contender, measure_latency
-from resnetrt.benchmarks.noise import watch
-from resnetrt.benchmarks.reference import eager_infer
-from resnetrt.benchmarks.theme import FAINT, OTHER, PAPER, PRECISIONS, dress_axes, dressed, image_bytes
-from resnetrt.benchmarks.timing import Schedule
+from resnetrt.benchmarks.measure.latency import Contender, measure_latency
+from resnetrt.benchmarks.measure.noise import watch
+from resnetrt.benchmarks.measure.timing import Schedule
+from resnetrt.benchmarks.reports.theme import FAINT, OTHER, PAPER, PRECISIONS, dress_axes, dressed, image_bytes
+from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.conditions import conditions
 from resnetrt.models.definitions import definition
 

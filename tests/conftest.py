@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared-machine"))
 def _quick_exports() -> None:
     """A run of many tests exports hundreds of networks; one test alone need not import torch for this."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        from resnetrt.benchmarks.network_fuzz.workers import translate_once
+        from resnetrt.benchmarks.studies.network_fuzz.workers import translate_once
 
         translate_once()
 
@@ -74,7 +74,7 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def exported_fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded network as a bundle with a calibration record, made once; not to be changed."""
-    from resnetrt.benchmarks.prepare import prepare_export
+    from resnetrt.benchmarks.verify.prepare import prepare_export
     from resnetrt.calibration.collect import calibrate_bundle
     from resnetrt.export.export import export_bundle
 

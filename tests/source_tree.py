@@ -1,6 +1,8 @@
 """The folders of this repository as setup.cfg maps them to packages; shared by the structural tests."""
 
+import ast
 import configparser
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,3 +45,13 @@ def shipped_files() -> dict[str, Path]:
 def sources() -> dict[str, Path]:
     """The Python files among `shipped_files`."""
     return {name: path for name, path in shipped_files().items() if name.endswith(".py")}
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported, lazy imports too; a relative import starts with a dot."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)

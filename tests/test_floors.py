@@ -1,24 +1,13 @@
 """Each folder imports only from lower floors, by absolute names; the runtime never imports torch or onnx."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, TOP, package_dirs, sources
+from source_tree import ROOT, TOP, imported, package_dirs, sources
 
 FLOORS = {"core": 1, "models": 2, "runtime": 2, "export": 3, "calibration": 4, "benchmarks": 5, "cli": 6}
 NOT_IN_RUNTIME = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}
-
-
-def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported, lazy imports too; a relative import starts with a dot."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
 def folder_of(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.peers.tools import TOOLS, Tool
-from resnetrt.benchmarks.prepare import prepare_export
+from resnetrt.benchmarks.verify.prepare import prepare_export
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError, WeightsError
 from resnetrt.export.export import export_bundle

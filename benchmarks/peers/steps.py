@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.accuracy import OnFrames, compare_accuracy
-from resnetrt.benchmarks.evaluate import session_infer
-from resnetrt.benchmarks.latency import Infer
+from resnetrt.benchmarks.accuracy.comparison import OnFrames, compare_accuracy
+from resnetrt.benchmarks.accuracy.evaluate import session_infer
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure, ratio
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.isolated import Made
 from resnetrt.benchmarks.peers.request import Request, Subject
 from resnetrt.benchmarks.peers.store import Rows
 from resnetrt.benchmarks.peers.tools import CPU_BACKENDS, REFERENCE, Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
-from resnetrt.benchmarks.reference import find_reference
-from resnetrt.benchmarks.timing import Schedule, Timing, measure, ratio
+from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.calibration.data import open_dataset, pixel_hash
 from resnetrt.golden import Golden
 from resnetrt.preprocess import Preprocessing, UInt8Array

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from resnetrt.benchmarks.content import content_hash
+from resnetrt.benchmarks.accuracy.content import content_hash
 from resnetrt.benchmarks.peers.request import Request, Subject, open_subject
 from resnetrt.benchmarks.peers.steps import RUN
 from resnetrt.benchmarks.peers.store import Results, Rows

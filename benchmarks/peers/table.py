@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.benchmarks.peers.store import Results
-from resnetrt.benchmarks.timing import ENOUGH_ROUNDS, no_ratio
 
 
 def render(results: Results) -> str:

@@ -21,7 +21,7 @@ def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> str:
 def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes with one CPU each beside a head that computes nothing, and this process connected to them."""
     monkeypatch.setenv("RESNETRT_THREADS", "1")
-    from resnetrt.benchmarks.ray_pool import import_ray
+    from resnetrt.benchmarks.cluster.pool import import_ray
 
     ray = import_ray()
     from ray.cluster_utils import Cluster

@@ -13,7 +13,7 @@ import small_models
 from onnx import TensorProto, helper, numpy_helper
 from small_data import Calibrated, dataset_of, recipe, smooth_frames
 
-from resnetrt.benchmarks.bisect import onnx_features
+from resnetrt.benchmarks.verify.bisect import onnx_features
 from resnetrt.bundle import Bundle
 from resnetrt.calibration import collect
 from resnetrt.calibration.collect import calibrate, calibrate_bundle

@@ -80,7 +80,7 @@ def test_covariances_are_those_of_the_patches(calibrated: Callable[[str], Calibr
     sources = {
         layer.name: layer.inputs[0].name for layer in weighted_layers(model.graph) if layer.inputs[0] is not None
     }
-    from resnetrt.benchmarks.bisect import onnx_features
+    from resnetrt.benchmarks.verify.bisect import onnx_features
 
     values, _ = onnx_features(found.path, [name for name in sources.values() if name != "input"], images)
     for layer in weighted_layers(model.graph):

@@ -233,7 +233,7 @@ def test_without_a_command_there_is_help(cli):
     ],
 )
 def test_files_that_evaluate_can_not_write_are_told_before_it_runs(bundle, cli, more, message, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.gate_run.run_gate", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("resnetrt.benchmarks.evaluate.run.run_gate", lambda *_: pytest.fail("it ran"))
     assert message in cli("evaluate", bundle, "--data", "fashion_test", *more).one_line(2)
 
 

@@ -15,8 +15,8 @@ ENOUGH = ["--budget", "1"]  # for the six rounds that a verdict needs, also on a
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: PEAKS)
-    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_overhead", lambda *_: [])
+    monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_peaks", lambda *_: PEAKS)
+    monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_overhead", lambda *_: [])
     bundle = make_bundle(tmp_path / "tiny.bundle")
     compile_variant(bundle, "fp32", "onnxruntime")
     return bundle.path
@@ -25,7 +25,7 @@ def tiny(tmp_path, monkeypatch):
 @pytest.fixture
 def quiet(monkeypatch):
     """Whatever else this machine does: no run counts as disturbed, in this process or another."""
-    from resnetrt.benchmarks.more_runs import Side
+    from resnetrt.benchmarks.compare.more_runs import Side
 
     call = Side._call
 
@@ -36,7 +36,7 @@ def quiet(monkeypatch):
         }
 
     monkeypatch.setattr(Side, "_call", undisturbed)
-    monkeypatch.setattr("resnetrt.benchmarks.noise.Noise.disturbed", False)
+    monkeypatch.setattr("resnetrt.benchmarks.measure.noise.Noise.disturbed", False)
 
 
 def bench(path: Path, *more: str) -> int:
@@ -111,12 +111,12 @@ def test_what_is_measured_survives_an_interrupt_of_what_follows(when, as_json, t
 
     out, more = tmp_path / "out", ["--json"] * as_json
     if when == "loadgen":
-        monkeypatch.setattr("resnetrt.benchmarks.loadgen.check_scenarios", lambda _: None)
-        monkeypatch.setattr("resnetrt.benchmarks.loadgen.run_loadgen", interrupted)
+        monkeypatch.setattr("resnetrt.benchmarks.load.loadgen.check_scenarios", lambda _: None)
+        monkeypatch.setattr("resnetrt.benchmarks.load.loadgen.run_loadgen", interrupted)
         more += ["--loadgen", "Offline"]
     else:
         assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
-        monkeypatch.setattr("resnetrt.benchmarks.more_runs.Side.run", interrupted)
+        monkeypatch.setattr("resnetrt.benchmarks.compare.more_runs.Side.run", interrupted)
         more += ["--compare", str(tmp_path / "bench.json"), *ENOUGH]
         capsys.readouterr()
     assert bench(tiny, "--out", str(out), *more) == 130
@@ -130,13 +130,13 @@ def test_what_is_measured_survives_an_interrupt_of_what_follows(when, as_json, t
 
 
 def test_the_layers_of_an_engine_that_is_not_here_are_refused_first(tiny, capsys, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.lab.measure_peaks", lambda *_: pytest.fail("it is measured first"))
+    monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_peaks", lambda *_: pytest.fail("it is measured first"))
     assert bench(tiny, "--profile", "onnxruntime-fp23-cpu") == 2
     assert "unknown engine of --profile 'onnxruntime-fp23-cpu'; did you mean" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_path, capsys, monkeypatch):
-    from resnetrt.benchmarks import lab
+    from resnetrt.benchmarks.depth import lab
 
     measure = lab.measure_latency
 

@@ -12,7 +12,7 @@ import pytest
 import tiny_bundle
 from serving_process import WAIT_S, serving
 
-from resnetrt.benchmarks.gate_run import GateRequest, run_gate
+from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
 from resnetrt.bundle import Bundle
 
 ENGINE = "onnxruntime-int8-cpu"

@@ -1,0 +1,1 @@
+"""Accuracy beside the reference, image by image, and the gate: PASS, FAIL or INCONCLUSIVE."""

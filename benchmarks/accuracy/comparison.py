@@ -1,0 +1,298 @@
+"""Accuracy of engines against the reference over the same images in one pass: the `engines[]` rows of `evaluate`.
+
+What every engine said about every image is kept, so rows and verdicts can be computed again without running a model.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.accuracy.groups import group_weights
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.stats.paired import drop_interval
+from resnetrt.calibration.data import Batch, Dataset, IntArray, pixel_hash
+from resnetrt.errors import CheckFailed, DataError, UsageError
+from resnetrt.parity import SQNR_CAP_DB
+from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
+from resnetrt.progress import track
+
+_TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What one engine said, per image, all `(N,)`.
+
+    `predicted` is the class of the largest logit, `top5` whether the label is among the five largest, `margin` the
+    largest logit minus the second, `signal` the sum of the squared logits, `noise` that of their squared errors,
+    `confidence` the largest softmax probability.
+    """
+
+    predicted: IntArray
+    top5: npt.NDArray[np.bool_]
+    margin: npt.NDArray[np.float64]
+    signal: npt.NDArray[np.float64]
+    noise: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Outcomes]") -> "Outcomes":
+        """The outcomes of several batches as one."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    def at(self, rows: npt.ArrayLike) -> "Outcomes":
+        """The outcomes of the images at `rows`."""
+        chosen = np.asarray(rows)
+        return Outcomes(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Per-image outcomes over the same images; `indices` and `labels` `(N,)` as in the data set.
+
+    `images` `(N,)` are 64 bits of each image's `pixel_hash`, by which two runs are paired. `calibration_overlap` counts
+    images that calibration had used too; None if that is unknown. `groups` `(N,)` numbers the group that each image
+    belongs to, see `resnetrt.benchmarks.accuracy.groups`; None if every image is its own.
+    """
+
+    indices: IntArray
+    labels: IntArray
+    images: npt.NDArray[np.uint64]
+    reference: Outcomes
+    candidates: dict[str, Outcomes]
+    calibration_overlap: int | None
+    groups: IntArray | None = None
+
+    @property
+    def count(self) -> int:
+        """How many groups there are; without groups, how many images."""
+        return len(self.labels) if self.groups is None else len(np.unique(self.groups))
+
+    def at(self, rows: npt.ArrayLike) -> "Comparison":
+        """The same of the images at `rows`."""
+        chosen = np.asarray(rows)
+        return replace(
+            self,
+            indices=self.indices[chosen],
+            labels=self.labels[chosen],
+            images=self.images[chosen],
+            reference=self.reference.at(chosen),
+            candidates={name: outcomes.at(chosen) for name, outcomes in self.candidates.items()},
+            groups=None if self.groups is None else self.groups[chosen],
+        )
+
+    def distinct(self) -> "Comparison":
+        """The first of each set of pixel-identical images; none of those that have several labels.
+
+        Copies tell nothing new, and under two labels an answer is right or wrong by the way images are counted. Raises
+        `DataError` if nothing is left.
+        """
+        _, first, place = np.unique(self.images, return_index=True, return_inverse=True)
+        torn = np.zeros(len(first), bool)
+        torn[place[self.labels != self.labels[first][place]]] = True
+        if torn.all():
+            raise DataError("expected images with one label each, found every image again under another; check labels")
+        return self.at(np.sort(first[~torn]))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per candidate, percentages in percent and drops in percentage points; `verdict` is for the gate.
+
+        Every group counts the same, however many images it has.
+        """
+        return [self._row(name, outcomes) for name, outcomes in self.candidates.items()]
+
+    def _row(self, name: str, outcomes: Outcomes) -> dict[str, Any]:
+        right, reference_right = outcomes.predicted == self.labels, self.reference.predicted == self.labels
+        weights, n = group_weights(self.groups, len(self.labels)), self.count
+
+        def percent(hits: npt.NDArray[np.bool_]) -> float:
+            return 100 * float(weights[hits].sum()) / n
+
+        lost, gained = (float(weights[hits].sum()) for hits in (reference_right & ~right, right & ~reference_right))
+        low, high = drop_interval(lost, gained, n)
+        return {
+            "engine": name,
+            "n": len(self.labels),
+            "groups": None if self.groups is None else n,
+            "fp32_top1": percent(reference_right),
+            "top1": percent(right),
+            "fp32_top5": percent(self.reference.top5),
+            "top5": percent(outcomes.top5),
+            "drop_pp": 100 * (lost - gained) / n,
+            "drop_ci_pp": [100 * low, 100 * high],
+            "flips_percent": percent(outcomes.predicted != self.reference.predicted),
+            "sqnr_db": _sqnr_db(self.reference.signal, outcomes.noise),
+            "verdict": None,
+            "calibration_overlap": self.calibration_overlap,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What every engine said about one batch; `outcomes` of the reference come first."""
+
+    images: npt.NDArray[np.uint64]
+    outcomes: tuple[Outcomes, ...]
+    overlap: int
+
+
+class Journal(Protocol):
+    """Where finished batches are kept, so that a run that was killed goes on where it stopped."""
+
+    def finished(self) -> list[Part]:
+        """The batches of the run so far, in order."""
+        ...
+
+    def add(self, part: Part) -> None:
+        """Keep one more batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnFrames:
+    """An engine that takes uint8 `(n, H, W, C)` frames, its preprocessing baked in."""
+
+    infer: Callable[[UInt8Array], npt.NDArray[np.float32]]
+
+
+# from the position of the first image and the batch size to the outcomes of the batches from there on, in order
+Runner = Callable[[int, int], Iterable[Part]]
+
+
+def compare_accuracy(
+    reference: Infer,
+    candidates: Mapping[str, Infer | OnFrames],
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    calibration_hashes: Collection[str] | None = None,
+    allow_overlap: bool = False,
+    batch_size: int = 50,
+    journal: Journal | None = None,
+    runner: Runner | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Comparison:
+    """Run `reference` and `candidates` over every image of `dataset`, once; those finished in `journal` are not run.
+
+    `runner` runs the batches instead, with the same engines elsewhere. Where `stop` is true after a batch, the images
+    behind it are left out, as if they were not in the data.
+
+    Each maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels, `DataError`
+    for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless `allow_overlap`),
+    `CheckFailed` for outputs that are no logits.
+    """
+    if not dataset.labelled:
+        raise UsageError(f"data {dataset.name}: expected labels to compare with, found images without; add labels")
+    known = None if calibration_hashes is None else frozenset(calibration_hashes)
+    engines = by_title(reference, candidates)
+    parts = [] if journal is None else journal.finished()
+    start, total = sum(len(part.images) for part in parts), math.ceil(len(dataset) / batch_size)
+
+    def run_here(first: int, size: int) -> Iterable[Part]:
+        for batch in dataset.select(np.arange(first, len(dataset))).batches(size):
+            yield run_batch(engines, batch, dataset, preprocessing, known, allow_overlap)
+
+    found = (runner or run_here)(start, batch_size) if start < len(dataset) else ()
+    for part in track(found, "evaluating", total, "images", batch_size, done=len(parts)):
+        parts.append(part)
+        if journal is not None:
+            journal.add(part)
+        if stop():
+            dataset = dataset.select(np.arange(sum(len(part.images) for part in parts)))
+            break
+    whole = [Outcomes.concatenate(same) for same in zip(*(part.outcomes for part in parts), strict=True)]
+    images = np.concatenate([part.images for part in parts])
+    overlap = None if known is None else sum(part.overlap for part in parts)
+    by_name = dict(zip(candidates, whole[1:], strict=True))
+    return Comparison(dataset.indices, dataset.labels, images, whole[0], by_name, overlap)
+
+
+def by_title(reference: Infer, candidates: Mapping[str, Infer | OnFrames]) -> dict[str, Infer | OnFrames]:
+    """The reference and the candidates by what messages call them, the reference first."""
+    return {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
+
+
+def run_batch(
+    engines: Mapping[str, Infer | OnFrames],
+    batch: Batch,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    known: frozenset[str] | None,
+    allow_overlap: bool,
+) -> Part:
+    """What every engine, the reference first, says about one batch; raises as `compare_accuracy` does."""
+    hashes = [pixel_hash(frame) for frame in batch.frames]
+    overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
+    images = preprocessing.normalize(batch.frames)
+    expected: FloatArray | None = None
+    outcomes = []
+    for name, engine in engines.items():
+        found = engine.infer(batch.frames) if isinstance(engine, OnFrames) else engine(images)
+        logits = _checked(np.asarray(found), batch, dataset, name, expected)
+        expected = logits if expected is None else expected
+        outcomes.append(judge(logits, expected, batch.labels))
+    short = np.array([int(item[:16], 16) for item in hashes], np.uint64)
+    return Part(short, tuple(outcomes), overlap)
+
+
+def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcomes:
+    """Outcomes of `logits` `(n, classes)` for `labels`.
+
+    Equal logits rank by class index, so an engine that always says the same is right by chance only.
+    """
+    out, ref = logits.astype(np.float64), reference.astype(np.float64)
+    own = np.take_along_axis(out, labels[:, None], 1)
+    before = (out > own) | ((out == own) & (np.arange(out.shape[1]) < labels[:, None]))
+    largest = np.sort(out, axis=1)[:, -2:]
+    rest = np.exp(out - largest[:, -1:]).sum(1)
+    return Outcomes(
+        predicted=out.argmax(1).astype(np.int64),
+        top5=before.sum(1) < _TOP,
+        margin=largest[:, -1] - largest[:, 0],
+        signal=np.square(out).sum(1),
+        noise=np.square(out - ref).sum(1),
+        confidence=1 / rest,
+    )
+
+
+def _overlap(batch: Batch, hashes: Sequence[str], known: frozenset[str], dataset: Dataset, allowed: bool) -> int:
+    seen = [index for index, item in zip(batch.indices, hashes, strict=True) if item in known]
+    if seen and not allowed:
+        raise DataError(
+            f"data {dataset.name}: expected images that calibration has not used, found {len(seen)} of "
+            f"{len(batch.frames)}, first {dataset.identity(int(seen[0]))}; evaluate on other images"
+        )
+    return len(seen)
+
+
+def _checked(
+    logits: npt.NDArray[np.generic], batch: Batch, dataset: Dataset, name: str, expected: FloatArray | None
+) -> FloatArray:
+    n = len(batch.labels)
+    shape = f"({n}, classes)" if expected is None else str(expected.shape)
+    if logits.ndim != 2 or len(logits) != n or (expected is not None and logits.shape != expected.shape):
+        raise CheckFailed(f"{name}: expected outputs of shape {shape}, found {logits.shape}; verify the engine")
+    values = np.asarray(logits, np.float32)
+    finite = np.isfinite(values).all(1)
+    if not finite.all():
+        image = dataset.identity(int(batch.indices[int(np.argmin(finite))]))
+        raise CheckFailed(f"{name}: expected finite outputs, found NaN or infinity for {image}; verify the engine")
+    classes = values.shape[1]
+    if expected is None and (batch.labels >= classes).any():
+        row = int(np.argmax(batch.labels >= classes))
+        raise DataError(
+            f"data {dataset.name}: expected labels 0 to {classes - 1}, found {batch.labels[row]} for "
+            f"{dataset.identity(int(batch.indices[row]))}; use the data of this model"
+        )
+    return values
+
+
+def _sqnr_db(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float:
+    """As `resnetrt.parity.sqnr_db`, from sums per image."""
+    if noise.sum() <= 0:
+        return SQNR_CAP_DB
+    return min(SQNR_CAP_DB, float(10 * np.log10(max(float(signal.sum()), 1e-300) / float(noise.sum()))))

@@ -1,0 +1,162 @@
+"""Per-image outcomes on disk: the results file, and the journal of a run that may be killed.
+
+Both are safetensors: arrays `<engine number>/<field>`, engine 0 the reference. A verdict can be computed again from the
+results file, and two runs compared, without running a model.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from resnetrt.atomic import write_file
+from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes, Part
+from resnetrt.errors import DataError, UsageError
+
+SUFFIX = ".safetensors"
+_FORMAT = 1
+_FIELDS = tuple(field.name for field in fields(Outcomes))
+_DIGEST = 16
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A stored run: the comparison, and `about` with data set, bundle, conditions and class names."""
+
+    comparison: Comparison
+    about: dict[str, Any]
+
+
+def write_results(path: Path, comparison: Comparison, about: dict[str, Any]) -> None:
+    """Store a run at `path`, atomically."""
+    arrays: Arrays = {"indices": comparison.indices, "labels": comparison.labels, "images": comparison.images}
+    if comparison.groups is not None:
+        arrays["groups"] = comparison.groups
+    arrays |= _pack((comparison.reference, *comparison.candidates.values()))
+    header = {
+        "format": _FORMAT,
+        "engines": list(comparison.candidates),
+        "calibration_overlap": comparison.calibration_overlap,
+        "about": about,
+    }
+    write_file(path, _to_bytes(arrays, header))
+
+
+def read_results(path: Path) -> Results:
+    """The inverse of `write_results`. Raises `DataError` for anything else."""
+    try:
+        blob = path.read_bytes()
+        header, arrays = _header(blob), load_safetensors(blob)
+        if header["format"] != _FORMAT:
+            raise DataError(f"results {path}: expected format {_FORMAT}, found {header['format']}; evaluate again")
+        reference, *others = _unpack(arrays, 1 + len(header["engines"]))
+        comparison = Comparison(
+            arrays["indices"],
+            arrays["labels"],
+            arrays["images"],
+            reference,
+            dict(zip(header["engines"], others, strict=True)),
+            header["calibration_overlap"],
+            arrays.get("groups"),
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"results {path}: no such file; write one with: resnetrt evaluate --results") from error
+    except DataError:
+        raise
+    except Exception as error:  # safetensors' own error type has no stable public name
+        raise DataError(f"results {path}: expected a results file of evaluate, found: {error}") from error
+    return Results(comparison, header["about"])
+
+
+class FileJournal:
+    """Finished batches appended to a file, each behind its length and hash; an unfinished last one is cut off.
+
+    `key` describes the run. Raises `UsageError` if the file is of another run: it would mix two runs' images.
+    """
+
+    def __init__(self, path: Path, key: dict[str, Any]) -> None:
+        self._path = path
+        header = json.dumps(key, sort_keys=True).encode()
+        blobs = self._read() if path.exists() else []
+        if blobs and blobs[0] != header:
+            other = json.loads(blobs[0])
+            differing = [name for name in sorted({*key, *other}) if key.get(name) != other.get(name)]
+            raise UsageError(
+                f"journal {path}: expected batches of this run, found those of another, with other "
+                f"{', '.join(differing)}; remove it, or choose another --results"
+            )
+        self._parts = [part_from_bytes(blob) for blob in blobs[1:]]
+        if not blobs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_frame(header))
+
+    def finished(self) -> list[Part]:
+        """The batches of the run so far, in order."""
+        return list(self._parts)
+
+    def add(self, part: Part) -> None:
+        """Append one batch; it counts from the moment all its bytes are in the file."""
+        blob = _frame(part_to_bytes(part))
+        with self._path.open("ab") as file:
+            file.write(blob)
+
+    def remove(self) -> None:
+        """Delete the file, once the results are stored."""
+        self._path.unlink(missing_ok=True)
+
+    def _read(self) -> list[bytes]:
+        blob, blobs, start = self._path.read_bytes(), [], 0
+        while start + 8 + _DIGEST <= len(blob):
+            size = int.from_bytes(blob[start : start + 8], "little")
+            content = blob[start + 8 + _DIGEST : start + 8 + _DIGEST + size]
+            if _frame(content) != blob[start : start + 8 + _DIGEST + size]:
+                break
+            blobs.append(content)
+            start += 8 + _DIGEST + size
+        with self._path.open("r+b") as file:
+            file.truncate(start)
+        return blobs
+
+
+def _frame(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "little") + hashlib.sha256(content).digest()[:_DIGEST] + content
+
+
+def part_to_bytes(part: Part) -> bytes:
+    """One batch as safetensors."""
+    header = {"engines": len(part.outcomes), "overlap": part.overlap}
+    return _to_bytes({"images": part.images, **_pack(part.outcomes)}, header)
+
+
+def part_from_bytes(blob: bytes) -> Part:
+    """The inverse of `part_to_bytes`."""
+    header, arrays = _header(blob), load_safetensors(blob)
+    return Part(arrays["images"], tuple(_unpack(arrays, header["engines"])), header["overlap"])
+
+
+def _pack(outcomes: Sequence[Outcomes]) -> Arrays:
+    return {f"{i}/{name}": getattr(found, name) for i, found in enumerate(outcomes) for name in _FIELDS}
+
+
+def _unpack(arrays: Arrays, count: int) -> list[Outcomes]:
+    return [Outcomes(**{name: arrays[f"{i}/{name}"] for name in _FIELDS}) for i in range(count)]
+
+
+def _to_bytes(arrays: Arrays, header: dict[str, Any]) -> bytes:
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return bytes(save_safetensors(whole, metadata={"header": json.dumps(header, sort_keys=True, allow_nan=False)}))
+
+
+def _header(blob: bytes) -> dict[str, Any]:
+    """The JSON in a safetensors file: 8 bytes of length, then an object with `__metadata__`."""
+    length = int.from_bytes(blob[:8], "little")
+    header: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["header"])
+    return header

@@ -1,0 +1,239 @@
+"""Two releases compared: the same engine's outcomes then and now, image by image where both runs were stored."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes
+from resnetrt.benchmarks.accuracy.gate import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    WHOLE,
+    Budget,
+    Pairs,
+    Spending,
+    judge_pairs,
+    question,
+)
+from resnetrt.benchmarks.accuracy.outcomes import SUFFIX, Results, read_results
+from resnetrt.benchmarks.compare.records import reason
+from resnetrt.benchmarks.stats.noninferiority import critical
+from resnetrt.benchmarks.stats.paired import drop_interval
+from resnetrt.errors import DataError, UsageError
+
+NEW, VANISHED, NOT_ASKED = "new", "vanished", "not asked for"  # why an engine has no partner, see `Baseline.unmatched`
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An older run: its per-image outcomes, or from `evaluate --json` the rows of its engines only."""
+
+    path: Path
+    stored: Results | None
+    rows: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Baseline":
+        """Raises `DataError` for a file that is neither."""
+        if path.suffix == SUFFIX:
+            stored = read_results(path)
+            return cls(path, stored, {name: {} for name in stored.comparison.candidates})
+        return cls(path, None, _read_rows(path))
+
+    def pair(self, engines: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
+        """The engines of this run that the baseline has, under the same name or the one that `renamed` gives.
+
+        Raises `UsageError` if there is none, or `renamed` names an engine that is not there.
+        """
+        for new, then in renamed.items():
+            for name, known, where in ((new, engines, "this run"), (then, self.rows, "the baseline")):
+                if name not in known:
+                    raise UsageError(
+                        f"--baseline-engine {new}={then}: expected an engine of {where}, {', '.join(known)}; "
+                        f"found {name}"
+                    )
+        then_of = {name: renamed.get(name, name) for name in engines}
+        pairs = {name: then for name, then in then_of.items() if then in self.rows}
+        if not pairs:
+            raise UsageError(
+                f"--baseline {self.path}: expected an engine of this run, {', '.join(engines)}; found "
+                f"{', '.join(self.rows) or 'none'}; if one was only renamed, say --baseline-engine NEW=OLD"
+            )
+        return pairs
+
+    def unmatched(self, engines: Sequence[str], pairs: Mapping[str, str], whole: bool) -> list[dict[str, Any]]:
+        """A row for every engine of one side only. A new one is INCONCLUSIVE, one that has vanished FAILs.
+
+        Unless the `whole` bundle was evaluated, an engine of the baseline was not asked for, and has no verdict.
+        """
+        new = [_lone(name, None, INCONCLUSIVE, NEW) for name in engines if name not in pairs]
+        gone = [name for name in self.rows if name not in pairs.values()]
+        how = (FAIL, VANISHED) if whole else (None, NOT_ASKED)
+        return new + [_lone(name, name, *how) for name in gone]
+
+
+def compare_releases(
+    comparison: Comparison,
+    old: Baseline,
+    budget: Budget,
+    renamed: Mapping[str, str] | None = None,
+    whole: bool = True,
+    spendings: Mapping[str, tuple[Spending, Spending]] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per engine of `comparison`: its drop since the run `old`, with a verdict against `budget`.
+
+    A results file is paired by the pixels of the images; `evaluate --json` of then has rows only, so its top-1 is
+    compared as if on other images, which needs far more of them: `gate_bounds` are then of the drop in pp under either
+    budget, which is `limit_pp`. Engines pair as `Baseline.pair` says; the others have a row of `Baseline.unmatched`.
+    `spendings` are those of `gate_rows`.
+    """
+    comparison, engines = comparison.distinct(), list(comparison.candidates)
+    pairs = old.pair(engines, renamed or {})
+    rows = []
+    for new, then in pairs.items():
+        spending = (spendings or {}).get(new, (WHOLE, WHOLE))
+        if old.stored is not None:
+            rows.append(_paired(comparison, old.stored, new, then, budget, old.path, spending))
+        else:
+            rows.append(_unpaired(comparison, new, old.rows[then], budget, spending[0]))
+    return rows + old.unmatched(engines, pairs, whole)
+
+
+def _lone(engine: str, then: str | None, verdict: str | None, why: str) -> dict[str, Any]:
+    """The row of an engine that nothing is compared with."""
+    numbers = (
+        "n",
+        "groups",
+        "baseline_top1",
+        "top1",
+        "drop_pp",
+        "drop_ci_pp",
+        "flips_percent",
+        "gate_bounds",
+        "mcnemar_p",
+    )
+    row = dict.fromkeys((*numbers, "more_images", "more_images_if_equal"))
+    return {"engine": engine, "baseline_engine": then, "paired": None, **row, "verdict": verdict, "verdict_why": why}
+
+
+def _paired(
+    comparison: Comparison,
+    stored: Results,
+    new: str,
+    then: str,
+    budget: Budget,
+    path: Path,
+    spending: tuple[Spending, Spending],
+) -> dict[str, Any]:
+    before = stored.comparison.distinct()
+    _, now_rows, then_rows = np.intersect1d(comparison.images, before.images, return_indices=True)
+    if not len(now_rows):
+        raise UsageError(f"--baseline {path}: expected images of this run, found none; evaluate the same data")
+    labels, groups = comparison.labels[now_rows], comparison.groups
+    groups = None if groups is None else groups[now_rows]
+    if not np.array_equal(labels, before.labels[then_rows]):
+        changed = int((labels != before.labels[then_rows]).sum())
+        raise DataError(
+            f"--baseline {path}: expected the same labels for the same images, found {changed} others; "
+            "the class order has changed"
+        )
+    was, now = before.candidates[then].at(then_rows), comparison.candidates[new].at(now_rows)
+    was_right = was.predicted == labels
+    pairs = Pairs.count(was_right, now.predicted == labels, groups)
+    low, high = drop_interval(pairs.lost, pairs.gained, pairs.n)
+    row = {
+        "engine": new,
+        "baseline_engine": then,
+        "paired": True,
+        "n": len(labels),
+        "groups": None if groups is None else pairs.n,
+        "baseline_top1": 100 * (pairs.both + pairs.lost) / pairs.n,
+        "top1": 100 * (pairs.both + pairs.gained) / pairs.n,
+        "drop_pp": pairs.drop_pp,
+        "drop_ci_pp": [100 * low, 100 * high],
+        "flips_percent": _flips(was, now),
+        "lost": pairs.lost,
+        "gained": pairs.gained,
+        **judge_pairs(pairs, budget, *spending).to_json(),
+    }
+    question(row, was_right, labels, budget, groups=groups)
+    return row
+
+
+def _flips(was: Outcomes, now: Outcomes) -> float:
+    return 100 * float((was.predicted != now.predicted).mean())
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        record = json.loads(path.read_bytes())
+        rows = {row["engine"]: {"n": int(row["n"]), "top1": float(row["top1"]), **row} for row in record["engines"]}
+    except FileNotFoundError as error:
+        raise DataError(f"--baseline {path}: no such file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"--baseline {path}: expected a results file ({SUFFIX}) or the object of evaluate --json, found: "
+            f"{reason(error)}"
+        ) from error
+    return rows
+
+
+def _unpaired(
+    comparison: Comparison, new: str, then: Mapping[str, Any], budget: Budget, spending: Spending
+) -> dict[str, Any]:
+    labels, n = comparison.labels, comparison.count
+    pairs = Pairs.count(comparison.reference.predicted == labels, comparison.candidates[new].predicted == labels,
+                        comparison.groups)  # fmt: skip
+    right = pairs.both + pairs.gained
+    old_n, old_share = then.get("groups") or then["n"], then["top1"] / 100
+    passing, failing = spending.confidences(budget)
+    _, high = newcombe(old_share, old_n, right / n, n, passing)
+    low, _ = newcombe(old_share, old_n, right / n, n, failing)
+    limit = budget.max_drop_pp / 100 if budget.max_drop_pp is not None else (1 - (budget.min_relative or 1)) * old_share
+    verdict = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
+    both = newcombe(old_share, old_n, right / n, n, 0.975)
+    row = {
+        "engine": new,
+        "baseline_engine": then["engine"],
+        "paired": False,
+        "n": len(labels),
+        "groups": None if comparison.groups is None else n,
+        "baseline_top1": then["top1"],
+        "top1": 100 * right / n,
+        "drop_pp": then["top1"] - 100 * right / n,
+        "drop_ci_pp": [100 * both[0], 100 * both[1]],
+        "flips_percent": None,
+        "verdict": verdict,
+        "gate_bounds": [100 * low, 100 * high],
+        "limit_pp": 100 * limit,
+        "mcnemar_p": None,
+        "more_images": None,
+        "more_images_if_equal": None,
+    }
+    question(row, comparison.reference.predicted == labels, labels, budget, groups=comparison.groups)
+    return row
+
+
+def newcombe(first: float, first_n: int, second: float, second_n: int, confidence: float) -> tuple[float, float]:
+    """Bounds of `first - second`, shares of different images; each alone holds with about `confidence`.
+
+    Newcombe (1998), Statistics in Medicine 17, 873-890, method 10: Wilson's intervals, combined.
+    """
+    z = critical(confidence)
+    (low1, high1), (low2, high2) = _wilson(first, first_n, z), _wilson(second, second_n, z)
+    difference = first - second
+    low = difference - math.hypot(first - low1, high2 - second)
+    high = difference + math.hypot(high1 - first, second - low2)
+    return low, high
+
+
+def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return middle - half, middle + half

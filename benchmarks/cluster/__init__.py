@@ -1,0 +1,1 @@
+"""The batches of `evaluate` and `calibrate` on a Ray cluster."""

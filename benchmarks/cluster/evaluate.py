@@ -1,0 +1,137 @@
+"""The gate's batches on a Ray cluster: every actor has the reference and all engines open.
+
+Every batch is computed as it is locally, so the results are the same. What actors send is safetensors.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy.comparison import OnFrames, Part, Runner, by_title, run_batch
+from resnetrt.benchmarks.accuracy.content import content_hash
+from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
+from resnetrt.benchmarks.accuracy.outcomes import part_from_bytes, part_to_bytes
+from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer
+from resnetrt.benchmarks.evaluate.run import GateRequest, open_engines, open_images
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.verify.reference import find_reference
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.data import Batch, Dataset
+from resnetrt.errors import BundleError, DataError
+from resnetrt.settings import read_settings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Bundle and images as the driver has them, to know the same ones on another node.
+
+    `batches` are the hashes of all batches of `size` images; an actor looks at those of the batches it gets.
+    """
+
+    bundle: str
+    fp32_sha256: str
+    count: int
+    size: int
+    batches: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bundle: Bundle, count: int, size: int, batches: Sequence[str]) -> "Origin":
+        """`batches` are those of `batch_hashes` for so many images."""
+        fp32 = bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256
+        return cls(str(bundle.path.absolute()), fp32, count, size, tuple(batches))
+
+    def open_bundle(self) -> Bundle:
+        """The bundle at the same path here. Raises `BundleError` for another one."""
+        bundle = Bundle.open(self.bundle)
+        if bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256 != self.fp32_sha256:
+            raise BundleError(f"bundle {self.bundle}: another one lies at this path on another node; copy it there")
+        return bundle
+
+    def batch(self, dataset: Dataset, start: int, data: str) -> Batch:
+        """The batch of `dataset` that begins at `start`. Raises `DataError` for other images than the driver's."""
+        if len(dataset) == self.count:
+            part = dataset.select(np.arange(start, min(start + self.size, self.count)))
+            if content_hash(part) == self.batches[start // self.size]:
+                return next(part.batches(self.size))
+        raise DataError(f"data {data}: other images lie at this path on another node; copy them there")
+
+
+def absolute_data(data: str) -> str:
+    """A data set's name or path as it holds in another process's folder."""
+    return str(Path(data).absolute()) if Path(data).exists() else data
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an actor needs to open the same bundle, data and engines as the driver."""
+
+    origin: Origin
+    request: GateRequest
+    engines: tuple[str, ...]
+
+
+def runner_on_ray(
+    bundle: Bundle, request: GateRequest, engines: list[str], count: int, hashes: Sequence[str]
+) -> Runner:
+    """A runner for `compare_accuracy` over `count` images, on the cluster at `request.ray`; see `Pool`.
+
+    `hashes` are the `batch_hashes` of the images.
+    """
+    job = Job(Origin.of(bundle, count, request.batch_size, hashes), _absolute(request), tuple(engines))
+    gpu = any(bundle.read_json(bundle.manifest.engines[name].sidecar).get("target") != "cpu" for name in engines)
+
+    def run(start: int, size: int) -> Iterable[Part]:
+        assert request.ray is not None
+        pool = Pool(request.ray, Scorer, job, read_settings().threads, gpu)
+        return map(part_from_bytes, pool.run(range(start, count, size)))
+
+    return run
+
+
+class Scorer:
+    """An actor: opens everything at its first batch and answers with the outcomes."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._stack = ExitStack()
+        self._opened: _Opened | None = None
+
+    def __call__(self, rows: Columns) -> Columns:
+        """See `answer`."""
+        return answer(rows, self._score)
+
+    def _score(self, start: int) -> bytes:
+        if self._opened is None:
+            self._opened = _open(self._job, self._stack)
+        return part_to_bytes(self._opened.score(start, self._job))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    bundle: Bundle
+    dataset: Dataset
+    engines: dict[str, Infer | OnFrames]
+    known: frozenset[str] | None
+
+    def score(self, start: int, job: Job) -> Part:
+        batch = job.origin.batch(self.dataset, start, job.request.data)
+        recipe = self.bundle.manifest.preprocessing
+        return run_batch(self.engines, batch, self.dataset, recipe, self.known, job.request.allow_overlap)
+
+
+def _open(job: Job, stack: ExitStack) -> _Opened:
+    bundle = job.origin.open_bundle()
+    dataset = open_images(bundle, job.request)
+    reference = find_reference(bundle, job.request.weights)
+    engines, _ = stack.enter_context(open_engines(bundle, job.engines, job.request.budget is not None))
+    hashes = calibration_hashes(bundle)
+    return _Opened(bundle, dataset, by_title(reference.infer, engines), None if hashes is None else frozenset(hashes))
+
+
+def _absolute(request: GateRequest) -> GateRequest:
+    """The request with paths that hold in another process's folder."""
+    weights = None if request.weights is None else request.weights.absolute()
+    return replace(request, data=absolute_data(request.data), weights=weights, results=None, ray=None)

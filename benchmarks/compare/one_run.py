@@ -1,0 +1,79 @@
+"""One run of latencies in a process of its own: the unit of the regression check.
+
+    PYTHON -P one_run.py REQUEST.json ROWS.json
+
+Started by `more_runs`, by its path and perhaps by the Python of another environment: the same script then times what
+*that* environment's resnetrt makes of the bundle. It imports nothing but what has long been there.
+"""
+
+import json
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.depth.bundles import lab_bundle
+from resnetrt.benchmarks.depth.findings import Findings
+from resnetrt.benchmarks.depth.lab import Lab
+from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
+from resnetrt.benchmarks.depth.shares import Shares
+from resnetrt.bundle import Bundle
+from resnetrt.errors import ResnetrtError
+
+
+def one_run(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Time the networks of `request` (see `more_runs.Side`) and return rows, noise, conditions and content."""
+    peers = None if request["peers"] is None else Path(request["peers"])
+    subjects = [(_subject(network, request), network["batches"], network["seconds"]) for network in request["networks"]]
+    found, options = Findings(), LabOptions()
+    for subject, batches, seconds in subjects if request["rounds"] else ():
+        options = LabOptions(
+            batches, request["threads"], request["rounds"], None, peers, end_to_end=False, memory=False
+        )
+        Lab(options, found, _Told(seconds), _say, lambda: None).measure(subject)
+    return {
+        "conditions": lab_conditions(options),
+        "content": request_of([subject for subject, *_ in subjects], options)["content"],
+        "results": found.results,
+        "noise": found.noise,
+        "left_out": found.left_out,
+    }
+
+
+class _Told(Shares):
+    """Seconds of each group as they are told, however long loading takes; None is no limit."""
+
+    def __init__(self, seconds: Sequence[float | None]) -> None:
+        super().__init__(None)
+        self._seconds = deque(seconds)
+
+    def next(self) -> float | None:
+        return self._seconds.popleft()
+
+
+def _subject(network: Mapping[str, Any], request: Mapping[str, Any]) -> Subject:
+    precisions, backends = request["precisions"], request["backends"]
+    if network["bundle"] is None:
+        return lab_bundle(network["name"], precisions, backends, Path(request["work"]), _say)
+    bundle = Bundle.open(Path(network["bundle"]))
+    return Subject(bundle, network["engines"]) if network["engines"] else bundle_subject(bundle, precisions, backends)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def main(words: list[str]) -> int:
+    """Read the request, write the rows; an error is one line on stderr."""
+    request, rows = map(Path, words)
+    try:
+        rows.write_text(json.dumps(one_run(json.loads(request.read_text()))))
+    except ResnetrtError as error:
+        _say(str(error))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

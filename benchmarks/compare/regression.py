@@ -1,0 +1,247 @@
+"""Is this code slower than earlier code? Whole runs of one against whole runs of the other, cell by cell.
+
+A cell is an engine of a network at a batch size. A run says one number for it: the median over rounds of its time over
+eager's in the same round, which takes the machine's mood out. Runs differ by more than their rounds show, so the
+interval comes from the spread between runs (`between_runs`).
+
+What a verdict of the command claims, for runs that differ by chance only:
+
+- FAIL: some cell is slower than the limit. It says so wrongly in 5 % of the cases at most, however many cells there
+  are: cells are corrected for their number by Holm's method.
+- PASS: no cell is slower than the limit, wrong in 5 % at most. That needs no correction: all cells must pass, and a
+  cell that is slower does so in 5 % at most, alone or among others (the intersection-union test: Berger 1982,
+  Technometrics 24, 295-300).
+
+Both 5 % are two looks of 2.5 %, as undecided cells are measured once more (`more_runs`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any, Literal
+
+from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
+from resnetrt.benchmarks.stats.between_runs import Difference, differ, holm, run_variance, student_t
+from resnetrt.errors import UsageError
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Row = Mapping[str, Any]
+Run = Sequence[Row]  # rows of one process: `results[]`, or as much of it as `slim` keeps
+Key = tuple[str, str, int, int]
+_Rows = Mapping[Key, Row]  # of one run
+Group = tuple[str, int]  # network and batch
+EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+LEVEL = (1 - CONFIDENCE) / 2  # of one look, to one side
+_MISSED = 0.10  # of slowdowns of `detectable_percent` in one look
+_KEPT = ("network", "engine", "batch", "threads", "round_medians_ms", "disturbed")
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """`slowdown_percent` of one cell, its 95 % interval, and what follows from it; None where nothing can be said.
+
+    `against` is what times were divided by: `eager-fp32`, or `time` without that baseline. `runs` are those that count
+    of either side, `disturbed` those that don't because something else used the machine, `few_rounds` because they are
+    too short. `spread_percent` is the standard deviation from run to run, `detectable_percent` the slowdown that
+    so many runs would find in nine cases of ten at this limit.
+    """
+
+    network: str
+    engine: str
+    batch: int
+    threads: int
+    against: str
+    verdict: Verdict
+    runs: tuple[int, int]
+    disturbed: tuple[int, int]
+    few_rounds: tuple[int, int]
+    slowdown_percent: float | None = None
+    ci_percent: tuple[float, float] | None = None
+    spread_percent: float | None = None
+    detectable_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The verdicts of all cells that both sides have; `only_old` and `only_new` name the others.
+
+    `machine` is how eager's own time changed: a statement about the machine, and no verdict.
+    """
+
+    limit_percent: float
+    cells: tuple[CellVerdict, ...]
+    only_old: tuple[str, ...] = ()
+    only_new: tuple[str, ...] = ()
+    machine: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if a cell fails or an old one is gone, else INCONCLUSIVE if one is, else PASS."""
+        found = {cell.verdict for cell in self.cells}
+        if "FAIL" in found or self.only_old:
+            return "FAIL"
+        return "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"
+
+    @property
+    def unsure(self) -> set[Group]:
+        """Network and batch of the cells that more runs may decide."""
+        return {(c.network, c.batch) for c in self.cells if c.verdict == "INCONCLUSIVE" and c.ci_percent is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """The record under `regression` of `bench --json`."""
+        return {
+            "verdict": self.verdict,
+            "max_slowdown_percent": self.limit_percent,
+            "cells": [asdict(cell) for cell in self.cells],
+            "only_old": list(self.only_old),
+            "only_new": list(self.only_new),
+            "machine": list(self.machine),
+        }
+
+
+def parse_percent(text: str) -> float:
+    """`5%` or `5` as 5.0. Raises `UsageError` for anything else and for a negative number."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--max-slowdown: expected a percentage such as 5%, found {text!r}")
+    return value
+
+
+def runs_of(record: Mapping[str, Any]) -> list[Run]:
+    """The runs of a `bench.json`: its own results, and further processes where there were some."""
+    return [record["results"], *(run["results"] for run in record.get("runs", ()))]
+
+
+def slim(rows: Run) -> list[dict[str, Any]]:
+    """Of each row what a comparison needs."""
+    return [{name: row[name] for name in _KEPT if name in row} for row in rows]
+
+
+def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, baseline: bool = True) -> Regression:
+    """Compare two sides of some runs each. Without `baseline` by time, as where the two have another eager.
+
+    Raises `UsageError` if they share no cell, or if only one of them timed eager.
+    """
+    sides = [[{_key(row): row for row in run} for run in runs] for runs in (old, new)]
+    before, after = (dict.fromkeys(key for rows in runs for key in rows) for runs in sides)
+    shared = [key for key in after if key in before]
+    if not shared:
+        raise UsageError("--compare: expected a cell that both runs measured, found none; use the same networks")
+    judged = [key for key in shared if key[1] != BASELINE]
+    pairs = [(_side(key, sides[0], baseline), _side(key, sides[1], baseline)) for key in judged]
+    found = _judge(list(map(_cell, judged, pairs)), pairs, limit_percent)
+    return Regression(
+        limit_percent,
+        tuple(found),
+        tuple(map(_name, (key for key in before if key not in after))),
+        tuple(map(_name, (key for key in after if key not in before))),
+        tuple(_machine(key, *sides) for key in shared if key[1] == BASELINE),
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The rounds of one cell, over the baseline's, in each run that counts; and how many do not."""
+
+    rounds: list[list[float]]
+    against: str
+    disturbed: int
+    few: int
+
+    def values(self, rounds: int) -> list[float]:
+        """The logarithm of each run's median, all of equally many rounds: so their precision is the same."""
+        return [math.log(median(run[:rounds])) for run in self.rounds]
+
+
+def _side(key: Key, runs: Sequence[_Rows], baseline: bool) -> _Side:
+    network, engine, batch, threads = key
+    counted, against, disturbed, few = [], set(), 0, 0
+    for rows in runs:
+        if key not in rows:
+            continue
+        own, eager = rows[key], rows.get((network, BASELINE, batch, threads))
+        by_time = engine == BASELINE or eager is None or not baseline
+        against.add("time" if by_time else BASELINE)
+        times = own["round_medians_ms"]
+        over = [1.0] * len(times) if by_time or eager is None else eager["round_medians_ms"]
+        if own.get("disturbed"):
+            disturbed += 1
+        elif len(times) < ENOUGH_ROUNDS:
+            few += 1
+        else:
+            counted.append([a / b for a, b in zip(times, over, strict=True)])
+    if len(against) > 1:
+        raise UsageError(f"--compare: {BASELINE} was timed in some runs only; time it in all")
+    return _Side(counted, against.pop(), disturbed, few)
+
+
+def _cell(key: Key, sides: tuple[_Side, _Side]) -> CellVerdict:
+    old, new = sides
+    if old.against != new.against:
+        raise UsageError(f"--compare: {BASELINE} was timed in one run only; time it in both")
+    counts = (len(old.rounds), len(new.rounds)), (old.disturbed, new.disturbed), (old.few, new.few)
+    return CellVerdict(*key, new.against, "INCONCLUSIVE", *counts)
+
+
+def _judge(cells: Sequence[CellVerdict], pairs: Sequence[tuple[_Side, _Side]], limit: float) -> list[CellVerdict]:
+    """Put numbers and verdicts into the cells that have runs enough: three of both sides together."""
+    values = [_values(*sides) for sides in pairs]
+    variances = [run_variance(*pair) for pair in values if pair is not None]
+    # few runs may lie close by chance: no cell is taken for steadier than the median one of the same runs. With one
+    # stored run whose rounds have two modes intervals hold in 95.7 % with it and in 92.6 without, by simulation
+    floor = median(variances) if variances else 0.0
+    found = [None if pair is None else differ(*pair, floor) for pair in values]
+    log_limit = math.log1p(limit / 100)
+    tried = [item for item in found if item is not None]
+    slower = iter(holm([item.tail_above(log_limit) for item in tried], LEVEL))
+    return [
+        cell if item is None else _decided(cell, item, next(slower), log_limit, LEVEL / len(tried))
+        for cell, item in zip(cells, found, strict=True)
+    ]
+
+
+def _values(old: _Side, new: _Side) -> tuple[list[float], list[float]] | None:
+    if not old.rounds or not new.rounds or len(old.rounds) + len(new.rounds) < 3:
+        return None
+    rounds = min(map(len, (*old.rounds, *new.rounds)))
+    return old.values(rounds), new.values(rounds)
+
+
+def _decided(cell: CellVerdict, found: Difference, slower: bool, log_limit: float, level: float) -> CellVerdict:
+    low, high = found.log_ratio - found.reach(LEVEL), found.log_ratio + found.reach(LEVEL)
+    verdict: Verdict = "FAIL" if slower else "PASS" if high <= log_limit else "INCONCLUSIVE"
+    count = 1 / cell.runs[0] + 1 / cell.runs[1]
+    return replace(
+        cell,
+        verdict=verdict,
+        slowdown_percent=_percent(found.log_ratio),
+        ci_percent=(_percent(low), _percent(high)),
+        spread_percent=_percent(found.standard_error / math.sqrt(count)),
+        detectable_percent=_percent(
+            log_limit + found.reach(level) + student_t(_MISSED, found.df) * found.standard_error
+        ),
+    )
+
+
+def _machine(key: Key, old: Sequence[_Rows], new: Sequence[_Rows]) -> dict[str, Any]:
+    network, _, batch, threads = key
+    then, now = (median(median(rows[key]["round_medians_ms"]) for rows in runs if key in rows) for runs in (old, new))
+    return {"network": network, "batch": batch, "threads": threads, "change_percent": 100 * (now / then - 1)}
+
+
+def _percent(log_ratio: float) -> float:
+    return 100 * math.expm1(min(log_ratio, 50.0))  # of three runs an interval may be wider than any number
+
+
+def _key(row: Row) -> Key:
+    return row["network"], row["engine"], row["batch"], row["threads"]
+
+
+def _name(key: Key) -> str:
+    network, engine, batch, threads = key
+    return f"{network} {engine} batch {batch} threads {threads}"

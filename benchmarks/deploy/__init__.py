@@ -1,0 +1,1 @@
+"""The whole pipeline of `resnetrt deploy`, and which engine it keeps."""

@@ -1,0 +1,149 @@
+"""Which engine to deploy: everything this machine can run is tried, and the fastest that holds is kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Spending
+from resnetrt.benchmarks.measure.timing import no_ratio, paired_ratio
+from resnetrt.bundle import Bundle
+from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
+from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
+from resnetrt.export.compilers.engine import MIN_SHARE
+
+HALF = ("fp16", "bf16")
+PRECISIONS = ("fp32", *HALF, "int8")
+CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "verification", "not here"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One backend at one precision: its engine if there is one, and how it ended.
+
+    `outcome` is empty while undecided, then `chosen`, `slower`, `accuracy` (outside the budget, or undecided),
+    `verification` (its outputs, or the precision that it runs in) or `not here` (this machine or backend can't); `why`
+    in words.
+    """
+
+    backend: str
+    precision: str
+    engine: str | None = None
+    outcome: str = ""
+    why: str = ""
+    median_ms: float | None = None
+    drop_pp: float | None = None
+    verdict: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row under `tried[]` of `deploy --json`."""
+        return asdict(self)
+
+
+def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:
+    """Compile, verify and audit every precision on the default target of every backend; what fails says why."""
+    for backend in COMPILERS:
+        for precision in PRECISIONS:
+            attempt = _try(bundle, backend, precision, min_share)
+            yield attempt
+            if attempt.outcome == ABSENT and precision == PRECISIONS[0]:
+                break  # the backend itself is not here
+
+
+def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Attempt:
+    compiler = find_compiler(backend)
+    if precision in HALF and precision not in compiler.CASTS:
+        return Attempt(backend, precision, None, ABSENT, f"{backend} does not compute in {precision}")
+    try:
+        target = compiler.resolve_target(None)
+        obstacle = compiler.obstacle(target)
+        if obstacle:
+            return Attempt(backend, precision, None, ABSENT, obstacle)
+        variant = choose_variant(bundle, backend, precision)
+        engine = compile_variant(bundle, variant, backend, target, min_share=min_share)
+    except CheckFailed as error:
+        return Attempt(backend, precision, None, WRONG, str(error))
+    except (EnvironmentFault, UsageError) as error:
+        return Attempt(backend, precision, None, ABSENT, str(error))
+    return Attempt(backend, precision, engine)
+
+
+def share_among(engines: Sequence[str]) -> dict[str, tuple[Spending, Spending]]:
+    """What the verdict on each of `engines` may spend, where the choice is one of those that pass.
+
+    A lucky engine is chosen as well as a good one, so the chances of all false PASSes have to add up to what is
+    promised.
+    """
+    share = Spending(1 / max(1, len(engines)), 1 / max(1, len(engines)))
+    return dict.fromkeys(engines, (share, share))
+
+
+def choice_claim(engines: int, budget: Budget) -> str:
+    """What a choice among so many judged engines claims."""
+    return (
+        f"the choice: outside the budget ({budget}) with a chance of at most {1 - budget.confidence:.2%}, over all "
+        f"{engines} engines that were judged"
+    )
+
+
+def choose(
+    attempts: Sequence[Attempt], accuracy: Sequence[Mapping[str, Any]], latency: Sequence[Mapping[str, Any]]
+) -> list[Attempt]:
+    """The attempts with their numbers and outcomes, the fastest that PASSes first, then by time.
+
+    `accuracy` are rows of the gate, `latency` rows of one batch size measured side by side.
+    """
+    judged, timed = ({row["engine"]: row for row in rows} for rows in (accuracy, latency))
+    found = [_with_numbers(item, judged, timed) for item in attempts]
+    passing = [item for item in found if item.engine is not None and item.verdict == PASS]
+    best = min(passing, key=_ms, default=None)
+    ended = [_end(item, best, judged, timed) for item in found]
+    return sorted(ended, key=lambda item: (item.outcome != CHOSEN, item.median_ms is None, item.median_ms or 0.0))
+
+
+def verdict(attempts: Sequence[Attempt]) -> str:
+    """PASS if an engine was chosen, INCONCLUSIVE if more images might have let one pass, else FAIL."""
+    if any(item.outcome == CHOSEN for item in attempts):
+        return PASS
+    return INCONCLUSIVE if any(item.verdict == INCONCLUSIVE for item in attempts) else FAIL
+
+
+def keep_only(bundle: Bundle, engine: str) -> None:
+    """Drop every other engine of the bundle."""
+    with bundle.edit() as editor:
+        for name in [name for name in editor.manifest.engines if name != engine]:
+            editor.drop_engine(name)
+
+
+def _with_numbers(item: Attempt, judged: Mapping[str, Any], timed: Mapping[str, Any]) -> Attempt:
+    if item.engine is None:
+        return item
+    row = judged[item.engine]
+    ms = timed[item.engine]["median_ms"]
+    return replace(item, median_ms=ms, drop_pp=row["drop_pp"], verdict=row["verdict"])
+
+
+def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: Mapping[str, Any]) -> Attempt:
+    if item.engine is None:
+        return item
+    if item == best:
+        return replace(item, outcome=CHOSEN, why="the fastest that passes")
+    if item.verdict != PASS:
+        row = judged[item.engine]
+        low, high = row["drop_ci_pp"]
+        why = row.get("doubt") or f"drop {item.drop_pp:.2f} [{low:.2f}, {high:.2f}] pp"
+        return replace(item, outcome=INACCURATE, why=f"{item.verdict}: {why}")
+    assert best is not None
+    assert best.engine is not None
+    own, least = (timed[name]["round_medians_ms"] for name in (item.engine, best.engine))
+    found = paired_ratio(own, least)
+    if found is None:
+        return replace(item, outcome=SLOWER, why=no_ratio(len(own), "deploy again where the machine is quiet"))
+    # the chosen one has the least median; paired by rounds, another may be as fast
+    apart = "" if found.low > 1 else "not told apart: "
+    why = f"{apart}takes {found.value:.2f} times as long [{found.low:.2f}, {found.high:.2f}]"
+    return replace(item, outcome=SLOWER, why=why)
+
+
+def _ms(item: Attempt) -> float:
+    assert item.median_ms is not None
+    return item.median_ms

@@ -1,0 +1,188 @@
+"""The whole pipeline: export, calibrate, quantize, compile, verify, evaluate, time, report."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
+from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes, session_infer
+from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, statistics
+from resnetrt.benchmarks.deploy.auto import CHOSEN, Attempt, choice_claim, choose, keep_only, share_among, try_all
+from resnetrt.benchmarks.evaluate.report import counted
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency
+from resnetrt.benchmarks.measure.noise import watch
+from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, Schedule
+from resnetrt.benchmarks.reports.report import Report, write_report
+from resnetrt.benchmarks.verify.prepare import prepare_export
+from resnetrt.benchmarks.verify.reference import eager_infer
+from resnetrt.bundle import Bundle, check_destination
+from resnetrt.calibration.collect import calibrate_bundle
+from resnetrt.calibration.data import open_dataset
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.ranges import check_method
+from resnetrt.conditions import conditions
+from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed
+from resnetrt.export.compilers import choose_variant, compile_variant
+from resnetrt.export.compilers.engine import MIN_SHARE
+from resnetrt.export.export import export_bundle
+from resnetrt.golden import Golden
+from resnetrt.runtime import load
+from resnetrt.settings import read_settings
+
+BACKENDS = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "int8")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DeployRequest:
+    """What to deploy and how to judge it. `model_options` are those of `prepare_export`.
+
+    With `budget` everything that this machine can run is tried, and only the fastest engine that passes is kept. An
+    engine that does less than `min_share` of its work in the precision of its name is refused.
+    """
+
+    model: str
+    out: Path
+    calib_data: str
+    eval_data: str
+    samples: int = 512
+    eval_samples: int | None = None
+    method: str = "mse"
+    batch: int = 1
+    budget_s: float = 12.0
+    overwrite: bool = False
+    picture: bool = True
+    budget: Budget | None = None
+    min_share: float = MIN_SHARE
+    model_options: dict[str, Any] = field(default_factory=dict)
+
+
+def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]]:
+    """Run the pipeline; `say` gets one line a stage. Returns the bundle, the report and the files written beside it.
+
+    The bundle is at `out/<name>.bundle`, the report at `out/report.*`. An engine that fails a check is left out, and
+    stands under `refused` of the report. Raises what its stages raise; the bundle is
+    valid after each of them.
+    """
+    if request.budget is not None:
+        statistics()  # before the long run, not after it
+    check_method(request.method)
+    path = request.out / f"{request.model.replace(':', '_')}.bundle"
+    check_destination(path, request.overwrite)
+    export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
+    labels = export.labels
+    for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # too, before the long run
+        open_dataset(data, export.preprocessing, labels, labelled=labelled, classes=len(labels) or None)
+    bundle, fold = export_bundle(export, path, request.overwrite)
+    parity = bundle.manifest.variants["fp32"].evidence["parity"]
+    worst = fold.to_json()["max_relative_error"]
+    say(f"fold      {len(fold.certificates)} BatchNorms into convolutions, error {worst:.1e} relative")
+    if bundle.manifest.untrained:
+        say("warning   its weights are random; name trained ones with --weights")
+    say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {parity['n']} images")
+    record = calibrate_bundle(bundle, request.calib_data, request.samples)
+    say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
+    for dialect in ("cpu", "onnxruntime", "tensorrt"):
+        variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
+        say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
+    attempts = None if request.budget is None else list(_try_all(bundle, request.min_share, say))
+    refused: list[str] = []
+    if attempts is None:
+        engines = compile_all(bundle, request.min_share, refused, say)
+    else:
+        engines = [item.engine for item in attempts if item.engine is not None]
+    report = replace(_judge(bundle, request, eager_infer(export.module), engines, say), refused=tuple(refused))
+    if attempts is not None:
+        report = _choose(bundle, report, attempts, request.budget, say)
+    return bundle, report, write_report(report, request.out, request.picture)
+
+
+def _try_all(bundle: Bundle, min_share: float, say: Say) -> Iterator[Attempt]:
+    for item in try_all(bundle, min_share):
+        ended = f"{item.outcome}: {item.why}" if item.outcome else "verified"
+        say(f"try       {item.backend} {item.precision}: {ended}")
+        yield item
+
+
+def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget: Budget | None, say: Say) -> Report:
+    """The report with what was tried; the bundle is left with the chosen engine, or with all if none was."""
+    rows = [row for row in report.results if row["batch"] == report.batch]
+    tried = choose(attempts, report.engines, rows)
+    best = next((item.engine for item in tried if item.outcome == CHOSEN), None)
+    if best is not None:
+        keep_only(bundle, best)
+    say(f"choose    {best or 'none: no engine passes the accuracy budget; all that run are kept'}")
+    notes = [*report.notes, *([choice_claim(len(report.engines), budget)] if best is not None and budget else [])]
+    return replace(report, tried=tuple(tried), notes=notes)
+
+
+def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) -> list[str]:
+    """Every precision on every backend that is here; an absent backend is said, not hidden.
+
+    What fails a check is added to `refused`. Raises `CheckFailed` if nothing else is left.
+    """
+    engines = []
+    for precision in PRECISIONS:
+        for backend in BACKENDS:
+            try:
+                variant = choose_variant(bundle, backend, precision)
+                engine = compile_variant(bundle, variant, backend, min_share=min_share)
+            except BackendMissing as error:
+                say(f"compile   {backend} {precision} left out: {error}")
+                continue
+            except (BackendRefused, CheckFailed) as error:
+                say(f"compile   {backend} {precision} refused: {error}")
+                refused.append(str(error))
+                continue
+            sidecar = bundle.read_json(bundle.manifest.engines[engine].sidecar)
+            share = own_share(sidecar)
+            audited = "not audited" if share is None else f"{share:.1%} of its work in {precision}"
+            say(f"compile   {engine}, verified: SQNR {sidecar['parity']['sqnr_db']:.1f} dB from eager, {audited}")
+            engines.append(engine)
+    if refused and not engines:
+        raise CheckFailed(refused[0])
+    return engines
+
+
+def own_share(sidecar: Mapping[str, Any]) -> float | None:
+    """The share of an engine's work in the precision of its name; None for one that was not audited."""
+    share: float | None = sidecar.get("audit", {}).get("own_share")
+    return share
+
+
+def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence[str], say: Say) -> Report:
+    manifest = bundle.manifest
+    dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+    if request.eval_samples is not None and request.eval_samples < len(dataset):
+        dataset = dataset.subset(request.eval_samples)
+    with ExitStack() as stack:
+        sessions = {name: stack.enter_context(load(bundle, name)) for name in engines}
+        infers = {name: session_infer(session) for name, session in sessions.items()}
+        started = time.monotonic()
+        found = compare_accuracy(eager, infers, dataset, manifest.preprocessing, calibration_hashes(bundle))
+        accuracy = gate_rows(found, request.budget, spendings=share_among(engines))
+        say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
+        threads = read_settings().threads
+        contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]
+        for name, session in sessions.items():
+            sidecar = session.sidecar
+            contenders.append(Contender(name, sidecar["backend"], sidecar["precision"], infers[name], threads))
+        images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
+        shares = {name: own_share(session.sidecar) for name, session in sessions.items()}
+        # a large network takes longer than the budget: factors need their rounds
+        schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
+        with watch() as noise:
+            latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
+        latency = [row | {"disturbed": noise.disturbed} for row in latency]
+        say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads} threads")
+        notes = [f"DISTURBED while the engines were timed: {reason}" for reason in noise.reasons]
+        notes += [f"images evaluated: {counted(row)}" for row in accuracy[:1] if row["copies"]]
+        for note in notes:
+            say(f"time      {note}")
+    sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in engines}
+    title = f"{manifest.name}: accuracy, latency and size, engine by engine"
+    return Report(title, accuracy, latency, sizes, conditions(), request.batch, notes, shares=shares)

@@ -1,0 +1,100 @@
+"""What engines are compared with in the same run: eager PyTorch, torch.compile, and NNCF with OpenVINO."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, Infer
+from resnetrt.benchmarks.peers.nncf import NNCF, NNCF_FRAMES, bake_frames, nncf_model, open_request
+from resnetrt.benchmarks.verify.reference import eager_infer
+from resnetrt.bundle import Bundle
+from resnetrt.errors import BackendMissing
+from resnetrt.preprocess import FloatArray, UInt8Array
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COMPILED = "torch-compile-fp32"
+PEERS = (BASELINE, COMPILED, NNCF, NNCF_FRAMES)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer that runs here. `infer` takes what `prepare` makes of uint8 `(N, H, W, C)` frames.
+
+    `on_images` says that this is float32 `(N, C, H, W)`, as engines are timed on; else frames go in as they are.
+    """
+
+    engine: str
+    backend: str
+    precision: str
+    threads: int
+    prepare: Callable[[UInt8Array], Any]
+    infer: Infer
+    on_images: bool = True
+
+    @property
+    def contender(self) -> Contender:
+        """For the engine alone."""
+        return Contender(self.engine, self.backend, self.precision, self.infer, self.threads)
+
+
+def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
+    """Eager FP32, the baseline of every ratio; sets torch's number of threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    normalize = bundle.manifest.preprocessing.normalize
+    return Peer(BASELINE, "eager", "fp32", threads, normalize, eager_infer(module))
+
+
+def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: int) -> Iterator[Peer | str]:
+    """Each peer, or a line that says why it is not here. Models that take long to make are kept in `work`."""
+    normalize = bundle.manifest.preprocessing.normalize
+
+    def compiled() -> Peer:
+        return Peer(COMPILED, "torch-compile", "fp32", threads, normalize, _compiled(module))
+
+    def nncf() -> Peer:
+        infer = open_request(nncf_model(bundle, work), threads)
+        return Peer(NNCF, "nncf-openvino", "int8", threads, normalize, infer)
+
+    def nncf_frames() -> Peer:
+        baked = bake_frames(nncf_model(bundle, work), bundle.manifest.preprocessing)
+        return Peer(NNCF_FRAMES, "nncf-openvino", "int8", threads, _as_they_are, open_request(baked, threads), False)
+
+    for name, make in ((COMPILED, compiled), (NNCF, nncf), (NNCF_FRAMES, nncf_frames)):
+        try:
+            yield make()
+        except BackendMissing as error:
+            yield str(error)
+        except Exception as error:  # torch.compile and nncf raise whatever their compilers raise
+            yield f"{bundle.manifest.name} {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _as_they_are(frames: UInt8Array) -> UInt8Array:
+    return frames
+
+
+def _compiled(module: "nn.Module | None") -> Infer:
+    """Inductor with frozen weights, channels-last, compiled for each batch size: the fastest of torch's own ways."""
+    if module is None:
+        raise BackendMissing(f"{COMPILED}: expected the eager module, found none; install resnetrt[torch]")
+    import copy
+
+    import torch
+    from torch._inductor import config as inductor
+
+    torch._dynamo.reset()  # past eight networks it would give up and run them eagerly
+    inductor.freezing = True
+    frozen = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compiled: Any = torch.compile(frozen, dynamic=False)
+
+    def infer(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+            logits: FloatArray = compiled(x).numpy()
+        return logits
+
+    return infer

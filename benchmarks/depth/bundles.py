@@ -1,0 +1,97 @@
+"""Bundles for the depth lab, kept in a folder: made once for each network, version of the tools and source code.
+
+Weights are random, so what is timed is the architecture. Each stage is skipped if its result is there already: an
+interrupted run goes on where it stopped.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from resnetrt.benchmarks.depth.plan import Subject
+from resnetrt.benchmarks.verify.prepare import prepare_export
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.collect import calibrate_bundle
+from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.record import FILE as CALIBRATION
+from resnetrt.conditions import tool_versions
+from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
+from resnetrt.export.cast_recipes import RECIPES, UINT8
+from resnetrt.export.compilers import choose_variant, compile_variant, engine_id, find_compiler
+from resnetrt.export.export import export_bundle
+from resnetrt.machine import read_cpu
+
+CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
+GOLDEN_IMAGES = 12  # the self-test's four images alone, then a batch of eight
+_MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
+Say = Callable[[str], None]
+
+
+def default_work() -> Path:
+    """The folder of the user's cache where bundles of the lab are kept."""
+    return Path.home() / ".cache" / "resnetrt" / "bench"
+
+
+def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:
+    """The bundle of `network` with every engine that this machine can make; INT8 ones also for frames.
+
+    Raises `UsageError` for a precision that there is not.
+    """
+    known = ("fp32", *RECIPES)
+    for precision in precisions:
+        if precision not in known:
+            raise UsageError.unknown("precision", precision, known)
+    path = work / f"{network}-{recipe_hash()}.bundle"
+    bundle = _open(path) or _export(network, path, say)
+    if CALIBRATION not in bundle.manifest.files and "int8" in precisions:
+        calibrate_bundle(bundle, CALIBRATION_DATA, CALIBRATION_IMAGES)
+    engines: dict[str, list[str]] = {"float32": [], "uint8": []}
+    left_out = []
+    for precision in precisions:
+        for backend in backends:
+            for kind in engines if precision == "int8" else ("float32",):
+                try:
+                    engines[kind].append(_engine(bundle, backend, precision, kind, say))
+                except (BackendMissing, BackendRefused, CheckFailed, UsageError) as error:
+                    left_out.append(f"{network} {backend} {precision} from {kind}: {error}")
+    return Subject(bundle, engines["float32"], left_out, engines["uint8"])
+
+
+@cache
+def recipe_hash() -> str:
+    """Twelve hex digits over all that decides what a bundle holds: source code, versions of the tools, processor."""
+    digest = hashlib.sha256(repr((sorted(tool_versions().items()), read_cpu())).encode())
+    root = Path(__file__).resolve().parents[2]
+    for folder in _MAKERS:
+        place = root / folder if (root / folder).is_dir() else root  # installed, core lies in the package itself
+        for path in sorted(place.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _open(path: Path) -> Bundle | None:
+    try:
+        return Bundle.open(path)
+    except BundleError:  # none yet, or damaged: made anew
+        return None
+
+
+def _export(network: str, path: Path, say: Say) -> Bundle:
+    say(f"export {network} with random weights to {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return export_bundle(prepare_export(network, golden_count=GOLDEN_IMAGES), path, overwrite=True)[0]
+
+
+def _engine(bundle: Bundle, backend: str, precision: str, kind: str, say: Say) -> str:
+    """The id of the engine that takes `kind`, float32 images or uint8 frames; compiled if it is not there."""
+    dialect = find_compiler(backend).DIALECT
+    wanted = f"int8.{dialect}" + (UINT8 if kind == "uint8" else "")
+    if precision == "int8" and wanted not in bundle.manifest.variants:
+        quantize_variant(bundle, dialect, QuantizeOptions(input=kind))
+    variant = choose_variant(bundle, backend, precision, kind)
+    name = engine_id(variant, bundle.manifest.variants[variant], backend, "cpu")
+    if name not in bundle.manifest.engines:
+        name = compile_variant(bundle, variant, backend)
+        say(f"compile {bundle.manifest.name} {name}")
+    return name

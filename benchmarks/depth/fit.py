@@ -1,0 +1,124 @@
+"""What depth costs: a line of time against GMACs for each engine, and the depth from which INT8 pays."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.depth.cell_offset import CELL_OFFSET, ratio_interval
+from resnetrt.benchmarks.measure.timing import paired_ratio
+from resnetrt.benchmarks.stats.between_runs import student_t
+
+Row = Mapping[str, Any]
+Floats = npt.NDArray[np.float64]
+
+
+def fit_all(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One fit per engine and batch with at least three networks of known cost."""
+    found = []
+    for (engine, batch), group in _grouped([row for row in rows if row.get("gmacs")], "engine", "batch"):
+        if len({row["network"] for row in group}) >= 3:
+            found.append({"engine": engine, "batch": batch, **fit_line(group)})
+    return found
+
+
+def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
+    """`ms = fixed_ms + ms_per_gmac * GMACs` of the batch, least squares of relative errors, with residuals in percent.
+
+    Relative, because a millisecond is much on ResNet-18 and little on ResNet-152. A residual above zero is a network
+    slower than its GMACs say. No time is below zero: where the free line starts below, `fixed_ms` is zero and the slope
+    that of the line through it. `fixed_ms_ci` and `ms_per_gmac_ci` are 95 % intervals of Student's t, from how far the
+    networks lie from the line; `is_line` is False where even the upper end of the free line's start is below zero:
+    then time grows faster than GMACs.
+    """
+    work = np.array([row["gmacs"] * row["batch"] for row in rows])
+    ms = np.array([row["median_ms"] for row in rows])
+    design = np.column_stack([np.ones_like(work), work]) / ms[:, None]
+    (fixed, slope), errors, t = _least_squares(design)
+    above = fixed + t * errors[0]
+    fixed_ci = [max(0.0, fixed - t * errors[0]), max(0.0, above)]
+    slope_ci = [slope - t * errors[1], slope + t * errors[1]]
+    if fixed < 0:
+        (slope,), (error,), t = _least_squares(design[:, 1:])
+        # the start is known to be zero or more, so the slope is not above what zero gives
+        fixed, slope_ci = 0.0, [min(slope_ci[0], slope - t * error), slope + t * error]
+    residuals = 100 * (ms / (fixed + slope * work) - 1)
+    return {
+        "fixed_ms": float(fixed),
+        "fixed_ms_ci": [float(value) for value in fixed_ci],
+        "ms_per_gmac": float(slope),
+        "ms_per_gmac_ci": [max(0.0, float(value)) for value in slope_ci],
+        "is_line": bool(above >= -1e-9 * ms.min()),  # but for rounding
+        "residual_percent": {row["network"]: float(value) for row, value in zip(rows, residuals, strict=True)},
+        "largest_residual_percent": float(np.abs(residuals).max()),
+    }
+
+
+def _least_squares(design: npt.NDArray[np.float64]) -> tuple[Floats, Floats, float]:
+    """Coefficients so that the rows sum up to one, their standard errors, and the `t` of a 95 % interval."""
+    ones, df = np.ones(len(design)), len(design) - design.shape[1]
+    found, *_ = np.linalg.lstsq(design, ones, rcond=None)
+    variance = float(np.square(design @ found - ones).sum()) / df
+    errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
+    return found.astype(np.float64), errors.astype(np.float64), student_t(0.025, df)
+
+
+def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Per backend and batch: how many times faster INT8 is than FP32 at each depth, and the depth from which it pays.
+
+    `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio is above one; None if
+    there is none. `always` says that it is the shallowest measured. Intervals (`ci`) hold for all depths of a curve
+    together with 95 %, also in another run: they allow each cell `offset_percent`. Depths of fewer than six rounds have
+    no ratio: they stand in `few_rounds`, with their number. Engines that take frames have no FP32 partner.
+    """
+    found = []
+    fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
+    known = [row for row in fitting if row["precision"] in ("fp32", "int8")]
+    for (backend, batch), group in _grouped(known, "backend", "batch"):
+        points = list(_curve(group))
+        curve = [point for point in points if point["times_faster"] is not None]
+        for point in curve:
+            low, high = point["ci"]
+            point["ci"] = list(ratio_interval(point["times_faster"], low, high, claims=len(curve)))
+        few = [{"depth": point["depth"], "rounds": point["rounds"]} for point in points if point not in curve]
+        if points:
+            paying = _paying(curve)
+            depth = paying[0]["depth"] if paying else None
+            found.append({
+                "backend": backend,
+                "batch": batch,
+                "pays_from_depth": depth,
+                "always": 0 < len(paying) == len(points),
+                "curve": curve,
+                "few_rounds": few,
+                "offset_percent": 100 * CELL_OFFSET,
+            })  # fmt: skip
+    return found
+
+
+def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """The ratio at each depth, shallowest first; None from few rounds."""
+    for (depth, network), group in _grouped(rows, "depth", "network"):
+        by_precision = {row["precision"]: row["round_medians_ms"] for row in group}
+        if len(by_precision) == 2 and len(group) == 2:
+            ratio = paired_ratio(by_precision["fp32"], by_precision["int8"])
+            numbers = {"times_faster": ratio and ratio.value, "ci": ratio and [ratio.low, ratio.high]}
+            yield {"depth": depth, "network": network, "rounds": len(by_precision["fp32"])} | numbers
+
+
+def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The deepest points of the curve that all lie above one."""
+    start = len(curve)
+    while start and curve[start - 1]["ci"][0] > 1:
+        start -= 1
+    return list(curve[start:])
+
+
+def _grouped(rows: Sequence[Row], *keys: str) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
+    def key(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in keys)
+
+    for found, group in groupby(sorted(rows, key=key), key):
+        yield found, list(group)

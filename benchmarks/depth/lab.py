@@ -1,0 +1,237 @@
+"""The latency-vs-depth lab: networks x engines x batches beside eager PyTorch, and what the numbers say."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from resnetrt.benchmarks.accuracy.evaluate import session_infer
+from resnetrt.benchmarks.depth.baselines import Peer, eager, open_peers
+from resnetrt.benchmarks.depth.findings import Findings
+from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
+from resnetrt.benchmarks.depth.shares import Shares
+from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, fill_batch, measure_latency
+from resnetrt.benchmarks.measure.memory import measure_memory
+from resnetrt.benchmarks.measure.noise import watch
+from resnetrt.benchmarks.measure.overhead import measure_overhead
+from resnetrt.benchmarks.measure.peaks import measure_peaks, merge_peaks
+from resnetrt.benchmarks.verify.reference import find_reference, rebuild_eager
+from resnetrt.bundle import Bundle
+from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.golden import Golden
+from resnetrt.preprocess import UInt8Array
+from resnetrt.runtime import load
+from resnetrt.runtime.session import Session
+
+SCHEMA_VERSION = 1
+Say = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
+
+
+def run_lab(
+    subjects: Sequence[Subject],
+    options: LabOptions,
+    say: Say,
+    keep: Keep | None = None,
+    earlier: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure every subject and return the whole record: `results[]` and all that was learnt from it.
+
+    `keep` gets the record so far, `complete` false, after every group of cells. Ctrl-C ends the measuring once there
+    is a first group: the record is then that far, `complete` false. `earlier` is such a record of the same request
+    (see `resume`): its groups are not measured again.
+
+    Raises `UsageError` without subjects, with two of one name, or for a profile of an engine that none has.
+    """
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) != len(names):
+        raise UsageError(f"bench: expected each network once, found {', '.join(names) or 'none'}")
+    started = time.monotonic()
+    options.check_profile(subjects)
+    backends, precisions = _kinds(subjects)
+    found = Findings() if earlier is None else Findings.of(earlier)
+    before = 0.0 if earlier is None else float(earlier["seconds"])
+
+    def measure_roofs() -> None:
+        with found.parts.part("peaks"):
+            peaks = measure_peaks(backends, precisions, options.threads)
+            found.peaks = merge_peaks(found.peaks, peaks) if found.peaks else peaks
+
+    def record(complete: bool) -> dict[str, Any]:
+        learnt = found.record(before + time.monotonic() - started, complete)
+        head = {"schema_version": SCHEMA_VERSION, "conditions": lab_conditions(options)}
+        return head | {"request": request_of(subjects, options)} | learnt
+
+    def note_group() -> None:
+        if keep is not None:
+            keep(record(complete=False))
+
+    measure_roofs()
+    say(f"peak {', '.join(f'{name} {gops:.0f} GOPS' for name, gops in found.peaks['best'].items())}")
+    if not found.overhead:
+        with found.parts.part("overhead"):
+            found.overhead = measure_overhead(backends, options.threads)
+    weights = [weight for subject in subjects for weight in options.weights(subject)]
+    lab = Lab(options, found, Shares(options.budget_s, weights), say, note_group)
+    complete = True
+    try:
+        for subject in subjects:
+            lab.measure(subject)
+        measure_roofs()
+    except KeyboardInterrupt:
+        if not found.results:
+            raise
+        complete = False
+        say("interrupted: what is measured so far is kept")
+    say(f"time: {found.parts}; the budget is for latency, end to end and memory")
+    return record(complete)
+
+
+def _kinds(subjects: Sequence[Subject]) -> tuple[list[str], list[str]]:
+    sidecars = [subject.sidecar(engine) for subject in subjects for engine in subject.engines]
+    backends = sorted({sidecar["backend"] for sidecar in sidecars})
+    return backends, sorted({"fp32", *(sidecar["precision"] for sidecar in sidecars)})
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Measures one network after the other: adds to `found` what `options` asks and `found` has not, as far as `share`
+    goes. `note_group` follows each group of cells.
+    """
+
+    options: LabOptions
+    found: Findings
+    share: Shares
+    say: Say
+    note_group: Callable[[], None]
+
+    def measure(self, subject: Subject) -> None:
+        """Latency at each batch size, end to end, layers, memory."""
+        bundle, options, found = subject.bundle, self.options, self.found
+        found.leave_out(*subject.left_out)
+        module = _module(bundle, found)
+        depth = _describe(bundle, module, found)
+        frames = Golden.of(bundle).frames
+        rivals = self._rivals(bundle, module)
+        with ExitStack() as stack:
+            sessions = {
+                engine: stack.enter_context(load(bundle, engine, threads=options.threads))
+                for engine in (*subject.engines, *(subject.frame_engines if options.end_to_end else ()))
+            }
+            contenders = [rival.contender for rival in rivals if rival.on_images]
+            contenders += [_contender(engine, sessions[engine], frames) for engine in subject.engines]
+            for batch in options.batches:
+                self._latency(subject, depth, contenders, frames, batch)
+            if options.end_to_end:
+                self._end_to_end(subject, sessions, rivals)
+            found.layers += self._profiles(subject, sessions, frames)
+        if options.memory:
+            self._memory(subject)
+
+    def _rivals(self, bundle: Bundle, module: Any) -> list[Peer]:
+        """Eager, and the other peers if they are asked for; why one is not here is noted."""
+        options, name = self.options, bundle.manifest.name
+        rivals = [] if module is None else [eager(module, bundle, options.threads)]
+        if options.peers is not None:
+            self.say(f"{name}: peers, NNCF's model is made on the first run only")
+            with self.found.parts.part("peers"):
+                for peer in open_peers(module, bundle, options.peers, options.threads):
+                    if isinstance(peer, Peer):
+                        rivals.append(peer)
+                    else:
+                        self.found.leave_out(peer)
+        return rivals
+
+    def _latency(
+        self, subject: Subject, depth: int | None, contenders: Sequence[Contender], frames: UInt8Array, batch: int
+    ) -> None:
+        share_s, found, name = self.share.next(), self.found, subject.name
+        if found.has_latency(name, batch) or found.is_spent(f"{name} batch {batch}", self.share):
+            return
+        images = subject.bundle.manifest.preprocessing.normalize(frames)
+        with found.parts.part("peers"):  # torch.compile compiles for each batch size
+            for item in contenders if self.options.peers is not None else ():
+                item.infer(fill_batch(images if item.images is None else item.images, batch))
+        with found.parts.part("latency"), watch() as noise:
+            rows = measure_latency(name, depth, contenders, images, (batch,), self.options.schedule(share_s))
+        found.noise.append({"network": name, "batch": batch, **noise.to_json()})
+        found.results += [row | {"disturbed": noise.disturbed} for row in rows]
+        self.say(_line(name, batch, rows, noise.reasons))
+        self.note_group()
+
+    def _end_to_end(self, subject: Subject, sessions: Mapping[str, Session], rivals: Sequence[Peer]) -> None:
+        share_s, found, name = self.share.next(), self.found, subject.name
+        if found.has_end_to_end(name) or found.is_spent(f"{name} end to end", self.share):
+            return
+        routes = {rival.engine: Route(rival.prepare, rival.infer) for rival in rivals}
+        routes |= {engine: Route(session.prepare, session.infer) for engine, session in sessions.items()}
+        # two paths of each engine: less warm-up, or that takes a third of the time
+        schedule = replace(self.options.schedule(share_s), warm_up_s=0.1)
+        with found.parts.part("end to end"):
+            found.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
+        self.note_group()
+
+    def _profiles(
+        self, subject: Subject, sessions: Mapping[str, Session], frames: UInt8Array
+    ) -> Iterator[dict[str, Any]]:
+        """Time by layer of the chosen engine, at batch 1."""
+        names = {"network": subject.name, "engine": self.options.profile, "batch": 1}
+        session = sessions.get(self.options.profile or "")
+        if session is not None and not any(names.items() <= row.items() for row in self.found.layers):
+            yield names | {"layers": [asdict(layer) for layer in session.profile(session.prepare(frames[:1]))]}
+
+    def _memory(self, subject: Subject) -> None:
+        own, found, name = Shares(self.share.next()), self.found, subject.name
+        for engine in subject.engines:
+            if found.has_memory(name, engine) or found.is_spent(f"{name} {engine} memory", self.share, own):
+                continue
+            try:
+                with found.parts.part("memory"):
+                    row = measure_memory(subject.bundle, engine, self.options.threads)
+                found.memory.append({"network": name, **row})
+            except (EnvironmentFault, subprocess.TimeoutExpired) as error:
+                found.leave_out(f"{name} {engine} memory: {error}")
+        self.note_group()
+
+
+def _module(bundle: Bundle, found: Findings) -> Any:
+    """The eager module, checked against the golden logits; None, and said so, where it can't be rebuilt."""
+    reference = find_reference(bundle)
+    if reference.name == BASELINE:
+        return rebuild_eager(bundle, None)
+    found.leave_out(f"{bundle.manifest.name} {BASELINE}: {reference.why}")
+    return None
+
+
+def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
+    """Add the network to `models[]` and return its depth, where known."""
+    from resnetrt.models import DEFINITIONS, cost
+
+    manifest = bundle.manifest
+    known = DEFINITIONS.get(manifest.model.get("definition", ""))
+    depth = None if known is None else known.config.depth
+    parameters = gmacs = None
+    if module is not None:
+        found.costs[manifest.name] = counted = cost(module, manifest.input.shape)
+        parameters, gmacs = counted.parameters, counted.gmacs
+    row = {"name": manifest.name, "depth": depth, "parameters": parameters, "gmacs": gmacs}
+    found.models += [row] if row not in found.models else []
+    return depth
+
+
+def _contender(engine: str, session: Session, frames: UInt8Array) -> Contender:
+    """An engine of the bundle; one that takes frames gets these."""
+    sidecar = session.sidecar
+    on_device = session.execution_ms if session.on_device else None
+    own = frames if session.inputs[0].dtype == "uint8" else None
+    infer = session_infer(session)
+    return Contender(engine, sidecar["backend"], sidecar["precision"], infer, session.threads, on_device, own)
+
+
+def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> str:
+    cells = ", ".join(f"{row['engine']} {row['median_ms']:.2f}" for row in rows)
+    mark = f"  DISTURBED: {'; '.join(reasons)}" if reasons else ""
+    return f"{name} batch {batch}, ms: {cells}{mark}"

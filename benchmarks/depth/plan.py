@@ -1,0 +1,119 @@
+"""What the depth lab is asked for: networks with their engines, and what to measure of each."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.measure.timing import Schedule
+from resnetrt.bundle import Bundle
+from resnetrt.conditions import conditions
+from resnetrt.errors import UsageError
+from resnetrt.golden import FILE as GOLDEN
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to measure and its engines; `left_out` says in lines what is not measured and why.
+
+    `frame_engines` are measured end to end only: the same engines that take uint8 frames.
+    """
+
+    bundle: Bundle
+    engines: Sequence[str]
+    left_out: Sequence[str] = ()
+    frame_engines: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """The network's."""
+        return self.bundle.manifest.name
+
+    def sidecar(self, engine: str) -> dict[str, Any]:
+        """The record of one of its engines."""
+        return self.bundle.read_json(self.bundle.manifest.engines[engine].sidecar)
+
+    def content(self) -> dict[str, Any]:
+        """Short hashes of the files that are timed, or timed with, and the preprocessing."""
+        manifest = self.bundle.manifest
+        engines = (manifest.engines[name].file for name in (*self.engines, *self.frame_engines))
+        names = sorted({manifest.variants["fp32"].file, GOLDEN, *engines})
+        hashes = {name: manifest.files[name].sha256[:12] for name in names}
+        return hashes | {"preprocessing": manifest.preprocessing.to_json()}
+
+
+@dataclass(frozen=True)
+class LabOptions:
+    """What to measure of every network. `budget_s` is for latency, end to end and memory together; None is no limit.
+
+    What does not fit is left out and said. Peaks, and making bundles and peers, are not within it. `peers` is the
+    folder where models of peers are kept; None measures none but eager.
+    """
+
+    batches: Sequence[int] = (1, 8)
+    threads: int = 2
+    rounds: int = 11
+    budget_s: float | None = None
+    peers: Path | None = None
+    end_to_end: bool = True
+    memory: bool = True
+    profile: str | None = None
+
+    def schedule(self, share_s: float | None) -> Schedule:
+        """Rounds for one group of cells; one that still moves may take three times as many."""
+        return Schedule(rounds=self.rounds, max_rounds=3 * self.rounds, budget_s=share_s)
+
+    def check_profile(self, subjects: Sequence[Subject]) -> None:
+        """Raise `UsageError` if the layers of an engine are asked for that no subject has."""
+        known = {engine for subject in subjects for engine in subject.engines}
+        if self.end_to_end:
+            known |= {engine for subject in subjects for engine in subject.frame_engines}
+        if self.profile is not None and self.profile not in known:
+            raise UsageError.unknown("engine of --profile", self.profile, known)
+
+    def weights(self, subject: Subject) -> list[float]:
+        """What each group of cells needs beside the others, roughly in seconds, in the order they are measured.
+
+        Blocks, and the start of a process, have a least length; the rest grows with the network and the batch.
+        """
+        size = subject.bundle.variant_file("fp32").stat().st_size / 1e6
+        latency = [15 + 0.025 * size * (1 + batch) for batch in self.batches]
+        return latency + self.end_to_end * [30 + 0.1 * size] + self.memory * [8 + 0.05 * size]
+
+
+def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, Any]:
+    """What a run was asked for, as the record holds it: another request is another run."""
+    return {
+        "engines": {subject.name: [*subject.engines, *subject.frame_engines] for subject in subjects},
+        "content": {subject.name: subject.content() for subject in subjects},
+        "batches": list(options.batches),
+        "rounds": options.rounds,
+        "peers": options.peers is not None,
+        "end_to_end": options.end_to_end,
+        "memory": options.memory,
+        "profile": options.profile,
+    }
+
+
+def lab_conditions(options: LabOptions) -> dict[str, Any]:
+    """The machine and versions, the cores this process is bound to, and how was measured."""
+    schedule = asdict(options.schedule(options.budget_s))
+    pinned = {"cpus": sorted(os.sched_getaffinity(0)), "threads": options.threads}
+    return conditions() | pinned | {"schedule": schedule}
+
+
+def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence[str]) -> Subject:
+    """The engines of a user's bundle at the wanted precisions on the wanted backends (empty: all).
+
+    Raises `UsageError` if there is none.
+    """
+    engines = []
+    for name, record in sorted(bundle.manifest.engines.items()):
+        sidecar = bundle.read_json(record.sidecar)
+        wanted = (not precisions or sidecar["precision"] in precisions, not backends or sidecar["backend"] in backends)
+        engines += [name] if all(wanted) else []
+    if not engines:
+        known = ", ".join(sorted(bundle.manifest.engines)) or "none; make one with: resnetrt compile"
+        raise UsageError(f"bench {bundle.path}: no engine at the wanted precisions and backends; it has {known}")
+    return Subject(bundle, engines)

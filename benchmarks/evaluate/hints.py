@@ -1,0 +1,151 @@
+"""Why an engine failed: the usual mistakes, each tried on a few images.
+
+A mistake in an engine's preprocessing is found by making it in front of the reference: if that reproduces the engine's
+answers, it is the cause. A mistake in the data or the bundle's own recipe is found by undoing it: if that makes the
+reference right far more often than luck would, it was the cause. How often a sound network is blamed is measured by
+`resnetrt.benchmarks.studies.hints`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.accuracy.gate import Right
+from resnetrt.benchmarks.evaluate.improvement import improvement
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.calibration.data import IntArray
+from resnetrt.parity import sqnr_db
+from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
+
+IMAGES, MOST_IMAGES = 96, 480  # that every mistake is tried on, and the one that helps most
+LEVEL = 3e-3  # of all mistakes together
+# by so much another recipe must multiply what the reference knows beyond chance: the mistakes below leave ResNet-20 on
+# Fashion-MNIST 51 % of its 94 % or less, mirroring apart; of noisy images (sigma 40 of 255: 30 %), which are
+# no fault of a recipe, a wrong one makes it right 1.2 times as often
+_BETTER = 1.5
+Transform = Callable[[FloatArray, UInt8Array, Preprocessing], FloatArray]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong way to prepare images; `apply` maps right inputs and their frames to wrong ones."""
+
+    words: str
+    apply: Transform
+
+
+def _channels(values: Sequence[float]) -> FloatArray:
+    return np.asarray(values, np.float32)[:, None, None]
+
+
+MISTAKES = (
+    Mistake("red and blue are swapped (BGR for RGB)", lambda x, f, p: np.ascontiguousarray(x[:, ::-1])),
+    Mistake(
+        "red and blue are swapped (BGR for RGB) before normalisation",
+        lambda x, f, p: p.normalize(np.ascontiguousarray(f[..., ::-1])),
+    ),
+    Mistake("the mean is not subtracted", lambda x, f, p: x + _channels(p.mean) / _channels(p.std)),
+    Mistake("pixels are not divided by the standard deviation", lambda x, f, p: x * _channels(p.std)),
+    Mistake(
+        "mean and standard deviation are missing (pixels are only divided by 255)",
+        lambda x, f, p: x * _channels(p.std) + _channels(p.mean),
+    ),
+    Mistake(
+        "pixels are not scaled at all (0 to 255 go in)",
+        lambda x, f, p: 255 * (x * _channels(p.std) + _channels(p.mean)),
+    ),
+    Mistake(
+        "pixels are not divided by 255 before mean and standard deviation",
+        lambda x, f, p: 255 * x + 254 * _channels(p.mean) / _channels(p.std),
+    ),
+    Mistake("images are normalised twice", lambda x, f, p: (x - _channels(p.mean)) / _channels(p.std)),
+    Mistake("images are mirrored", lambda x, f, p: np.ascontiguousarray(x[..., ::-1])),
+    Mistake("height and width are swapped", lambda x, f, p: np.ascontiguousarray(x.swapaxes(2, 3))),
+)
+
+
+def engine_preprocessing(
+    candidate: FloatArray, reference: Infer, frames: UInt8Array, preprocessing: Preprocessing
+) -> str | None:
+    """The mistake that explains an engine's logits `(n, classes)` on `frames`, in words; None if none does."""
+    images = preprocessing.normalize(frames)
+    right = np.asarray(reference(images))
+    as_it_is, agrees = sqnr_db(right, candidate), _agreement(right, candidate)
+    found = []
+    for mistake in _fitting(images):
+        wrong = np.asarray(reference(mistake.apply(images, frames, preprocessing)))
+        found.append((sqnr_db(wrong, candidate), _agreement(wrong, candidate), mistake.words))
+    best, agreement, words = max(found)
+    if best < max(as_it_is + 6, 8) or agreement < agrees:
+        return None
+    return (
+        f"preprocessing: {words} on the engine's side: the reference gives the engine's answer for {agreement:.0%} "
+        f"of {len(frames)} images when it gets such images, for {agrees:.0%} when it gets right ones"
+    )
+
+
+def reference_preprocessing(
+    reference: Infer, frames: UInt8Array, labels: IntArray, preprocessing: Preprocessing
+) -> str | None:
+    """The other way to prepare images that makes the reference right far more often, in words; None if none does.
+
+    All are tried on the first `IMAGES` images, the best one, if it is any better, on all of them.
+    """
+    images = preprocessing.normalize(frames)
+    few = slice(0, IMAGES)
+    mistakes = _fitting(images)
+
+    def is_right(prepared: FloatArray, part: slice) -> Right:
+        found: Right = np.asarray(reference(prepared)).argmax(1) == labels[part]
+        return found
+
+    right = is_right(images[few], few)
+    tried = [is_right(mistake.apply(images[few], frames[few], preprocessing), few) for mistake in mistakes]
+    best = most_improved(right, tried, labels[few])
+    if best is None:
+        return None
+    mistake, other = mistakes[best], tried[best]
+    if len(frames) > IMAGES:
+        rest = slice(IMAGES, None)
+        right = np.concatenate([right, is_right(images[rest], rest)])
+        prepared = mistake.apply(images[rest], frames[rest], preprocessing)
+        other = np.concatenate([other, is_right(prepared, rest)])
+    if not is_recipe(right, other, labels, len(mistakes)):
+        return None
+    return (
+        f"preprocessing of the bundle: the FP32 reference itself is right on {right.mean():.0%} of {len(frames)} "
+        f"images as the bundle prepares them, and on {other.mean():.0%} where {mistake.words}; "
+        "export again with the model's own recipe"
+    )
+
+
+def most_improved(right: Right, tried: Sequence[Right], labels: IntArray) -> int | None:
+    """Which of `tried` is right most often, each class counting as much; None if none is better than `right`."""
+    if len(np.unique(labels)) < 2:
+        return None  # of one class a broken recipe may be always right
+    found = [improvement(right, other, labels) for other in tried]
+    best = max(range(len(found)), key=lambda index: found[index].after, default=None)
+    return None if best is None or found[best].after <= found[best].before else best
+
+
+def is_recipe(right: Right, other: Right, labels: IntArray, tried: int) -> bool:
+    """Whether `other`, the best of so many `tried`, is better than `right` beyond luck, and not a little."""
+    found, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
+    return tried * found.p <= LEVEL and found.after - chance >= _BETTER * (found.before - chance)
+
+
+def _fitting(images: FloatArray) -> list[Mistake]:
+    """The mistakes that can be made with these images."""
+    square = images.shape[2] == images.shape[3]
+    grey = images.shape[1] == 1
+    return [
+        mistake
+        for mistake in MISTAKES
+        if (square or not mistake.words.startswith("height")) and not (grey and mistake.words.startswith("red"))
+    ]
+
+
+def _agreement(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+    return float((first.argmax(1) == second.argmax(1)).mean())

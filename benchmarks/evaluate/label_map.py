@@ -1,0 +1,126 @@
+"""Are classes only renamed? The usual orders are tried as they are, any other renaming is learnt from half the images.
+
+A renaming is named where it makes answers right beyond luck, corrected for all that were tried, and where it is no
+matter of a few classes that a weak network confuses. How often that blames a sound network, and finds a planted
+renaming, is measured by `resnetrt.benchmarks.studies.hints`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy.gate import gain_p
+from resnetrt.benchmarks.evaluate.improvement import Improvement, beats_chance, improvement
+from resnetrt.calibration.data import IntArray, rank_in_group
+
+LEVEL = 3e-3  # of all renamings together
+_WHOLE = 1.3  # balanced accuracy once renamed over that before, of a network that knows nothing of the classes as named
+_NEARLY_ALL = 0.87  # of the images that change, of a network that does
+_TIE = 1e-6  # of two renamings that agree as well, the one that renames less
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Answer `c` stands for the class `meaning[c]`; `order` says how that came about, empty where it was learnt."""
+
+    meaning: IntArray
+    order: str
+    moved: IntArray
+    found: Improvement
+
+
+def label_map(expected: IntArray, found: IntArray, classes: int, names: Sequence[str], what: str) -> str | None:
+    """Whether the `classes` are only renamed: `found` `(n,)` agrees with `expected` once they are; None if not."""
+    renaming = find_renaming(expected, found, classes, names)
+    if renaming is None:
+        return None
+
+    def name(label: int) -> str:
+        return names[label] if label < len(names) else str(label)
+
+    moved, order = renaming.moved, f"{renaming.order}: " if renaming.order else ""
+    examples = ", ".join(f"{name(int(label))} means {name(int(renaming.meaning[label]))}" for label in moved[:3])
+    return (
+        f"label map: {what} agree on {renaming.found.before:.0%} of images, on {renaming.found.after:.0%} once "
+        f"{len(moved)} classes are renamed ({order}{examples}{', ...' if len(moved) > 3 else ''}); "
+        "check the order of the class names"
+    )
+
+
+def find_renaming(expected: IntArray, found: IntArray, classes: int, names: Sequence[str] = ()) -> Renaming | None:
+    """The renaming that explains the answers best, None if none does; images of one class only show none."""
+    if len(np.unique(expected)) < 2:
+        return None
+    tries = [_try(expected, found, meaning, order) for order, meaning in _orders(classes, names)]
+    halves = 2 if classes > 2 else 0  # two classes have one other order
+    level = LEVEL / (len(tries) + halves)
+    second = rank_in_group(expected) % 2 == 1  # halves that share the classes, whatever the order of the images
+    for learn, test in ((~second, second), (second, ~second))[:halves]:
+        meaning = _learn(expected[learn], found[learn], classes)
+        tested = test & np.isin(found, found[learn])  # of other answers nothing was learnt
+        tries += [_try(expected[tested], found[tested], meaning, "")] if tested.any() else []
+    knows = beats_chance(found == expected, expected)
+    good = [item for item in tries if len(item.moved) > 1 and _explains(item.found, level, knows)]
+    return min(good, key=lambda item: item.found.p, default=None)
+
+
+def _orders(classes: int, names: Sequence[str]) -> Iterator[tuple[str, IntArray]]:
+    """The orders that classes get by mistake, other than the right one, each once."""
+    right = np.arange(classes)
+    as_text = np.array(sorted(range(classes), key=str))
+    usual = [
+        ("the order is reversed", right[::-1].copy()),
+        ("every number is one too high", (right - 1) % classes),
+        ("every number is one too low", (right + 1) % classes),
+        ("numbers were sorted as text", as_text),
+        ("numbers were sorted as text", np.argsort(as_text)),
+    ]
+    if len(names) == classes:
+        by_name = np.array(sorted(range(classes), key=names.__getitem__))
+        usual += [("names were sorted", by_name), ("names were sorted", np.argsort(by_name))]
+    seen = {right.tobytes()}
+    for order, meaning in usual:
+        if meaning.tobytes() not in seen:
+            seen.add(meaning.tobytes())
+            yield order, meaning
+
+
+def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
+    """The one-to-one renaming that agrees best; what was not seen stays as it is.
+
+    Only classes that have images are renamed: a class without any loses nothing when its name goes to a class that a
+    sound network takes for it.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    labels, column = np.unique(expected, return_inverse=True)
+    known = np.isin(found, labels)
+    counts = np.eye(len(labels)) * _TIE
+    np.add.at(counts, (np.searchsorted(labels, found[known]), column[known]), 1)
+    answers, meant = linear_sum_assignment(counts, maximize=True)
+    seen = counts[answers, meant] > _TIE
+    meaning = np.arange(classes)
+    meaning[labels[answers[seen]]] = labels[meant[seen]]
+    return meaning
+
+
+def _try(expected: IntArray, found: IntArray, meaning: IntArray, order: str) -> Renaming:
+    renamed = meaning[found]
+    moved = np.unique(found[renamed != found])
+    if not beats_chance(renamed == expected, expected):  # a ruined engine's answers mean nothing under any name
+        moved = moved[:0]
+    return Renaming(meaning, order, moved, improvement(found == expected, renamed == expected, expected))
+
+
+def _explains(found: Improvement, level: float, knows: bool) -> bool:
+    """Whether the answers are better beyond luck, and a weak network's own confusions can't be why.
+
+    A network that is right on a fifth of the images and takes classes for their siblings gains up to six images for
+    each it loses once these are renamed. So where it `knows` its classes as they are named, nearly all must be gained.
+    """
+    if found.p > level:
+        return False
+    if knows:
+        return gain_p(found.gained, found.lost, _NEARLY_ALL) <= level
+    return found.after >= _WHOLE * found.before

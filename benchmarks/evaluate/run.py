@@ -1,0 +1,342 @@
+"""The accuracy gate over a bundle: run or resume, store, judge, explain."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy.comparison import Comparison, OnFrames, compare_accuracy
+from resnetrt.benchmarks.accuracy.content import batch_hashes, joined_hash
+from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
+from resnetrt.benchmarks.accuracy.gate import (
+    DATA,
+    FAIL,
+    PASS,
+    REFERENCE,
+    SELFTEST,
+    Budget,
+    gate_rows,
+    overall,
+    overrule,
+    statistics,
+)
+from resnetrt.benchmarks.accuracy.groups import read_groups
+from resnetrt.benchmarks.accuracy.looks import Looks, look_spending
+from resnetrt.benchmarks.accuracy.outcomes import FileJournal, write_results
+from resnetrt.benchmarks.accuracy.releases import Baseline, compare_releases
+from resnetrt.benchmarks.evaluate.classes import class_drops
+from resnetrt.benchmarks.evaluate.flips import worst_flips
+from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
+from resnetrt.benchmarks.evaluate.label_map import label_map
+from resnetrt.benchmarks.evaluate.scales import scale_faults
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.verify.reference import Reference, find_reference
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.data import Dataset, IntArray, open_dataset
+from resnetrt.calibration.record import FILE as CALIBRATION
+from resnetrt.conditions import conditions, tool_versions
+from resnetrt.errors import BackendMissing, CheckFailed, UsageError
+from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.runtime import load
+from resnetrt.runtime.session import Session
+
+_SHOWN_FLIPS = 48
+Engine = Infer | OnFrames
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
+
+    `baseline` is an older results file or JSON, judged by the same budget; `renamed` gives the older names of engines
+    that have another one now. `group_by` says which images belong together, see `accuracy.groups`. `ray` is the address
+    of a cluster that runs the batches, see `cluster.evaluate`.
+    """
+
+    data: str
+    engines: Sequence[str] = ()
+    weights: Path | None = None
+    samples: int | None = None
+    allow_overlap: bool = False
+    budget: Budget | None = None
+    results: Path | None = None
+    baseline: Path | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    group_by: str | None = None
+    batch_size: int = 50
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline is not None and self.budget is None:
+            raise UsageError("--baseline: expected a budget to judge the change by; add --max-drop or --min-relative")
+        if self.renamed and self.baseline is None:
+            raise UsageError("--baseline-engine: expected --baseline, found none")
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """`record` is the object of `evaluate --json`; `comparison` and `dataset` are what it was made from."""
+
+    record: dict[str, Any]
+    comparison: Comparison
+    dataset: Dataset
+
+
+def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
+    """Evaluate engines of `bundle` as `request` says.
+
+    An engine that fails its self-test is still measured under a budget, so that the cause can be named, but
+    can't pass. Raises `UsageError`, `DataError` (also for images that calibration has used), `BackendMissing`, and
+    `CheckFailed` for outputs that are not finite.
+    """
+    if request.budget is not None:
+        statistics()  # before the long run, not after it
+    manifest = bundle.manifest
+    names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
+    if not names:
+        raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
+    baseline = None if request.baseline is None else Baseline.read(request.baseline)
+    # all that may FAIL, and with it the command; paired before the long run, too
+    verdicts = len(names) + (0 if baseline is None else len(baseline.pair(names, request.renamed)))
+    dataset = open_images(bundle, request)
+    groups = None if request.group_by is None else read_groups(dataset, request.group_by)
+    looks = None if request.results is None else Looks.read(request.results)
+    reference = find_reference(bundle, request.weights)
+    with open_engines(bundle, names, request.budget is not None) as (engines, faults):
+        comparison, numbers = _compare(bundle, request, dataset, groups, reference, engines, looks)
+        spendings = {name: look_spending(number or 1, verdicts) for name, number in numbers.items()}
+        rows = gate_rows(comparison, request.budget, dataset.class_names, spendings)
+        for row in rows:
+            row |= {"look": numbers[row["engine"]], "verdicts": verdicts}
+        distinct = comparison.distinct()
+        _describe(rows, distinct, dataset, faults)
+        if request.budget is not None:
+            _explain(rows, distinct, bundle, dataset, reference, engines)
+    since: list[dict[str, Any]] = []
+    if baseline is not None and request.budget is not None:
+        whole = not request.engines
+        since = compare_releases(comparison, baseline, request.budget, request.renamed, whole, spendings)
+        for row in since:
+            row |= {"look": numbers.get(row["engine"]), "verdicts": verdicts}
+    return GateRun(_record(bundle, request, rows, since, reference), comparison, dataset)
+
+
+def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
+    """The images that `request` names, as many as it wants."""
+    manifest = bundle.manifest
+    nested = request.group_by is not None
+    recipe = manifest.preprocessing
+    dataset = open_dataset(request.data, recipe, manifest.labels, classes=manifest.classes, nested=nested)
+    if request.samples is not None and request.samples < len(dataset):
+        return dataset.subset(request.samples)
+    return dataset
+
+
+@contextmanager
+def open_engines(
+    bundle: Bundle, names: Sequence[str], judged: bool
+) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
+    """Engines by name, and what the self-test says of those that fail it; not `judged`, a failure is raised."""
+    faults: dict[str, str] = {}
+    with ExitStack() as stack:
+        engines = {}
+        for name in names:
+            try:
+                session = load(bundle, name)
+            except CheckFailed as error:
+                if not judged:
+                    raise
+                faults[name] = str(error)
+                session = load(bundle, name, selftest=False)
+            engines[name] = _as_engine(stack.enter_context(session), bundle.manifest.output)
+        yield engines, faults
+
+
+def _as_engine(session: Session, output: str) -> Engine:
+    def infer(images: Any) -> FloatArray:
+        return session.infer(images)[output]
+
+    return OnFrames(infer) if session.inputs[0].dtype == "uint8" else infer
+
+
+def _compare(
+    bundle: Bundle,
+    request: GateRequest,
+    dataset: Dataset,
+    groups: IntArray | None,
+    reference: Reference,
+    engines: dict[str, Engine],
+    looks: Looks | None,
+) -> tuple[Comparison, dict[str, int | None]]:
+    """The outcomes, stored if asked for, and which look at each engine this is; None where none are remembered."""
+    journal, numbers = None, dict.fromkeys(engines)
+    # only what goes on later, or elsewhere, is bound to the images
+    bound = request.results is not None or request.ray is not None
+    hashes = batch_hashes(dataset, request.batch_size) if bound else []
+    key = _key(bundle, request, hashes, len(dataset), reference, list(engines))
+    if request.results is not None:
+        journal = FileJournal(request.results.with_name(request.results.name + ".journal"), key)
+    runner = None
+    if request.ray is not None:
+        from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
+
+        runner = runner_on_ray(bundle, request, list(engines), len(dataset), hashes)
+    comparison = compare_accuracy(
+        reference.infer,
+        engines,
+        dataset,
+        bundle.manifest.preprocessing,
+        calibration_hashes(bundle),
+        request.allow_overlap,
+        request.batch_size,
+        journal,
+        runner,
+    )
+    comparison = replace(comparison, groups=groups)
+    if request.results is not None and journal is not None and looks is not None:
+        numbers |= looks.add(key, comparison)
+        about = key | {"looks": looks.to_json(), "conditions": conditions(), "class_names": list(dataset.class_names)}
+        write_results(request.results, comparison, about)
+        journal.remove()
+    return comparison, numbers
+
+
+def _key(
+    bundle: Bundle, request: GateRequest, hashes: list[str], count: int, reference: Reference, names: list[str]
+) -> dict[str, Any]:
+    """What a run depends on; a journal of other content is another run's."""
+    files, engines = bundle.manifest.files, bundle.manifest.engines
+    return {
+        "data": request.data,
+        "n": count,
+        "images_sha256": joined_hash(hashes),
+        "preprocessing": bundle.manifest.preprocessing.to_json(),
+        "reference": reference.name,
+        "fp32_sha256": files[bundle.manifest.variants["fp32"].file].sha256,
+        "engines": {name: files[engines[name].file].sha256 for name in names},
+        "calibration_sha256": files[CALIBRATION].sha256 if CALIBRATION in files else None,
+        "versions": tool_versions(),
+        "bundle": bundle.manifest.name,
+        "allow_overlap": request.allow_overlap,
+        "batch_size": request.batch_size,
+    }
+
+
+def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]) -> None:
+    """Add classes, flips and the self-test's findings; an engine that failed that does not pass."""
+    names = list(dataset.class_names)
+    for row in rows:
+        name = row["engine"]
+        row["selftest"] = faults.get(name)
+        row["flips"] = worst_flips(comparison, name, _SHOWN_FLIPS, names)
+        for flip in row["flips"]:
+            flip["image"] = dataset.identity(flip["index"])
+        if row["verdict"] is not None:
+            row["classes"] = class_drops(
+                comparison.reference, comparison.candidates[name], comparison.labels, names, comparison.groups
+            )
+            if name in faults and (row["verdict"] == PASS or row["verdict_why"] == DATA):
+                overrule(row, SELFTEST)
+
+
+def _explain(
+    rows: list[dict[str, Any]],
+    comparison: Comparison,
+    bundle: Bundle,
+    dataset: Dataset,
+    reference: Reference,
+    engines: dict[str, Engine],
+) -> None:
+    """Add `hints` to rows that fail; a reference that is itself wrong for a known cause fails every engine."""
+    few = dataset.subset(min(MOST_IMAGES, len(dataset)))
+    batch = next(few.batches(len(few)))
+    preprocessing, names, classes = bundle.manifest.preprocessing, dataset.class_names, bundle.manifest.classes
+    # where labels are only renamed, every recipe is wrong, and which is a little less so says nothing
+    shared = label_map(comparison.labels, comparison.reference.predicted, classes, names, "labels and reference")
+    shared = shared or reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
+    for row in rows:
+        hints = [shared] if shared else []
+        if hints:
+            overrule(row, REFERENCE)
+        elif row["verdict"] == FAIL:
+            name = row["engine"]
+            hints = _engine_hints(name, comparison, bundle, batch.frames[:IMAGES], reference, engines[name], names)
+        if row["selftest"]:
+            hints.append(f"self-test: {row['selftest']}")
+        row["hints"] = hints
+
+
+def _engine_hints(
+    name: str,
+    comparison: Comparison,
+    bundle: Bundle,
+    frames: UInt8Array,
+    reference: Reference,
+    engine: Engine,
+    class_names: Sequence[str],
+) -> list[str]:
+    preprocessing = bundle.manifest.preprocessing
+    images = preprocessing.normalize(frames)
+    logits = _whole(engine, frames, images)
+    tries: list[Callable[[], str | None]] = [
+        lambda: engine_preprocessing(logits, reference.infer, frames, preprocessing),
+        lambda: label_map(
+            comparison.reference.predicted,
+            comparison.candidates[name].predicted,
+            bundle.manifest.classes,
+            class_names,
+            "reference and engine",
+        ),
+        lambda: _scale_hint(bundle, name, images),
+    ]
+    found = [hint for attempt in tries if (hint := attempt())]
+    return found or [f"no usual mistake explains it; find the block with: resnetrt verify --bisect --engine {name}"]
+
+
+def _whole(engine: Engine, frames: UInt8Array, images: FloatArray) -> FloatArray:
+    return np.array(engine.infer(frames) if isinstance(engine, OnFrames) else engine(images))
+
+
+def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
+    made = bundle.manifest.engines[engine]
+    record = bundle.manifest.variants.get(made.variant)
+    if record is None or record.precision != "int8" or record.input != "float32":
+        return None
+    name = made.file if made.file.endswith(".onnx") else record.file  # what runs, where it can be read
+    try:
+        faults = scale_faults(bundle.file(name), images[:32], bundle.variant_file("fp32"))
+    except BackendMissing:
+        return None
+    if not faults:
+        return None
+    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"bad scale: tensor {faults[0].tensor}: {faults[0].words}{more}; calibrate and quantize again"
+
+
+def _record(
+    bundle: Bundle,
+    request: GateRequest,
+    rows: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    reference: Reference,
+) -> dict[str, Any]:
+    budget = request.budget
+    record = {
+        "bundle": str(bundle.path),
+        "data": request.data,
+        "reference": reference.name,
+        "reference_why": reference.why,
+        "budget": budget and budget.to_json(),
+        "budget_text": budget and str(budget),
+        "verdict": overall([*rows, *baseline]),
+        "engines": rows,
+        "baseline": baseline,
+        "group_by": request.group_by,
+        "results": request.results and str(request.results),
+        "conditions": conditions(),
+    }
+    return dict(json.loads(json.dumps(record)))  # plain values only; fails here rather than when printed

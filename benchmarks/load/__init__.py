@@ -1,0 +1,1 @@
+"""Many requests at once: LoadGen scenarios, streams of cameras, the server."""

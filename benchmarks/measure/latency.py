@@ -1,0 +1,101 @@
+"""Latency of engines beside eager PyTorch in the same run: the `results[]` rows of `bench`."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.measure.timing import DEFAULT_SCHEDULE, Clock, Schedule, Timing, measure, ratio
+from resnetrt.errors import DataError, UsageError
+from resnetrt.preprocess import FloatArray
+from resnetrt.progress import track
+
+BASELINE = "eager-fp32"
+Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host.
+
+    `execution_ms`, on a GPU, takes batch size and number of runs: their milliseconds by the device's own clock.
+    `images` are what it takes instead of the run's: uint8 frames `(N, H, W, C)`.
+    """
+
+    engine: str
+    backend: str
+    precision: str
+    infer: Infer
+    threads: int
+    execution_ms: Callable[[int, int], Sequence[float]] | None = None
+    images: npt.NDArray[Any] | None = None
+
+
+def measure_latency(
+    network: str,
+    depth: int | None,
+    contenders: Sequence[Contender],
+    images: FloatArray,
+    batches: Sequence[int] = (1,),
+    schedule: Schedule = DEFAULT_SCHEDULE,
+    clock: Clock | None = None,
+) -> list[dict[str, Any]]:
+    """One row per batch size and contender; `times_faster` is paired with the contender named `BASELINE`.
+
+    `images` `(N, C, H, W)` are repeated as needed to fill a batch. `schedule` holds for each batch size.
+    Raises `UsageError` for no contenders, twins or batches below one.
+    """
+    names = [contender.engine for contender in contenders]
+    if len(set(names)) != len(names):
+        raise UsageError(f"bench: expected each engine once, found {', '.join(names)}")
+    rows = []
+    for batch in batches:
+        filled = fill_batch(images, batch)
+        calls = {
+            item.engine: partial(item.infer, filled if item.images is None else fill_batch(item.images, batch))
+            for item in contenders
+        }
+        progress = partial(_round_bar, label=f"latency, batch {batch}")
+        on_device = {
+            item.engine: partial(item.execution_ms, batch) for item in contenders if item.execution_ms is not None
+        }
+        timings = measure(calls, schedule, progress, clock or time.perf_counter_ns, on_device)
+        rows += [_row(network, depth, contender, batch, timings) for contender in contenders]
+    return rows
+
+
+def fill_batch(images: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
+    """The first `batch` images as a new contiguous array, repeated from the start where there are fewer."""
+    if batch < 1:
+        raise UsageError(f"batch size: expected a positive number, found {batch}")
+    if len(images) == 0:
+        raise DataError("bench: expected at least one image, found zero")
+    return np.ascontiguousarray(images[np.arange(batch) % len(images)])
+
+
+def _round_bar(rounds: Sequence[int], label: str) -> Iterable[int]:
+    return track(rounds, label, len(rounds), "rounds")
+
+
+def _row(
+    network: str, depth: int | None, contender: Contender, batch: int, timings: dict[str, Timing]
+) -> dict[str, Any]:
+    timing, baseline = timings[contender.engine], timings.get(BASELINE)
+    times_faster = None if baseline is None else ratio(baseline, timing)
+    return {
+        "network": network,
+        "depth": depth,
+        "engine": contender.engine,
+        "input": "float32" if contender.images is None else contender.images.dtype.name,
+        "backend": contender.backend,
+        "precision": contender.precision,
+        "batch": batch,
+        "threads": contender.threads,
+        **timing.to_json(),
+        "times_faster": times_faster and times_faster.value,
+        "times_faster_ci": times_faster and [times_faster.low, times_faster.high],
+    }

@@ -1,0 +1,153 @@
+"""What this machine reaches at most, measured in the run it is compared with: matrix products and memory copy."""
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.measure.timing import Schedule, measure
+from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.export.compilers import find_compiler
+from resnetrt.runtime.backends import find_backend
+from resnetrt.runtime.session import Session
+
+# rows, columns of square products, products in a row: large enough to be limited by arithmetic, short to measure
+SHAPES = ((512, 1024, 4), (784, 512, 8))
+PRECISIONS = ("fp32", "int8")
+_SCHEDULE = Schedule(rounds=5, min_block_s=0.06, settle_s=0.04, warm_up_s=0.15)
+_COPY_BYTES = 256 << 20
+_OPSET = 20
+
+
+def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: int) -> dict[str, Any]:
+    """Billions of operations a second of matrix products, by backend and precision, and GB/s of a memory copy.
+
+    One multiply-accumulate is two operations; a copied byte counts twice, read and written. `best` is the largest of
+    each precision over backends and shapes: the fastest block's median, as a peak is what was reached.
+    """
+    rows = []
+    for backend in backends:
+        for precision in (name for name in precisions if name in PRECISIONS):
+            try:
+                rows.append(_matmul(backend, precision, threads))
+            except (BackendMissing, UsageError) as error:
+                rows.append({"backend": backend, "precision": precision, "gops": None, "why": str(error)})
+    return {"matmul": rows, "copy_gb_s": copy_rate(threads), "best": _best(rows)}
+
+
+def merge_peaks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The larger of two measurements, one before and one after the cells."""
+    rows = [
+        a | {"gops": max((x for x in (a["gops"], b["gops"]) if x is not None), default=None)}
+        for a, b in zip(first["matmul"], second["matmul"], strict=True)
+    ]
+    return {"matmul": rows, "copy_gb_s": max(first["copy_gb_s"], second["copy_gb_s"]), "best": _best(rows)}
+
+
+def copy_rate(threads: int) -> float:
+    """GB/s of copying memory larger than caches with `threads` threads; read and written bytes both count."""
+    source, target = np.ones(_COPY_BYTES, np.uint8), np.zeros(_COPY_BYTES, np.uint8)
+    edges = np.linspace(0, _COPY_BYTES, threads + 1).astype(int)
+    parts = list(pairwise(edges))
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(6):
+            start = time.perf_counter()
+            list(pool.map(lambda part: np.copyto(target[slice(*part)], source[slice(*part)]), parts))
+            best = min(best, time.perf_counter() - start)
+    return 2 * _COPY_BYTES / best / 1e9
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["gops"] is not None:
+            found[row["precision"]] = max(found.get(row["precision"], 0.0), row["gops"])
+    return found
+
+
+def _matmul(backend: str, precision: str, threads: int) -> dict[str, Any]:
+    reached = {f"{m}x{n}x{n}": _rate(backend, precision, (m, n, depth), threads) for m, n, depth in SHAPES}
+    shape = max(reached, key=lambda name: reached[name])
+    return {"backend": backend, "precision": precision, "gops": reached[shape], "shape": shape}
+
+
+def _rate(backend: str, precision: str, shape: tuple[int, int, int], threads: int) -> float:
+    rows, columns, depth = shape
+    x = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
+    with tempfile.TemporaryDirectory(prefix="resnetrt-peak-") as folder:
+        model = Path(folder) / "matmul.onnx"
+        write_matmul(model, shape, precision)
+        with open_session(model, backend, precision, threads) as session:
+            timing = measure({"matmul": lambda: session.infer(x)}, _SCHEDULE)["matmul"]
+    return 2 * rows * columns * columns * depth / min(timing.round_medians_ms) / 1e6
+
+
+def open_session(model: Path, backend: str, precision: str, threads: int) -> Session:
+    """The ONNX file compiled for the CPU and loaded; the engine lies beside it."""
+    compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
+    path = model.with_name(f"engine.{compiled.extension}")
+    path.write_bytes(compiled.blob)
+    sidecar = {"id": f"{backend}-{precision}-peak", "backend": backend, "precision": precision, "target": "cpu"}
+    return find_backend(backend).load(path, sidecar | {"tools": compiled.tools} | compiled.details, threads)
+
+
+def write_matmul(path: Path, shape: tuple[int, int, int], precision: str) -> None:
+    """An ONNX chain of `depth` products `(rows, n) @ (n, n)` with ReLUs between; with Q/DQ around each for `int8`."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    rows, columns, depth = shape
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    value = "x"
+    for index in range(depth):
+        add = _int8_layer if precision == "int8" else _float_layer
+        value = add(index, value, columns, nodes, weights)
+    graph = helper.make_graph(
+        nodes,
+        "peak",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, columns])],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, [rows, columns])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
+
+
+def _float_layer(index: int, value: str, columns: int, nodes: list[Any], weights: list[Any]) -> str:
+    from onnx import helper, numpy_helper
+
+    w = np.random.default_rng(index).standard_normal((columns, columns)) * np.sqrt(2 / columns)
+    weights.append(numpy_helper.from_array(w.astype(np.float32), f"w{index}"))
+    nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"m{index}"]))
+    nodes.append(helper.make_node("Relu", [f"m{index}"], [f"r{index}"]))
+    return f"r{index}"
+
+
+def _int8_layer(index: int, value: str, columns: int, nodes: list[Any], weights: list[Any]) -> str:
+    """uint8 inputs, int8 weights per column: the form that both backends run fastest."""
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(index)
+    arrays = {
+        f"s{index}": np.float32(4 / 255),
+        f"z{index}": np.uint8(128 if index == 0 else 0),
+        f"w{index}": rng.integers(-127, 128, (columns, columns)).astype(np.int8),
+        f"ws{index}": np.full(columns, np.sqrt(2 / columns) / 73, np.float32),
+        f"wz{index}": np.zeros(columns, np.int8),
+    }
+    weights += [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    grid, weight = [f"s{index}", f"z{index}"], [f"w{index}", f"ws{index}", f"wz{index}"]
+    nodes += [
+        helper.make_node("QuantizeLinear", [value, *grid], [f"q{index}"]),
+        helper.make_node("DequantizeLinear", [f"q{index}", *grid], [f"d{index}"]),
+        helper.make_node("DequantizeLinear", weight, [f"dw{index}"], axis=1),
+        helper.make_node("MatMul", [f"d{index}", f"dw{index}"], [f"m{index}"]),
+        helper.make_node("Relu", [f"m{index}"], [f"r{index}"]),
+    ]
+    return f"r{index}"

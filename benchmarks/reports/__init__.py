@@ -1,0 +1,1 @@
+"""What readers get: tables, sentences, pictures, one HTML file."""

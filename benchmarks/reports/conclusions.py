@@ -1,0 +1,202 @@
+"""What a bench run says, in sentences."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from resnetrt.benchmarks.depth.against_peers import closest
+from resnetrt.benchmarks.depth.baselines import PEERS
+from resnetrt.benchmarks.depth.cell_offset import mean_interval, rounds_error
+from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
+
+_REMEDY = "measure longer with --budget, or ask for at least six with --rounds"
+Record = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def conclusions(record: Record) -> list[str]:
+    """Fastest engine, what depth costs, where INT8 pays, how far from the limit, and whether the run was quiet."""
+    parts = (_unfinished, _fastest, _int8, _limit, _against_peers, _start, _overhead, _noise)
+    return [sentence for part in parts for sentence in part(record)]
+
+
+def _unfinished(record: Record) -> Iterator[str]:
+    if record.get("complete") is False:
+        yield "INTERRUPTED: only what was measured until then is shown."
+
+
+def _fastest(record: Record) -> Iterator[str]:
+    """The engine with the largest geometric mean of times faster than eager, at each batch; those it may not beat."""
+    for batch, rows in _by_batch(record["results"]):
+        yield from _race(record, batch, [row for row in rows if row["engine"] not in PEERS and row["times_faster"]])
+        few = [len(row["round_medians_ms"]) for row in rows if len(row["round_medians_ms"]) < ENOUGH_ROUNDS]
+        if few:
+            which = "no engine" if len(few) == len(rows) else f"{len(rows) - len(few)} of {len(rows)} cells"
+            yield f"Batch {batch}: {which} has a factor. {no_ratio(min(few), _REMEDY)}."
+
+
+def _race(record: Record, batch: int, rows: Sequence[Row]) -> Iterator[str]:
+    """Engines beside each other on the same networks; one that lacks some of them is named and takes no part."""
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault(row["engine"], {})[row["network"]] = row
+    if not cells:
+        return
+    networks = max((frozenset(found) for found in cells.values()), key=len)
+    running = {engine: found for engine, found in cells.items() if networks <= found.keys()}
+    means = {engine: _mean(found, networks) for engine, found in running.items()}
+    ranked = sorted(means, key=lambda engine: -means[engine][0])
+    best, near = ranked[0], [engine for engine in ranked[1:] if not _beats(running[ranked[0]], running[engine])]
+    over = f", geometric mean over {len(networks)} networks" if len(networks) > 1 else ""
+    times = {engine: f"{mean:.1f} times [{low:.1f}, {high:.1f}]" for engine, (mean, low, high) in means.items()}
+    if near:
+        told = ", ".join(f"{engine} {times[engine]}" for engine in (best, *near))
+        yield f"Batch {batch}: which is fastest is not told apart: {told} as fast as eager FP32{over}."
+    else:
+        yield f"Batch {batch}: {best} is fastest, {times[best]} as fast as eager FP32{over}."
+    absent = sorted(set(cells) - set(running))
+    if absent:
+        yield f"Batch {batch}: not among them, as not all of these networks have it: {_list(absent)}."
+    yield from _fit(record, best, batch)
+
+
+def _mean(cells: Mapping[str, Row], networks: Iterable[str]) -> tuple[float, float, float]:
+    chosen = [cells[name] for name in sorted(networks)]
+    return mean_interval([row["times_faster"] for row in chosen], list(map(_error, chosen)))
+
+
+def _beats(first: Mapping[str, Row], second: Mapping[str, Row]) -> bool:
+    """Whether the mean lead is beyond doubt; eager is the same for both and leaves."""
+    both = sorted(first.keys() & second.keys())
+    leads = [first[name]["times_faster"] / second[name]["times_faster"] for name in both]
+    errors = [math.hypot(_error(first[name]), _error(second[name])) for name in both]
+    return mean_interval(leads, errors)[1] > 1
+
+
+def _error(row: Row) -> float:
+    low, high = row.get("times_faster_ci") or (row["times_faster"],) * 2
+    return (rounds_error(row["times_faster"], low) + rounds_error(row["times_faster"], high)) / 2
+
+
+def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
+    for fit in record.get("fits", ()):
+        if (fit["engine"], fit["batch"]) != (engine, batch):
+            continue
+        worst = max(fit["residual_percent"], key=lambda name: abs(fit["residual_percent"][name]))
+        furthest = f"furthest from that line is {worst}, {fit['residual_percent'][worst]:+.0f} %."
+        if not fit["is_line"]:
+            yield f"{engine}, batch {batch}: time grows faster than GMACs, no line fits."
+            continue
+        fixed, slope = fit["fixed_ms_ci"], fit["ms_per_gmac_ci"]
+        yield (
+            f"{engine}, batch {batch}: {fit['fixed_ms']:.2f} ms [{fixed[0]:.2f}, {fixed[1]:.2f}] + "
+            f"{fit['ms_per_gmac']:.3f} ms [{slope[0]:.3f}, {slope[1]:.3f}] a GMAC; {furthest}"
+        )
+
+
+def _int8(record: Record) -> Iterator[str]:
+    """The depths where INT8 pays, where it is undecided and where it does not, by the intervals of the ratios."""
+    for found in record.get("break_even", ()):
+        curve: Sequence[Row] = found["curve"]
+        paying = [point for point in curve if point["ci"][0] > 1]
+        losing = [point for point in curve if point["ci"][1] < 1]
+        unsure = [point for point in curve if point not in paying and point not in losing]
+        said = []
+        if paying:
+            gain = [point["times_faster"] for point in paying]
+            several = f"{min(gain):.1f} to {max(gain):.1f}" if len(gain) > 1 else f"{gain[0]:.1f}"
+            said.append(f"pays {_where_it_pays(found, paying)}, {several} times as fast as FP32")
+        for words, points in (("is undecided", unsure), ("does not pay", losing)):
+            said += [f"{words} at depth {_list([point['depth'] for point in points])}"] if points else []
+        few = found.get("few_rounds", ())
+        if few:
+            depths = _list([point["depth"] for point in few])
+            said.append(f"is not compared at depth {depths}, {no_ratio(min(p['rounds'] for p in few), _REMEDY)}")
+        yield f"{found['backend']}, batch {found['batch']}: INT8 {'; '.join(said)}."
+
+
+def _where_it_pays(found: Row, paying: Sequence[Row]) -> str:
+    if found["always"]:
+        return "at every measured depth"
+    if paying[0]["depth"] == found["pays_from_depth"]:
+        return f"from depth {found['pays_from_depth']} on"
+    return f"at depth {_list([point['depth'] for point in paying])}"
+
+
+def _limit(record: Record) -> Iterator[str]:
+    """How far the engine that is fastest is from the roofs, at each batch."""
+    for batch, rows in _by_batch([row for row in record["results"] if row.get("percent_of_floor")]):
+        own = [row for row in rows if row["engine"] not in PEERS]
+        best = min(own, key=lambda row: float(row["median_ms"]), default=None)
+        cells = [row for row in own if best is not None and row["engine"] == best["engine"]]
+        if best is not None:
+            peak, floor, memory = (
+                _extent([row[name] for row in cells])
+                for name in ("percent_of_peak", "percent_of_floor", "memory_percent")
+            )
+            yield (
+                f"Batch {batch}: {best['engine']} reaches {peak} % of the {best['precision']} matrix products measured "
+                f"in this run, and {floor} % of what arithmetic and memory allow layer by layer; {memory} % of that "
+                "least time is in layers that memory limits."
+            )
+
+
+def _against_peers(record: Record) -> Iterator[str]:
+    """Own time over that of the closest peer, for each way to measure it."""
+    names = {"engine": "engine alone", "frame": "from a uint8 frame", "jpeg": "from a JPEG"}
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in closest(record.get("against_peers", ())):
+        groups.setdefault((row["source"], row["batch"]), []).append(row)
+    for (source, batch), rows in groups.items():
+        ratios = [row["ratio"] for row in rows]
+        worst = max(rows, key=lambda row: float(row["ratio"]))
+        low, high = worst["ratio_ci"]
+        extent = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(rows) > 1 else f"{ratios[0]:.2f}"
+        yield (
+            f"Against the closest peer, {names[source]}, batch {batch}: {extent} of its time; {worst['network']} is "
+            f"worst, {worst['engine']} against {worst['peer']} [{low:.2f}, {high:.2f}]."
+        )
+    few = [row["rounds"] for row in record.get("against_peers", ()) if row["ratio"] is None]
+    if few:
+        yield f"Against peers {len(few)} comparisons have no ratio. {no_ratio(min(few), _REMEDY)}."
+
+
+def _start(record: Record) -> Iterator[str]:
+    rows = sorted(record.get("memory", ()), key=lambda row: float(row["start_to_first_ms"]))
+    if rows:
+        told = [f"{row['start_to_first_ms'] / 1e3:.2f} s ({row['network']} {row['engine']})" for row in rows]
+        span = " to ".join(dict.fromkeys((told[0], told[-1])))
+        yield f"From the start of a process over import, load and self-test to the first outputs: {span}."
+
+
+def _overhead(record: Record) -> Iterator[str]:
+    for row in record.get("overhead", ()):
+        low, high = row["overhead_ci_us"]
+        yield (
+            f"The runtime adds {row['overhead_us']:.1f} us [{low:.1f}, {high:.1f}] to {row['backend']}'s own call "
+            f"({row['bare_us']:.0f} us on one small product, caches emptied before each call)."
+        )
+
+
+def _noise(record: Record) -> Iterator[str]:
+    blocks = record.get("noise", ())
+    marked = [block for block in blocks if block["disturbed"]]
+    if marked:
+        reasons = {f"{block['network']} batch {block['batch']}: {', '.join(block['reasons'])}" for block in marked}
+        yield f"DISTURBED: {len(marked)} of {len(blocks)} blocks; {'; '.join(sorted(reasons))}."
+    elif blocks:
+        yield "The machine was quiet in every block."
+
+
+def _extent(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _by_batch(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:
+    for batch in sorted({row["batch"] for row in rows}):
+        yield batch, [row for row in rows if row["batch"] == batch]
+
+
+def _list(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,233 @@
+"""The final table of a deployment: accuracy, latency and size, engine by engine; as cells, Markdown and JSON."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnetrt.atomic import write_file
+from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS, no_ratio
+from resnetrt.conditions import RESULT_SCHEMA_VERSION
+from resnetrt.errors import UsageError
+from resnetrt.manifest import canonical_json
+
+if TYPE_CHECKING:
+    from resnetrt.benchmarks.deploy.auto import Attempt
+
+HEADER = (
+    "engine",
+    "in its precision %",
+    "top-1 %",
+    "drop pp [95 % interval]",
+    "flips %",
+    "SQNR dB",
+    "runs",
+    "median ms [95 % interval]",
+    "p90 ms",
+    "p99 ms",
+    "times faster [95 % interval]",
+    "size",
+)
+TRIED = ("tried", "median ms", "drop pp", "verdict", "outcome", "why")
+_ACCURACY = ("n", "top1", "top5", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
+_LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "ci_confidence")
+_FACTOR = ("times_faster", "times_faster_ci", "disturbed")
+_UNKNOWN = "-"
+_HOW_TO_READ = """\
+- **in its precision**: share of the multiply-accumulates that the backend runs in the precision of the engine's name.
+- **drop**: FP32 top-1 minus the engine's, in percentage points, over the same images; negative is better than FP32. The
+  interval is Tango's score interval for paired proportions.
+- **flips**: images whose top-1 class differs from the eager model's, right or wrong.
+- **SQNR**: 10 log10(sum of squared FP32 logits / sum of squared errors), in dB.
+- **times faster**: eager FP32 time over the engine's, paired in rotated blocks of the same run; none from fewer than
+  six rounds. Latencies are of the engine alone, float32 images in, logits out.
+- **runs**: timed calls of the engine. An asterisk marks times that were taken while something else used the machine.
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a deployment measured: `engines[]` of `evaluate`, `results[]` of `bench`, `sizes` in bytes by engine.
+
+    `batch` chooses the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
+    is what the engine was chosen from, None where nothing was chosen. `shares` are of the work in an engine's own
+    precision, None where that is unknown; `refused` says which engines failed a check and were left out.
+    """
+
+    title: str
+    engines: Sequence[Mapping[str, Any]]
+    results: Sequence[Mapping[str, Any]]
+    sizes: Mapping[str, int]
+    conditions: Mapping[str, Any]
+    batch: int = 1
+    notes: Sequence[str] = field(default=())
+    tried: "Sequence[Attempt] | None" = None
+    shares: Mapping[str, float | None] = field(default_factory=dict)
+    refused: Sequence[str] = field(default=())
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row per engine, eager FP32 first; what was not measured is None."""
+        accuracy = {str(row["engine"]): row for row in self.engines}
+        latency = {str(row["engine"]): row for row in self.results if row["batch"] == self.batch}
+        names = sorted(dict.fromkeys([*latency, *accuracy]), key=lambda name: name != BASELINE)
+        if not names:
+            raise UsageError(f"report {self.title}: expected results of at least one engine, found none")
+        if BASELINE not in accuracy and accuracy:
+            accuracy[BASELINE] = _baseline_accuracy(next(iter(accuracy.values())))
+        return [
+            {"engine": name}
+            | {key: accuracy.get(name, {}).get(key) for key in _ACCURACY}
+            | {key: latency.get(name, {}).get(key) for key in (*_LATENCY, *_FACTOR)}
+            | {"runs": latency.get(name, {}).get("n"), "rounds": _round_count(latency.get(name, {}))}
+            | {"own_share": self.shares.get(name), "size_bytes": self.sizes.get(name)}
+            for name in names
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as one object with the design's stable names."""
+        return {
+            "schema_version": RESULT_SCHEMA_VERSION,
+            "title": self.title,
+            "conditions": dict(self.conditions),
+            "summary": self.summary(),
+            "engines": [dict(row) for row in self.engines],
+            "results": [dict(row) for row in self.results],
+            "notes": list(self.notes),
+            "refused": list(self.refused),
+            "tried": None if self.tried is None else [item.to_json() for item in self.tried],
+        }
+
+    def to_markdown(self, picture: str | None = None) -> str:
+        """The report for people; `picture` is the picture's path relative to the Markdown file."""
+        summary = self.summary()
+        lines = [f"# {self.title}", "", *_markdown_table(HEADER, table_cells(summary)), ""]
+        if picture:
+            lines += [f"![Top-1 accuracy against median latency]({picture})", ""]
+        notes = [*self.notes, *few_rounds_notes(summary)]
+        if notes:
+            lines += [*(f"- {note}" for note in notes), ""]
+        if self.refused:
+            lines += ["## Refused", "", *(f"- {text}" for text in self.refused), ""]
+        if self.tried is not None:
+            lines += ["## What was tried", "", *_markdown_table(TRIED, tried_cells(self.tried)), ""]
+        lines += ["## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
+        images = next((row["n"] for row in summary if row["n"]), None)
+        facts = {"images evaluated": images, "batch size of the latencies": self.batch, **_flat(self.conditions)}
+        lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+
+def table_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The cells of the table under `HEADER`, as text."""
+    return [_cells(row) for row in summary]
+
+
+def tried_cells(tried: "Sequence[Attempt]") -> list[list[str]]:
+    """The cells of the table under `TRIED`, as text."""
+    return [
+        [
+            f"{item.backend} {item.precision}",
+            format_ms(item.median_ms),
+            _number(item.drop_pp, 2),
+            item.verdict or _UNKNOWN,
+            item.outcome,
+            item.why,
+        ]
+        for item in tried
+    ]
+
+
+def format_ms(value: float | None) -> str:
+    """Milliseconds with three significant digits, all digits before the point."""
+    if value is None:
+        return _UNKNOWN
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}"
+
+
+def few_rounds(row: Mapping[str, Any]) -> str:
+    """What to write behind a row's interval: the confidence that its rounds allow, nothing if that is 95 %."""
+    confidence = row.get("ci_confidence")
+    return "" if confidence is None or confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
+
+
+def few_rounds_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line that says why the table has no factors, where its rounds are too few for them."""
+    few = [row["rounds"] for row in summary if row["rounds"] is not None and row["rounds"] < ENOUGH_ROUNDS]
+    return [f"times faster: {no_ratio(min(few), 'time the engines longer with resnetrt bench')}"] if few else []
+
+
+def write_report(report: Report, folder: Path, picture: bool = True) -> list[Path]:
+    """Write `report.json`, `report.md` and, if asked for, `report.svg` and `report.png`; return their paths.
+
+    Raises `BackendMissing` before anything is written if a picture is wanted and matplotlib is absent.
+    """
+    pictures: list[Path] = []
+    if picture:
+        from resnetrt.benchmarks.reports.plot import write_tradeoff
+
+        pictures = write_tradeoff(report.summary(), report.title, folder / "report")
+    json_path, markdown_path = folder / "report.json", folder / "report.md"
+    write_file(json_path, canonical_json(report.to_json()))
+    write_file(markdown_path, report.to_markdown(pictures[0].name if pictures else None).encode())
+    return [json_path, markdown_path, *pictures]
+
+
+def _baseline_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"n": row["n"], "top1": row["fp32_top1"], "top5": row.get("fp32_top5")}
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        str(row["engine"]) + (" *" if row["disturbed"] else ""),
+        _UNKNOWN if row["own_share"] is None else f"{row['own_share']:.1%}".removesuffix("%"),
+        _number(row["top1"], 2),
+        _drop(row["drop_pp"], row["drop_ci_pp"]),
+        _number(row["flips_percent"], 2),
+        _number(row["sqnr_db"], 1),
+        _UNKNOWN if row["runs"] is None else str(row["runs"]),
+        _with_interval(format_ms(row["median_ms"]), row["ci_ms"], format_ms) + few_rounds(row),
+        format_ms(row["p90_ms"]),
+        format_ms(row["p99_ms"]),
+        _with_interval(_number(row["times_faster"], 2), row["times_faster_ci"], lambda value: _number(value, 2)),
+        _size(row["size_bytes"]),
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _UNKNOWN if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
+
+
+def _with_interval(text: str, interval: Sequence[float] | None, form: Callable[[float], str]) -> str:
+    return text if interval is None else f"{text} [{form(interval[0])}, {form(interval[1])}]"
+
+
+def _round_count(row: Mapping[str, Any]) -> int | None:
+    rounds = row.get("round_medians_ms")
+    return None if rounds is None else len(rounds)
+
+
+def _drop(drop: float | None, interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return _number(drop, 2)
+    return f"{_number(drop, 2)} [{_number(interval[0], 2)}, {_number(interval[1], 2)}]"
+
+
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return _UNKNOWN
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
+    return [line(header), rule, *map(line, rows)]
+
+
+def _flat(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    versions = conditions.get("versions", {})
+    plain = {key: value for key, value in conditions.items() if key != "versions"}
+    return plain | {"versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None}

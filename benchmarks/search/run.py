@@ -1,0 +1,349 @@
+"""Search a bundle's mixed-precision variant: split the data, measure, search, confirm, store."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from resnetrt.benchmarks.accuracy.comparison import Comparison, compare_accuracy
+from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
+from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of, gate_rows
+from resnetrt.benchmarks.accuracy.plan import fewest_images
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.measure.timing import Schedule
+from resnetrt.benchmarks.search.confirm import (
+    ATTEMPTS,
+    SURE,
+    Attempt,
+    chance_to_pass,
+    corrected,
+    drop_of_passed,
+    halves,
+    plan,
+)
+from resnetrt.benchmarks.search.front import measure_front
+from resnetrt.benchmarks.search.minutes import Clock, OutOfTime, SearchTime
+from resnetrt.benchmarks.search.race import Racer, noisiest_blocks, race, winner
+from resnetrt.benchmarks.search.replay import Split
+from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, Trial, best, rank, search, widen
+from resnetrt.benchmarks.search.trial_engines import Build, TrialEngines
+from resnetrt.benchmarks.verify.blocks import find_blocks
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.data import Dataset, open_dataset
+from resnetrt.calibration.dialects import dialect as find_dialect
+from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
+from resnetrt.calibration.record import CalibrationRecord
+from resnetrt.errors import Inconclusive, UsageError
+from resnetrt.export.cast import rounded_outputs
+from resnetrt.export.cast_recipes import record_of
+from resnetrt.export.compilers import compile_variant, find_compiler
+from resnetrt.export.onnx_parity import golden_outputs, run_onnx
+from resnetrt.export.store import store_variant
+from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.progress import track
+
+_BATCH = 50
+_CONFIRMED = ("confidence", "unselected_drop_pp")
+_SCORED = 32  # images of the cheap score
+_SCHEDULE = Schedule(rounds=5, min_block_s=0.03, settle_s=0.01, warm_up_s=0.05)
+_RACE = Schedule(rounds=11, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)  # three engines that decide all the rest
+_FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """`samples` images at most, half to search on and half to confirm; `minutes` at most for all of it.
+
+    Raises `UsageError` unless `minutes` are positive and finite.
+    """
+
+    data: str
+    budget: Budget
+    backend: str = "onnxruntime"
+    target: str = "cpu"
+    samples: int = 4000
+    minutes: float = 30.0
+    options: QuantizeOptions = field(default_factory=QuantizeOptions)
+    build: Build | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise UsageError(f"--budget: expected a positive number of minutes, found {self.minutes}")
+
+
+class SearchRun:
+    """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best so far.
+
+    `left_out` says what the budget did not allow.
+    """
+
+    def __init__(self, bundle: Bundle, request: SearchRequest, clock: Clock = time.monotonic) -> None:
+        compiler = find_compiler(request.backend)
+        self.bundle = bundle
+        self.request = request = replace(request, target=compiler.resolve_target(request.target))
+        self.blocks = find_blocks(bundle.variant_file("fp32"))
+        self.dialect = find_dialect(compiler.DIALECT)
+        self.trials: list[Trial] = []
+        self.sensitivities: list[Sensitivity] = []
+        self.racers: list[Racer] = []
+        self.stopped = ""
+        self.left_out: list[str] = []
+        self.confirmations: list[tuple[Attempt, dict[str, Any]]] = []
+        self.time = SearchTime(60 * request.minutes, clock)
+
+    def run(self) -> dict[str, Any]:
+        """Search, confirm on the other half of the data, store the chosen variant and measure the front.
+
+        Raises `Inconclusive` if the data is too small for even an unchanged network to pass, or if the reference is no
+        better on it than a constant answer.
+        """
+        searching, held_out = self._split()
+        with TemporaryDirectory(prefix="resnetrt-search-") as folder:
+            engines = self.engines(Path(folder))
+            try:
+                self._search(engines, searching)
+            except (KeyboardInterrupt, OutOfTime) as stop:
+                self.stopped = _why(stop)
+            stored = self._confirm_one(engines, held_out)
+            front = self._front(engines)
+        return self._record(front, stored)
+
+    def engines(self, folder: Path) -> TrialEngines:
+        """What makes this search's trials, with its files in `folder`."""
+        request = self.request
+        build = request.build or self._quantize
+        made_for = (self.bundle, request.backend, request.target)
+        return TrialEngines(*made_for, self.blocks, build, folder, self.time.opened)
+
+    def _search(self, engines: TrialEngines, dataset: Dataset) -> None:
+        """Race the precisions, rank the blocks, and find how many of them to keep.
+
+        If a 16-bit precision helps only with every block kept, which is FP32, the search is repeated in FP32.
+        """
+        split = self._cached(dataset)
+        right = split.logits.argmax(1) == dataset.labels
+        doubt = doubt_of(right, dataset.labels, self.request.budget.confidence, dataset.class_names)
+        if doubt is not None:  # no trial could pass
+            raise Inconclusive(f"search on {self.request.data}: {doubt}")
+        precision, ranking = self._rank(engines, dataset)
+
+        def evaluate(mix: Mix) -> dict[str, Any]:
+            self._check_time(self.time.evaluation())
+            return self._evaluate(engines, split, mix)
+
+        search(ranking, evaluate, self.trials, precision)
+        chosen = best(self.trials)
+        if precision != "fp32" and chosen is not None and engines.is_all(chosen.mix):
+            precision = "fp32"
+            search(ranking, evaluate, self.trials, fails=0, passes=len(ranking))
+        strict = corrected(self.request.budget, ATTEMPTS)
+        widen(
+            ranking,
+            evaluate,
+            self.trials,
+            precision,
+            lambda trial: chance_to_pass(trial.row, strict, len(dataset)),
+            SURE,
+        )
+
+    def _split(self) -> tuple[Dataset, Dataset]:
+        manifest, request = self.bundle.manifest, self.request
+        dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
+        dataset = dataset.subset(min(request.samples, len(dataset)))
+        half = len(dataset) // 2
+        needed = fewest_images(request.budget)  # of a network that is unchanged
+        if half < needed:
+            raise Inconclusive(
+                f"search: expected enough images to tell {request.budget}, found {half} in each half of "
+                f"{request.data}; even an unchanged network needs {needed - half} more in each; "
+                "add images or raise the budget"
+            )
+        searching, held_out = halves(dataset.labels)
+        return dataset.select(searching), dataset.select(held_out)
+
+    def _cached(self, dataset: Dataset) -> Split:
+        """The images to search on and the reference's answers; how long they take is how long others will."""
+        started = self.time.clock()
+
+        def infer(frames: UInt8Array) -> FloatArray:
+            self._check_time()
+            return self._reference(self.bundle.manifest.preprocessing.normalize(frames))
+
+        split = Split.load(dataset, infer)
+        self.time.images = len(dataset)
+        self.time.reference_s = (self.time.clock() - started) / len(dataset)
+        return split
+
+    def _reference(self, images: FloatArray) -> FloatArray:
+        return run_onnx(self.bundle.variant_file("fp32"), images, _BATCH)
+
+    def _rank(self, engines: TrialEngines, dataset: Dataset) -> tuple[str, list[str]]:
+        """The precision to keep blocks in, and the blocks, most noise for its time first."""
+        few = dataset.select(np.arange(min(_SCORED, len(dataset))))
+        images = self.bundle.manifest.preprocessing.normalize(next(few.batches(len(few))).frames)
+        noise = self._noise(engines, images)
+        names = list(noise)
+        self.racers = race(engines, noisiest_blocks(noise), images[:1], self._within(_RACE), self._check_time)
+        precision = winner(self.racers)
+        mixes = {name: Mix(frozenset([name]), precision) for name in names}
+        full_int8 = {"": Mix(frozenset(), precision)}
+        timings = engines.time({**full_int8, **mixes}, images[:1], self._within(_SCHEDULE), self._check_time)
+        self.time.call_s = max(timing.median_ms for timing in timings.values()) / 1e3
+        self._check_time()
+        full = timings[""]
+        costs = {name: timings[name].median_ms - full.median_ms for name in names}
+        self.sensitivities = [Sensitivity(name, noise[name], costs[name]) for name in names]
+        return precision, rank(self.sensitivities, max(full.spread_ms, 0.01 * full.median_ms))
+
+    def _noise(self, engines: TrialEngines, images: FloatArray) -> dict[str, float]:
+        """By block, what quantizing it alone does to the logits."""
+        expected = run_onnx(self.bundle.variant_file("fp32"), images).astype(np.float64)
+        names = [block.name for block in self.blocks]
+        noise = {}
+        for name in track(names, "scoring blocks", len(names), "blocks"):
+            self._check_time()
+            path = engines.file(Mix(frozenset(names) - {name}))
+            noise[name] = float(np.square(run_onnx(path, images) - expected).sum() / np.square(expected).sum())
+        return noise
+
+    def _evaluate(self, engines: TrialEngines, split: Split, mix: Mix) -> dict[str, Any]:
+        """The gate's row on the search split; raises `OutOfTime` where the trial runs into the reserve."""
+        with engines.open(mix) as opened:
+            started = self.time.clock()
+            candidate = {engines.label(mix): engines.infer(opened)}
+            stop = partial(self.time.short_of, self._reserve())
+            comparison = self._compare(split.replay(_BATCH), candidate, split.dataset, stop)
+        seen = len(comparison.labels)
+        self.time.trial_s = max(self.time.trial_s, (self.time.clock() - started) / seen)
+        if seen < len(split.dataset):
+            raise OutOfTime
+        return gate_rows(comparison, self.request.budget)[0]
+
+    def _confirm_one(self, engines: TrialEngines, dataset: Dataset) -> dict[str, str] | None:
+        """Confirm the planned trials until one passes, and store that; a second one only if there is time for both."""
+        again = self.time.confirming() + self.time.storing()
+        tries = 1 if self.time.short_of(self.time.confirming() + again) else ATTEMPTS
+        for attempt in plan(self.trials, len(self.blocks), self.request.budget, len(dataset), tries):
+            if self.confirmations and self.time.short_of(again):
+                self.left_out.append(f"the confirmation with {len(attempt.trial.mix.kept)} blocks kept: out of time")
+                break
+            row = self._confirm(engines, dataset, attempt)
+            self.confirmations.append((attempt, row))
+            if row["verdict"] == PASS:
+                return self._store(engines, attempt.trial, row)
+        return None
+
+    def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: Attempt) -> dict[str, Any]:
+        """The gate's row on held-out images: on as many as the time allows, so that fewer images decide less."""
+        mix, budget = attempt.trial.mix, replace(self.request.budget, confidence=attempt.confidence)
+        stop = partial(self.time.short_of, self.time.storing())
+        with engines.open(mix) as opened:
+            candidate = {engines.label(mix): engines.infer(opened)}
+            comparison = self._compare(self._reference, candidate, dataset, stop)
+        missing = len(dataset) - len(comparison.labels)
+        if missing:
+            self.left_out.append(f"{missing} of {len(dataset)} held-out images: out of time")
+        row = gate_rows(comparison, budget)[0]
+        unselected = drop_of_passed(row, budget) if row["verdict"] == PASS else row["drop_pp"]
+        return row | {"confidence": attempt.confidence, "unselected_drop_pp": unselected}
+
+    def _compare(
+        self, reference: Infer, candidate: dict[str, Infer], dataset: Dataset, stop: Callable[[], bool]
+    ) -> Comparison:
+        recipe, hashes = self.bundle.manifest.preprocessing, calibration_hashes(self.bundle)
+        return compare_accuracy(reference, candidate, dataset, recipe, hashes, batch_size=_BATCH, stop=stop)
+
+    def _quantize(self, keep_float: frozenset[str]) -> bytes:
+        fp32 = self.bundle.variant_file("fp32")
+        return quantize_model(fp32, self.calibration, self.dialect, self.request.options, keep_float)
+
+    @cached_property
+    def calibration(self) -> CalibrationRecord:
+        """The bundle's calibration record, read and checked once."""
+        return load_record(self.bundle)
+
+    def _reserve(self) -> float:
+        """Seconds for what follows the search, with one more trial to be timed, and FP32."""
+        return self.time.reserve(len(self.trials) + 2, _FINAL)
+
+    def _check_time(self, needed_s: float = 0.0) -> None:
+        """Raise `OutOfTime` unless `needed_s` can be spent without touching the reserve."""
+        self.time.check(needed_s + self._reserve())
+
+    def _within(self, schedule: Schedule) -> Schedule:
+        return self.time.within(schedule, self._reserve())
+
+    def _front(self, engines: TrialEngines) -> list[dict[str, Any]]:
+        """Every trial and FP32 with its time, if there is time for it."""
+        if not self.trials:
+            return []
+        count = len(self.trials) + 1
+        name, needed = f"the final timing of {count} variants", self.time.timing(count, _FINAL)
+        if self.time.short_of(needed):
+            self.left_out.append(f"{name}: it takes about {needed:.0f} s, {max(0.0, self.time.left()):.0f} s were left")
+            return []
+        try:
+            return measure_front(engines, self.trials, self.time.within(_FINAL), self.time.check)
+        except (KeyboardInterrupt, OutOfTime) as stop:
+            self.left_out.append(f"{name}: {_why(stop)}")
+            return []
+
+    def _store(self, engines: TrialEngines, chosen: Trial, confirmed: dict[str, Any]) -> dict[str, str]:
+        name, precision = f"mixed.{self.dialect.name}", engines.precision(chosen.mix)
+        evidence = {
+            "kept": sorted(chosen.mix.kept),
+            "kept_precision": chosen.mix.precision,
+            "method": self.request.options.method,
+            "calibration_sha256": record_of(self.bundle),
+            "budget": self.request.budget.to_json(),
+            "search": _facts(chosen.row),
+            "held_out": _facts(confirmed) | {name: confirmed[name] for name in _CONFIRMED},
+            "islands": [item.to_json() for item in self.racers],
+        }
+        # ONNX Runtime's CPU runs no BF16 and leaves FP16 roundings out, so 16 bits are judged by their float twin
+        half = chosen.mix.precision != "fp32" and precision == "int8"
+        blob, run = engines.file(chosen.mix).read_bytes(), rounded_outputs if half else golden_outputs
+        store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, run=run)
+        request = self.request  # a mixed variant is not named after one precision: any share will do
+        engine = compile_variant(self.bundle, name, request.backend, request.target, min_share=0.0)
+        return {"variant": name, "engine": engine}
+
+    def _record(self, front: list[dict[str, Any]], stored: dict[str, str] | None) -> dict[str, Any]:
+        chosen, confirmed = (None, None) if not self.confirmations else self.confirmations[-1]
+        trial = None if chosen is None else chosen.trial
+        return {
+            "bundle": str(self.bundle.path),
+            "data": self.request.data,
+            "backend": self.request.backend,
+            "budget": self.request.budget.to_json(),
+            "verdict": None if confirmed is None else confirmed["verdict"],
+            "stopped": self.stopped or None,
+            "left_out": self.left_out,
+            "evaluations": len(self.trials),
+            "blocks": [vars(item) for item in self.sensitivities],
+            "islands": [item.to_json() for item in self.racers],
+            "kept": None if trial is None else sorted(trial.mix.kept),
+            "kept_precision": None if trial is None else trial.mix.precision,
+            "search": None if trial is None else dict(trial.row),
+            "held_out": confirmed,
+            "confirmations": [
+                _facts(row) | {name: row[name] for name in _CONFIRMED} | {"kept": sorted(attempt.trial.mix.kept)}
+                for attempt, row in self.confirmations
+            ],
+            "front": front,
+            "stored": stored,
+        }
+
+
+def _why(stop: BaseException) -> str:
+    return "interrupted" if isinstance(stop, KeyboardInterrupt) else "out of time"
+
+
+def _facts(row: Any) -> dict[str, Any]:
+    return {name: row[name] for name in ("n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "verdict")}

@@ -1,0 +1,23 @@
+"""The command line of the seeded simulations: tables on stdout, each line as soon as it is known."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+Study = Callable[[int, int], Iterable[str]]  # the lines, of how many trials and a seed
+
+
+def print_study(
+    study: Study, name: str, doc: str | None, count: int, words: Sequence[str] | None = None, unit: str = "trials"
+) -> None:
+    """Print `study`, of module `name` whose docstring is `doc`, for `words`, by default those of this process.
+
+    `count` is the default of `--trials`, or of what else the `unit` is called.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m resnetrt.benchmarks.studies.{name}", description=doc)
+    parser.add_argument(f"--{unit}", dest="count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(words)
+    for line in study(given.count, given.seed):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,227 @@
+"""What limits an INT8 engine of OpenVINO layer by layer: each layer in its network beside the same layer alone.
+
+python -m resnetrt.benchmarks.studies.layer_limits BUNDLE [--engine ID] [--batch 1] [--json]
+
+Alone, the same call is repeated and the weights stay in the cache next to the cores. Alone with caches emptied, 32 MB
+are copied between two calls: weights and inputs come from further away, as in a network larger than that cache. Beside
+them stands a matrix product of the same size, and the peak of matrix products.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnetrt.benchmarks.measure.noise import watch
+from resnetrt.benchmarks.measure.peaks import measure_peaks
+from resnetrt.benchmarks.verify.reference import rebuild_eager
+from resnetrt.bundle import Bundle
+from resnetrt.conditions import conditions
+from resnetrt.errors import ResnetrtError, UsageError
+from resnetrt.golden import Golden
+from resnetrt.preprocess import FloatArray
+from resnetrt.runtime import load
+from resnetrt.runtime.backends.openvino import properties, shared_core
+from resnetrt.runtime.load import check_threads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_RUNS, _EMPTY_BYTES, _OPSET = 40, 32 << 20, 20
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """A convolution without groups: channels in and out, size of its input, kernel and stride, all square."""
+
+    inputs: int
+    outputs: int
+    size: int
+    kernel: int
+    stride: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of int8 weights."""
+        return self.inputs * self.outputs * self.kernel**2
+
+    def rows(self, batch: int) -> int:
+        """Output pixels of a batch: the rows of the matrix product it amounts to."""
+        return int(batch * (-(-self.size // self.stride)) ** 2)
+
+    def operations(self, batch: int) -> int:
+        """Two for a multiply-accumulate."""
+        return 2 * self.rows(batch) * self.weight_bytes
+
+
+def conv_shapes(module: "nn.Module", input_shape: tuple[int, int, int]) -> dict[str, ConvShape]:
+    """The square, ungrouped convolutions of `module` by name, found on the meta device: nothing is computed."""
+    import torch
+    from torch import nn
+
+    found: dict[str, ConvShape] = {}
+
+    def note(name: str) -> Callable[[nn.Conv2d, tuple[torch.Tensor, ...], torch.Tensor], None]:
+        def hook(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+            size, kernel, stride = inputs[0].shape[-1], layer.kernel_size[0], layer.stride[0]
+            if layer.groups == 1 and layer.padding == (kernel // 2,) * 2:
+                found[name] = ConvShape(layer.in_channels, layer.out_channels, size, kernel, stride)
+
+        return hook
+
+    shadow = copy.deepcopy(module).to("meta").eval()
+    for name, layer in shadow.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(note(name))
+    with torch.no_grad():
+        shadow(torch.empty(1, *input_shape, device="meta"))
+    return found
+
+
+def measure_layers(bundle: Bundle, engine: str | None, batch: int = 1, threads: int | None = None) -> dict[str, Any]:
+    """`layers[]`: microseconds of each convolution in the network, alone, alone with caches emptied, and as a product.
+
+    Raises `UsageError` for an engine that is not OpenVINO's in INT8, or a network that can't be rebuilt.
+    """
+    name, count = bundle.select_engine(engine), check_threads(threads)
+    sidecar = bundle.read_json(bundle.manifest.engines[name].sidecar)
+    if (sidecar["backend"], sidecar["precision"]) != ("openvino", "int8"):
+        raise UsageError(f"engine {name}: expected one of OpenVINO in INT8, found another; its layers are not known")
+    shapes = conv_shapes(rebuild_eager(bundle, None), bundle.manifest.input.shape)
+    frames = Golden.of(bundle).frames
+    with watch() as noise:
+        peak = measure_peaks(["openvino"], ["int8"], count)
+        with load(bundle, name, threads=count) as session:
+            images = session.prepare(np.ascontiguousarray(frames[np.arange(batch) % len(frames)]))
+            layers = session.profile(images, runs=_RUNS)
+        alone = {shape: measure_alone(shape, batch, count) for shape in dict.fromkeys(shapes.values())}
+    rows = []
+    for layer in layers:
+        module = layer.name.partition("/")[0]
+        if layer.op == "Convolution" and module in shapes:
+            shape = shapes[module]
+            rows.append({"layer": module, "in_network_us": 1e3 * layer.ms, **alone[shape], **asdict(shape)})
+    total_us = 1e3 * sum(layer.ms for layer in layers)
+    found = {"network": bundle.manifest.name, "engine": name, "batch": batch, "threads": count, "layers_us": total_us}
+    limits = {"peak_gops": peak["best"]["int8"], "copy_gb_s": peak["copy_gb_s"]}
+    return found | limits | {"layers": rows, "noise": noise.to_json()}
+
+
+def measure_alone(shape: ConvShape, batch: int, threads: int) -> dict[str, float]:
+    """Microseconds of the convolution alone, with caches emptied, and of the matrix product, with operations."""
+    with tempfile.TemporaryDirectory(prefix="resnetrt-layer-") as folder:
+        path = Path(folder) / "layer.onnx"
+        image = _write(path, shape, batch, product=False)
+        times = {"alone_us": _time(path, image, threads), "emptied_us": _time(path, image, threads, empty=True)}
+        rows = _write(path, shape, batch, product=True)
+        times["product_us"] = _time(path, rows, threads)
+    return times | {"operations": shape.operations(batch), "weight_bytes": shape.weight_bytes}
+
+
+def _time(path: Path, x: FloatArray, threads: int, empty: bool = False) -> float:
+    """Mean microseconds of the layer by OpenVINO's own account, conversions at the ends of the network apart."""
+    settings = properties("int8", threads) | {"PERF_COUNT": True}
+    request: Any = shared_core().compile_model(path, "CPU", settings).create_infer_request()
+    source, target = np.ones(_EMPTY_BYTES, np.uint8), np.zeros(_EMPTY_BYTES, np.uint8)
+    for _ in range(_RUNS):
+        request.infer({0: x}, share_inputs=True)
+        if empty:
+            np.copyto(target, source)
+    kinds = ("Convolution", "FullyConnected", "MatMul")
+    found = request.profiling_info
+    times = [float(node.real_time.total_seconds()) for node in found if node.node_type in kinds]
+    return 1e6 * max(times)
+
+
+def _write(path: Path, shape: ConvShape, batch: int, product: bool) -> FloatArray:
+    """The layer with uint8 in and out and int8 weights, as ONNX; returns an input for it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights: tuple[int, ...]
+    if product:
+        x = rng.random((shape.rows(batch), shape.weight_bytes // shape.outputs), np.float32)
+        weights, axis = (x.shape[1], shape.outputs), 1
+        node = helper.make_node("MatMul", ["d", "dw"], ["c"])
+    else:
+        x = rng.random((batch, shape.inputs, shape.size, shape.size), np.float32)
+        weights, axis = (shape.outputs, shape.inputs, shape.kernel, shape.kernel), 0
+        pads, strides = [shape.kernel // 2] * 4, [shape.stride] * 2
+        node = helper.make_node("Conv", ["d", "dw"], ["c"], pads=pads, strides=strides)
+    arrays = {
+        "s": np.float32(1 / 255),
+        "z": np.uint8(0),
+        "w": rng.integers(-127, 128, weights).astype(np.int8),
+        "ws": np.full(shape.outputs, 0.001, np.float32),
+        "wz": np.zeros(shape.outputs, np.int8),
+        "t": np.float32(0.1),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["dw"], axis=axis),
+        node,
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "t", "z"], ["o"]),
+        helper.make_node("DequantizeLinear", ["o", "t", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
+    return x
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m resnetrt.benchmarks.studies.layer_limits", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--engine")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    given = parser.parse_args(arguments)
+    try:
+        found = measure_layers(Bundle.open(given.bundle), given.engine, given.batch, given.threads)
+    except ResnetrtError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    text = json.dumps({"conditions": conditions(), **found}, indent=2) if given.as_json else "\n".join(_lines(found))
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """A line for each layer, and what the sums say."""
+    layers, times = found["layers"], ("in_network_us", "alone_us", "emptied_us", "product_us")
+    lines = [f"{found['network']} {found['engine']}, batch {found['batch']}", f"us: {', '.join(times)}; GOPS"]
+    for row in layers:
+        gops = row["operations"] / row["in_network_us"] / 1e3
+        size = f"{row['inputs']}x{row['kernel']}x{row['kernel']} to {row['outputs']} at {row['size']}/{row['stride']}"
+        numbers = " ".join(f"{row[name]:7.0f}" for name in times)
+        lines.append(f"{row['layer']:28} {size:28} {row['weight_bytes'] / 1e6:6.2f} MB {numbers} {gops:6.0f} GOPS")
+    own = sum(row["in_network_us"] for row in layers)
+    bare = sum(min(row["alone_us"], row["product_us"]) for row in layers)
+    at_peak = sum(row["operations"] for row in layers) / found["peak_gops"] / 1e3
+    lines.append(
+        f"convolutions: {own / 1e3:.2f} ms in the network, {bare / 1e3:.2f} ms bare (alone or as products, the "
+        f"faster), {at_peak / 1e3:.2f} ms at the peak of {found['peak_gops']:.0f} GOPS; all layers "
+        f"{found['layers_us'] / 1e3:.2f} ms"
+    )
+    return [*lines, *(f"DISTURBED: {reason}" for reason in found["noise"]["reasons"])]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""How often a search stores something, what it keeps for that, and whether what it says of it is true: by simulation.
+
+    python -m resnetrt.benchmarks.studies.search [--trials 200] [--seed 0]
+
+A network is a table of the images lost and gained with the first k blocks of its ranking kept; an image that is lost
+with k blocks kept is lost with fewer. Both halves are drawn anew. What decides is the product's own code: `search`,
+`widen`, `plan`, the gate's `decide` and `drop_of_passed`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide
+from resnetrt.benchmarks.search.confirm import (
+    ATTEMPTS,
+    SURE,
+    Attempt,
+    chance_to_pass,
+    corrected,
+    drop_of_passed,
+    halves,
+    plan,
+)
+from resnetrt.benchmarks.search.strategy import Mix, Trial, best, search, widen
+from resnetrt.benchmarks.studies.command import print_study
+
+TOP1, BLOCKS, HALVES = 0.8, 16, (600, 2000, 5000)
+_COLUMNS = ("network", "images a half", "rule", "stored %", "beyond the budget %", "blocks kept (all if not stored)",
+            "evaluations", "attempts", "true drop pp", "seen less true pp", "said less true pp")  # fmt: skip
+Rng = np.random.Generator
+Shares = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """`lost` and `gained` `(BLOCKS + 1,)`: shares of all images, by the number of blocks kept."""
+
+    name: str
+    lost: Shares
+    gained: Shares
+
+    def drop_pp(self, kept: int) -> float:
+        """The true drop."""
+        return float(100 * (self.lost[kept] - self.gained[kept]))
+
+
+def networks() -> list[Network]:
+    """Drops of 4 pp in INT8 that fall block by block, and one that is just beyond a budget of 1 pp until the end."""
+    kept = np.arange(BLOCKS + 1)
+    left = {
+        "one guilty block": np.where(kept == 0, 1.0, 0.1),
+        "each next block half as guilty": 0.5**kept,
+        "each next block 15 % less guilty": 0.85**kept,
+        "all blocks alike": 1 - kept / BLOCKS,
+    }
+    found = [Network(name, *_shares(4 * share, 0.02 * np.sqrt(share))) for name, share in left.items()]
+    edge = np.full(BLOCKS + 1, 1.0 + 1e-9)
+    return [*found, Network("drop of 1 pp, whatever is kept", *_shares(edge, np.full(BLOCKS + 1, 0.01)))]
+
+
+def _shares(drop_pp: Shares, gained: Shares) -> tuple[Shares, Shares]:
+    return drop_pp / 100 + gained, gained
+
+
+@dataclass(frozen=True)
+class Found:
+    """One simulated search. `kept` is None if nothing was stored; drops in pp, of what was stored."""
+
+    kept: int | None
+    evaluations: int
+    attempts: int
+    true_pp: float = np.nan
+    seen_pp: float = np.nan
+    said_pp: float = np.nan
+
+
+class Half:
+    """Answers on `images`: an image has one threshold, so that what is lost with k blocks kept is so with fewer.
+
+    Not `nested`, the images are others for every k, so that a second attempt has a luck of its own.
+    """
+
+    def __init__(self, network: Network, images: int, rng: Rng, nested: bool = True) -> None:
+        self._network, self.images, self._rng, self._nested = network, images, rng, nested
+        self._draw()
+
+    def _draw(self) -> None:
+        rng, images = self._rng, self.images
+        right = rng.random(images) < TOP1
+        self._right = int(right.sum())
+        draws = rng.random(images)
+        self._lost, self._gained = np.sort(draws[right] * TOP1), np.sort(draws[~right] * (1 - TOP1))
+
+    def row(self, kept: int, budget: Budget) -> dict[str, Any]:
+        """As the gate's row."""
+        if not self._nested:
+            self._draw()
+        lost = int(np.searchsorted(self._lost, self._network.lost[kept]))
+        gained = int(np.searchsorted(self._gained, self._network.gained[kept]))
+        n, right = self.images, self._right
+        verdict = str(decide(right - lost, lost, gained, n, budget))
+        drop = {"drop_pp": 100 * (lost - gained) / n, "fp32_top1": 100 * right / n}
+        return {"n": n, "lost": lost, "gained": gained, "verdict": verdict, **drop} | {
+            "top1": 100 * (right - lost + gained) / n
+        }
+
+
+def run(
+    network: Network, images: int, budget: Budget, rng: Rng, planned: bool, searched: Network | None = None
+) -> Found:
+    """One search and its confirmation: `planned` as the product does, else the least that passes, once.
+
+    With `searched`, that is what the images searched show, and attempts are independent.
+    """
+    searching = Half(searched or network, images, rng)
+    held_out = Half(network, images, rng, nested=searched is None)
+    names = [str(block) for block in range(BLOCKS)]
+    trials: list[Trial] = []
+
+    def evaluate(mix: Mix) -> dict[str, Any]:
+        return searching.row(len(mix.kept), budget)
+
+    search(names, evaluate, trials)
+    if planned:
+        strict = corrected(budget, ATTEMPTS)
+        widen(names, evaluate, trials, "fp32", lambda trial: chance_to_pass(trial.row, strict, images), SURE)
+        attempts = plan(trials, BLOCKS, budget, images, ATTEMPTS)
+    else:
+        least = best(trials)
+        attempts = [] if least is None else [Attempt(least, budget.confidence)]
+    for number, attempt in enumerate(attempts, 1):
+        kept, each = len(attempt.trial.mix.kept), replace(budget, confidence=attempt.confidence)
+        row = held_out.row(kept, each)
+        if row["verdict"] == PASS:
+            facts = network.drop_pp(kept), row["drop_pp"], drop_of_passed(row, each)
+            return Found(kept, len(trials), number, *facts)
+    return Found(None, len(trials), len(attempts))
+
+
+def study(trials: int, seed: int) -> Iterator[str]:
+    """The tables, line by line."""
+    budget = Budget(max_drop_pp=1.0)
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for number, network in enumerate(networks()):
+        for images in HALVES:
+            for planned in (False, True):
+                rng = np.random.default_rng([seed, number, images])
+                found = [run(network, images, budget, rng, planned) for _ in range(trials)]
+                yield _line(network, images, planned, found)
+    yield ""
+    yield "| the images searched show | images a half | rule | attempts | a network beyond the budget is stored |"
+    yield "|---|---|---|---|---|"
+    yield from _error_lines(trials, seed, budget)
+    yield ""
+    yield "| classes | images in the confirming half: of 4 large, of 6 small classes |"
+    yield "|---|---|"
+    yield from _split_lines()
+
+
+def _line(network: Network, images: int, planned: bool, found: Sequence[Found]) -> str:
+    stored = [item for item in found if item.kept is not None]
+    kept = np.mean([BLOCKS if item.kept is None else item.kept for item in found])
+    beyond = 100 * sum(item.true_pp > 1 for item in stored) / len(found)
+    words = [network.name, images, "plan" if planned else "least k, once", f"{100 * len(stored) / len(found):.1f}"]
+    words += [f"{beyond:.1f}", f"{kept:.2f}", f"{np.mean([item.evaluations for item in found]):.1f}"]
+    words += [f"{np.mean([item.attempts for item in found]):.2f}"]
+    if stored:
+        true, seen, said = np.mean([(item.true_pp, item.seen_pp, item.said_pp) for item in stored], 0)
+        words += [f"{true:.2f}", f"{seen - true:+.2f}", f"{said - true:+.2f}"]
+    else:
+        words += ["-"] * 3
+    return "| " + " | ".join(map(str, words)) + " |"
+
+
+def _error_lines(trials: int, seed: int, budget: Budget) -> Iterator[str]:
+    """True drop 1 pp on the held-out images whatever is kept; those searched show one that falls, so two attempts."""
+    *others, edge = networks()
+    for searched in (others[1], others[3]):
+        for images in HALVES[1:]:
+            for planned in (False, True):
+                rng = np.random.default_rng([seed, images])
+                found = [run(edge, images, budget, rng, planned, searched) for _ in range(5 * trials)]
+                share = 100 * np.mean([item.kept is not None for item in found])
+                tried = np.mean([item.attempts for item in found])
+                rule = "plan" if planned else "least k, once"
+                yield f"| {searched.name} | {images} | {rule} | {tried:.2f} | {share:.1f} % |"
+
+
+def _split_lines() -> Iterator[str]:
+    sizes = [600] * 4 + [60] * 6
+    labels = np.repeat(np.arange(10), sizes)
+    _, held_out = halves(labels)
+    count = np.bincount(labels[held_out], minlength=10)
+    yield f"| 4 x 600, 6 x 60 | {count[:4].tolist()}, {count[4:].tolist()} |"
+
+
+if __name__ == "__main__":
+    print_study(study, "search", __doc__, 200)

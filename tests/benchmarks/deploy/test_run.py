@@ -1,0 +1,43 @@
+"""What `deploy` compiles: engines that are what their names say, and what was refused."""
+
+from pathlib import Path
+
+import pytest
+import tiny_bundle
+
+from resnetrt.benchmarks.deploy.run import compile_all, own_share
+from resnetrt.bundle import Bundle
+from resnetrt.errors import CheckFailed
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A bundle whose INT8 variant for ONNX Runtime does five sixths of its work in FP32."""
+    made = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
+    tiny_bundle.plant_island(made, "int8.onnxruntime", "conv")
+    return made
+
+
+def test_an_engine_that_is_not_what_its_name_says_is_refused_and_the_others_are_kept(bundle: Bundle):
+    refused: list[str] = []
+    lines: list[str] = []
+    engines = compile_all(bundle, 0.5, refused, lines.append)
+    assert engines == ["onnxruntime-fp32-cpu", "openvino-fp32-cpu", "openvino-int8-cpu"]
+    assert sorted(bundle.manifest.engines) == engines
+    (text,) = refused
+    assert "found fp32 84.2%, int8 15.8%" in text
+    assert text.endswith("--min-share 0")
+    assert any(line.startswith("compile   onnxruntime int8 refused: engine onnxruntime-int8-cpu") for line in lines)
+    assert any(line.endswith("from eager, 100.0% of its work in int8") for line in lines)
+
+
+def test_it_can_be_kept_all_the_same(bundle: Bundle):
+    refused: list[str] = []
+    engines = compile_all(bundle, 0.0, refused, lambda line: None)
+    assert ("onnxruntime-int8-cpu" in engines, refused) == (True, [])
+    assert own_share(bundle.read_json("engines/onnxruntime-int8-cpu.json")) == pytest.approx(0.158, abs=1e-3)
+
+
+def test_with_nothing_left_the_first_refusal_is_the_error(bundle: Bundle):
+    with pytest.raises(CheckFailed, match=r"at least 200.0% of the multiply-accumulates in fp32"):
+        compile_all(bundle, 2.0, [], lambda line: None)

@@ -1,0 +1,137 @@
+"""Peers of the same run: NNCF's own path runs and agrees, and the fastest own engine is compared with each."""
+
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+from tiny_bundle import PREPROCESSING, frames, make_bundle
+
+from resnetrt.benchmarks.depth.against_peers import against_peers, closest
+from resnetrt.benchmarks.depth.baselines import Peer, open_peers
+from resnetrt.benchmarks.depth.lab import run_lab
+from resnetrt.benchmarks.depth.plan import LabOptions, Subject
+from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
+from resnetrt.benchmarks.measure.timing import Schedule
+from resnetrt.benchmarks.reports.conclusions import conclusions
+from resnetrt.export.compilers import compile_variant
+from resnetrt.golden import Golden
+from resnetrt.parity import compare
+
+QUICK = Schedule(rounds=2, block_calls=2, settle_s=0, warm_up_s=0)
+NEEDS_NNCF = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="nncf is not installed (extra peers)")
+
+
+def cell(engine, ms, *, network="n", batch=1, source=None):
+    found = {"network": network, "batch": batch, "engine": engine, "median_ms": ms}
+    found["round_medians_ms"] = [ms * factor for factor in (0.98, 0.99, 1.0, 1.0, 1.01, 1.02)]
+    return found if source is None else found | {"source": source}
+
+
+def test_the_fastest_own_engine_stands_beside_each_peer():
+    results = [
+        cell("eager-fp32", 8.0),
+        cell("nncf-openvino-int8", 1.0),
+        cell("openvino-int8-cpu", 1.1),
+        cell("onnxruntime-int8-cpu", 2.0),
+    ]
+    routes = [cell("nncf-openvino-int8-ppp", 2.0, source="frame"), cell("openvino-int8-cpu-uint8", 1.0, source="frame")]
+    found = against_peers(results, routes)
+    assert [(row["source"], row["engine"], row["peer"], round(row["ratio"], 6)) for row in found] == [
+        ("engine", "openvino-int8-cpu", "eager-fp32", 0.1375),
+        ("engine", "openvino-int8-cpu", "nncf-openvino-int8", 1.1),
+        ("frame", "openvino-int8-cpu-uint8", "nncf-openvino-int8-ppp", 0.5),
+    ]
+    assert [row["peer"] for row in closest(found)] == ["nncf-openvino-int8", "nncf-openvino-int8-ppp"]
+    said = conclusions({"results": [], "against_peers": found})
+    assert said[0].startswith("Against the closest peer, engine alone, batch 1: 1.10 of its time; n is worst")
+    assert said[1].startswith("Against the closest peer, from a uint8 frame, batch 1: 0.50 of its time")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "ending"),
+    [(n, f"n = {n}: no ratio from fewer than six rounds; measure longer with --budget, or ask for at least six with "
+      "--rounds.") for n in (1, 5)] + [(6, "[1.10, 1.10].")],
+)  # fmt: skip
+def test_few_rounds_give_no_ratio_and_say_how_to_get_one(rounds, ending):
+    few = [cell(engine, ms) for engine, ms in (("nncf-openvino-int8", 1.0), ("openvino-int8-cpu", 1.1))]
+    for row in few:
+        row["round_medians_ms"] = row["round_medians_ms"][:rounds]
+    found = against_peers(few, [])
+    said = conclusions({"results": [], "against_peers": found})
+    assert said[0].endswith(ending)
+    assert (found[0]["ratio"] is None) == (found[0]["ratio_ci"] is None) == (rounds < 6)
+
+
+def test_eager_alone_is_no_comparison_with_peers():
+    assert against_peers([cell("eager-fp32", 8.0), cell("openvino-int8-cpu", 1.1)], []) == []
+
+
+def test_every_path_gets_the_pixels_of_the_same_photograph():
+    seen = {}
+
+    def route(name):
+        def infer(batch):
+            seen.setdefault(name, []).append(batch)
+
+        return Route((lambda frames: frames) if name == "frames" else PREPROCESSING.normalize, infer)
+
+    rows = measure_end_to_end("n", PREPROCESSING, {"images": route("images"), "frames": route("frames")}, QUICK)
+    assert [(row["engine"], row["source"]) for row in rows] == [
+        (engine, source) for engine in ("images", "frames") for source in ("jpeg", "frame")
+    ]
+    assert {batch.dtype.name for batch in seen["frames"]} == {"uint8"}
+    for batch in seen["frames"]:
+        np.testing.assert_array_equal(PREPROCESSING.normalize(batch), seen["images"][0])
+
+
+def test_a_peer_that_is_not_here_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
+    found = list(open_peers(None, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
+    assert found == [
+        "torch-compile-fp32: expected the eager module, found none; install resnetrt[torch]",
+        *["nncf-openvino-int8: expected the package nncf, found none; run: pip install 'resnetrt[peers]'"] * 2,
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++ is not installed")
+def test_torch_compile_gives_up_on_no_network_of_a_long_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    bundle, images = make_bundle(tmp_path / "tiny.bundle"), np.ones((1, 3, 8, 8), np.float32)
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for _ in range(2):
+            module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+            compiled = next(iter(open_peers(module, bundle, tmp_path / "work", 1)))
+            assert isinstance(compiled, Peer), compiled
+            np.testing.assert_allclose(
+                compiled.infer(images), module(torch.from_numpy(images)).detach(), rtol=1e-4, atol=1e-5
+            )
+
+
+@NEEDS_NNCF
+@pytest.mark.slow
+def test_nncf_is_made_once_runs_and_stands_in_the_record(tmp_path, monkeypatch):
+    peaks = {"best": {"fp32": 100.0, "int8": 400.0}, "copy_gb_s": 20.0, "matmul": []}
+    monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_peaks", lambda *_: peaks)
+    monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_overhead", lambda *_: [])
+    bundle, work = make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work"
+    engine = compile_variant(bundle, "fp32", "openvino")
+    peers = {peer.engine: peer for peer in open_peers(None, bundle, work, 1) if isinstance(peer, Peer)}
+    assert list(peers) == ["nncf-openvino-int8", "nncf-openvino-int8-ppp"]
+    golden = Golden.of(bundle)
+    for peer in peers.values():
+        assert compare(golden.logits, peer.infer(peer.prepare(golden.frames))).sqnr_db > 15
+        assert peer.infer(peer.prepare(frames(3))).shape == (3, 10)
+    made = {path: path.stat().st_mtime_ns for path in work.iterdir()}
+    assert len(made) == 4
+
+    options = LabOptions(batches=(2,), threads=1, rounds=2, budget_s=200.0, peers=work, memory=False)
+    record = run_lab([Subject(bundle, [engine])], options, lambda _: None)
+    assert {path: path.stat().st_mtime_ns for path in work.iterdir()} == made, "an earlier run's model is used"
+    assert [row["engine"] for row in record["results"]] == ["nncf-openvino-int8", engine]
+    assert {row["engine"] for row in record["end_to_end"]} == {*peers, engine}
+    assert {(row["source"], row["peer"]) for row in record["against_peers"]} == {
+        ("engine", "nncf-openvino-int8"),
+        *((source, peer) for source in ("frame", "jpeg") for peer in peers),
+    }

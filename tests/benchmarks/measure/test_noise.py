@@ -1,0 +1,50 @@
+"""What counts as a disturbed run, on planted counters, and that the machine's own can be read."""
+
+from dataclasses import replace
+
+import pytest
+
+from resnetrt.benchmarks.measure.noise import Noise, Snapshot, judge, snapshot, watch
+
+BEFORE = Snapshot(100.0, 50.0, 1.0, 20.0, 0.5, 2600.0, 7, {1: ("init", 5.0), 2: ("python", 9.0)})
+# ten seconds on two cores, of which this process used 18 s
+AFTER = replace(BEFORE, wall_s=110.0, busy_s=68.0, own_s=38.0)
+
+
+def test_a_quiet_run_is_not_disturbed():
+    found = judge(BEFORE, AFTER, 2)
+    assert (found.disturbed, found.others_share, found.seconds, found.throttled) == (False, 0.0, 10.0, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"busy_s": 70.0, "processes": {2: ("python", 10.6), 3: ("cc1", 0.4), 4: ("idle", 0.0)}},
+            r"other processes took 10% of the cores \(python 8%, cc1 2%\)",
+        ),
+        ({"steal_s": 2.0}, "the hypervisor took 5% of the cores"),
+        ({"mhz": 2000.0}, "frequency fell from 2600 to 2000 MHz"),
+        ({"throttles": 8}, "throttled itself"),
+    ],
+)
+def test_each_planted_disturbance_is_named(change, reason):
+    import re
+
+    found = judge(BEFORE, replace(AFTER, **change), 2)
+    assert found.disturbed
+    assert re.search(reason, found.reasons[0])
+
+
+def test_what_a_machine_does_not_tell_is_none():
+    unknown = replace(BEFORE, mhz=None, throttles=None)
+    found = judge(unknown, replace(AFTER, mhz=None, throttles=None), 2)
+    assert (found.throttled, found.mhz, found.disturbed) == (None, None, False)
+
+
+def test_this_machine_can_be_watched():
+    with watch() as noise:
+        sum(range(100_000))
+    assert noise.seconds > 0
+    assert set(noise.to_json()) == {*vars(Noise()), "disturbed"}
+    assert snapshot().busy_s >= 0

@@ -1,0 +1,267 @@
+"""The report of a bench run: complete, self-contained, readable in light and dark, and honest about noise."""
+
+import json
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnetrt.benchmarks.depth.fit import break_even, fit_all
+from resnetrt.benchmarks.reports.conclusions import conclusions
+from resnetrt.benchmarks.reports.html_report import html_report
+from resnetrt.benchmarks.reports.pictures import draw_all, spread, write_pictures
+from resnetrt.benchmarks.reports.theme import VARIABLES, themed_svg
+from resnetrt.cli import run
+
+GMACS = {18: 1.81, 34: 3.66, 50: 4.09, 101: 7.80, 152: 11.51}
+ENGINES = {
+    "eager-fp32": ("eager", "fp32", 8.0),
+    "openvino-fp32-cpu": ("openvino", "fp32", 4.3),
+    "openvino-int8-cpu": ("openvino", "int8", 1.2),
+    "onnxruntime-int8-cpu": ("onnxruntime", "int8", 1.3),
+}
+
+
+def result(depth, engine, batch):
+    backend, precision, per_gmac = ENGINES[engine]
+    ms = per_gmac * GMACS[depth] * batch
+    found = {"network": f"resnet{depth}", "depth": depth, "engine": engine, "backend": backend, "precision": precision}
+    found |= {"batch": batch, "threads": 2, "n": 99, "median_ms": ms, "p90_ms": ms * 1.1, "p99_ms": ms * 1.3}
+    found |= {"ci_ms": [ms * 0.98, ms * 1.03], "round_medians_ms": [ms * f for f in (0.99, 1, 1, 1, 1.01, 1)]}
+    found |= {
+        "times_faster": 8.0 / per_gmac,
+        "gmacs": GMACS[depth],
+        "gops": 2e3 / per_gmac,
+        "ops_per_byte": 60.0 * batch,
+    }
+    return found | {
+        "percent_of_peak": 70.0,
+        "percent_of_floor": 80.0,
+        "memory_percent": 25.0,
+        "limit": "arithmetic",
+        "disturbed": False,
+    }
+
+
+def record(**more):
+    rows = [result(depth, engine, batch) for depth in GMACS for batch in (1, 8) for engine in ENGINES]
+    found = {"results": rows, "fits": fit_all(rows), "break_even": break_even(rows), "seconds": 300.0}
+    found |= {"conditions": {"cpu": "Some <CPU>", "threads": 2, "cores": 2, "versions": {"openvino": "1.0"}}}
+    found |= {"peaks": {"best": {"fp32": 320.0, "int8": 2400.0}, "copy_gb_s": 27.0}, "left_out": ["resnet18 x: y"]}
+    layers = [{"name": f"conv{i}", "op": "Convolution", "ms": 1.0 / (i + 1), "precision": "int8"} for i in range(40)]
+    found |= {"layers": [{"network": "resnet18", "engine": "openvino-int8-cpu", "batch": 1, "layers": layers}]}
+    timing = {"network": "resnet18", "engine": "openvino-int8-cpu", "median_ms": 2.0}
+    found |= {"end_to_end": [timing | {"source": source} for source in ("jpeg", "frame")]}
+    memory = {"size_bytes": 12e6, "peak_rss_bytes": 150e6, "load_and_selftest_ms": 300.0, "start_to_first_ms": 461.0}
+    found |= {"memory": [{"network": "resnet18", "engine": "openvino-int8-cpu"} | memory]}
+    return found | {"noise": [{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}]} | more
+
+
+@pytest.fixture(scope="module")
+def page():
+    return html_report(record())
+
+
+def test_the_page_needs_no_network_and_no_script(page):
+    shown = re.sub(r"<metadata>.*?</metadata>", "", page, flags=re.DOTALL)  # matplotlib's, never fetched
+    assert all(target.startswith("#") for target in re.findall(r'(?:src|href)="([^"]*)"', shown))
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", shown))
+    assert not re.search("<script|<link|@import", shown)
+
+
+def test_every_picture_and_table_is_there_and_text_is_escaped(page):
+    assert page.count("<svg ") == 5  # two batches, INT8, roofline, layers
+    for heading in ("What it says", "Every cell", "What depth costs", "End to end", "Memory and start", "Left out"):
+        assert f"<h2>{heading}" in page
+    assert page.count("<td>resnet152</td>") == 8
+    assert "Some &lt;CPU&gt;" in page
+
+
+def test_colours_follow_the_readers_light_or_dark(page):
+    assert "prefers-color-scheme: dark" in page
+    pictures = "".join(re.findall(r"<svg .*?</svg>", page, re.DOTALL))
+    fixed = set(re.findall(r"#[0-9a-f]{6}\b", pictures, re.IGNORECASE))
+    assert fixed == set()
+    used = set(re.findall(r"var\(--(\w+)\)", pictures))
+    assert used <= {name for name, *_ in VARIABLES.values()}
+
+
+def test_pictures_scroll_on_a_narrow_screen_rather_than_shrink(page):
+    (rule,) = re.findall(r"figure svg\{[^}]*\}", page)
+    assert "min-width:40rem" in rule
+
+
+def test_ids_of_two_pictures_differ(page):
+    ids = re.findall(r'<(?:g|clipPath|path)[^>]*\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_disturbed_run_is_marked():
+    noise = {"network": "resnet18", "batch": 1, "disturbed": True, "reasons": ["other processes took 30% of the cores"]}
+    found = record(disturbed=True, noise=[noise])
+    assert "Disturbed run." in html_report(found)
+    assert conclusions(found)[-1].startswith("DISTURBED: 1 of 1 blocks; resnet18 batch 1: other processes took 30%")
+
+
+def test_what_the_run_says():
+    said = conclusions(record())
+    assert said[0] == (
+        "Batch 1: openvino-int8-cpu is fastest, 6.7 times [6.4, 6.9] as fast as eager FP32, "
+        "geometric mean over 5 networks."
+    )
+    assert any(line.startswith("openvino, batch 8: INT8 pays at every measured depth, 3.6 to 3.6") for line in said)
+    assert any("70 % of the" in line for line in said)
+    assert any(line.endswith("to the first outputs: 0.46 s (resnet18 openvino-int8-cpu).") for line in said)
+    assert said[-1] == "The machine was quiet in every block."
+
+
+@pytest.mark.parametrize(
+    ("speeds", "rounds", "said"),
+    [
+        ({18: 0.9}, 8, "INT8 does not pay at depth 18."),
+        ({18: 1.0}, 8, "INT8 is undecided at depth 18."),
+        (
+            {18: 2.0, 34: 1.0, 50: 0.8, 101: 1.5},
+            8,
+            "INT8 pays at depth 18, 101, 1.5 to 2.0 times as fast as FP32; is undecided at depth 34; "
+            "does not pay at depth 50.",
+        ),
+        ({18: 1.0, 34: 2.0, 50: 3.0}, 8, "INT8 pays from depth 34 on, 2.0 to 3.0 times as fast as FP32; is undecided"),
+        ({18: 2.0}, 5, "INT8 is not compared at depth 18, n = 5: no ratio from fewer than six rounds; measure longer"),
+        ({18: 2.0}, 6, "INT8 pays at every measured depth, 2.0 times as fast as FP32."),
+    ],
+)
+def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
+    rows = []
+    for depth, speed in speeds.items():
+        for engine, ms, jitter in (("openvino-fp32-cpu", 1.0, 0.01), ("openvino-int8-cpu", 1 / speed, -0.01)):
+            times = [ms * (1 + jitter * (-1) ** i) for i in range(rounds)]
+            rows.append(result(depth, engine, 1) | {"round_medians_ms": times})
+    found = conclusions(record(results=rows, break_even=break_even(rows)))
+    assert any(line.startswith(f"openvino, batch 1: {said}") for line in found), found
+
+
+def race(*cells):
+    """Rows of engines with their factors over eager on the networks of these depths."""
+    return [
+        result(depth, engine, 1) | {"times_faster": times, "times_faster_ci": [times * 0.99, times * 1.01]}
+        for engine, depth, times in cells
+    ]
+
+
+def test_the_fastest_engine_has_an_interval_and_rivals_that_are_near_are_named():
+    clear = race(*((name, depth, times) for name, times in (("openvino-int8-cpu", 6.0), ("onnxruntime-int8-cpu", 3.0))
+                   for depth in (18, 34, 50)))  # fmt: skip
+    said = conclusions(record(results=clear, fits=[], break_even=[]))
+    assert said[0] == (
+        "Batch 1: openvino-int8-cpu is fastest, 6.0 times [5.7, 6.3] as fast as eager FP32, "
+        "geometric mean over 3 networks."
+    )
+    near = race(("openvino-int8-cpu", 18, 6.0), ("onnxruntime-int8-cpu", 18, 5.8))
+    assert conclusions(record(results=near, fits=[], break_even=[]))[0] == (
+        "Batch 1: which is fastest is not told apart: openvino-int8-cpu 6.0 times [5.5, 6.5], "
+        "onnxruntime-int8-cpu 5.8 times [5.3, 6.3] as fast as eager FP32."
+    )
+
+
+def test_engines_race_on_the_same_networks_only():
+    """An engine that only has the network where everything is quick wins by that alone."""
+    rows = race(("openvino-fp32-cpu", 18, 9.0), ("openvino-int8-cpu", 18, 9.5), ("openvino-int8-cpu", 50, 4.0))
+    said = conclusions(record(results=rows, fits=[], break_even=[]))
+    assert said[0].startswith("Batch 1: openvino-int8-cpu is fastest, 6.2 times [")
+    assert said[1] == "Batch 1: not among them, as not all of these networks have it: openvino-fp32-cpu."
+
+
+def test_lines_and_intervals_of_an_older_run_are_drawn_anew(tmp_path):
+    old = record()
+    old["fits"] = [{"engine": fit["engine"], "batch": fit["batch"], "fixed_ms": -15.6, "ms_per_gmac": 1.0,
+                    "residual_percent": {"resnet18": 1.0}} for fit in old["fits"]]  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert run(["report", str(tmp_path / "old.json"), "--html", str(tmp_path / "r.html")]) == 0
+    assert "-15.6" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_an_old_run_of_few_rounds_shows_no_factor(tmp_path, rounds):
+    """As earlier versions stored it, with factors and intervals of any number of rounds."""
+    confidence = {"ci_confidence": 1 - 2 * 0.5**rounds}
+    rows = [row | {"round_medians_ms": row["round_medians_ms"][:rounds], "times_faster": 77.77} | confidence
+            for row in record()["results"]]  # fmt: skip
+    point = {"depth": 18, "network": "resnet18", "times_faster": 77.77, "ci": [77.77, 77.77]} | confidence
+    curve = {"backend": "openvino", "batch": 1, "pays_from_depth": 18, "always": True, "curve": [point]}
+    peer = {"network": "resnet18", "batch": 1, "source": "engine", "engine": "openvino-int8-cpu", "peer": "eager-fp32"}
+    peer |= {"ratio": 77.77, "ratio_ci": [77.77, 77.77]} | confidence
+    (tmp_path / "old.json").write_text(json.dumps(record(results=rows, break_even=[curve], against_peers=[peer])))
+    arguments = ["report", str(tmp_path / "old.json"), "--html", str(tmp_path / "r.html")]
+    assert run([*arguments, "--pictures", str(tmp_path / "p")]) == 0
+    page = re.sub("<svg.*?</svg>", "", (tmp_path / "r.html").read_text(), flags=re.DOTALL)
+    assert "77.8" not in page
+    assert "77.77" not in page
+    assert page.count(f"n = {rounds}: no ratio from fewer than six rounds") == 5  # two batches, INT8 at both, peers
+    assert not (tmp_path / "p" / "int8.svg").exists()
+
+
+def test_accuracy_gives_the_pareto_picture(tmp_path):
+    engine = {"engine": "openvino-int8-cpu", "n": 500, "fp32_top1": 76.0, "top1": 75.5, "drop_pp": 0.5}
+    engine |= {"drop_ci_pp": [0.1, 0.9], "flips_percent": 2.0, "sqnr_db": 29.0}
+    one = [row for row in record()["results"] if row["depth"] == 50]
+    (tmp_path / "bench.json").write_text(json.dumps(record(results=one)))
+    (tmp_path / "accuracy.json").write_text(json.dumps({"engines": [engine]}))
+    arguments = ["report", str(tmp_path / "bench.json"), "--accuracy", str(tmp_path / "accuracy.json")]
+    assert run([*arguments, "--html", str(tmp_path / "r.html"), "--pictures", str(tmp_path / "p")]) == 0
+    assert (tmp_path / "p" / "pareto.svg").is_file()
+    assert (tmp_path / "r.html").read_text().count("<svg ") == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b'{"engines": [1]}', 2),
+        (b'{"engines": [{"engine": "e", "top1": 1}]}', 2),
+        (b'{"engines": 1}', 2),
+        (b"\xff" * 9999, 2),
+        (None, 4),
+    ],
+)
+def test_accuracy_of_another_kind_is_one_short_line(content, code, tmp_path, capsys):
+    (tmp_path / "bench.json").write_text(json.dumps(record()))
+    if content is not None:
+        (tmp_path / "accuracy.json").write_bytes(content)
+    assert run(["report", str(tmp_path / "bench.json"), "--accuracy", str(tmp_path / "accuracy.json")]) == code
+    said = capsys.readouterr().err
+    assert "accuracy.json: expected" in said
+    assert len(said) < 400
+    assert not (tmp_path / "bench.html").exists()
+
+
+def test_an_interrupted_run_is_reported_as_such(tmp_path):
+    (tmp_path / "bench.json").write_text(json.dumps(record(complete=False)))
+    assert run(["report", str(tmp_path / "bench.json")]) == 0
+    assert "INTERRUPTED" in (tmp_path / "bench.html").read_text()
+
+
+def test_a_file_that_is_no_run_is_one_line(tmp_path, capsys):
+    (tmp_path / "x.json").write_text("{}")
+    assert run(["report", str(tmp_path / "x.json")]) == 2
+    assert "expected results[] and conditions" in capsys.readouterr().err
+
+
+def test_pictures_are_valid_and_the_same_twice(tmp_path):
+    figures = {name: figure for name, figure in draw_all(record()).items() if name in ("int8", "depth-batch1")}
+    first = {path.name: path.read_bytes() for path in write_pictures(figures, tmp_path / "a")}
+    again = {name: figure for name, figure in draw_all(record()).items() if name in figures}
+    assert first == {path.name: path.read_bytes() for path in write_pictures(again, tmp_path / "b")}
+    assert sorted(first) == ["depth-batch1.png", "depth-batch1.svg", "int8.png", "int8.svg"]
+    ElementTree.fromstring(first["int8.svg"])
+    ElementTree.fromstring(themed_svg(figures["int8"], "int8", "a picture"))
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=7))
+def test_names_are_spread_apart_and_stay_inside(wanted):
+    places = spread(sorted(wanted), 12.0, 0.0, 100.0)
+    assert all(b - a >= 12.0 - 1e-9 for a, b in pairwise(places))
+    assert places[-1] <= 100.0 + 1e-9
+    assert places[0] >= -1e-9

@@ -1,0 +1,128 @@
+"""The held-out half: its classes, which trials are confirmed on it, and that what is said of a stored one is true."""
+
+import numpy as np
+import pytest
+
+from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.search.confirm import chance_to_pass, drop_of_passed, halves, plan
+from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
+from resnetrt.benchmarks.search.strategy import Mix, Trial, best, search, widen
+from resnetrt.benchmarks.studies.search import networks, run
+from resnetrt.bundle import Bundle
+
+BUDGET, IMAGES = Budget(max_drop_pp=1.0), 2000
+
+
+def row(lost: int, gained: int, verdict: str = "PASS", n: int = IMAGES) -> dict:
+    drop, right = 100 * (lost - gained) / n, 80.0
+    return {"n": n, "lost": lost, "gained": gained, "fp32_top1": right, "top1": right - drop, "drop_pp": drop} | {
+        "verdict": verdict
+    }
+
+
+def trial(kept: int, lost: int, gained: int, verdict: str = "PASS") -> Trial:
+    return Trial(Mix(frozenset(map(str, range(kept)))), row(lost, gained, verdict))
+
+
+def test_each_half_has_half_of_every_class(fashion_bundle, tmp_path):
+    labels = np.repeat(np.arange(10), [60] * 4 + [6] * 6)
+    np.savez(tmp_path / "uneven.npz", x=np.zeros((len(labels), 28, 28, 1), np.uint8), y=labels)
+    request = SearchRequest(str(tmp_path / "uneven.npz"), Budget(max_drop_pp=10))
+    searching, held_out = SearchRun(fashion_bundle, request)._split()
+    for half in (searching, held_out):
+        assert np.bincount(half.labels, minlength=10).tolist() == [30] * 4 + [3] * 6
+    assert not set(searching.indices) & set(held_out.indices)
+
+
+def test_halves_of_odd_classes_differ_by_one_image_at_most():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [7, 5, 9, 2]))
+    first, second = (np.bincount(labels[at], minlength=4) for at in halves(labels))
+    assert first.sum() == second.sum() == 11
+    assert np.abs(first - second).max() <= 1
+
+
+def test_a_trial_at_the_edge_passes_again_about_every_second_time_and_better_ones_surely():
+    assert chance_to_pass(row(30, 22), BUDGET, IMAGES) == pytest.approx(0.5, abs=0.25)  # the last drop that passes
+    assert chance_to_pass(row(24, 30), BUDGET, IMAGES) > 0.8
+    assert chance_to_pass(row(0, 0), BUDGET, IMAGES) > 0.99
+    assert chance_to_pass(row(60, 30, "FAIL"), BUDGET, IMAGES) < 0.1
+
+
+def test_the_plan_weighs_blocks_against_the_chance_of_a_confirmation():
+    edge, better, sure = trial(2, 30, 22), trial(3, 24, 22), trial(9, 2, 2)
+    sound = trial(0, 2, 2)
+    assert [(item.trial, item.confidence) for item in plan([sound, edge, sure], 16, BUDGET, IMAGES, 2)] == [
+        (sound, 0.95)
+    ]
+    chosen = plan([edge, better, sure], 16, BUDGET, IMAGES, 2)
+    assert [item.trial for item in chosen] == [better, sure]
+    assert {item.confidence for item in chosen} == {0.975}
+    assert plan([trial(1, 60, 30, "FAIL")], 16, BUDGET, IMAGES, 2) == []
+    assert len(plan([edge, better, sure], 16, BUDGET, IMAGES, 1)) == 1
+
+
+def test_the_search_goes_on_while_more_blocks_make_a_confirmation_likelier():
+    drops = [90, 80, 70, 34, 26, 10, 10, 10, 10]
+    names = [str(block) for block in range(8)]
+
+    def evaluate(mix: Mix) -> dict:
+        lost = drops[len(mix.kept)]
+        return row(lost, 22, "PASS" if lost <= 34 else "FAIL")
+
+    trials: list[Trial] = []
+    search(names, evaluate, trials)
+    widen(names, evaluate, trials, "fp32", lambda item: chance_to_pass(item.row, BUDGET, IMAGES), 0.9)
+    assert len(best(trials).mix.kept) == 3
+    assert {len(item.mix.kept) for item in trials} >= {3, 4, 5}
+    assert 7 not in {len(item.mix.kept) for item in trials}, "5 blocks are enough"
+    assert len({item.mix for item in trials}) == len(trials), "nothing is evaluated twice"
+
+
+@pytest.mark.slow
+def test_the_drop_of_a_stored_variant_is_not_optimistic_and_two_attempts_keep_the_error_of_one():
+    """Tolerances are standard errors of as many searches; the drop seen is 0.13 pp too small."""
+    found = [run(networks()[1], IMAGES, BUDGET, np.random.default_rng([0, i]), planned=False) for i in range(120)]
+    stored = [item for item in found if item.kept is not None]
+    assert 0.5 < len(stored) / len(found) < 0.8, "the least k, once"
+    seen, said = (np.array([getattr(item, name) - item.true_pp for item in stored]) for name in ("seen_pp", "said_pp"))
+    error = said.std() / np.sqrt(len(said))
+    assert seen.mean() < -0.08
+    assert said.mean() > -2 * error
+    assert np.median(said) == pytest.approx(0, abs=0.12)
+    planned = [run(networks()[1], IMAGES, BUDGET, np.random.default_rng([0, i]), planned=True) for i in range(40)]
+    assert np.mean([item.kept is not None for item in planned]) > 0.85
+    beyond = [
+        run(networks()[-1], IMAGES, BUDGET, np.random.default_rng([1, i]), True, networks()[1]) for i in range(200)
+    ]
+    share = np.mean([item.kept is not None for item in beyond])
+    assert share <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert drop_of_passed(row(20, 22), BUDGET) == pytest.approx(-0.1, abs=0.1), "far from the edge nothing changes"
+
+
+def test_what_is_not_confirmed_is_followed_by_more_blocks(fashion_bundle, monkeypatch):
+    searcher = SearchRun(fashion_bundle, SearchRequest("fashion_test", Budget(max_drop_pp=3), samples=600))
+    evaluate, confirm = searcher._evaluate, searcher._confirm
+    names = [block.name for block in searcher.blocks]
+
+    def edge(engines, split, mix):
+        lost = 3 if len(mix.kept) == 1 else 0 if mix.kept else 30
+        found = evaluate(engines, split, mix)
+        drop = {"lost": lost, "gained": 0, "drop_pp": 100 * lost / found["n"]}
+        return found | drop | {"verdict": "PASS" if mix.kept else "FAIL", "top1": found["fp32_top1"] - drop["drop_pp"]}
+
+    def unlucky(engines, dataset, attempt):
+        found = confirm(engines, dataset, attempt)
+        return found if len(attempt.trial.mix.kept) > 1 else found | {"verdict": "INCONCLUSIVE"}
+
+    monkeypatch.setattr(searcher, "_evaluate", edge)
+    monkeypatch.setattr(searcher, "_confirm", unlucky)
+    monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp32", names))
+    found = searcher.run()
+    assert [(len(item["kept"]), item["verdict"], item["confidence"]) for item in found["confirmations"]] == [
+        (1, "INCONCLUSIVE", 0.975),
+        (2, "PASS", 0.975),
+    ]
+    assert found["kept"] == sorted(names[:2])
+    variant = Bundle.open(fashion_bundle.path).manifest.variants[found["stored"]["variant"]]
+    assert variant.evidence["held_out"]["confidence"] == 0.975
+    assert variant.evidence["held_out"]["unselected_drop_pp"] == found["held_out"]["unselected_drop_pp"]
