@@ -300,7 +300,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.reports.report import few_rounds, format_ms
+    from resnetrt.benchmarks.reports.cells import few_rounds, format_ms
 
     low, high = row["ci_ms"]
     return (

@@ -61,7 +61,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         _plan(given)
         return
     from resnetrt.benchmarks.accuracy.gate import EXIT_CODES
-    from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
+    from resnetrt.benchmarks.accuracy.request import GateRequest
+    from resnetrt.benchmarks.evaluate.run import run_gate
     from resnetrt.bundle import Bundle
 
     for name, what in (("bundle", "argument 'BUNDLE'"), ("data", "option '--data'")):

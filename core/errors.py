@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 _LISTED = 30
+_LONGEST = 200
 
 
 class ResnetrtError(Exception):
@@ -79,3 +80,8 @@ class BackendRefused(EnvironmentFault):
 
 class BackendMissing(EnvironmentFault):
     """A backend, package or device that this machine does not have."""
+
+
+def reason(error: Exception) -> str:
+    """The kind of an error and its first words; a `repr` may hold the whole file."""
+    return f"{type(error).__name__}: {str(error)[:_LONGEST]}"

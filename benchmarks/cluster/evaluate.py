@@ -14,8 +14,8 @@ from resnetrt.benchmarks.accuracy.comparison import OnFrames, Part, Runner, by_t
 from resnetrt.benchmarks.accuracy.content import content_hash
 from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
 from resnetrt.benchmarks.accuracy.outcomes import part_from_bytes, part_to_bytes
+from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer
-from resnetrt.benchmarks.evaluate.run import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.bundle import Bundle

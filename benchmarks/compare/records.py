@@ -8,9 +8,8 @@ from typing import Any
 
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
-from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.errors import EnvironmentFault, UsageError, reason
 
-_LONGEST = 200
 # what the picture of accuracy against latency draws
 _NUMBERS = ("n", "top1", "fp32_top1", "drop_pp")
 
@@ -67,11 +66,6 @@ def read_accuracy(path: Path) -> list[dict[str, Any]]:
         expected = f"engines[] with engine, {', '.join(_NUMBERS)} and drop_ci_pp"
         raise UsageError(f"{path}: expected {expected} of resnetrt evaluate --json, found others")
     return rows
-
-
-def reason(error: Exception) -> str:
-    """The kind of an error and its first words; a `repr` may hold the whole file."""
-    return f"{type(error).__name__}: {str(error)[:_LONGEST]}"
 
 
 def _read_object(path: Path, tool: str) -> dict[str, Any]:

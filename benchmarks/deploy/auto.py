@@ -1,11 +1,12 @@
 """Which engine to deploy: everything this machine can run is tried, and the fastest that holds is kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Spending
 from resnetrt.benchmarks.measure.timing import no_ratio, paired_ratio
+from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
@@ -14,29 +15,6 @@ from resnetrt.export.compilers.engine import MIN_SHARE
 HALF = ("fp16", "bf16")
 PRECISIONS = ("fp32", *HALF, "int8")
 CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "verification", "not here"
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One backend at one precision: its engine if there is one, and how it ended.
-
-    `outcome` is empty while undecided, then `chosen`, `slower`, `accuracy` (outside the budget, or undecided),
-    `verification` (its outputs, or the precision that it runs in) or `not here` (this machine or backend can't); `why`
-    in words.
-    """
-
-    backend: str
-    precision: str
-    engine: str | None = None
-    outcome: str = ""
-    why: str = ""
-    median_ms: float | None = None
-    drop_pp: float | None = None
-    verdict: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The row under `tried[]` of `deploy --json`."""
-        return asdict(self)
 
 
 def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:

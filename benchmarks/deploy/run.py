@@ -10,12 +10,12 @@ from typing import Any
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
 from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes, session_infer
 from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, statistics
-from resnetrt.benchmarks.deploy.auto import CHOSEN, Attempt, choice_claim, choose, keep_only, share_among, try_all
+from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.evaluate.report import counted
 from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, Schedule
-from resnetrt.benchmarks.reports.report import Report, write_report
+from resnetrt.benchmarks.reports.report import Attempt, Report, write_report
 from resnetrt.benchmarks.verify.prepare import prepare_export
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle, check_destination

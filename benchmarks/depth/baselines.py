@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnetrt.benchmarks.depth.bundles import CALIBRATION_DATA, CALIBRATION_IMAGES
 from resnetrt.benchmarks.measure.latency import BASELINE, Contender, Infer
 from resnetrt.benchmarks.peers.nncf import NNCF, NNCF_FRAMES, bake_frames, nncf_model, open_request
 from resnetrt.benchmarks.verify.reference import eager_infer
@@ -57,11 +58,11 @@ def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: 
         return Peer(COMPILED, "torch-compile", "fp32", threads, normalize, _compiled(module))
 
     def nncf() -> Peer:
-        infer = open_request(nncf_model(bundle, work), threads)
+        infer = open_request(_nncf(bundle, work), threads)
         return Peer(NNCF, "nncf-openvino", "int8", threads, normalize, infer)
 
     def nncf_frames() -> Peer:
-        baked = bake_frames(nncf_model(bundle, work), bundle.manifest.preprocessing)
+        baked = bake_frames(_nncf(bundle, work), bundle.manifest.preprocessing)
         return Peer(NNCF_FRAMES, "nncf-openvino", "int8", threads, _as_they_are, open_request(baked, threads), False)
 
     for name, make in ((COMPILED, compiled), (NNCF, nncf), (NNCF_FRAMES, nncf_frames)):
@@ -75,6 +76,11 @@ def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: 
 
 def _as_they_are(frames: UInt8Array) -> UInt8Array:
     return frames
+
+
+def _nncf(bundle: Bundle, work: Path) -> Path:
+    """NNCF's model, calibrated as the lab's own bundles are."""
+    return nncf_model(bundle, work, CALIBRATION_DATA, CALIBRATION_IMAGES)
 
 
 def _compiled(module: "nn.Module | None") -> Infer:

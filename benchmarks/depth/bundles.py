@@ -4,27 +4,22 @@ Weights are random, so what is timed is the architecture. Each stage is skipped 
 interrupted run goes on where it stopped.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 from resnetrt.benchmarks.depth.plan import Subject
-from resnetrt.benchmarks.verify.prepare import prepare_export
+from resnetrt.benchmarks.verify.prepare import prepare_export, recipe_hash
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate_bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration.record import FILE as CALIBRATION
-from resnetrt.conditions import tool_versions
 from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
 from resnetrt.export.cast_recipes import RECIPES, UINT8
 from resnetrt.export.compilers import choose_variant, compile_variant, engine_id, find_compiler
 from resnetrt.export.export import export_bundle
-from resnetrt.machine import read_cpu
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
 GOLDEN_IMAGES = 12  # the self-test's four images alone, then a batch of eight
-_MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
 Say = Callable[[str], None]
 
 
@@ -56,18 +51,6 @@ def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str],
                 except (BackendMissing, BackendRefused, CheckFailed, UsageError) as error:
                     left_out.append(f"{network} {backend} {precision} from {kind}: {error}")
     return Subject(bundle, engines["float32"], left_out, engines["uint8"])
-
-
-@cache
-def recipe_hash() -> str:
-    """Twelve hex digits over all that decides what a bundle holds: source code, versions of the tools, processor."""
-    digest = hashlib.sha256(repr((sorted(tool_versions().items()), read_cpu())).encode())
-    root = Path(__file__).resolve().parents[2]
-    for folder in _MAKERS:
-        place = root / folder if (root / folder).is_dir() else root  # installed, core lies in the package itself
-        for path in sorted(place.rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _open(path: Path) -> Bundle | None:

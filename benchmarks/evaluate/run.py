@@ -1,10 +1,8 @@
 """The accuracy gate over a bundle: run or resume, store, judge, explain."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from resnetrt.benchmarks.accuracy.gate import (
     PASS,
     REFERENCE,
     SELFTEST,
-    Budget,
     gate_rows,
     overall,
     overrule,
@@ -28,53 +25,22 @@ from resnetrt.benchmarks.accuracy.groups import read_groups
 from resnetrt.benchmarks.accuracy.looks import Looks, look_spending
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, write_results
 from resnetrt.benchmarks.accuracy.releases import Baseline, compare_releases
+from resnetrt.benchmarks.accuracy.request import Engine, GateRequest, open_engines, open_images
+from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
 from resnetrt.benchmarks.evaluate.classes import class_drops
 from resnetrt.benchmarks.evaluate.flips import worst_flips
 from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
 from resnetrt.benchmarks.evaluate.label_map import label_map
 from resnetrt.benchmarks.evaluate.scales import scale_faults
-from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.verify.reference import Reference, find_reference
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset, IntArray, open_dataset
+from resnetrt.calibration.data import Dataset, IntArray
 from resnetrt.calibration.record import FILE as CALIBRATION
 from resnetrt.conditions import conditions, tool_versions
-from resnetrt.errors import BackendMissing, CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.preprocess import FloatArray, UInt8Array
-from resnetrt.runtime import load
-from resnetrt.runtime.session import Session
 
 _SHOWN_FLIPS = 48
-Engine = Infer | OnFrames
-
-
-@dataclass(frozen=True)
-class GateRequest:
-    """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
-
-    `baseline` is an older results file or JSON, judged by the same budget; `renamed` gives the older names of engines
-    that have another one now. `group_by` says which images belong together, see `accuracy.groups`. `ray` is the address
-    of a cluster that runs the batches, see `cluster.evaluate`.
-    """
-
-    data: str
-    engines: Sequence[str] = ()
-    weights: Path | None = None
-    samples: int | None = None
-    allow_overlap: bool = False
-    budget: Budget | None = None
-    results: Path | None = None
-    baseline: Path | None = None
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    group_by: str | None = None
-    batch_size: int = 50
-    ray: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.baseline is not None and self.budget is None:
-            raise UsageError("--baseline: expected a budget to judge the change by; add --max-drop or --min-relative")
-        if self.renamed and self.baseline is None:
-            raise UsageError("--baseline-engine: expected --baseline, found none")
 
 
 @dataclass(frozen=True)
@@ -125,44 +91,6 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     return GateRun(_record(bundle, request, rows, since, reference), comparison, dataset)
 
 
-def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
-    """The images that `request` names, as many as it wants."""
-    manifest = bundle.manifest
-    nested = request.group_by is not None
-    recipe = manifest.preprocessing
-    dataset = open_dataset(request.data, recipe, manifest.labels, classes=manifest.classes, nested=nested)
-    if request.samples is not None and request.samples < len(dataset):
-        return dataset.subset(request.samples)
-    return dataset
-
-
-@contextmanager
-def open_engines(
-    bundle: Bundle, names: Sequence[str], judged: bool
-) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
-    """Engines by name, and what the self-test says of those that fail it; not `judged`, a failure is raised."""
-    faults: dict[str, str] = {}
-    with ExitStack() as stack:
-        engines = {}
-        for name in names:
-            try:
-                session = load(bundle, name)
-            except CheckFailed as error:
-                if not judged:
-                    raise
-                faults[name] = str(error)
-                session = load(bundle, name, selftest=False)
-            engines[name] = _as_engine(stack.enter_context(session), bundle.manifest.output)
-        yield engines, faults
-
-
-def _as_engine(session: Session, output: str) -> Engine:
-    def infer(images: Any) -> FloatArray:
-        return session.infer(images)[output]
-
-    return OnFrames(infer) if session.inputs[0].dtype == "uint8" else infer
-
-
 def _compare(
     bundle: Bundle,
     request: GateRequest,
@@ -182,8 +110,6 @@ def _compare(
         journal = FileJournal(request.results.with_name(request.results.name + ".journal"), key)
     runner = None
     if request.ray is not None:
-        from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
-
         runner = runner_on_ray(bundle, request, list(engines), len(dataset), hashes)
     comparison = compare_accuracy(
         reference.infer,

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.depth.bundles import CALIBRATION_DATA, CALIBRATION_IMAGES
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.peers.engines import bake_preprocessing
 from resnetrt.benchmarks.peers.isolated import make
@@ -26,18 +25,18 @@ NNCF = "nncf-openvino-int8"
 NNCF_FRAMES = "nncf-openvino-int8-ppp"  # OpenVINO's PrePostProcessor in front: takes frames
 
 
-def nncf_model(bundle: Bundle, work: Path) -> Path:
-    """The quantized model as OpenVINO's IR, made if it is not there.
+def nncf_model(bundle: Bundle, work: Path, data: str, samples: int) -> Path:
+    """The model as OpenVINO's IR, quantized with `samples` images of `data`; made if it is not there.
 
     Raises `BackendMissing` without NNCF or OpenVINO, `EnvironmentFault` if NNCF fails.
     """
     if importlib.util.find_spec("nncf") is None or importlib.util.find_spec("openvino") is None:
         raise BackendMissing(f"{NNCF}: expected the package nncf, found none; run: pip install 'resnetrt[peers]'")
-    path = work / f"{bundle.manifest.name}-{_recipe(bundle)}-nncf.xml"
+    path = work / f"{bundle.manifest.name}-{_recipe(bundle, data, samples)}-nncf.xml"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="nncf-", dir=work) as folder:
-            made = make(TOOLS[REFERENCE], bundle, CALIBRATION_DATA, CALIBRATION_IMAGES, Path(folder)).path
+            made = make(TOOLS[REFERENCE], bundle, data, samples, Path(folder)).path
             made.with_suffix(".bin").replace(path.with_suffix(".bin"))  # the weights first: the .xml says it is whole
             made.replace(path)
     return path
@@ -67,10 +66,9 @@ def open_request(model: Path, threads: int) -> Infer:
     return infer
 
 
-def _recipe(bundle: Bundle) -> str:
-    """Twelve hex digits over the float model, the preprocessing and the versions."""
+def _recipe(bundle: Bundle, data: str, samples: int) -> str:
+    """Twelve hex digits over the float model, the preprocessing, the images and the versions."""
     manifest = bundle.manifest
     fp32 = manifest.files[manifest.variants["fp32"].file].sha256
-    images = (CALIBRATION_DATA, CALIBRATION_IMAGES)
-    decides = repr((fp32, manifest.preprocessing.to_json(), sorted(peer_versions().items()), images))
+    decides = repr((fp32, manifest.preprocessing.to_json(), sorted(peer_versions().items()), (data, samples)))
     return hashlib.sha256(decides.encode()).hexdigest()[:12]

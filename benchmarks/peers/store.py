@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.depth.bundles import recipe_hash
+from resnetrt.benchmarks.verify.prepare import recipe_hash
 from resnetrt.conditions import conditions
 from resnetrt.errors import DataError
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.measure.latency import BASELINE
-from resnetrt.benchmarks.reports.report import Report, format_ms
+from resnetrt.benchmarks.reports.cells import format_ms
+from resnetrt.benchmarks.reports.report import Report
 from resnetrt.benchmarks.reports.theme import (
     DASHES,
     FAINT,

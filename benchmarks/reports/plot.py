@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.measure.latency import BASELINE
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
+from resnetrt.benchmarks.reports.cells import format_ms
 from resnetrt.benchmarks.reports.label_placement import Box, Label, Point, place_labels
-from resnetrt.benchmarks.reports.report import format_ms
 from resnetrt.errors import BackendMissing, UsageError
 
 if TYPE_CHECKING:

@@ -1,19 +1,26 @@
 """The final table of a deployment: accuracy, latency and size, engine by engine; as cells, Markdown and JSON."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.measure.latency import BASELINE
-from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS, no_ratio
+from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
+from resnetrt.benchmarks.reports.cells import (
+    UNKNOWN,
+    few_rounds,
+    format_drop,
+    format_ms,
+    format_number,
+    format_size,
+    with_interval,
+)
+from resnetrt.benchmarks.reports.plot import write_tradeoff
 from resnetrt.conditions import RESULT_SCHEMA_VERSION
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
-
-if TYPE_CHECKING:
-    from resnetrt.benchmarks.deploy.auto import Attempt
 
 HEADER = (
     "engine",
@@ -33,7 +40,6 @@ TRIED = ("tried", "median ms", "drop pp", "verdict", "outcome", "why")
 _ACCURACY = ("n", "top1", "top5", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
 _LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "ci_confidence")
 _FACTOR = ("times_faster", "times_faster_ci", "disturbed")
-_UNKNOWN = "-"
 _HOW_TO_READ = """\
 - **in its precision**: share of the multiply-accumulates that the backend runs in the precision of the engine's name.
 - **drop**: FP32 top-1 minus the engine's, in percentage points, over the same images; negative is better than FP32. The
@@ -44,6 +50,29 @@ _HOW_TO_READ = """\
   six rounds. Latencies are of the engine alone, float32 images in, logits out.
 - **runs**: timed calls of the engine. An asterisk marks times that were taken while something else used the machine.
 """
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One backend at one precision: its engine if there is one, and how it ended.
+
+    `outcome` is empty while undecided, then `chosen`, `slower`, `accuracy` (outside the budget, or undecided),
+    `verification` (its outputs, or the precision that it runs in) or `not here` (this machine or backend can't); `why`
+    in words.
+    """
+
+    backend: str
+    precision: str
+    engine: str | None = None
+    outcome: str = ""
+    why: str = ""
+    median_ms: float | None = None
+    drop_pp: float | None = None
+    verdict: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row under `tried[]` of `deploy --json`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -62,7 +91,7 @@ class Report:
     conditions: Mapping[str, Any]
     batch: int = 1
     notes: Sequence[str] = field(default=())
-    tried: "Sequence[Attempt] | None" = None
+    tried: Sequence[Attempt] | None = None
     shares: Mapping[str, float | None] = field(default_factory=dict)
     refused: Sequence[str] = field(default=())
 
@@ -123,32 +152,19 @@ def table_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [_cells(row) for row in summary]
 
 
-def tried_cells(tried: "Sequence[Attempt]") -> list[list[str]]:
+def tried_cells(tried: Sequence[Attempt]) -> list[list[str]]:
     """The cells of the table under `TRIED`, as text."""
     return [
         [
             f"{item.backend} {item.precision}",
             format_ms(item.median_ms),
-            _number(item.drop_pp, 2),
-            item.verdict or _UNKNOWN,
+            format_number(item.drop_pp, 2),
+            item.verdict or UNKNOWN,
             item.outcome,
             item.why,
         ]
         for item in tried
     ]
-
-
-def format_ms(value: float | None) -> str:
-    """Milliseconds with three significant digits, all digits before the point."""
-    if value is None:
-        return _UNKNOWN
-    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}"
-
-
-def few_rounds(row: Mapping[str, Any]) -> str:
-    """What to write behind a row's interval: the confidence that its rounds allow, nothing if that is 95 %."""
-    confidence = row.get("ci_confidence")
-    return "" if confidence is None or confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
 
 
 def few_rounds_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -164,8 +180,6 @@ def write_report(report: Report, folder: Path, picture: bool = True) -> list[Pat
     """
     pictures: list[Path] = []
     if picture:
-        from resnetrt.benchmarks.reports.plot import write_tradeoff
-
         pictures = write_tradeoff(report.summary(), report.title, folder / "report")
     json_path, markdown_path = folder / "report.json", folder / "report.md"
     write_file(json_path, canonical_json(report.to_json()))
@@ -180,43 +194,23 @@ def _baseline_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         str(row["engine"]) + (" *" if row["disturbed"] else ""),
-        _UNKNOWN if row["own_share"] is None else f"{row['own_share']:.1%}".removesuffix("%"),
-        _number(row["top1"], 2),
-        _drop(row["drop_pp"], row["drop_ci_pp"]),
-        _number(row["flips_percent"], 2),
-        _number(row["sqnr_db"], 1),
-        _UNKNOWN if row["runs"] is None else str(row["runs"]),
-        _with_interval(format_ms(row["median_ms"]), row["ci_ms"], format_ms) + few_rounds(row),
+        UNKNOWN if row["own_share"] is None else f"{row['own_share']:.1%}".removesuffix("%"),
+        format_number(row["top1"], 2),
+        format_drop(row["drop_pp"], row["drop_ci_pp"]),
+        format_number(row["flips_percent"], 2),
+        format_number(row["sqnr_db"], 1),
+        UNKNOWN if row["runs"] is None else str(row["runs"]),
+        with_interval(format_ms(row["median_ms"]), row["ci_ms"], format_ms) + few_rounds(row),
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
-        _with_interval(_number(row["times_faster"], 2), row["times_faster_ci"], lambda value: _number(value, 2)),
-        _size(row["size_bytes"]),
+        with_interval(format_number(row["times_faster"], 2), row["times_faster_ci"], lambda end: format_number(end, 2)),
+        format_size(row["size_bytes"]),
     ]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return _UNKNOWN if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
-
-
-def _with_interval(text: str, interval: Sequence[float] | None, form: Callable[[float], str]) -> str:
-    return text if interval is None else f"{text} [{form(interval[0])}, {form(interval[1])}]"
 
 
 def _round_count(row: Mapping[str, Any]) -> int | None:
     rounds = row.get("round_medians_ms")
     return None if rounds is None else len(rounds)
-
-
-def _drop(drop: float | None, interval: Sequence[float] | None) -> str:
-    if interval is None:
-        return _number(drop, 2)
-    return f"{_number(drop, 2)} [{_number(interval[0], 2)}, {_number(interval[1], 2)}]"
-
-
-def _size(size_bytes: int | None) -> str:
-    if size_bytes is None:
-        return _UNKNOWN
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,19 +1,24 @@
 """From command-line words to an export request: the model, its preprocessing and its golden images."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnetrt.calibration.data import open_dataset
+from resnetrt.conditions import tool_versions
 from resnetrt.errors import UsageError
 from resnetrt.export.export import ExportRequest
+from resnetrt.machine import read_cpu
 from resnetrt.models.resolve import ResolvedModel, resolve
 from resnetrt.preprocess import Preprocessing, UInt8Array
 
 GOLDEN_SEED = 20
+_MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
 
 
 def prepare_export(
@@ -74,3 +79,15 @@ def _preprocessing(
     # the margin that the recipe crops stays the same share
     shorter = resize if resize is not None else round(found.resize * min(chosen) / edge)
     return replace(found, size=chosen, resize=shorter, mean=tuple(mean or found.mean), std=tuple(std or found.std))
+
+
+@cache
+def recipe_hash() -> str:
+    """Twelve hex digits over all that decides what a bundle holds: source code, versions of the tools, processor."""
+    digest = hashlib.sha256(repr((sorted(tool_versions().items()), read_cpu())).encode())
+    root = Path(__file__).resolve().parents[2]
+    for folder in _MAKERS:
+        place = root / folder if (root / folder).is_dir() else root  # installed, core lies in the package itself
+        for path in sorted(place.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -17,7 +17,8 @@ import tiny_bundle
 from ray_actors import ray_actors
 
 from resnetrt.benchmarks.accuracy.gate import Budget
-from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
+from resnetrt.benchmarks.accuracy.request import GateRequest
+from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError, UsageError
 from resnetrt.export.compilers import compile_variant

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from resnetrt.benchmarks.accuracy.gate import Budget, Pairs, judge_pairs
-from resnetrt.benchmarks.deploy.auto import Attempt, choice_claim, choose, keep_only, share_among, try_all, verdict
+from resnetrt.benchmarks.deploy.auto import choice_claim, choose, keep_only, share_among, try_all, verdict
+from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run

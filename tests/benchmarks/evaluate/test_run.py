@@ -16,8 +16,9 @@ from PIL import Image
 
 from resnetrt.benchmarks.accuracy.gate import Budget
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, read_results
+from resnetrt.benchmarks.accuracy.request import GateRequest
 from resnetrt.benchmarks.evaluate.report import explain, to_junit, to_markdown
-from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
+from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import pixel_hash
 from resnetrt.calibration.record import FILE, CalibrationRecord
@@ -361,7 +362,8 @@ def test_plan_needs_no_bundle(capsys):
 KILLED = """
 import os, signal, sys
 from resnetrt.benchmarks.accuracy import outcomes
-from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
+from resnetrt.benchmarks.accuracy.request import GateRequest
+from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 from pathlib import Path
 place, batches = Path(sys.argv[1]), int(sys.argv[2])
@@ -450,7 +452,7 @@ def test_a_run_goes_on_with_its_own_engine_record_and_versions_only(place, what,
 
 @pytest.mark.parametrize("batches", [0, 3])
 def test_a_killed_run_goes_on_where_it_stopped(place, batches, monkeypatch):
-    from resnetrt.benchmarks.evaluate import run as gate_run
+    from resnetrt.benchmarks.accuracy import request as request_module
 
     command = [sys.executable, "-c", KILLED, str(place), str(batches), INT8]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -458,13 +460,13 @@ def test_a_killed_run_goes_on_where_it_stopped(place, batches, monkeypatch):
     assert (place / "r.safetensors.journal").exists()
     assert not (place / "r.safetensors").exists()
     seen = []
-    as_engine = gate_run._as_engine
+    as_engine = request_module._as_engine
 
     def spy(session, output):
         infer = as_engine(session, output)
         return lambda images: seen.append(len(images)) or infer(images)
 
-    monkeypatch.setattr(gate_run, "_as_engine", spy)
+    monkeypatch.setattr(request_module, "_as_engine", spy)
     request = GateRequest(str(place / "data.npz"), (INT8,), results=place / "r.safetensors")
     resumed = run_gate(Bundle.open(place / "tiny.bundle"), request)
     assert sum(seen) == N - 50 * batches

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from resnetrt.benchmarks.reports.report import HEADER, Report, format_ms, table_cells, write_report
+from resnetrt.benchmarks.reports.cells import format_ms
+from resnetrt.benchmarks.reports.report import HEADER, Report, table_cells, write_report
 from resnetrt.errors import BackendMissing, UsageError
 
 

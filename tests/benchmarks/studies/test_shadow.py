@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny_bundle
 
+from resnetrt.benchmarks.accuracy.request import GateRequest
 from resnetrt.benchmarks.accuracy.shadow_baseline import baseline_from_results
-from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
+from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.benchmarks.studies.shadow import main, study
 from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError

@@ -12,7 +12,8 @@ import pytest
 import tiny_bundle
 from serving_process import WAIT_S, serving
 
-from resnetrt.benchmarks.evaluate.run import GateRequest, run_gate
+from resnetrt.benchmarks.accuracy.request import GateRequest
+from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 
 ENGINE = "onnxruntime-int8-cpu"

@@ -1,0 +1,86 @@
+"""What to evaluate, and what that names, opened: images and engines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnetrt.benchmarks.accuracy.comparison import OnFrames
+from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.bundle import Bundle
+from resnetrt.calibration.data import Dataset, open_dataset
+from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.preprocess import FloatArray
+from resnetrt.runtime import load
+from resnetrt.runtime.session import Session
+
+Engine = Infer | OnFrames
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
+
+    `baseline` is an older results file or JSON, judged by the same budget; `renamed` gives the older names of engines
+    that have another one now. `group_by` says which images belong together, see `accuracy.groups`. `ray` is the address
+    of a cluster that runs the batches, see `cluster.evaluate`.
+    """
+
+    data: str
+    engines: Sequence[str] = ()
+    weights: Path | None = None
+    samples: int | None = None
+    allow_overlap: bool = False
+    budget: Budget | None = None
+    results: Path | None = None
+    baseline: Path | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    group_by: str | None = None
+    batch_size: int = 50
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline is not None and self.budget is None:
+            raise UsageError("--baseline: expected a budget to judge the change by; add --max-drop or --min-relative")
+        if self.renamed and self.baseline is None:
+            raise UsageError("--baseline-engine: expected --baseline, found none")
+
+
+def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
+    """The images that `request` names, as many as it wants."""
+    manifest = bundle.manifest
+    nested = request.group_by is not None
+    recipe = manifest.preprocessing
+    dataset = open_dataset(request.data, recipe, manifest.labels, classes=manifest.classes, nested=nested)
+    if request.samples is not None and request.samples < len(dataset):
+        return dataset.subset(request.samples)
+    return dataset
+
+
+@contextmanager
+def open_engines(
+    bundle: Bundle, names: Sequence[str], judged: bool
+) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
+    """Engines by name, and what the self-test says of those that fail it; not `judged`, a failure is raised."""
+    faults: dict[str, str] = {}
+    with ExitStack() as stack:
+        engines = {}
+        for name in names:
+            try:
+                session = load(bundle, name)
+            except CheckFailed as error:
+                if not judged:
+                    raise
+                faults[name] = str(error)
+                session = load(bundle, name, selftest=False)
+            engines[name] = _as_engine(stack.enter_context(session), bundle.manifest.output)
+        yield engines, faults
+
+
+def _as_engine(session: Session, output: str) -> Engine:
+    def infer(images: Any) -> FloatArray:
+        return session.infer(images)[output]
+
+    return OnFrames(infer) if session.inputs[0].dtype == "uint8" else infer

@@ -1,0 +1,45 @@
+"""How a number and its interval are written, in every table and picture."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resnetrt.benchmarks.measure.timing import CONFIDENCE
+
+UNKNOWN = "-"
+
+
+def format_ms(value: float | None) -> str:
+    """Milliseconds with three significant digits, all digits before the point."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}"
+
+
+def few_rounds(row: Mapping[str, Any]) -> str:
+    """What to write behind a row's interval: the confidence that its rounds allow, nothing if that is 95 %."""
+    confidence = row.get("ci_confidence")
+    return "" if confidence is None or confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
+
+
+def format_number(value: float | None, digits: int) -> str:
+    """`value` with so many digits behind the point."""
+    return UNKNOWN if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
+
+
+def with_interval(text: str, interval: Sequence[float] | None, form: Callable[[float], str]) -> str:
+    """`text` and its interval, if it has one."""
+    return text if interval is None else f"{text} [{form(interval[0])}, {form(interval[1])}]"
+
+
+def format_drop(drop: float | None, interval: Sequence[float] | None) -> str:
+    """A drop in percentage points and its interval."""
+    if interval is None:
+        return format_number(drop, 2)
+    return f"{format_number(drop, 2)} [{format_number(interval[0], 2)}, {format_number(interval[1], 2)}]"
+
+
+def format_size(size_bytes: int | None) -> str:
+    """Megabytes, or kilobytes below one."""
+    if size_bytes is None:
+        return UNKNOWN
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"

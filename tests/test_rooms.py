@@ -1,0 +1,145 @@
+"""The rooms of `benchmarks/`: about a dozen modules each, imports only from lower rooms, no circle inside a room."""
+
+import ast
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT, TOP, imported, shipped_files
+
+# a room imports only from rooms of a lower level
+ROOMS = {
+    "stats": 1,
+    "measure": 1,
+    "verify": 2,
+    "accuracy": 2,
+    "load": 2,
+    "cluster": 3,
+    "gpu": 3,
+    "studies/network_fuzz": 3,
+    "peers": 3,
+    "search": 3,
+    "depth": 4,
+    "evaluate": 4,
+    "compare": 5,
+    "reports": 5,
+    "deploy": 6,
+    "studies": 6,
+}
+MOST_MODULES = 12  # besides __init__ and __main__
+FOLDER = ROOT / "benchmarks"
+Modules = Mapping[str, ast.AST]  # path below benchmarks/ without .py, as in "search/run"
+
+
+def read_modules() -> Modules:
+    """Every module of `benchmarks/`."""
+    paths = [path for path in shipped_files().values() if path.is_relative_to(FOLDER) and path.suffix == ".py"]
+    return {_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
+
+
+def room_of(module: str) -> str:
+    """The folder that holds `module`; empty for one that lies in `benchmarks/` itself."""
+    return module.rpartition("/")[0]
+
+
+def imports(modules: Modules) -> dict[str, set[str]]:
+    """For each module those of `modules` that it imports, lazily or for types too."""
+    return {
+        module: {target for _, name in imported(tree) if (target := _target(name, modules))}
+        for module, tree in modules.items()
+    }
+
+
+def _target(name: str, modules: Modules) -> str | None:
+    """Which of `modules` the imported `name` is, or is defined in; None for a name of elsewhere."""
+    if not name.startswith(f"{TOP}.benchmarks."):
+        return None
+    path = name.removeprefix(f"{TOP}.benchmarks.").replace(".", "/")
+    candidates = (path, f"{path}/__init__", room_of(path), f"{room_of(path)}/__init__")
+    return next((candidate for candidate in candidates if candidate in modules), None)
+
+
+def full_rooms(modules: Modules) -> list[str]:
+    """The rooms that hold too many modules."""
+    counted = [room_of(module) for module in modules if not module.endswith("__")]
+    return sorted({f"{room}: {counted.count(room)} modules" for room in counted if counted.count(room) > MOST_MODULES})
+
+
+def upward(modules: Modules, levels: Mapping[str, int]) -> list[str]:
+    """Imports from a room of the same level or a higher one."""
+    return sorted(
+        f"{module} imports {target}: level {levels[room_of(target)]} from level {levels[room_of(module)]}"
+        for module, targets in imports(modules).items()
+        for target in targets
+        if room_of(target) != room_of(module) and levels[room_of(target)] >= levels[room_of(module)]
+    )
+
+
+def circle(modules: Modules) -> str | None:
+    """One circle of modules that import each other, or None."""
+    try:
+        TopologicalSorter(imports(modules)).prepare()
+    except CycleError as error:
+        return " - ".join(error.args[1])
+    return None
+
+
+def test_every_room_has_a_level():
+    assert {room_of(module) for module in read_modules()} - {""} == set(ROOMS)
+
+
+def test_every_module_is_in_a_room():
+    assert [module for module in read_modules() if not room_of(module)] == ["__init__"]
+
+
+def test_no_room_is_full():
+    assert full_rooms(read_modules()) == []
+
+
+def test_imports_only_from_lower_rooms():
+    assert upward(read_modules(), ROOMS) == []
+
+
+def test_no_circle():
+    assert circle(read_modules()) is None
+
+
+def planted(**sources: str) -> Modules:
+    """Modules by path with `__` for `/`."""
+    return {name.replace("__", "/"): ast.parse(source) for name, source in sources.items()}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from resnetrt.benchmarks.search.run import f",
+        "from resnetrt.benchmarks.search import run",
+        "import resnetrt.benchmarks.search.run",
+        "def g():\n    from resnetrt.benchmarks.search.run import f",
+        "if TYPE_CHECKING:\n    from resnetrt.benchmarks.search.run import F",
+    ],
+)
+def test_a_planted_import_from_above_is_found(source: str):
+    modules = planted(measure__timing=source, search__run="")
+    assert upward(modules, {"measure": 1, "search": 2}) == ["measure/timing imports search/run: level 2 from level 1"]
+    assert upward(modules, {"measure": 1, "search": 1}) != []
+    assert upward(modules, {"measure": 2, "search": 1}) == []
+
+
+def test_a_planted_circle_is_found():
+    a, b = "from resnetrt.benchmarks.deploy.b import f", "def g():\n    from resnetrt.benchmarks.deploy import a"
+    found = circle(planted(deploy__a=a, deploy__b=b))
+    assert found is not None
+    assert set(found.split(" - ")) == {"deploy/a", "deploy/b"}
+    assert circle(planted(deploy__a=a, deploy__b="")) is None
+
+
+def test_a_planted_full_room_is_found():
+    many = {f"gpu__{index}": "" for index in range(MOST_MODULES)}
+    assert full_rooms(planted(**many, gpu____init__="")) == []
+    assert full_rooms(planted(**many, gpu__more="")) == [f"gpu: {MOST_MODULES + 1} modules"]
