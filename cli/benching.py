@@ -82,8 +82,7 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
     from resnetrt.benchmarks.compare.more_runs import python_of
     from resnetrt.benchmarks.compare.records import read_record
     from resnetrt.benchmarks.compare.regression import EXIT_CODES, parse_percent
-    from resnetrt.benchmarks.compare.resume import check_request, read_partial
-    from resnetrt.benchmarks.compare.same_conditions import check_conditions
+    from resnetrt.benchmarks.compare.same_conditions import check_conditions, check_request, read_partial
     from resnetrt.benchmarks.depth.lab import run_lab
     from resnetrt.benchmarks.depth.plan import lab_conditions, request_of
     from resnetrt.benchmarks.load.loadgen import check_scenarios

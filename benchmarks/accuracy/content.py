@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from resnetrt.bundle import Bundle
 from resnetrt.calibration.data import Dataset
+from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.stream import ordered_map
 
 
@@ -34,3 +36,10 @@ def content_hash(dataset: Dataset) -> str:
 def joined_hash(hashes: Sequence[str]) -> str:
     """One hash for all batches."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def calibration_hashes(bundle: Bundle) -> tuple[str, ...] | None:
+    """Hashes of the images that calibration used; None if the bundle has no calibration record."""
+    if FILE not in bundle.manifest.files:
+        return None
+    return CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE)).image_hashes

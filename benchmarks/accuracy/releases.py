@@ -22,8 +22,7 @@ from resnetrt.benchmarks.accuracy.gate import (
     question,
 )
 from resnetrt.benchmarks.accuracy.outcomes import SUFFIX, Results, read_results
-from resnetrt.benchmarks.stats.noninferiority import critical
-from resnetrt.benchmarks.stats.paired import drop_interval
+from resnetrt.benchmarks.stats.noninferiority import critical, drop_interval
 from resnetrt.errors import DataError, UsageError, reason
 
 NEW, VANISHED, NOT_ASKED = "new", "vanished", "not asked for"  # why an engine has no partner, see `Baseline.unmatched`

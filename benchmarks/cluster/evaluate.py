@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.comparison import OnFrames, Part, Runner, by_title, run_batch
-from resnetrt.benchmarks.accuracy.content import content_hash
-from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
+from resnetrt.benchmarks.accuracy.content import calibration_hashes, content_hash
 from resnetrt.benchmarks.accuracy.outcomes import part_from_bytes, part_to_bytes
 from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer

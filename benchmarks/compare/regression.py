@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from resnetrt.benchmarks.measure.latency import BASELINE
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
-from resnetrt.benchmarks.stats.between_runs import Difference, differ, holm, run_variance, student_t
+from resnetrt.benchmarks.stats.between_runs import Difference, differ, run_variance, student_t
+from resnetrt.benchmarks.stats.holm import holm
 from resnetrt.errors import UsageError
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -198,7 +199,7 @@ def _judge(cells: Sequence[CellVerdict], pairs: Sequence[tuple[_Side, _Side]], l
     found = [None if pair is None else differ(*pair, floor) for pair in values]
     log_limit = math.log1p(limit / 100)
     tried = [item for item in found if item is not None]
-    slower = iter(holm([item.tail_above(log_limit) for item in tried], LEVEL))
+    slower = (p <= LEVEL for p in holm([item.tail_above(log_limit) for item in tried]))
     return [
         cell if item is None else _decided(cell, item, next(slower), log_limit, LEVEL / len(tried))
         for cell, item in zip(cells, found, strict=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
-from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes, session_infer
+from resnetrt.benchmarks.accuracy.content import calibration_hashes
 from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, statistics
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.evaluate.report import counted
-from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, session_infer
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, Schedule
 from resnetrt.benchmarks.reports.report import Attempt, Report, write_report

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from resnetrt.benchmarks.depth.against_peers import against_peers
+from resnetrt.benchmarks.depth.baselines import against_peers
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.depth.shares import Parts, Shares
 from resnetrt.benchmarks.measure.roofline import annotate

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.depth.cell_offset import CELL_OFFSET, ratio_interval
 from resnetrt.benchmarks.measure.timing import paired_ratio
-from resnetrt.benchmarks.stats.between_runs import student_t
+from resnetrt.benchmarks.stats.between_runs import CELL_OFFSET, ratio_interval, student_t
 
 Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]

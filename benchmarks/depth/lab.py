@@ -7,13 +7,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from resnetrt.benchmarks.accuracy.evaluate import session_infer
 from resnetrt.benchmarks.depth.baselines import Peer, eager, open_peers
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
-from resnetrt.benchmarks.measure.latency import BASELINE, Contender, fill_batch, measure_latency
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, fill_batch, measure_latency, session_infer
 from resnetrt.benchmarks.measure.memory import measure_memory
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.overhead import measure_overhead
@@ -42,7 +41,7 @@ def run_lab(
 
     `keep` gets the record so far, `complete` false, after every group of cells. Ctrl-C ends the measuring once there
     is a first group: the record is then that far, `complete` false. `earlier` is such a record of the same request
-    (see `resume`): its groups are not measured again.
+    (see `compare.same_conditions`): its groups are not measured again.
 
     Raises `UsageError` without subjects, with two of one name, or for a profile of an engine that none has.
     """

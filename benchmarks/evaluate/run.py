@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from resnetrt.benchmarks.accuracy.classes import class_drops
 from resnetrt.benchmarks.accuracy.comparison import Comparison, OnFrames, compare_accuracy
-from resnetrt.benchmarks.accuracy.content import batch_hashes, joined_hash
-from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
+from resnetrt.benchmarks.accuracy.content import batch_hashes, calibration_hashes, joined_hash
 from resnetrt.benchmarks.accuracy.gate import (
     DATA,
     FAIL,
@@ -27,7 +27,6 @@ from resnetrt.benchmarks.accuracy.outcomes import FileJournal, write_results
 from resnetrt.benchmarks.accuracy.releases import Baseline, compare_releases
 from resnetrt.benchmarks.accuracy.request import Engine, GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
-from resnetrt.benchmarks.evaluate.classes import class_drops
 from resnetrt.benchmarks.evaluate.flips import worst_flips
 from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
 from resnetrt.benchmarks.evaluate.label_map import label_map

@@ -13,6 +13,7 @@ from resnetrt.benchmarks.measure.timing import DEFAULT_SCHEDULE, Clock, Schedule
 from resnetrt.errors import DataError, UsageError
 from resnetrt.preprocess import FloatArray
 from resnetrt.progress import track
+from resnetrt.runtime.session import Session
 
 BASELINE = "eager-fp32"
 Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
@@ -99,3 +100,12 @@ def _row(
         "times_faster": times_faster and times_faster.value,
         "times_faster_ci": times_faster and [times_faster.low, times_faster.high],
     }
+
+
+def session_infer(session: Session) -> Infer:
+    """A session as a function from images to its first output."""
+
+    def infer(images: FloatArray) -> FloatArray:
+        return next(iter(session.infer(images).values()))
+
+    return infer

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.accuracy.comparison import OnFrames, compare_accuracy
-from resnetrt.benchmarks.accuracy.evaluate import session_infer
-from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.measure.latency import Infer, session_infer
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure, ratio
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.isolated import Made

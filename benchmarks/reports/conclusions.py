@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from resnetrt.benchmarks.depth.against_peers import closest
-from resnetrt.benchmarks.depth.baselines import PEERS
-from resnetrt.benchmarks.depth.cell_offset import mean_interval, rounds_error
+from resnetrt.benchmarks.depth.baselines import PEERS, closest
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
+from resnetrt.benchmarks.stats.between_runs import mean_interval, rounds_error
 
 _REMEDY = "measure longer with --budget, or ask for at least six with --rounds"
 Record = Mapping[str, Any]

@@ -1,13 +1,13 @@
 """Time against accuracy of a search's trials, measured side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.gate import PASS
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, ratio
-from resnetrt.benchmarks.search.strategy import Mix, Trial, pareto
+from resnetrt.benchmarks.search.strategy import Mix, Trial
 from resnetrt.benchmarks.search.trial_engines import TrialEngines
 
 
@@ -29,6 +29,20 @@ def measure_front(
         row |= {"pareto": optimal, "times_faster": faster and faster.value, "batch": 1}
         row |= {"times_faster_ci": faster and [faster.low, faster.high]}
     return rows
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """For each row whether no other is both as fast and as accurate, and better in one (`median_ms`, `top1`)."""
+
+    def beaten(row: Mapping[str, Any]) -> bool:
+        return any(
+            other["median_ms"] <= row["median_ms"]
+            and other["top1"] >= row["top1"]
+            and (other["median_ms"] < row["median_ms"] or other["top1"] > row["top1"])
+            for other in rows
+        )
+
+    return [not beaten(row) for row in rows]
 
 
 def _row(trial: Trial, timing: Timing) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.comparison import Comparison, compare_accuracy
-from resnetrt.benchmarks.accuracy.evaluate import calibration_hashes
+from resnetrt.benchmarks.accuracy.content import calibration_hashes
 from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of, gate_rows
 from resnetrt.benchmarks.accuracy.plan import fewest_images
 from resnetrt.benchmarks.measure.latency import Infer

@@ -121,17 +121,3 @@ def widen(
 def best(found: Sequence[Trial]) -> Trial | None:
     """The passing trial that keeps the fewest blocks; None if none passed."""
     return min((trial for trial in found if trial.passed), key=lambda trial: len(trial.mix.kept), default=None)
-
-
-def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """For each row whether no other is both as fast and as accurate, and better in one (`median_ms`, `top1`)."""
-
-    def beaten(row: Mapping[str, Any]) -> bool:
-        return any(
-            other["median_ms"] <= row["median_ms"]
-            and other["top1"] >= row["top1"]
-            and (other["median_ms"] < row["median_ms"] or other["top1"] > row["top1"])
-            for other in rows
-        )
-
-    return [not beaten(row) for row in rows]

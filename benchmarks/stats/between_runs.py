@@ -3,15 +3,22 @@
 Rounds of one run share its offset (where memory lies, what else the machine does that day), so they are no sample of
 what another run would say: resampled by rounds, "95 %" intervals of two runs cover the truth in 97, 52, 29 and 20 % at
 offsets of 0, 1, 2 and 3 % (`studies.runs`). Between runs there is a variance of its own, and it is estimated from runs.
+
+No number of rounds of one run shows that offset: an engine that is loaded again, or a minute later, differs by some
+percent. Sentences that compare cells of one run (which engine is fastest, where INT8 pays) allow for `CELL_OFFSET` of
+each.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 from resnetrt.benchmarks.stats.noninferiority import falling_root
+
+# the standard deviation that is allowed for: the largest of those that `studies.runs` simulates
+CELL_OFFSET = 0.03
 
 
 @dataclass(frozen=True)
@@ -55,19 +62,6 @@ def run_variance(old: Sequence[float], new: Sequence[float]) -> float:
     return squares / (len(old) + len(new) - 2)
 
 
-def holm(p_values: Sequence[float], level: float) -> list[bool]:
-    """Which hypotheses to reject so that a true one is among them with probability `level` at most.
-
-    Holm (1979), Scandinavian Journal of Statistics 6, 65-70: whatever the dependence between them.
-    """
-    rejected = [False] * len(p_values)
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if p_values[index] > level / (len(p_values) - place):
-            break
-        rejected[index] = True
-    return rejected
-
-
 def student_tail(t: float, df: int) -> float:
     """P(T > t) of Student's t with `df` degrees of freedom: Abramowitz and Stegun, 26.7.3 and 26.7.4.
 
@@ -91,3 +85,28 @@ def student_t(tail: float, df: int) -> float:
     while student_tail(high, df) > tail:
         low, high = high, 2 * high
     return falling_root(lambda t: student_tail(t, df) - tail, low, high)
+
+
+def ratio_interval(value: float, low: float, high: float, claims: int = 1) -> tuple[float, float]:
+    """The interval of a ratio of two cells with their offsets, from the 95 % interval of its rounds.
+
+    `claims` such intervals hold together with 95 % (Bonferroni). Logarithms are taken as normal.
+    """
+    z = NormalDist().inv_cdf(1 - 0.025 / claims)
+    down, up = (math.hypot(z * CELL_OFFSET * math.sqrt(2), z * rounds_error(value, end)) for end in (low, high))
+    return value * math.exp(-down), value * math.exp(up)
+
+
+def mean_interval(values: Sequence[float], errors: Sequence[float], offsets: int = 2) -> tuple[float, float, float]:
+    """Geometric mean of ratios and its 95 % interval; each has the standard error `errors`, in logarithms, of its
+    rounds, and `offsets` cells' offsets.
+    """
+    mean = math.fsum(map(math.log, values)) / len(values)
+    variance = math.fsum(error**2 + offsets * CELL_OFFSET**2 for error in errors)
+    reach = NormalDist().inv_cdf(0.975) * math.sqrt(variance) / len(values)
+    return math.exp(mean), math.exp(mean - reach), math.exp(mean + reach)
+
+
+def rounds_error(value: float, end: float) -> float:
+    """The standard error of a ratio's logarithm from one end of its 95 % interval."""
+    return abs(math.log(value / end)) / NormalDist().inv_cdf(0.975)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy, judge
-from resnetrt.benchmarks.stats.paired import drop_interval
+from resnetrt.benchmarks.stats.noninferiority import drop_interval
 from resnetrt.calibration.data import open_dataset, pixel_hash
 from resnetrt.errors import CheckFailed, DataError, UsageError
 from resnetrt.parity import sqnr_db

@@ -12,13 +12,14 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from resnetrt.benchmarks.accuracy import gate
+from resnetrt.benchmarks.accuracy.classes import class_drops
 from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes
 from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.accuracy.plan import plan
 from resnetrt.benchmarks.accuracy.releases import Baseline, compare_releases, newcombe
-from resnetrt.benchmarks.evaluate.classes import class_drops, holm
 from resnetrt.benchmarks.evaluate.report import explain, explain_baseline
+from resnetrt.benchmarks.stats.holm import holm
 from resnetrt.benchmarks.stats.noninferiority import drop_fails, drop_passes, drop_score, ratio_score
 from resnetrt.errors import BackendMissing, DataError, UsageError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_bundle import make_bundle
 
-from resnetrt.benchmarks.compare.resume import check_request, read_partial
+from resnetrt.benchmarks.compare.same_conditions import check_request, read_partial
 from resnetrt.benchmarks.depth.fit import break_even, fit_all, fit_line
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of

@@ -5,8 +5,7 @@ import pytest
 from engine_double import EngineDouble
 from tiny_bundle import PREPROCESSING, frames, make_bundle
 
-from resnetrt.benchmarks.accuracy.evaluate import session_infer
-from resnetrt.benchmarks.measure.latency import Contender, fill_batch, measure_latency
+from resnetrt.benchmarks.measure.latency import Contender, fill_batch, measure_latency, session_infer
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.errors import DataError, UsageError
 from resnetrt.export.compilers import compile_variant

@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from PIL import Image
 
 from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.search.front import pareto
 from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
-from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, best, pareto, rank, search
+from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, best, rank, search
 from resnetrt.benchmarks.verify.blocks import find_blocks
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.collect import calibrate

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from tiny_bundle import PREPROCESSING, frames, make_bundle
 
-from resnetrt.benchmarks.depth.against_peers import against_peers, closest
-from resnetrt.benchmarks.depth.baselines import Peer, open_peers
+from resnetrt.benchmarks.depth.baselines import Peer, against_peers, closest, open_peers
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from resnetrt.benchmarks.accuracy.comparison import Outcomes
 from resnetrt.benchmarks.accuracy.gate import Pairs, gain_p
+from resnetrt.benchmarks.stats.holm import holm
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,12 +42,3 @@ def class_drops(
     for row, corrected in zip(rows, holm([float(row["p"]) for row in rows]), strict=True):
         row["p_holm"] = corrected
     return sorted(rows, key=lambda row: (row["p_holm"], -row["drop_pp"], row["class"]))
-
-
-def holm(p: list[float]) -> list[float]:
-    """Holm's corrected p values, in the given order: step down, never falling, at most 1."""
-    corrected, highest = [0.0] * len(p), 0.0
-    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
-        corrected[index] = highest
-    return corrected

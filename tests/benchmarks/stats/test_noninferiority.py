@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from resnetrt.benchmarks.stats.paired import drop_interval
+from resnetrt.benchmarks.stats.noninferiority import drop_interval
 
 counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400)).filter(lambda c: sum(c) > 0)
 
