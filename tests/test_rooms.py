@@ -1,6 +1,7 @@
 """The rooms of `benchmarks/`: about a dozen modules each, imports only from lower rooms, no circle inside a room."""
 
 import ast
+import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -91,6 +92,12 @@ def circle(modules: Modules) -> str | None:
 
 def test_every_room_has_a_level():
     assert {room_of(module) for module in read_modules()} - {""} == set(ROOMS)
+
+
+def test_the_architecture_page_names_every_room_and_its_level():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| `(\w[\w/]*\w)` \|", page, re.MULTILINE)
+    assert {room: int(level) for level, room in rows} == ROOMS
 
 
 def test_every_module_is_in_a_room():

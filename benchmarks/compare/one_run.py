@@ -3,7 +3,8 @@
     PYTHON -P one_run.py REQUEST.json ROWS.json
 
 Started by `more_runs`, by its path and perhaps by the Python of another environment: the same script then times what
-*that* environment's resnetrt makes of the bundle. It imports nothing but what has long been there.
+*that* environment's resnetrt makes of the bundle. What it imports must stay where it is, or older checkouts can't be
+compared with; those from before `benchmarks/` had rooms are refused.
 """
 
 import json
@@ -13,13 +14,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.depth.bundles import lab_bundle
-from resnetrt.benchmarks.depth.findings import Findings
-from resnetrt.benchmarks.depth.lab import Lab
-from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
-from resnetrt.benchmarks.depth.shares import Shares
-from resnetrt.bundle import Bundle
-from resnetrt.errors import ResnetrtError
+try:
+    from resnetrt.benchmarks.depth.bundles import lab_bundle
+    from resnetrt.benchmarks.depth.findings import Findings
+    from resnetrt.benchmarks.depth.lab import Lab
+    from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
+    from resnetrt.benchmarks.depth.shares import Shares
+    from resnetrt.bundle import Bundle
+    from resnetrt.errors import ResnetrtError
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("resnetrt.benchmarks."):
+        raise
+    sys.exit(
+        f"expected a resnetrt whose benchmarks lie in rooms, found an older one, without {error.name}; "
+        "compare with runs that it has stored: --compare OLD.json"
+    )
 
 
 def one_run(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,17 @@ def test_another_python_times_the_same_bundle(side, tmp_path):
     assert (tmp_path / "called").read_text().startswith("-P ")
 
 
+def test_a_checkout_from_before_the_rooms_is_refused(side, tmp_path):
+    (tmp_path / "old" / "resnetrt" / "benchmarks").mkdir(parents=True)
+    for package in ("resnetrt", "resnetrt/benchmarks"):
+        (tmp_path / "old" / package / "__init__.py").touch()
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/old exec {sys.executable} -S "$@"\n')  # -S: not this one
+    python.chmod(0o755)
+    with pytest.raises(EnvironmentFault, match=r"benchmarks lie in rooms, found an older one, without"):
+        other_side(python, side).run({("tiny", 1): 0.1})
+
+
 def test_another_bundle_is_timed_under_the_name_of_this_one(side, tmp_path, tiny_engine):
     import shutil
 
