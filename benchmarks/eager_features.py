@@ -27,7 +27,7 @@ def eager_features(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """What `module` computes in place of the tensors `exported` of the ONNX file at `path`, by their names.
 
-    For each it is the nearest of all values of its shape, of the same operator for a residual add or an activation. So a
+    For each it is the nearest of all values of its shape, of the same operator for a residual add or activation. So a
     folded convolution is compared with what leaves the BatchNorm behind it, wherever that stands, and each call of a
     shared module with itself. A tensor that no value of the module has the shape of is left out; `logits`, if it is
     asked for, is the output.
