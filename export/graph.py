@@ -12,6 +12,7 @@ from torch.fx import Node
 from resnetrt.errors import CheckFailed
 from resnetrt.export.constants import constants, image_of, module_of, target_of
 from resnetrt.export.quiet import first_cause, quiet
+from resnetrt.export.untranslated import rewrite_untranslated
 
 _CONVOLUTIONS = {
     *(torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default),
@@ -55,6 +56,7 @@ def trace(module: nn.Module, example: torch.Tensor) -> ExportedProgram:
             "forward must take one (N, C, H, W) tensor, work for any N, and not branch on values"
         ) from error
     _leave_input_alone(program)
+    rewrite_untranslated(program)
     return program
 
 

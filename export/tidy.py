@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from resnetrt.export.ceil_pools import rewrite_ceil_pools
 from resnetrt.export.circular_padding import rewrite_circular_padding
 
 BATCH = "batch"
@@ -19,12 +20,14 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(path: Path) -> None:
     """Rewrite the ONNX file at `path` in place.
 
-    Names come from module scopes, the batch axis is named `batch`, there is no metadata, circular padding is written so
-    that every backend takes it, and every layer has a bias: the exporter drops those that are zero, every later stage
-    would have to know both forms, and a bias is where quantization takes back the mean error of rounded weights.
+    Names come from module scopes, the batch axis is named `batch`, there is no metadata, circular padding and pools in
+    ceil mode are written so that every backend takes them, and every layer has a bias: the exporter drops those that
+    are zero, every later stage would have to know both forms, and a bias is where quantization takes back the mean
+    error of rounded weights.
     """
     model = onnx.load(str(path))
     _rename(model.graph)
+    rewrite_ceil_pools(model.graph)
     rewrite_circular_padding(model.graph)
     _add_missing_biases(model.graph)
     _name_batch_axis(model.graph)
@@ -55,6 +58,8 @@ def _rename(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(value, value) for value in node.input]
         node.output[:] = [renamed.get(value, value) for value in node.output]
+    for value in graph.value_info:
+        value.name = renamed.get(value.name, value.name)
 
 
 def _readable(node: onnx.NodeProto) -> str:

@@ -192,13 +192,30 @@ def siblings() -> nn.Module:
     return small_models.randomize(Siblings())
 
 
+class Perceptron(nn.Module):
+    """Linear layers over the channels of each pixel, as in ConvNeXt; the second reads contiguous values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(functional.gelu(self.up(x.permute(0, 2, 3, 1))))
+        return out.permute(0, 3, 1, 2)
+
+
+def perceptron() -> nn.Module:
+    """Eager adds the second layer's bias within its product."""
+    return small_models.randomize(with_head(conv_bn_relu(3, 16), Perceptron(), conv_bn_relu(16, 16)))
+
+
 def convolution_last() -> nn.Module:
     """Scores of each place, averaged: the last layer's output is not the network's."""
     torch.manual_seed(0)
     return small_models.Chain(conv_bn_relu(3, 16), nn.Conv2d(16, 10, 1)).eval()
 
 
-for _factory in (siblings, convolution_last):
+for _factory in (siblings, perceptron, convolution_last):
     _factory.preprocessing = Preprocessing("RGB", SIZE, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)  # type: ignore[attr-defined]
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resnetrt.calibration.structure import residual_adds, weighted_layers
+from resnetrt.calibration.structure import is_constant, residual_adds, weighted_layers
 
 _FOLLOWERS = ("Relu", "Clip", "LeakyRelu")
 
@@ -60,11 +60,14 @@ def _ancestors(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _end(node: ir.Node) -> ir.Node:
-    """The activation behind `node` if that is all that reads it, else `node` itself."""
+    """The bias of a MatMul and the activation behind `node`, each if it is all that reads, else `node` itself."""
     uses = list(node.outputs[0].uses())
-    if len(uses) == 1 and uses[0].node.op_type in _FOLLOWERS:
-        return uses[0].node
-    return node
+    if len(uses) != 1:
+        return node
+    reader = uses[0].node
+    if node.op_type == "MatMul" and reader.op_type == "Add" and any(map(is_constant, reader.inputs)):
+        return _end(reader)
+    return reader if reader.op_type in _FOLLOWERS else node
 
 
 def _name(nodes: list[ir.Node]) -> str:

@@ -27,12 +27,19 @@ def eager_features(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """What `module` computes in place of the tensors `exported` of the ONNX file at `path`, by their names.
 
-    For each it is the nearest of all values of its shape, of the same operator for an add or an activation. So a
+    For each it is the nearest of all values of its shape, of the same operator for a residual add or activation. So a
     folded convolution is compared with what leaves the BatchNorm behind it, wherever that stands, and each call of a
     shared module with itself. A tensor that no value of the module has the shape of is left out; `logits`, if it is
     asked for, is the output.
     """
-    operators = {output: node.op_type for node in onnx.load(path).graph.node for output in node.output}
+    graph = onnx.load(path).graph
+    constants = {item.name for item in graph.initializer}
+    # a bias is added by eager's matrix product itself
+    operators = {
+        output: "bias" if node.op_type == "Add" and constants.intersection(node.input) else node.op_type
+        for node in graph.node
+        for output in node.output
+    }
     nearest = _Nearest(exported, operators)
     with torch.no_grad(), nearest:
         output = module(torch.from_numpy(images))

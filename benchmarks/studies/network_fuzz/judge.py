@@ -26,16 +26,20 @@ from resnetrt.runtime.session import Session
 
 Array = npt.NDArray[np.float64]
 GOLDEN, CALIBRATION, FRESH = (1, 16), (2, 32), (3, 12)  # purpose and number of images
-ALONE = 4
 BACKENDS = ("onnxruntime", "openvino")
 # Relative errors |out - ref| / |ref| that are still right.
 FLOAT_ERROR = 1e-4  # 80 dB
 FLOAT_NOISE = 10.0  # times what eager float32 is from float64
+# Of an FP32 engine from its own file, if that is right: OpenVINO sums an InstanceNormalization's variance less exactly,
+# 1.4e-4 where the mean is far larger than the deviation.
+FLOAT_KERNEL_ERROR = 3e-4
 FP16_ERROR = 0.02
-INT8_ERROR = 0.5  # 6 dB: of a file that passed 12 dB on other images
+INT8_ERROR = 0.5  # 6 dB: of a file that passed 12 dB on other images; without the worst image, see `typical_error`
 # Of an INT8 engine from its own file: so much, or this share of the file's error. Of 118 small networks the right ones
 # were all within 6e-4 and the wrong ones above 0.05; the embedded ResNet-20 is at 3e-3 in both backends.
 KERNEL_ERROR, KERNEL_SHARE = 0.01, 0.5
+# Or no farther from eager than so many times the file: ONNX Runtime's softmax on integers moved ten layers' roundings.
+KERNEL_WORSE = 1.25
 BATCH_ERROR = 1e-4  # of eager from itself, one by one or again
 _MODULE = "resnetrt_fuzzed_network"
 
@@ -64,6 +68,15 @@ def relative_error(reference: Array, output: npt.ArrayLike) -> float:
         return float("inf")
     errors, scale = np.linalg.norm(out - reference, axis=1), float(np.sqrt(np.square(reference).sum(1).mean()))
     return float(max(np.sqrt(np.square(errors).mean()), errors.max() / 4) / max(scale, 1e-30))
+
+
+def typical_error(reference: Array, output: npt.ArrayLike) -> float:
+    """`relative_error` without the worst image: one beyond all that calibration saw is clipped, as it must be."""
+    out = np.asarray(output, np.float64)
+    if out.shape != reference.shape or not np.isfinite(out).all():
+        return float("inf")
+    kept = np.argsort(np.linalg.norm(out - reference, axis=1))[:-1]
+    return relative_error(reference[kept], out[kept])
 
 
 class _Trial:
@@ -169,8 +182,8 @@ class _Trial:
 
     def _file(self, bundle: Bundle, variant: str, limit: float) -> None:
         """A variant, run node by node, against eager."""
-        path = bundle.variant_file(variant)
-        error = relative_error(self.reference, _run_file(path, self._inputs(variant)))
+        output = _run_file(bundle.variant_file(variant), self._inputs(variant))
+        error = (typical_error if variant.startswith("int8") else relative_error)(self.reference, output)
         self._number(variant, error)
         if error > limit:
             self.verdict.add("wrong", f"file {variant}", f"{error:.2g} from eager (relative), kept")
@@ -195,12 +208,11 @@ class _Trial:
         fused = np.asarray(_run_file(_unrounded(path), inputs), np.float64) if precision == "int8" else own
         self.right[engine] = True
         for how, output in outputs.items():
-            reference = self.reference[: len(output)]
-            error = relative_error(reference, output)
-            drift = min(relative_error(file[: len(output)], output) for file in (own, fused))
+            error = relative_error(self.reference, output)
+            drift = min(relative_error(file, output) for file in (own, fused))
             self._number(f"{engine} {how}", error)
             self._number(f"{engine} {how} from its file", drift)
-            if text := _complaint(precision, error, drift, relative_error(reference, own[: len(output)]), self.noise):
+            if text := _complaint(precision, error, drift, relative_error(self.reference, own), self.noise):
                 self.right[engine] = False
                 self.verdict.add("wrong", f"run {name}", f"{how}: {text}")
 
@@ -258,10 +270,11 @@ def _complaint(precision: str, error: float, drift: float, own: float, noise: fl
     """What is wrong with an engine `error` from eager and `drift` from its file, which is `own` from eager."""
     if precision == "fp32":
         limit = max(FLOAT_ERROR, FLOAT_NOISE * noise)
-        return f"{error:.1e} from eager, float32 eager {noise:.1e}" if error > limit else ""
-    if drift > max(KERNEL_ERROR, KERNEL_SHARE * own):
+        wrong = error > limit and (own > limit or drift > FLOAT_KERNEL_ERROR)
+        return f"{error:.1e} from eager, float32 eager {noise:.1e}, its file {own:.1e}" if wrong else ""
+    if drift > max(KERNEL_ERROR, KERNEL_SHARE * own) and error > KERNEL_WORSE * own:
         return f"{drift:.1e} from its own file, that {own:.1e} from eager, the engine {error:.1e}"
-    return f"{error:.1e} from eager, its file {own:.1e}" if error > INT8_ERROR else ""
+    return ""  # how far the file is from eager was judged when it was made
 
 
 def choose_variant_or_none(choose: Callable[[], str]) -> str | None:
@@ -289,9 +302,8 @@ def _eager(spec: NetworkSpec, frames: UInt8Array) -> tuple[Array, float, bool]:
 
 
 def _infer(session: Session, frames: UInt8Array, batch: int) -> Array:
-    """Logits of the frames in batches; of single ones only the first few."""
-    count = ALONE if batch == 1 else len(frames)
-    parts = [next(iter(session.infer_frames(frames[i : i + batch]).values())) for i in range(0, count, batch)]
+    """Logits of the frames in batches."""
+    parts = [next(iter(session.infer_frames(frames[i : i + batch]).values())) for i in range(0, len(frames), batch)]
     return np.concatenate(parts).astype(np.float64)
 
 

@@ -161,8 +161,9 @@ def test_an_add_is_compared_with_adds_alone(siblings):
     assert sqnr_db(found["add_30"], branch) < 20
 
 
-def test_a_network_that_ends_in_a_pool_is_judged_to_its_end(tmp_path):
-    bundle, _ = export_bundle(prepare_export("odd_networks:convolution_last", golden_count=4), tmp_path / "net.bundle")
+@pytest.mark.parametrize("network", ["convolution_last", "perceptron"])
+def test_healthy_networks_are_judged_to_their_end(network, tmp_path):
+    bundle, _ = export_bundle(prepare_export(f"odd_networks:{network}", golden_count=4), tmp_path / "net.bundle")
     engine = compile_variant(bundle, "fp32", "openvino")
     for name in ("fp32", engine):
         found = bisect(bundle, name)

@@ -1,0 +1,125 @@
+"""Write operators that torch translates to ONNX wrongly (seen with 2.13) as others that it translates right.
+
+- An average pool's `divisor_override` is left out without a word. A network that divides by what it has seen, as a
+  normalisation does, hides the wrong size almost entirely.
+- `log_sigmoid` becomes Log(Sigmoid(x)), which is minus infinity below -103 and rounds away what is far from zero.
+- Of a nearest resize by other than whole numbers places are rounded down: of 28 pixels made 4, place 1 was pixel 6.
+- Attention without an axis for heads is refused.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from resnetrt.export.constants import add_parameter
+
+_AXES = {torch.ops.aten.avg_pool2d.default: 2, torch.ops.aten.avg_pool3d.default: 3}
+_NEAREST = {torch.ops.aten.upsample_nearest2d.vec, torch.ops.aten.upsample_nearest2d.default}
+_DEFAULTS: tuple[Any, ...] = (
+    [],
+    0,
+    False,
+    True,
+    None,
+)  # stride, padding, ceil_mode, count_include_pad, divisor_override
+
+
+def rewrite_untranslated(program: ExportedProgram) -> None:
+    """Replace, in place, what the first lines of this module name."""
+    for node in list(program.graph.nodes):
+        with program.graph.inserting_before(node):
+            if node.target in _AXES and len(node.args) > 6 and node.args[6] is not None:
+                _replace(program, node, _divided(program, node, _AXES[node.target]))
+            elif node.target is torch.ops.aten.log_sigmoid.default:
+                _replace(program, node, _log_sigmoid(program, node))
+            elif node.target in _NEAREST and _is_fractional(node):
+                _replace(program, node, _picked(program, node))
+            elif node.target is torch.ops.aten.scaled_dot_product_attention.default and _rank(node.args[0]) == 3:
+                _replace(program, node, _one_head(program, node))
+    program.graph_module.recompile()
+
+
+def _divided(program: ExportedProgram, node: Node, axes: int) -> Node:
+    """The sum over a divisor: the mean times the window's size over it.
+
+    Every window of the plain pool has all its pixels: what ceil mode adds behind the padding becomes padding.
+    """
+    arguments: Sequence[Any] = node.args
+    image, kernel, stride, padding, ceil, _, divisor = (*arguments, *_DEFAULTS[len(arguments) - 2 :])
+    kernel = _each(kernel, axes)
+    stride, padding = _each(stride or kernel, axes), _each(padding, axes)
+    sizes = image.meta["val"].shape[-axes:]
+    behind = [_behind(*axis) if ceil else 0 for axis in zip(sizes, kernel, stride, padding, strict=True)]
+    if any(behind):
+        around = [amount for pad, more in zip(padding, behind, strict=True) for amount in (pad + more, pad)]
+        image, padding = _call(program, torch.ops.aten.constant_pad_nd.default, image, around[::-1], 0.0), [0] * axes
+    mean = _call(program, node.target, image, kernel, stride, padding, False, True)
+    return _call(program, torch.ops.aten.mul.Tensor, mean, math.prod(kernel) / divisor)
+
+
+def _log_sigmoid(program: ExportedProgram, node: Node) -> Node:
+    """-softplus(-x)."""
+    negative = _call(program, torch.ops.aten.neg.default, node.args[0])
+    return _call(program, torch.ops.aten.neg.default, _call(program, torch.ops.aten.softplus.default, negative))
+
+
+def _is_fractional(node: Node) -> bool:
+    """Whether a resize is by other than whole numbers, upwards; sizes of one image are known."""
+    before, after = node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:]  # type: ignore[union-attr]
+    return any(large % small for large, small in zip(after, before, strict=True))
+
+
+def _picked(program: ExportedProgram, node: Node) -> Node:
+    """The rows and columns that eager takes: it is asked to resize their numbers."""
+    image: Any = node.args[0]
+    height, width = image.meta["val"].shape[2:]
+    rows = torch.arange(height, dtype=torch.float32)[:, None].expand(1, 1, height, width)
+    columns = torch.arange(width, dtype=torch.float32).expand(1, 1, height, width)
+    for axis, numbers in ((2, rows), (3, columns)):
+        taken = node.target(numbers, *node.args[1:])[0, 0].amax(3 - axis).long()  # type: ignore[operator]
+        places = add_parameter(program, f"{node.name}.{'rows' if axis == 2 else 'columns'}", taken)
+        image = _call(program, torch.ops.aten.index_select.default, image, axis, places)
+    return cast(Node, image)
+
+
+def _one_head(program: ExportedProgram, node: Node) -> Node:
+    """Query, key, value and mask with an axis for one head."""
+    images = [
+        _call(program, torch.ops.aten.unsqueeze.default, arg, 1) if _rank(arg) == 3 else arg for arg in node.args[:4]
+    ]
+    attended = _call(program, node.target, *images, *node.args[4:], **node.kwargs)
+    return _call(program, torch.ops.aten.squeeze.dim, attended, 1)
+
+
+def _rank(value: Any) -> int | None:
+    return value.meta["val"].ndim if isinstance(value, Node) else None
+
+
+def _call(program: ExportedProgram, operator: Any, *args: Any, **options: Any) -> Node:
+    """A new node, without a value of its own: to compute one might fix the batch size."""
+    made: Node = program.graph.call_function(operator, args, options)
+    return made
+
+
+def _replace(program: ExportedProgram, old: Node, new: Node) -> None:
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)
+    program.graph.erase_node(old)
+
+
+def _each(values: Any, axes: int) -> list[int]:
+    """One number an axis of one for all, or of one an axis."""
+    listed = list(values) if isinstance(values, Sequence) else [values]
+    return listed * axes if len(listed) == 1 else listed
+
+
+def _behind(size: int, kernel: int, stride: int, padding: int) -> int:
+    """How many pixels behind the padding the last window of ceil mode reaches; it may not begin there."""
+    windows = -(-(size + 2 * padding - kernel) // stride) + 1
+    if (windows - 1) * stride >= size + padding:
+        windows -= 1
+    return max(0, (windows - 1) * stride + kernel - size - 2 * padding)
