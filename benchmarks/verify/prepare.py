@@ -1,4 +1,4 @@
-"""From command-line words to an export request: the model, its preprocessing and its golden images."""
+"""From command-line words to an export request: model, preprocessing, golden images; and what decides the result."""
 
 import hashlib
 from collections.abc import Sequence
