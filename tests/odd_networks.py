@@ -170,6 +170,39 @@ class Mixer(nn.Module):
         return self.fc((out + functional.gelu(self.channels(out))).mean(1))
 
 
+class Attention(nn.Module):
+    """Pixels as tokens through one head of self-attention, written out or as the one function of torch."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self._fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(self.qkv(x.flatten(2).transpose(1, 2)))
+        if self._fused:
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, -1) @ v
+        return x + self.out(self.joined(mixed)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        return tokens.chunk(3, -1)
+
+    def joined(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+
+class Heads(Attention):
+    """Four heads."""
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        return tokens.unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def joined(self, tokens: Tensor) -> Tensor:
+        return tokens.transpose(1, 2).flatten(2)
+
+
 class Siblings(nn.Module):
     """Convolutions and BatchNorms side by side, as in torchvision and timm; a shared block; two adds in one module."""
 
@@ -214,6 +247,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "subtracted": lambda: with_head(conv_bn_relu(3, 16, 2), Subtracted(), Subtracted()),
     "gated": lambda: with_head(conv_bn_relu(3, 16, 2), Gated(), Gated()),
     "mixer": Mixer,
+    "attention": lambda: with_head(conv_bn_relu(3, 16, 2), Attention(False), Attention(False)),
+    "heads": lambda: with_head(conv_bn_relu(3, 16, 2), Heads(False), Heads(True)),
 }
 
 
