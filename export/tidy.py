@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from resnetrt.export.ceil_pools import rewrite_ceil_pools
 from resnetrt.export.circular_padding import rewrite_circular_padding
 
 BATCH = "batch"
@@ -19,13 +20,16 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(path: Path) -> None:
     """Rewrite the ONNX file at `path` in place.
 
-    Names come from module scopes, the batch axis is named `batch`, there is no metadata, circular padding is written so
-    that every backend takes it, and every layer has a bias: the exporter drops those that are zero, every later stage
-    would have to know both forms, and a bias is where quantization takes back the mean error of rounded weights.
+    Names come from module scopes, the batch axis is named `batch`, there is no metadata, circular padding and pools in
+    ceil mode are written so that every backend takes them alike, and every layer has a bias: the exporter drops those
+    that are zero, every later stage would have to know both forms, and a bias is where quantization takes back the mean
+    error of rounded weights.
     """
     model = onnx.load(str(path))
     _rename(model.graph)
+    del model.graph.value_info[:]
     rewrite_circular_padding(model.graph)
+    rewrite_ceil_pools(model)
     _add_missing_biases(model.graph)
     _name_batch_axis(model.graph)
     del model.metadata_props[:]
@@ -33,7 +37,6 @@ def tidy(path: Path) -> None:
     for item in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-    del model.graph.value_info[:]
     onnx.save(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), str(path))
 
 

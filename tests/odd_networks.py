@@ -203,6 +203,18 @@ class Heads(Attention):
         return tokens.transpose(1, 2).flatten(2)
 
 
+class CeilPools(nn.Module):
+    """Pools in ceil mode whose last window would begin behind the image, then a layer that counts on the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = conv_bn_relu(3, 16), nn.Linear(16 * 2 * 2, 10)
+        self.pools = nn.Sequential(nn.MaxPool2d(2, 4, ceil_mode=True), nn.AvgPool2d(1, 2, 0, True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pools(self.stem(x)).view(-1, 16 * 2 * 2))
+
+
 class Siblings(nn.Module):
     """Convolutions and BatchNorms side by side, as in torchvision and timm; a shared block; two adds in one module."""
 
@@ -249,6 +261,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mixer": Mixer,
     "attention": lambda: with_head(conv_bn_relu(3, 16, 2), Attention(False), Attention(False)),
     "heads": lambda: with_head(conv_bn_relu(3, 16, 2), Heads(False), Heads(True)),
+    "ceil_pools": CeilPools,
 }
 
 

@@ -1,0 +1,77 @@
+"""Write pools in ceil mode as pools in floor mode with so much more padding behind.
+
+A window that would begin in the padding behind is left out, in eager and in ONNX Runtime. Shape inference of ONNX 1.23
+and max pools of OpenVINO 2026.4 count it all the same, so a file says sizes that it does not have, and OpenVINO divides
+the last windows of an average pool by other numbers of pixels. In floor mode all agree.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+Array = npt.NDArray[np.int64]
+_POOLS = ("AveragePool", "MaxPool")
+
+
+def rewrite_ceil_pools(model: onnx.ModelProto) -> None:
+    """Replace ceil mode in every pool whose input has known sizes; names of outputs stay.
+
+    Left as it is: a dilated max pool that would be padded by more than its kernel, which ONNX Runtime refuses.
+    """
+    for node in [node for node in model.graph.node if node.op_type in _POOLS]:
+        options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        if options.pop("ceil_mode", 0) and options.get("auto_pad", b"NOTSET") == b"NOTSET":
+            # anew for each: sizes behind a pool in ceil mode may be wrong
+            sizes = _sizes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph, node.input[0])
+            if sizes:
+                _replace(model.graph, node, _in_floor_mode(node, options, sizes, model.graph))
+
+
+def _sizes(graph: onnx.GraphProto, name: str) -> list[int]:
+    """Of the axes behind the channels; empty unless all are known."""
+    found = (value for value in (*graph.input, *graph.value_info) if value.name == name)
+    dims = [dim for value in found for dim in value.type.tensor_type.shape.dim][2:]
+    return [dim.dim_value for dim in dims] if all(dim.dim_value for dim in dims) else []
+
+
+def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, others: Sequence[onnx.NodeProto]) -> None:
+    place = list(graph.node).index(node)
+    nodes = [*graph.node[:place], *others, *graph.node[place + 1 :]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _in_floor_mode(
+    node: onnx.NodeProto, options: dict[str, Any], sizes: list[int], graph: onnx.GraphProto
+) -> list[onnx.NodeProto]:
+    """The nodes that stand for `node`, whose attributes but ceil mode are `options`."""
+    pads = np.array(options.get("pads", [0] * 2 * len(sizes))).reshape(2, -1)
+    more = _overhang(options, pads, sizes)
+    if more.any() and (pads[1] + more >= options["kernel_shape"]).any():
+        return [node]
+    nodes = []
+    value = node.input[0]
+    if options.get("count_include_pad") and more.any():
+        # padding counts in the mean, what hangs over does not: so padding becomes pixels, and what hangs over padding
+        if pads.any():
+            amounts = np.pad(pads, ((0, 0), (2, 0))).reshape(-1).astype(np.int64)
+            graph.initializer.append(numpy_helper.from_array(amounts, f"{node.name}.pads"))
+            value = f"{node.name}.pad"
+            nodes.append(helper.make_node("Pad", [node.input[0], f"{node.name}.pads"], [value], value))
+        pads, options = np.zeros_like(pads), options | {"count_include_pad": 0}
+    options = options | {"pads": [*pads[0], *(pads[1] + more)]}
+    return [*nodes, helper.make_node(node.op_type, [value], list(node.output), node.name, **options)]
+
+
+def _overhang(options: dict[str, Any], pads: Array, sizes: list[int]) -> Array:
+    """By how much the last window hangs over what is padded by `pads` `(2, axes)`, for each axis."""
+    ones = [1] * len(sizes)
+    strides, dilations = np.array(options.get("strides", ones)), np.array(options.get("dilations", ones))
+    reach = (np.array(options["kernel_shape"]) - 1) * dilations + 1
+    padded = sizes + pads.sum(0)
+    last = -(-(padded - reach) // strides) * strides
+    return np.where(last < sizes + pads[0], np.maximum(last + reach - padded, 0), 0)
