@@ -13,6 +13,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from resnetrt.export.audit.source import SourceGraph
 from resnetrt.export.ceil_pools import rewrite_ceil_pools
 from resnetrt.export.inner_values import InnerValues
 
@@ -85,3 +86,16 @@ def test_an_exported_file_says_the_sizes_that_it_has(tmp_path: Path):
     found = InnerValues(model, said).of(images)
     assert len(said) >= 5
     assert {name: sizes[1:] for name, sizes in said.items()} == {name: [*found[name].shape[1:]] for name in said}
+
+
+def test_the_audit_counts_the_work_of_a_file_that_another_tool_made(tmp_path: Path):
+    """Two rows of windows, not three: the third would begin behind the image."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[N, 2, 4, 4] x) => (float[N, 3] y) <float[3, 8] w, int64[2] shape = {-1, 8}>
+        { pool = MaxPool<kernel_shape = [1, 1], strides = [2, 3], ceil_mode = 1>(x)
+          flat = Reshape(pool, shape) y = Gemm<transB = 1>(flat, w) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "w"))
+    onnx.save(model, tmp_path / "net.onnx")
+    assert [node.macs for node in SourceGraph(tmp_path / "net.onnx").mac_nodes.values()] == [8 * 3]
