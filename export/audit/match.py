@@ -51,9 +51,10 @@ def _inside(source: SourceGraph, layers: Sequence[ExecutedLayer], found: Matches
     for name in source.mac_nodes:
         ends = set() if name in found else source.first_behind(name, owners)
         behind = {id(layer): layer for end in ends for layer in owners.get(end, ()) if layer.kind == "compute"}
-        layer = behind.popitem()[1] if len(behind) == 1 and ends <= owners.keys() else None
-        if layer and layer.composite and _only_passed_on(source, layer, layers, found):
-            inside[name] = layer
+        if len(behind) == 1 and ends <= owners.keys():
+            (owner,) = behind.values()
+            if owner.composite and _only_passed_on(source, owner, layers, found):
+                inside[name] = owner
     return inside
 
 
