@@ -19,7 +19,6 @@ _KINDS: dict[str, Kind] = {
 }
 _MULTIPLIES = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 _PLAIN = {"Eltwise", "Split", "StridedSlice", "Reshape", "Concatenation", "MVN", "Softmax", *_KINDS}  # no products
-_COMPOSITE = {"Subgraph", "ScaledDotProductAttention"}
 
 
 def read_layers(engine_path: Path, sidecar: dict[str, Any], _source: SourceGraph) -> list[Evidence]:
@@ -60,7 +59,7 @@ def _layer(node: Any, kind: str, constants: tuple[str, ...], inputs: tuple[str, 
         inputs=inputs,
         readers=tuple(label for port in node.outputs() for reader in _readers(port) for label in _labels(reader)),
         multiplies=kind in _MULTIPLIES or (False if kind in _PLAIN else None),
-        composite=kind in _COMPOSITE,
+        composite=kind == "Subgraph",
     )
 
 
