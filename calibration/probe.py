@@ -42,20 +42,25 @@ class Measured:
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors of one shape; `pixels` of each channel, None if unknown. `outputs` names the array of each statistic.
+    """Tensors of one shape: `channels`, and the `pixels` of each; None if unknown.
 
-    Tensors of few values are counted whole, and their statistics taken of that.
+    `outputs` names the array of each statistic. Tensors of few values are counted whole, and their statistics taken of
+    that.
     """
 
     names: tuple[str, ...]
+    channels: int | None
     pixels: int | None
     outputs: dict[str, str]
 
     def split(self, results: dict[str, FloatArray]) -> Measured:
-        """What the graph's outputs say of this group."""
+        """What the graph's outputs say of this group. Raises `BundleError` if the file says other channels."""
         found = {what: results[name] for what, name in self.outputs.items()}
         count, width = found["values"].shape[:2]
         shape = (count, len(self.names), width // len(self.names))
+        if self.channels not in (None, shape[2]):
+            text = f"tensor {self.names[0]} has {shape[2]} channels where its file says {self.channels}"
+            raise BundleError(f"calibration: {text}; export the model again")
         values = found.pop("values").reshape(*shape, -1)
         if not found:
             return Measured(values.min(3), values.max(3), values.mean(3), values)
@@ -157,7 +162,7 @@ def _add_group(graph: ir.Graph, prefix: str, values: list[ir.Value], most: int) 
     outputs = {what: f"{prefix}/{what}" for what in taken}
     for what, found in taken.items():
         graph.outputs.append(_add(graph, "Concat", found, {"axis": 1}, outputs[what]))
-    return Group(names, math.prod(sizes[1:]) if sizes else None, outputs)
+    return Group(names, sizes[0] if sizes else None, math.prod(sizes[1:]) if sizes else None, outputs)
 
 
 def _sizes(value: ir.Value) -> list[int]:

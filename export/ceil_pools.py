@@ -1,59 +1,77 @@
-"""Write pools in ceil mode as pools that round down, with what their last windows reach beyond the image as padding.
+"""Write pools in ceil mode as pools in floor mode with so much more padding behind.
 
-PyTorch leaves out a last window that would begin in the padding; ONNX's shape inference counts it, and refuses the
-file. OpenVINO 2026.4 divides the last windows of an average pool by other numbers of pixels than ONNX says.
+A window that would begin in the padding behind is left out, in eager and in ONNX Runtime. Shape inference of ONNX 1.23
+and max pools of OpenVINO 2026.4 count it all the same, so a file says sizes that it does not have, and OpenVINO divides
+the last windows of an average pool by other numbers of pixels. In floor mode all agree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-_POOLS = ("MaxPool", "AveragePool")
-Shapes = dict[str, list[int]]
+Array = npt.NDArray[np.int64]
+_POOLS = ("AveragePool", "MaxPool")
 
 
-def rewrite_ceil_pools(graph: onnx.GraphProto) -> None:
-    """Replace `ceil_mode` of every pool whose sizes are known, by the sizes that `graph` declares; names stay."""
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    nodes = [made for node in graph.node for made in _rounded_down(node, shapes, graph)]
+def rewrite_ceil_pools(model: onnx.ModelProto) -> None:
+    """Replace ceil mode in every pool whose input has known sizes; names of outputs stay.
+
+    Left as it is: a dilated max pool that would be padded by more than its kernel, which ONNX Runtime refuses.
+    """
+    for node in [node for node in model.graph.node if node.op_type in _POOLS]:
+        options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        if options.pop("ceil_mode", 0) and options.get("auto_pad", b"NOTSET") == b"NOTSET":
+            # anew for each: sizes behind a pool in ceil mode may be wrong
+            sizes = _sizes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph, node.input[0])
+            if sizes:
+                _replace(model.graph, node, _in_floor_mode(node, options, sizes, model.graph))
+
+
+def _sizes(graph: onnx.GraphProto, name: str) -> list[int]:
+    """Of the axes behind the channels; empty unless all are known."""
+    found = (value for value in (*graph.input, *graph.value_info) if value.name == name)
+    dims = [dim for value in found for dim in value.type.tensor_type.shape.dim][2:]
+    return [dim.dim_value for dim in dims] if all(dim.dim_value for dim in dims) else []
+
+
+def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, others: Sequence[onnx.NodeProto]) -> None:
+    place = list(graph.node).index(node)
+    nodes = [*graph.node[:place], *others, *graph.node[place + 1 :]]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _rounded_down(node: onnx.NodeProto, shapes: Shapes, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    before, after = shapes.get(node.input[0] if node.input else "", [])[2:], shapes.get(node.output[0], [])[2:]
-    if node.op_type not in _POOLS or not options.get("ceil_mode") or not before or 0 in (*before, *after):
-        yield node
-        return
-    axes = len(before)
-    kernel = options["kernel_shape"]
-    strides, dilations = options.get("strides", [1] * axes), options.get("dilations", [1] * axes)
-    pads = options.get("pads", [0] * 2 * axes)
-    behind = [
-        max(0, (after[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - before[i] - pads[i] - pads[axes + i])
-        for i in range(axes)
-    ]
-    if any(behind) and options.get("count_include_pad"):  # padding counts, what lies behind it does not
-        yield _padded(node, pads, graph)
-        node.input[0] = f"{node.name}.pad"
-        pads, options["count_include_pad"] = [0] * 2 * axes, 0
-    pads = [*pads[:axes], *(pad + more for pad, more in zip(pads[axes:], behind, strict=True))]
-    del node.attribute[:]
-    for name, value in (options | {"pads": pads, "ceil_mode": 0}).items():
-        node.attribute.append(helper.make_attribute(name, value))
-    yield node
+def _in_floor_mode(
+    node: onnx.NodeProto, options: dict[str, Any], sizes: list[int], graph: onnx.GraphProto
+) -> list[onnx.NodeProto]:
+    """The nodes that stand for `node`, whose attributes but ceil mode are `options`."""
+    pads = np.array(options.get("pads", [0] * 2 * len(sizes))).reshape(2, -1)
+    more = _overhang(options, pads, sizes)
+    if more.any() and (pads[1] + more >= options["kernel_shape"]).any():
+        return [node]
+    nodes = []
+    value = node.input[0]
+    if options.get("count_include_pad") and more.any():
+        # padding counts in the mean, what hangs over does not: so padding becomes pixels, and what hangs over padding
+        if pads.any():
+            amounts = np.pad(pads, ((0, 0), (2, 0))).reshape(-1).astype(np.int64)
+            graph.initializer.append(numpy_helper.from_array(amounts, f"{node.name}.pads"))
+            value = f"{node.name}.pad"
+            nodes.append(helper.make_node("Pad", [node.input[0], f"{node.name}.pads"], [value], value))
+        pads, options = np.zeros_like(pads), options | {"count_include_pad": 0}
+    options = options | {"pads": [*pads[0], *(pads[1] + more)]}
+    return [*nodes, helper.make_node(node.op_type, [value], list(node.output), node.name, **options)]
 
 
-def _padded(node: onnx.NodeProto, pads: list[int], graph: onnx.GraphProto) -> onnx.NodeProto:
-    """A Pad with zeros by `pads`, none for images and channels."""
-    axes = len(pads) // 2
-    amounts = np.array([0, 0, *pads[:axes], 0, 0, *pads[axes:]], np.int64)
-    name = f"{node.name}.pad"
-    graph.initializer.append(numpy_helper.from_array(amounts, f"{name}.amounts"))
-    return helper.make_node("Pad", [node.input[0], f"{name}.amounts"], [name], name, mode="constant")
+def _overhang(options: dict[str, Any], pads: Array, sizes: list[int]) -> Array:
+    """By how much the last window hangs over what is padded by `pads` `(2, axes)`, for each axis."""
+    ones = [1] * len(sizes)
+    strides, dilations = np.array(options.get("strides", ones)), np.array(options.get("dilations", ones))
+    reach = (np.array(options["kernel_shape"]) - 1) * dilations + 1
+    padded = sizes + pads.sum(0)
+    last = -(-(padded - reach) // strides) * strides
+    return np.where(last < sizes + pads[0], np.maximum(last + reach - padded, 0), 0)

@@ -4,8 +4,6 @@ ONNX has Pad with mode `wrap`, but OpenVINO 2026.4 and TensorRT have not, and Op
 another node crashed the process. Slice and Concat say the same, and every backend has them.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -14,12 +12,12 @@ _END = np.iinfo(np.int64).max
 
 
 def rewrite_circular_padding(graph: onnx.GraphProto) -> None:
-    """Replace every Pad with mode `wrap` and constant, non-negative amounts; names of outputs stay."""
+    """Replace every Pad with mode `wrap` and constant amounts; names of outputs stay."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         amounts = constants.get(node.input[1]) if _wraps(node) else None
-        if amounts is None or (amounts < 0).any() or len(node.input) > 3:
+        if amounts is None or len(node.input) > 3:
             nodes.append(node)
         else:
             nodes += _sliced(node, amounts.reshape(2, -1).T, graph)
@@ -31,23 +29,38 @@ def _wraps(node: onnx.NodeProto) -> bool:
     return node.op_type == "Pad" and any(item.name == "mode" and item.s == b"wrap" for item in node.attribute)
 
 
-def _sliced(node: onnx.NodeProto, amounts: np.ndarray, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes that stand for `node`; `amounts` `(axes, 2)` of what is put in front and behind."""
+def _sliced(node: onnx.NodeProto, amounts: np.ndarray, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that stand for `node`; `amounts` `(axes, 2)` of what is put in front and behind.
+
+    A negative amount takes away before anything is put anywhere: what is put behind begins with what was left.
+    """
     value = node.input[0]
-    padded = [axis for axis, ends in enumerate(amounts) if ends.any()]
-    for axis in padded:
-        before, after = (int(count) for count in amounts[axis])
+    nodes: list[onnx.NodeProto] = []
+    for axis, ends in enumerate(amounts):
+        before, after = (int(count) for count in ends)
+        prefix = f"{node.name}.{axis}"
+        if min(before, after) < 0:
+            nodes.append(_slice(value, (max(-before, 0), min(after, 0) or _END), axis, f"{prefix}.left", graph))
+            value = nodes[-1].output[0]
         parts = [value]
-        for name, present, start, end in (("before", before, -before, _END), ("after", after, 0, after)):
-            if present:
-                prefix = f"{node.name}.{axis}.{name}"
-                names = [f"{prefix}.{bound}" for bound in ("starts", "ends", "axes")]
-                for tensor, number in zip(names, (start, end, axis), strict=True):
-                    graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), tensor))
-                yield helper.make_node("Slice", [value, *names], [prefix], prefix)
-                parts = [prefix, *parts] if name == "before" else [*parts, prefix]
-        output = node.output[0] if axis == padded[-1] else f"{node.name}.{axis}"
-        yield helper.make_node("Concat", parts, [output], f"{node.name}.{axis}", axis=axis)
-        value = output
-    if not padded:
-        yield helper.make_node("Identity", [value], [node.output[0]], node.name)
+        if before > 0:
+            nodes.append(_slice(value, (-before, _END), axis, f"{prefix}.before", graph))
+            parts = [nodes[-1].output[0], *parts]
+        if after > 0:
+            nodes.append(_slice(value, (0, after), axis, f"{prefix}.after", graph))
+            parts = [*parts, nodes[-1].output[0]]
+        if len(parts) > 1:
+            nodes.append(helper.make_node("Concat", parts, [prefix], prefix, axis=axis))
+            value = prefix
+    if not nodes:
+        nodes.append(helper.make_node("Identity", [value], [""], node.name))
+    nodes[-1].output[0] = node.output[0]
+    return nodes
+
+
+def _slice(value: str, bounds: tuple[int, int], axis: int, name: str, graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The part of `value` between two `bounds` of an axis; its constants go to the graph."""
+    names = [f"{name}.{what}" for what in ("starts", "ends", "axes")]
+    for tensor, number in zip(names, (*bounds, axis), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), tensor))
+    return helper.make_node("Slice", [value, *names], [name], name)

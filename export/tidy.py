@@ -21,14 +21,15 @@ def tidy(path: Path) -> None:
     """Rewrite the ONNX file at `path` in place.
 
     Names come from module scopes, the batch axis is named `batch`, there is no metadata, circular padding and pools in
-    ceil mode are written so that every backend takes them, and every layer has a bias: the exporter drops those that
-    are zero, every later stage would have to know both forms, and a bias is where quantization takes back the mean
+    ceil mode are written so that every backend takes them alike, and every layer has a bias: the exporter drops those
+    that are zero, every later stage would have to know both forms, and a bias is where quantization takes back the mean
     error of rounded weights.
     """
     model = onnx.load(str(path))
     _rename(model.graph)
-    rewrite_ceil_pools(model.graph)
+    del model.graph.value_info[:]
     rewrite_circular_padding(model.graph)
+    rewrite_ceil_pools(model)
     _add_missing_biases(model.graph)
     _name_batch_axis(model.graph)
     del model.metadata_props[:]
@@ -36,7 +37,6 @@ def tidy(path: Path) -> None:
     for item in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-    del model.graph.value_info[:]
     onnx.save(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), str(path))
 
 
@@ -58,8 +58,6 @@ def _rename(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(value, value) for value in node.input]
         node.output[:] = [renamed.get(value, value) for value in node.output]
-    for value in graph.value_info:
-        value.name = renamed.get(value.name, value.name)
 
 
 def _readable(node: onnx.NodeProto) -> str:

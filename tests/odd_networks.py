@@ -170,6 +170,51 @@ class Mixer(nn.Module):
         return self.fc((out + functional.gelu(self.channels(out))).mean(1))
 
 
+class Attention(nn.Module):
+    """Pixels as tokens through one head of self-attention, written out or as the one function of torch."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self._fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(self.qkv(x.flatten(2).transpose(1, 2)))
+        if self._fused:
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, -1) @ v
+        return x + self.out(self.joined(mixed)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        return tokens.chunk(3, -1)
+
+    def joined(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+
+class Heads(Attention):
+    """Four heads."""
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        return tokens.unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def joined(self, tokens: Tensor) -> Tensor:
+        return tokens.transpose(1, 2).flatten(2)
+
+
+class CeilPools(nn.Module):
+    """Pools in ceil mode whose last window would begin behind the image, then a layer that counts on the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = conv_bn_relu(3, 16), nn.Linear(16 * 2 * 2, 10)
+        self.pools = nn.Sequential(nn.MaxPool2d(2, 4, ceil_mode=True), nn.AvgPool2d(1, 2, 0, True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pools(self.stem(x)).view(-1, 16 * 2 * 2))
+
+
 class Siblings(nn.Module):
     """Convolutions and BatchNorms side by side, as in torchvision and timm; a shared block; two adds in one module."""
 
@@ -231,6 +276,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "subtracted": lambda: with_head(conv_bn_relu(3, 16, 2), Subtracted(), Subtracted()),
     "gated": lambda: with_head(conv_bn_relu(3, 16, 2), Gated(), Gated()),
     "mixer": Mixer,
+    "attention": lambda: with_head(conv_bn_relu(3, 16, 2), Attention(False), Attention(False)),
+    "heads": lambda: with_head(conv_bn_relu(3, 16, 2), Heads(False), Heads(True)),
+    "ceil_pools": CeilPools,
 }
 
 

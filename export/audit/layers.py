@@ -21,8 +21,10 @@ class ExecutedLayer:
 
     `op` is the backend's word; `precision` what it computes in; `kind` tells work from what only changes types
     (`quantize`, `cast`) or memory order (`reformat`); `multiplies` whether its operator is a convolution or a matrix
-    product. `source` names the ONNX nodes, or their outputs, that it does the work of, `constants` what it reads, and
-    `readers` the `source` of the layers that read its output, all as far as the backend kept them.
+    product, None where that can't be told of the operator; `composite` whether it is one that stands for several nodes,
+    of which the backend may name the last alone. `source` names the ONNX nodes, or their outputs, that it does the work
+    of, `constants` what it reads, `inputs` the layers whose results it reads, and `readers` the `source` of the layers
+    that read its output, all as far as the backend kept them.
     """
 
     name: str
@@ -31,8 +33,10 @@ class ExecutedLayer:
     kind: Kind = "compute"
     source: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
-    multiplies: bool = False
+    multiplies: bool | None = False
+    composite: bool = False
 
 
 @dataclass(frozen=True)

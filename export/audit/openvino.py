@@ -17,9 +17,8 @@ _KINDS: dict[str, Kind] = {
     "Reorder": "reformat",
     "Transpose": "reformat",
 }
-
-
 _MULTIPLIES = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+_PLAIN = {"Eltwise", "Split", "StridedSlice", "Reshape", "Concatenation", "MVN", "Softmax", *_KINDS}  # no products
 
 
 def read_layers(engine_path: Path, sidecar: dict[str, Any], _source: SourceGraph) -> list[Evidence]:
@@ -45,11 +44,11 @@ def _executed(graph: Any) -> tuple[ExecutedLayer, ...]:
         elif parents and behind.keys() >= set(parents):
             behind[name] = constants
         elif kind not in _NO_WORK:
-            layers.append(_layer(node, kind, constants))
+            layers.append(_layer(node, kind, constants, tuple(parents)))
     return tuple(layers)
 
 
-def _layer(node: Any, kind: str, constants: tuple[str, ...]) -> ExecutedLayer:
+def _layer(node: Any, kind: str, constants: tuple[str, ...], inputs: tuple[str, ...]) -> ExecutedLayer:
     return ExecutedLayer(
         name=node.get_friendly_name(),
         op=kind,
@@ -57,8 +56,10 @@ def _layer(node: Any, kind: str, constants: tuple[str, ...]) -> ExecutedLayer:
         kind=_KINDS.get(kind, "compute"),
         source=_labels(node),
         constants=constants,
+        inputs=inputs,
         readers=tuple(label for port in node.outputs() for reader in _readers(port) for label in _labels(reader)),
-        multiplies=kind in _MULTIPLIES,
+        multiplies=kind in _MULTIPLIES or (False if kind in _PLAIN else None),
+        composite=kind == "Subgraph",
     )
 
 

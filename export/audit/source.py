@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from resnetrt.errors import CheckFailed
+from resnetrt.export.ceil_pools import rewrite_ceil_pools
 
 PASS_THROUGH = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -50,6 +51,7 @@ class SourceGraph:
         self._file = path.name
         self._nodes = [(node.name or node.output[0], node) for node in graph.node]
         self.ops = {name: node.op_type for name, node in self._nodes}
+        self._outputs = {name: tuple(node.output) for name, node in self._nodes}
         self._constants = {item.name for item in graph.initializer}
         self._producers = {output: (name, node) for name, node in self._nodes for output in node.output}
         self._makers: dict[str, str] = {output: name for output, (name, _) in self._producers.items()}
@@ -79,6 +81,20 @@ class SourceGraph:
                 reached = frozenset[str]().union(*filter(None, above))
                 self._sources[name] = frozenset([name]) if name in self.mac_nodes else reached
         return self._sources.get(node, frozenset())
+
+    def first_behind(self, node: str, stops: Container[str]) -> set[str]:
+        """Where the results of `node` go: the first of `stops` on every way, or the last node of one without any."""
+        found: set[str] = set()
+        seen, waiting = {node}, [node]
+        while waiting:
+            name = waiting.pop()
+            readers = [reader for output in self._outputs[name] for reader, _ in self._consumers[output]]
+            if not readers or (name != node and name in stops):
+                found.add(name)
+                continue
+            waiting += [reader for reader in readers if reader not in seen]
+            seen.update(readers)
+        return found
 
     def _read(self) -> dict[str, MacNode]:
         """By name, in execution order; an add between two convolutions belongs to the later one."""
@@ -149,6 +165,7 @@ def _for_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _shapes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, tuple[int, ...]]:
     """Shapes for one image, of all that `nodes` read and write: inferred, or seen in a run where inference stops."""
+    rewrite_ceil_pools(model)  # of a file that another tool made: their sizes would be inferred wrong
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, tuple[int, ...]] = {item.name: tuple(item.dims) for item in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import small_models
 from small_data import Calibrated, all_values, dataset_of
@@ -13,6 +14,7 @@ from resnetrt.calibration import probe
 from resnetrt.calibration.collect import calibrate
 from resnetrt.calibration.probe import Probe
 from resnetrt.calibration.ranges import find_range
+from resnetrt.errors import BundleError
 
 FindCalibrated = Callable[[str], Calibrated]
 
@@ -86,3 +88,17 @@ def test_counted_values_are_few_for_any_number_of_images(calibrated: FindCalibra
             assert group.outputs.keys() >= {"values"}
     every = Probe(path, 1).groups
     assert all(group.outputs.keys() == {"values"} for group in every)
+
+
+def test_a_file_that_says_other_channels_than_it_has_is_refused(tmp_path: Path):
+    """Shape inference counts a last window that begins behind the image; channels-last features show it as channels."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[N, 2, 6, 6] x) => (float[N, M, 2, 1] y) <float[2, 1] w = {1, 2}>
+        { pool = MaxPool<kernel_shape = [1, 1], strides = [4, 4], ceil_mode = 1>(x)
+          last = Transpose<perm = [0, 2, 3, 1]>(pool) y = MatMul(last, w) }"""
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    instrumented = Probe(tmp_path / "net.onnx", images=4)
+    with pytest.raises(BundleError, match="tensor last has 2 channels where its file says 3; export the model again"):
+        instrumented.run(np.ones((4, 2, 6, 6), np.float32))

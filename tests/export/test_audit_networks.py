@@ -49,7 +49,7 @@ def test_no_work_of_an_int8_engine_is_unknown(name: str, backend: str, fp32: Cal
     network_files.write_int8(fp32(name), variant, find_compiler(backend).DIALECT)
     found = audit(variant, backend, "int8", "cpu", tmp_path)
     assert set(found.share_by_precision) <= {"fp32", "int8"}
-    if backend == "openvino" and name not in ("mixer", "convnext", "transposed"):
+    if backend == "openvino" and name not in ("mixer", "convnext", "transposed", "attention", "heads"):
         assert found.share_by_precision == {"int8": 1.0}
 
 
@@ -73,6 +73,16 @@ def test_the_work_is_counted_for_one_image(fp32: Callable[[str], Path]):
     assert grouped == [64 * 16 * 3 * 9, 64 * 16 * 4 * 9, 64 * 16 * 9, 16 * 10]
     calls = [node.macs for node in SourceGraph(fp32("called_twice")).mac_nodes.values()]
     assert calls == [64 * 16 * 3 * 9, *[64 * 16 * 16 * 9] * 4, 16 * 10]  # once for each call
+
+
+@pytest.mark.parametrize("name", ["attention", "heads"])
+def test_products_that_openvino_runs_inside_attention_are_its_own(
+    name: str, fp32: Callable[[str], Path], tmp_path: Path
+):
+    """Two products in each of two layers, as many for any number of heads."""
+    found = audit(fp32(name), "openvino", "fp32", "cpu", tmp_path)
+    inside = [found.macs_by_layer.get(layer.name) for layer in found.evidence.layers if layer.op == "Subgraph"]
+    assert inside == [2 * 64 * 64 * 16] * 2
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -152,6 +152,33 @@ def test_circular_padding_is_slices_that_every_backend_takes(padding: tuple[int,
         np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
 
 
+class Padded(nn.Module):
+    """Pads in a circle, then has a layer that counts on the size."""
+
+    def __init__(self, amounts: tuple[int, ...], size: int) -> None:
+        super().__init__()
+        self.amounts = amounts
+        self.fc = nn.Linear(size, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(nn.functional.pad(x, self.amounts, mode="circular").flatten(1))
+
+
+@pytest.mark.parametrize(
+    "amounts", [(-1, 1, 0, 0), (2, -3, 0, 0), (-1, -2, 1, 0), (0, -1, 0, 0), (-2, 0, -1, 3), (3, -1, -2, 2)]
+)
+def test_circular_padding_that_also_cuts_off_is_slices_too(amounts: tuple[int, int, int, int], tmp_path: Path):
+    """What is put behind is taken from what the cut left, as eager does it."""
+    torch.manual_seed(0)
+    net = Padded(amounts, 3 * (10 + sum(amounts[:2])) * (8 + sum(amounts[2:]))).eval()
+    path = tmp_path / "circular.onnx"
+    trace_to_onnx(net, (3, 8, 10), path)
+    assert "Pad" not in {node.op_type for node in onnx.load(path).graph.node}
+    images = torch.randn(3, 3, 8, 10)
+    with torch.no_grad():
+        np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
+
+
 class Wrapper(nn.Module):
     """Passes everything on."""
 
