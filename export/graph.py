@@ -18,8 +18,6 @@ _CONVOLUTIONS = {
     *(torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default),
     *(torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.padding),
 }
-# With running statistics InstanceNorm computes the same; both take (x, weight, bias, mean, variance, training, _, eps).
-_NORMS = {torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def find_pairs(program: ExportedProgram) -> tuple[list[FoldPair], list[KeptBatch
     fixed = constants(program)
     pairs, kept = [], []
     for node in program.graph.nodes:
-        if node.target not in _NORMS or (node.target is torch.ops.aten.instance_norm.default and node.args[5]):
+        if node.target is not torch.ops.aten.batch_norm.default:
             continue
         statistics = node.args[3]
         if statistics is None:

@@ -5,6 +5,8 @@
 - `log_sigmoid` becomes Log(Sigmoid(x)), which is minus infinity below -103 and rounds away what is far from zero.
 - Of a nearest resize by other than whole numbers places are rounded down: of 28 pixels made 4, place 1 was pixel 6.
 - Attention without an axis for heads is refused.
+- InstanceNorm with running statistics, which is BatchNorm, becomes one with statistics for each image of the batch, of
+  which OpenVINO 2026.4 computes another number (9 % of the tensor).
 """
 
 import math
@@ -40,6 +42,8 @@ def rewrite_untranslated(program: ExportedProgram) -> None:
                 _replace(program, node, _picked(program, node))
             elif node.target is torch.ops.aten.scaled_dot_product_attention.default and _rank(node.args[0]) == 3:
                 _replace(program, node, _one_head(program, node))
+            elif node.target is torch.ops.aten.instance_norm.default and not node.args[5]:  # use_input_stats
+                node.target = torch.ops.aten.batch_norm.default  # of the same arguments in the same order
     program.graph_module.recompile()
 
 

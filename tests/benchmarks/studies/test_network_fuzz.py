@@ -13,7 +13,7 @@ from resnetrt.benchmarks.studies.network_fuzz.__main__ import main
 from resnetrt.benchmarks.studies.network_fuzz.build import Unbuildable, build_network, images_of, normalized
 from resnetrt.benchmarks.studies.network_fuzz.campaign import RESULTS, Request, run_campaign
 from resnetrt.benchmarks.studies.network_fuzz.grammar import draw_network
-from resnetrt.benchmarks.studies.network_fuzz.judge import judge, relative_error
+from resnetrt.benchmarks.studies.network_fuzz.judge import judge, relative_error, typical_error
 from resnetrt.benchmarks.studies.network_fuzz.mixers import TRAPS
 from resnetrt.benchmarks.studies.network_fuzz.shrink import shrink
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
@@ -62,6 +62,17 @@ def test_one_bad_image_of_many_is_seen():
     assert relative_error(reference, reference[:50]) == float("inf")
 
 
+def test_one_image_beyond_the_calibrated_range_condemns_no_file():
+    reference = np.ones((12, 4))
+    output = reference.copy()
+    output[7] *= 0.1
+    assert typical_error(reference, output) == 0
+    output[3] *= 0.1
+    assert typical_error(reference, output) > 0.2
+    output[3] = np.nan
+    assert typical_error(reference, output) == float("inf")
+
+
 @pytest.mark.parametrize("kind", TRAPS)
 def test_the_judge_knows_a_network_that_is_no_function_of_one_image(kind: str):
     spec = NetworkSpec(5, (CONV, {"op": "trap", "kind": kind}))
@@ -101,10 +112,13 @@ def test_an_engine_that_computes_something_else_is_found(tmp_path: Path, monkeyp
     ("precision", "error", "drift", "own", "right"),
     [
         ("fp32", 9e-5, 0.0, 0.0, True),
-        ("fp32", 2e-4, 0.0, 0.0, False),
+        ("fp32", 2e-4, 0.0, 2e-4, False),  # the file is wrong
+        ("fp32", 2e-4, 2e-4, 1e-7, True),
+        ("fp32", 5e-4, 5e-4, 1e-7, False),
         ("int8", 0.10, 0.04, 0.09, True),
         ("int8", 0.20, 0.19, 0.01, False),  # near enough for 12 dB, and not what its file computes
-        ("int8", 0.60, 0.01, 0.60, False),
+        ("int8", 0.07, 0.06, 0.06, True),  # rounds elsewhere, and is no farther from eager
+        ("int8", 0.09, 0.06, 0.06, False),
     ],
 )
 def test_what_an_engine_may_be_off(precision: str, error: float, drift: float, own: float, right: bool):
