@@ -70,9 +70,10 @@ def fix_batch(model: Any, batch: int) -> None:
 def _in_pairs(variant_path: Path) -> bytes | None:
     """The model with frames read by pairs of pixels, where that is faster; None to take it as it is.
 
-    So is it taken without the package onnx, which changes it: devices compile without.
+    Without the package onnx, which a device does not need, it is taken as it is; so is a model in OpenVINO's own format,
+    which the peers of `bench --peers` have.
     """
-    if not read_cpu().instruction_sets.get("amx_int8"):
+    if variant_path.suffix != ".onnx" or not read_cpu().instruction_sets.get("amx_int8"):
         return None
     try:
         takes = shared_core().read_model(variant_path).input().get_element_type().to_dtype()
