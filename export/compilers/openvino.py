@@ -70,7 +70,7 @@ def fix_batch(model: Any, batch: int) -> None:
 def _in_pairs(variant_path: Path) -> bytes | None:
     """The model with frames read by pairs of pixels, where that is faster; None to take it as it is.
 
-    Without the package onnx, which a device does not need, it is taken as it is; so is a model in OpenVINO's own format,
+    Without the package onnx, which a device does not need, it is taken as it is; so is a model in OpenVINO's format,
     which the peers of `bench --peers` have.
     """
     if variant_path.suffix != ".onnx" or not read_cpu().instruction_sets.get("amx_int8"):
