@@ -21,7 +21,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 
 RUNS = 5  # a side: at offsets of 1 % from run to run 10 % is found in 100 of 100 cases, of 2 % in about 80
-_SCRIPT = Path(__file__).with_name("one_run.py")
+_RUN = "resnetrt.benchmarks.compare.one_run"  # of the other side, whatever version that is
 Stored = dict[str, Any]
 
 
@@ -99,14 +99,19 @@ class Side:
         with tempfile.TemporaryDirectory(prefix="resnetrt-run-") as folder:
             asked, rows = Path(folder, "request.json"), Path(folder, "rows.json")
             asked.write_text(json.dumps(request))
-            # -P: the script's folder has modules whose names others also use
-            command = [self.python, "-P", str(_SCRIPT), str(asked), str(rows)]
+            # -P: this folder may hold modules whose names others also use
+            command = [self.python, "-P", "-m", _RUN, str(asked), str(rows)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:
                 raise UsageError(f"--against {self.python}: expected a Python, found {error.strerror}") from error
             if done.returncode or not rows.exists():
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                if "No module named 'resnetrt.benchmarks." in last:
+                    raise UsageError(
+                        f"--against {self.python}: expected a resnetrt with {_RUN}, found an older one; "
+                        "compare with runs that it stored: --compare OLD.json"
+                    )
                 raise EnvironmentFault(f"bench: a run by {self.python} ended with {done.returncode}: {last}")
             found: dict[str, Any] = json.loads(rows.read_text())
             return found

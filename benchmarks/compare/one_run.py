@@ -1,10 +1,9 @@
 """One run of latencies in a process of its own: the unit of the regression check.
 
-    PYTHON -P one_run.py REQUEST.json ROWS.json
+    PYTHON -P -m resnetrt.benchmarks.compare.one_run REQUEST.json ROWS.json
 
-Started by `more_runs`, by its path and perhaps by the Python of another environment: the same script then times what
-*that* environment's resnetrt makes of the bundle. What it imports must stay where it is, or older checkouts can't be
-compared with; those from before `benchmarks/` had rooms are refused.
+Started by `more_runs`, perhaps by the Python of another environment, which then runs *its* copy of this module. So the
+module's name, and what stands in the two files, is a protocol between versions: keys may be added, none may change.
 """
 
 import json
@@ -14,21 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-try:
-    from resnetrt.benchmarks.depth.bundles import lab_bundle
-    from resnetrt.benchmarks.depth.findings import Findings
-    from resnetrt.benchmarks.depth.lab import Lab
-    from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
-    from resnetrt.benchmarks.depth.shares import Shares
-    from resnetrt.bundle import Bundle
-    from resnetrt.errors import ResnetrtError
-except ModuleNotFoundError as error:
-    if not (error.name or "").startswith("resnetrt.benchmarks."):
-        raise
-    sys.exit(
-        f"expected a resnetrt whose benchmarks lie in rooms, found an older one, without {error.name}; "
-        "compare with runs that it has stored: --compare OLD.json"
-    )
+from resnetrt.benchmarks.depth.bundles import lab_bundle
+from resnetrt.benchmarks.depth.findings import Findings
+from resnetrt.benchmarks.depth.lab import Lab
+from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
+from resnetrt.benchmarks.depth.shares import Shares
+from resnetrt.bundle import Bundle
+from resnetrt.errors import ResnetrtError
 
 
 def one_run(request: Mapping[str, Any]) -> dict[str, Any]:

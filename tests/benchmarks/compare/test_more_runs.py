@@ -64,7 +64,7 @@ def test_a_checkout_from_before_the_rooms_is_refused(side, tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/old exec {sys.executable} -S "$@"\n')  # -S: not this one
     python.chmod(0o755)
-    with pytest.raises(EnvironmentFault, match=r"benchmarks lie in rooms, found an older one, without"):
+    with pytest.raises(UsageError, match=r"found an older one; compare with runs that it stored: --compare OLD.json"):
         other_side(python, side).run({("tiny", 1): 0.1})
 
 
