@@ -254,13 +254,19 @@ def perceptron() -> nn.Module:
     return small_models.randomize(with_head(conv_bn_relu(3, 16), Perceptron(), conv_bn_relu(16, 16)))
 
 
+def clamped_twice() -> nn.Module:
+    """The exporter makes one Clip of both."""
+    conv = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.Hardtanh(-0.5, 2.0), nn.ReLU())
+    return small_models.randomize(with_head(conv, conv_bn_relu(16, 16)))
+
+
 def convolution_last() -> nn.Module:
     """Scores of each place, averaged: the last layer's output is not the network's."""
     torch.manual_seed(0)
     return small_models.Chain(conv_bn_relu(3, 16), nn.Conv2d(16, 10, 1)).eval()
 
 
-for _factory in (siblings, perceptron, convolution_last):
+for _factory in (siblings, perceptron, clamped_twice, convolution_last):
     _factory.preprocessing = Preprocessing("RGB", SIZE, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)  # type: ignore[attr-defined]
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

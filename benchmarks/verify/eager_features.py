@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from resnetrt.preprocess import FloatArray
 
 Features = Mapping[str, npt.NDArray[np.float64]]
-# eager's operators for an ONNX operator that no rewrite of ours makes or takes away
-_OPERATORS = {
-    "Add": {"add", "add_"},
-    "Relu": {"relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "threshold"},
-    "Clip": {"hardtanh", "hardtanh_", "relu6", "clamp", "clamp_", "clamp_min", "clamp_min_"},
+_CLAMPS = {
+    *("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "threshold"),
+    *("clamp", "clamp_", "clamp_min", "clamp_min_"),
 }
+# eager's operators for an ONNX operator that no rewrite of ours makes or takes away; a Clip and a Relu become one Clip
+_OPERATORS = {"Add": {"add", "add_"}, "Relu": _CLAMPS, "Clip": _CLAMPS}
 
 
 def eager_features(
