@@ -1,8 +1,11 @@
 """Where Q/DQ pairs go: one decision per value, taken from the graph's structure and the dialect."""
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
 from resnetrt.calibration.dialects import Dialect
+from resnetrt.calibration.ranges import QuantParams
 from resnetrt.calibration.structure import (
     commutes,
     computed_from_extremum,
@@ -33,6 +36,31 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
             _mark_chain(value, points, keep_float)
     order = {name: index for index, name in enumerate(_value_order(graph))}
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
+
+
+def float_pads(graph: ir.Graph, params: Mapping[str, QuantParams], dialect: Dialect) -> frozenset[str]:
+    """Names of the Pads that a dialect wants to read the float value, where others read its integers.
+
+    The pair behind makes the same integers of it.
+    """
+    if dialect.padded_channels:
+        return frozenset()
+    return frozenset(
+        node.name or ""
+        for node in graph
+        if node.op_type == "Pad" and _pads_channels(node) and _zero_point(node.inputs[0], params)
+    )
+
+
+def _pads_channels(node: ir.Node) -> bool:
+    amounts = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    return amounts is not None and bool(amounts.numpy().reshape(2, -1)[:, 1].any())
+
+
+def _zero_point(value: ir.Value | None, params: Mapping[str, QuantParams]) -> int:
+    """Of the pair that `params` put behind `value`; 0 where there is none."""
+    chosen = None if value is None else params.get(value.name or "")
+    return 0 if chosen is None else chosen.zero_point
 
 
 def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> dict[str, ir.Value]:

@@ -13,7 +13,7 @@ from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.equalize import changed_by, equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.learn_rounding import Learning
-from resnetrt.calibration.placement import place
+from resnetrt.calibration.placement import float_pads, place
 from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
@@ -204,7 +204,7 @@ def _finish(prepared: _Prepared, rules: Dialect, options: QuantizeOptions) -> by
     limit = 63 if options.reduces_range(rules) else 127
     layer_options = LayerOptions(rules.integer_bias, options.bias_correction, limit, options.weight_method, rounding)
     quantize_layers(graph, prepared.inputs, layer_options)
-    insert_activation_pairs(graph, prepared.params, prepared.keep_float)
+    insert_activation_pairs(graph, prepared.params, prepared.keep_float | float_pads(graph, prepared.params, rules))
     graph.sort()
     return serialised(prepared.model)
 
