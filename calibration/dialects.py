@@ -18,7 +18,8 @@ class Dialect:
     `both_sides`: repeat the pair behind pools and slices with the same scale, so that they run on integers.
     `extrema`: quantize what is computed from a maximum or minimum over axes. OpenVINO (2026.4) fuses the quantization
     into the ReduceMax, whose result is then cut to integers before it is divided by the scale.
-    `padded_channels`: pad channels of integers whose zero point is not 0. OpenVINO (2026.4) puts other values there.
+    `padded_integers`: pad channels, and average over padding, of integers whose zero point is not 0. OpenVINO (2026.4)
+    then takes other values than zeros.
     `integer_bias`: store biases as int32 with the scale of the accumulator.
     `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or `centred`
     to p - 128 behind a symmetric pair.
@@ -34,7 +35,7 @@ class Dialect:
     pixels: Literal["raw", "paired", "centred"]
     host: bool = True
     extrema: bool = True
-    padded_channels: bool = True
+    padded_integers: bool = True
 
 
 DIALECTS = {
@@ -57,7 +58,7 @@ DIALECTS = {
         integer_bias=False,
         pixels="paired",
         extrema=False,
-        padded_channels=False,
+        padded_integers=False,
     ),
     # ONNX Runtime runs a convolution on integers only if its output is quantized, main branch or not.
     "onnxruntime": Dialect(

@@ -17,6 +17,7 @@ from resnetrt.calibration.structure import (
 )
 
 Points = dict[str, str]
+Params = dict[str, QuantParams]
 
 
 def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozenset()) -> Points:
@@ -38,23 +39,24 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
 
 
-def float_pads(graph: ir.Graph, params: Mapping[str, QuantParams], dialect: Dialect) -> frozenset[str]:
-    """Names of the Pads that a dialect wants to read the float value, where others read its integers.
+def zero_is_an_integer(graph: ir.Graph, params: Mapping[str, QuantParams]) -> tuple[Params, frozenset[str]]:
+    """Of `params` those that can stay where zeros must be the integer 0, and names of nodes that must read floats.
 
-    The pair behind makes the same integers of it.
+    A Pad of channels gets no pair behind it where its zero point is another, an average over zeros reads no integers.
     """
-    if dialect.padded_channels:
-        return frozenset()
-    return frozenset(
-        node.name or ""
-        for node in graph
-        if node.op_type == "Pad" and _pads_channels(node) and _zero_point(node.inputs[0], params)
-    )
+    padded = {node.outputs[0].name for node in graph if node.op_type == "Pad" and _pads_channels(node)}
+    kept = {name: chosen for name, chosen in params.items() if name not in padded or chosen.zero_point == 0}
+    pools = (node for node in graph if node.op_type == "AveragePool" and _counts_padding(node))
+    return kept, frozenset(node.name or "" for node in pools if _zero_point(node.inputs[0], params))
 
 
 def _pads_channels(node: ir.Node) -> bool:
     amounts = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     return amounts is not None and bool(amounts.numpy().reshape(2, -1)[:, 1].any())
+
+
+def _counts_padding(node: ir.Node) -> bool:
+    return node.attributes.get_int("count_include_pad", 0) == 1 and any(node.attributes.get_ints("pads", []))
 
 
 def _zero_point(value: ir.Value | None, params: Mapping[str, QuantParams]) -> int:

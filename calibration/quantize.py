@@ -13,7 +13,7 @@ from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.equalize import changed_by, equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.learn_rounding import Learning
-from resnetrt.calibration.placement import float_pads, place
+from resnetrt.calibration.placement import Params, place, zero_is_an_integer
 from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
@@ -30,7 +30,6 @@ from resnetrt.parity import Parity
 from resnetrt.preprocess import Preprocessing
 
 _log = logging.getLogger("resnetrt.calibration")
-Params = dict[str, QuantParams]
 
 
 @dataclass(frozen=True)
@@ -180,6 +179,9 @@ def _prepare(
     model.metadata_props[METADATA] = rules.name
     points = place(graph, rules, keep_float)
     params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
+    if not rules.padded_integers:
+        params, floats = zero_is_an_integer(graph, params)
+        keep_float |= floats
     inputs = _layer_inputs(graph, params, record, keep_float)
     if options.input != "uint8":
         return _Prepared(model, params, inputs, keep_float)
@@ -204,7 +206,7 @@ def _finish(prepared: _Prepared, rules: Dialect, options: QuantizeOptions) -> by
     limit = 63 if options.reduces_range(rules) else 127
     layer_options = LayerOptions(rules.integer_bias, options.bias_correction, limit, options.weight_method, rounding)
     quantize_layers(graph, prepared.inputs, layer_options)
-    insert_activation_pairs(graph, prepared.params, prepared.keep_float | float_pads(graph, prepared.params, rules))
+    insert_activation_pairs(graph, prepared.params, prepared.keep_float)
     graph.sort()
     return serialised(prepared.model)
 

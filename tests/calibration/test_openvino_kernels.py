@@ -1,7 +1,7 @@
 """What OpenVINO computes otherwise than a file says, and its dialect leaves float for that.
 
-A quantization behind a maximum is fused into it, and the result cut to integers first; channels that are added to
-integers whose zero point is not 0 get other values.
+A quantization behind a maximum is fused into it, and the result cut to integers first. Where zero is not the integer 0,
+channels that are added get other values, and an average over padding takes other values.
 """
 
 from collections.abc import Callable
@@ -55,17 +55,32 @@ class SpatialGate(nn.Module):
 
 
 class MoreChannels(nn.Module):
-    """A shortcut that adds channels of zeros (He et al. 2016, option A) to a signed tensor."""
+    """A shortcut that adds channels of zeros (He et al. 2016, option A) to a signed tensor, `moved` or as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, moved: Callable[[Tensor], Tensor], stride: int = 1) -> None:
         super().__init__()
         self.conv, self.fc = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.Linear(2 * CHANNELS, CLASSES)
-        self.body = nn.Conv2d(CHANNELS, 2 * CHANNELS, 3, padding=1)
+        self.body, self.moved = nn.Conv2d(CHANNELS, 2 * CHANNELS, 3, stride, 1), moved
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        more = nn.functional.pad(x, (0, 0, 0, 0, CHANNELS // 2, CHANNELS - CHANNELS // 2))
+        more = nn.functional.pad(self.moved(x), (0, 0, 0, 0, CHANNELS // 2, CHANNELS - CHANNELS // 2))
         out: Tensor = self.fc((more + self.body(x)).mean((2, 3)))
+        return out
+
+
+class PaddedAverage(nn.Module):
+    """An average over signed pixels and the zeros around them, beside a convolution that reads the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.body = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.fc = nn.Linear(CHANNELS, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        average = nn.functional.avg_pool2d(x, 3, 1, 1)
+        out: Tensor = self.fc((average + self.body(x)).abs().mean((2, 3)))
         return out
 
 
@@ -93,10 +108,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "mean plus maximum": lambda: Pooled(lambda x: mean(x) + highest(x), CHANNELS),
     "spatial gate": SpatialGate,
-    "more channels": MoreChannels,
+    "more channels": lambda: MoreChannels(lambda x: x),
+    "more channels of every other pixel": lambda: MoreChannels(lambda x: x[:, :, ::2, ::2], 2),
+    "average over padding": PaddedAverage,
 }
 # whose linear layer reads integers all the same
-QUANTIZED = {"maximum", "minimum", "mean plus maximum", "spatial gate", "more channels"}
+QUANTIZED = {"maximum", "minimum", "mean plus maximum", "spatial gate"} | {
+    *("more channels", "more channels of every other pixel", "average over padding"),
+}
 
 
 def quantized(module: nn.Module, folder: Path) -> bytes:
