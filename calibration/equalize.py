@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from resnetrt.calibration.structure import WEIGHTED, is_constant, weighted_layers
+from resnetrt.calibration.structure import WEIGHTED, commutes, is_constant, pad_amounts, weighted_layers
 from resnetrt.export.equality import difference
 from resnetrt.export.graph_nodes import add_constant, serialised
 from resnetrt.preprocess import FloatArray
@@ -250,12 +250,9 @@ def _axes(node: ir.Node, place: int) -> set[int] | None:
 
 def _zeros_before_channels(node: ir.Node) -> int | None:
     """How many channels a Pad puts before those it is given; None unless it adds zeros in constant numbers."""
-    pads = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    fill = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    given = len(node.inputs) > 2 and node.inputs[2] is not None
-    if pads is None or len(node.inputs) > 3 or (given and (fill is None or fill.numpy().any())):
+    amounts = pad_amounts(node)
+    mode = node.attributes.get_string("mode", "constant")
+    if amounts is None or mode != "constant" or not commutes(node):
         return None
-    if node.attributes.get_string("mode", "constant") != "constant":
-        return None
-    before, after = pads.numpy().reshape(2, -1)[:, 1]
+    before, after = amounts[:, 1]
     return int(before) if min(before, after) >= 0 else None  # a negative number takes channels away

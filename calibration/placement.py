@@ -1,7 +1,5 @@
 """Where Q/DQ pairs go: one decision per value, taken from the graph's structure and the dialect."""
 
-from collections.abc import Mapping
-
 import onnx_ir as ir
 
 from resnetrt.calibration.dialects import Dialect
@@ -11,6 +9,7 @@ from resnetrt.calibration.structure import (
     computed_from_extremum,
     convolution_outputs,
     is_constant,
+    pad_amounts,
     residual_adds,
     scale_source,
     weighted_layers,
@@ -39,30 +38,25 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
 
 
-def zero_is_an_integer(graph: ir.Graph, params: Mapping[str, QuantParams]) -> tuple[Params, frozenset[str]]:
-    """Of `params` those that can stay where zeros must be the integer 0, and names of nodes that must read floats.
+def without_padded_integers(graph: ir.Graph, params: Params) -> tuple[Params, frozenset[str]]:
+    """`params` where no integers are padded whose zero point is not 0, and names of nodes that must read floats.
 
-    A Pad of channels gets no pair behind it where its zero point is another, an average over zeros reads no integers.
+    A Pad of channels gets no pair behind it there, an average over padding reads no integers.
     """
+    shifted = {name for name, chosen in params.items() if chosen.zero_point != 0}
     padded = {node.outputs[0].name for node in graph if node.op_type == "Pad" and _pads_channels(node)}
-    kept = {name: chosen for name, chosen in params.items() if name not in padded or chosen.zero_point == 0}
     pools = (node for node in graph if node.op_type == "AveragePool" and _counts_padding(node))
-    return kept, frozenset(node.name or "" for node in pools if _zero_point(node.inputs[0], params))
+    floats = frozenset(node.name or "" for node in pools if (value := node.inputs[0]) and value.name in shifted)
+    return {name: chosen for name, chosen in params.items() if name not in padded & shifted}, floats
 
 
 def _pads_channels(node: ir.Node) -> bool:
-    amounts = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    return amounts is not None and bool(amounts.numpy().reshape(2, -1)[:, 1].any())
+    amounts = pad_amounts(node)
+    return amounts is not None and bool(amounts[:, 1].any())
 
 
 def _counts_padding(node: ir.Node) -> bool:
     return node.attributes.get_int("count_include_pad", 0) == 1 and any(node.attributes.get_ints("pads", []))
-
-
-def _zero_point(value: ir.Value | None, params: Mapping[str, QuantParams]) -> int:
-    """Of the pair that `params` put behind `value`; 0 where there is none."""
-    chosen = None if value is None else params.get(value.name or "")
-    return 0 if chosen is None else chosen.zero_point
 
 
 def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> dict[str, ir.Value]:

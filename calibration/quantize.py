@@ -13,7 +13,7 @@ from resnetrt.calibration.dialects import dialect as find_dialect
 from resnetrt.calibration.equalize import changed_by, equalize, note_factors
 from resnetrt.calibration.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.learn_rounding import Learning
-from resnetrt.calibration.placement import Params, place, zero_is_an_integer
+from resnetrt.calibration.placement import Params, place, without_padded_integers
 from resnetrt.calibration.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
 from resnetrt.calibration.record import FILE, CalibrationRecord
 from resnetrt.calibration.structure import weighted_layers
@@ -180,7 +180,7 @@ def _prepare(
     points = place(graph, rules, keep_float)
     params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
     if not rules.padded_integers:
-        params, floats = zero_is_an_integer(graph, params)
+        params, floats = without_padded_integers(graph, params)
         keep_float |= floats
     inputs = _layer_inputs(graph, params, record, keep_float)
     if options.input != "uint8":

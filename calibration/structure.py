@@ -7,6 +7,8 @@ with fewer weighted layers (none for an identity or zero-padded shortcut, one fo
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -75,10 +77,10 @@ def residual_adds(graph: ir.Graph) -> list[ResidualAdd]:
     return [_residual(node) for node in graph if _is_residual(node)]
 
 
-def scale_source(value: ir.Value) -> ir.Value:
-    """The value at the top of the chain of commuting operators above `value`; itself if there is none."""
+def scale_source(value: ir.Value, but: Collection[str] = ()) -> ir.Value:
+    """The value at the top of the chain of commuting operators, those in `but` left out, above `value`; or itself."""
     producer = value.producer()
-    while producer is not None and producer.op_type in COMMUTING and commutes(producer):
+    while producer is not None and producer.op_type not in but and commutes(producer):
         value = _input(producer)
         producer = value.producer()
     return value
@@ -101,6 +103,12 @@ def computed_from_extremum(value: ir.Value | None) -> bool:
     """
     node = _maker(value)
     return node is not None and node.op_type not in _EXTREMA and _from_extremum(value)
+
+
+def pad_amounts(node: ir.Node) -> npt.NDArray[np.int64] | None:
+    """What a Pad puts in front and behind, `(2, axes)`; None where that is computed, or said of some axes only."""
+    amounts = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    return None if amounts is None or len(node.inputs) > 3 else amounts.numpy().reshape(2, -1)
 
 
 def watched_values(graph: ir.Graph) -> list[ir.Value]:
@@ -139,10 +147,7 @@ def _from_extremum(value: ir.Value | None) -> bool:
 
 def _maker(value: ir.Value | None) -> ir.Node | None:
     """The nearest node above `value` that does more than move it; None for an input or a constant."""
-    node = None if value is None else value.producer()
-    while node is not None and node.op_type not in _EXTREMA and commutes(node):
-        node = _input(node).producer()
-    return node
+    return None if value is None else scale_source(value, _EXTREMA).producer()
 
 
 def _has_weights(node: ir.Node) -> bool:
