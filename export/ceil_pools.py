@@ -5,7 +5,7 @@ and max pools of OpenVINO 2026.4 count it all the same, so a file says sizes tha
 the last windows of an average pool by other numbers of pixels. In floor mode all agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def _in_floor_mode(
 ) -> list[onnx.NodeProto]:
     """The nodes that stand for `node`, whose attributes but ceil mode are `options`."""
     pads = np.array(options.get("pads", [0] * 2 * len(sizes))).reshape(2, -1)
-    more = _overhang(options, pads, sizes)
+    more = overhang(options, pads, sizes)
     if more.any() and (pads[1] + more >= options["kernel_shape"]).any():
         return [node]
     nodes = []
@@ -67,11 +67,14 @@ def _in_floor_mode(
     return [*nodes, helper.make_node(node.op_type, [value], list(node.output), node.name, **options)]
 
 
-def _overhang(options: dict[str, Any], pads: Array, sizes: list[int]) -> Array:
-    """By how much the last window hangs over what is padded by `pads` `(2, axes)`, for each axis."""
+def overhang(options: Mapping[str, Any], pads: Array, sizes: Sequence[int]) -> Array:
+    """By how much the last window of ceil mode hangs over what is padded by `pads` `(2, axes)`, for each axis.
+
+    `options` has a pool's ONNX attributes `kernel_shape`, `strides` and `dilations`, `sizes` those of the image.
+    """
     ones = [1] * len(sizes)
     strides, dilations = np.array(options.get("strides", ones)), np.array(options.get("dilations", ones))
     reach = (np.array(options["kernel_shape"]) - 1) * dilations + 1
-    padded = sizes + pads.sum(0)
+    padded = np.array(sizes) + pads.sum(0)
     last = -(-(padded - reach) // strides) * strides
-    return np.where(last < sizes + pads[0], np.maximum(last + reach - padded, 0), 0)
+    return np.where(last < np.array(sizes) + pads[0], np.maximum(last + reach - padded, 0), 0)

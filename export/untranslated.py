@@ -13,21 +13,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from resnetrt.export.ceil_pools import overhang
 from resnetrt.export.constants import add_parameter
 
 _AXES = {torch.ops.aten.avg_pool2d.default: 2, torch.ops.aten.avg_pool3d.default: 3}
 _NEAREST = {torch.ops.aten.upsample_nearest2d.vec, torch.ops.aten.upsample_nearest2d.default}
-_DEFAULTS: tuple[Any, ...] = (
-    [],
-    0,
-    False,
-    True,
-    None,
-)  # stride, padding, ceil_mode, count_include_pad, divisor_override
 
 
 def rewrite_untranslated(program: ExportedProgram) -> None:
@@ -52,15 +47,14 @@ def _divided(program: ExportedProgram, node: Node, axes: int) -> Node:
 
     Every window of the plain pool has all its pixels: what ceil mode adds behind the padding becomes padding.
     """
-    arguments: Sequence[Any] = node.args
-    image, kernel, stride, padding, ceil, _, divisor = (*arguments, *_DEFAULTS[len(arguments) - 2 :])
+    image, kernel, stride, padding, ceil, _, divisor = cast(tuple[Any, ...], node.args)
     kernel = _each(kernel, axes)
     stride, padding = _each(stride or kernel, axes), _each(padding, axes)
-    sizes = image.meta["val"].shape[-axes:]
-    behind = [_behind(*axis) if ceil else 0 for axis in zip(sizes, kernel, stride, padding, strict=True)]
-    if any(behind):
-        around = [amount for pad, more in zip(padding, behind, strict=True) for amount in (pad + more, pad)]
-        image, padding = _call(program, torch.ops.aten.constant_pad_nd.default, image, around[::-1], 0.0), [0] * axes
+    pads = np.array([padding, padding])
+    more = overhang({"kernel_shape": kernel, "strides": stride}, pads, image.meta["val"].shape[-axes:])
+    if ceil and more.any():
+        around = np.array([pads[0], pads[1] + more]).T[::-1].flatten().tolist()  # of the last axis first
+        image, padding = _call(program, torch.ops.aten.constant_pad_nd.default, image, around, 0.0), [0] * axes
     mean = _call(program, node.target, image, kernel, stride, padding, False, True)
     return _call(program, torch.ops.aten.mul.Tensor, mean, math.prod(kernel) / divisor)
 
@@ -119,11 +113,3 @@ def _each(values: Any, axes: int) -> list[int]:
     """One number an axis of one for all, or of one an axis."""
     listed = list(values) if isinstance(values, Sequence) else [values]
     return listed * axes if len(listed) == 1 else listed
-
-
-def _behind(size: int, kernel: int, stride: int, padding: int) -> int:
-    """How many pixels behind the padding the last window of ceil mode reaches; it may not begin there."""
-    windows = -(-(size + 2 * padding - kernel) // stride) + 1
-    if (windows - 1) * stride >= size + padding:
-        windows -= 1
-    return max(0, (windows - 1) * stride + kernel - size - 2 * padding)
