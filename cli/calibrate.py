@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Run calibration images through BUNDLE's FP32 model and store the calibration record."""
     from resnetrt.bundle import Bundle
-    from resnetrt.calibration.collect import calibrate_bundle
-    from resnetrt.calibration.trt_cache import check_header, write_cache
+    from resnetrt.calibration.imports.trt_cache import check_header, write_cache
+    from resnetrt.calibration.observe.collect import calibrate_bundle
 
     check_header(trt_method, trt_version)
     opened, runner = Bundle.open(bundle), None

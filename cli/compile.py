@@ -59,7 +59,7 @@ def command(
     """
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError
-    from resnetrt.export.compilers import check_request, choose_variant, compile_variant
+    from resnetrt.export.engines.compile import check_request, choose_variant, compile_variant
 
     if (precision is None) == (variant is None):
         raise UsageError("compile: expected one of --precision and --variant; try --precision int8")
@@ -87,7 +87,7 @@ def _check(path: Path, backend: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from resnetrt.errors import CheckFailed
-    from resnetrt.export.compilers import check_variant
+    from resnetrt.export.engines.compile import check_variant
 
     problems = check_variant(path, backend)
     if as_json:

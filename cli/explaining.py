@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.layer_report import LayerRow, explain_variant
-from resnetrt.calibration.suspects import Suspect, suspects_of
+from resnetrt.calibration.explain.layer_report import LayerRow, explain_variant
+from resnetrt.calibration.explain.suspects import Suspect, suspects_of
 from resnetrt.cli.output import note, print_table
 from resnetrt.errors import CheckFailed, UsageError
 

@@ -32,7 +32,7 @@ def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: An
 
     check_destination(out, overwrite)
     from resnetrt.benchmarks.verify.prepare import prepare_export
-    from resnetrt.export.export import export_bundle
+    from resnetrt.export.fp32.export import export_bundle
 
     labels = read_labels(options.pop("labels_file"))
     request = prepare_export(model, labels=labels, **options)

@@ -65,7 +65,7 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    from resnetrt.calibration.record import CalibrationRecord
+    from resnetrt.calibration.observe.record import CalibrationRecord
 
     record = CalibrationRecord.from_bytes(path.read_bytes(), str(path))
     ranges = {name: f"{item.minimum:.4g} to {item.maximum:.4g}" for name, item in record.tensors.items()}

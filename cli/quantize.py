@@ -72,9 +72,9 @@ def command(
 ) -> None:
     """Add INT8 variants to BUNDLE, checked against eager on the golden images."""
     from resnetrt.bundle import Bundle
-    from resnetrt.calibration.dialects import dialect as find_dialect
-    from resnetrt.calibration.learn_rounding import Learning
-    from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant, load_record
+    from resnetrt.calibration.graph.dialects import dialect as find_dialect
+    from resnetrt.calibration.quantize.learn_rounding import Learning
+    from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, load_record
     from resnetrt.cli.explaining import Explanation, check_plot
     from resnetrt.cli.variant_sources import check_names, choose_source
 

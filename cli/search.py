@@ -34,7 +34,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     from resnetrt.benchmarks.accuracy.gate import EXIT_CODES, INCONCLUSIVE, Budget
     from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
     from resnetrt.bundle import Bundle
-    from resnetrt.calibration.quantize import QuantizeOptions
+    from resnetrt.calibration.quantize.quantize import QuantizeOptions
 
     budget = Budget(given["max_drop"], given["min_relative"], given["confidence"])
     names = ("data", "backend", "target", "samples", "minutes")

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.dialects import dialect as find_dialect
-from resnetrt.calibration.import_qdq import import_variant, quantize_from_cache
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-from resnetrt.calibration.ranges import check_method
-from resnetrt.calibration.round_weights import check_weight_method
+from resnetrt.calibration.graph.dialects import dialect as find_dialect
+from resnetrt.calibration.imports.import_qdq import import_variant, quantize_from_cache
+from resnetrt.calibration.observe.ranges import check_method
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.quantize.round_weights import check_weight_method
 from resnetrt.cli.options import given_options
 from resnetrt.cli.output import note
 from resnetrt.errors import UsageError

@@ -57,8 +57,8 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     """The FP32 file of a network of `small_models.CONFIGS`, folded and traced once; not to be changed."""
     import small_models
 
-    from resnetrt.export.fold import fold_batch_norms
-    from resnetrt.export.trace import write_onnx
+    from resnetrt.export.fold.fold import fold_batch_norms
+    from resnetrt.export.trace.trace import write_onnx
 
     folder = tmp_path_factory.mktemp("small")
 
@@ -75,8 +75,8 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def exported_fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded network as a bundle with a calibration record, made once; not to be changed."""
     from resnetrt.benchmarks.verify.prepare import prepare_export
-    from resnetrt.calibration.collect import calibrate_bundle
-    from resnetrt.export.export import export_bundle
+    from resnetrt.calibration.observe.collect import calibrate_bundle
+    from resnetrt.export.fp32.export import export_bundle
 
     path = tmp_path_factory.mktemp("fashion") / "fashion.bundle"
     bundle, _ = export_bundle(prepare_export("fashion_resnet20"), path)

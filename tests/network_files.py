@@ -6,16 +6,16 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from resnetrt.calibration.dialects import dialect
-from resnetrt.calibration.histogram import BINS_PER_SIDE
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_model
-from resnetrt.calibration.record import CalibrationRecord, TensorStatistics
-from resnetrt.export.cast import cast_to_half
-from resnetrt.export.cast_graph import load_typed
-from resnetrt.export.fit_scales import fit_scales
-from resnetrt.export.fold import fold_batch_norms
-from resnetrt.export.half_types import HALF_TYPES
-from resnetrt.export.trace import write_onnx
+from resnetrt.calibration.graph.dialects import dialect
+from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
+from resnetrt.calibration.observe.record import CalibrationRecord, TensorStatistics
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model
+from resnetrt.export.cast.cast import cast_to_half
+from resnetrt.export.cast.fit_scales import fit_scales
+from resnetrt.export.cast.graph import load_typed
+from resnetrt.export.cast.half_types import HALF_TYPES
+from resnetrt.export.fold.fold import fold_batch_norms
+from resnetrt.export.trace.trace import write_onnx
 from resnetrt.models import resolve
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from resnetrt.export.fold import fold_batch_norms
-from resnetrt.export.trace import write_onnx
+from resnetrt.export.fold.fold import fold_batch_norms
+from resnetrt.export.trace.trace import write_onnx
 from resnetrt.preprocess import Preprocessing
 
 SIZE = 16

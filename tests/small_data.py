@@ -8,9 +8,9 @@ import onnx
 import onnxruntime
 import small_models
 
-from resnetrt.calibration.data import Dataset
-from resnetrt.calibration.npz import ArraySource
-from resnetrt.calibration.record import CalibrationRecord
+from resnetrt.calibration.images.data import Dataset
+from resnetrt.calibration.images.npz import ArraySource
+from resnetrt.calibration.observe.record import CalibrationRecord
 from resnetrt.preprocess import Preprocessing
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnetrt.export.graph import trace
-from resnetrt.export.trace import DEFAULT_OPSET, write_onnx
+from resnetrt.export.fold.graph import trace
+from resnetrt.export.trace.trace import DEFAULT_OPSET, write_onnx
 from resnetrt.models.resnet import ResNet, ResNetConfig
 
 CLASSES = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_bundle
 
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BINARY = Path(sys.executable).parent / "resnetrt"

@@ -68,7 +68,7 @@ def test_a_planted_fault_is_found(folder: str, source: str, reason: str):
     ("folder", "source"),
     [
         ("cli", "from resnetrt.models import definition\nfrom resnetrt import __version__"),
-        ("calibration", "from resnetrt.calibration.ranges import Range\nfrom resnetrt.errors import DataError"),
+        ("calibration", "from resnetrt.calibration.observe.ranges import Range\nfrom resnetrt.errors import DataError"),
         ("export", "import torch, onnx_ir"),
         ("runtime", "import onnxruntime"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_bundle
 
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 GUARD = Path(__file__).parent / "network_guard.py"
 NAMESPACES = (("unshare", "--net"), ("unshare", "--net", "--map-root-user"))

@@ -45,5 +45,8 @@ def test_reading_fewer_files_than_exist_fails(monkeypatch: pytest.MonkeyPatch, c
 
 def test_errors_name_the_file_as_it_lies_in_the_repository():
     packages = package_dirs()
-    output = "build/typing/resnetrt/export/fold.py:1: error\nbuild/typing/resnetrt/bundle.py:2: error\n"
-    assert typecheck.own_paths(output, typecheck.TREE, packages) == "export/fold.py:1: error\ncore/bundle.py:2: error\n"
+    output = "build/typing/resnetrt/export/fold/fold.py:1: error\nbuild/typing/resnetrt/bundle.py:2: error\n"
+    assert (
+        typecheck.own_paths(output, typecheck.TREE, packages)
+        == "export/fold/fold.py:1: error\ncore/bundle.py:2: error\n"
+    )

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from resnetrt.bundle import Bundle, create_bundle
-from resnetrt.export.onnx_parity import run_onnx
-from resnetrt.export.store import enter_variant
+from resnetrt.export.variants.parity import run_onnx
+from resnetrt.export.variants.store import enter_variant
 from resnetrt.golden import FILE, Golden
 from resnetrt.manifest import InputSpec, Manifest, VariantRecord
 from resnetrt.preprocess import Preprocessing

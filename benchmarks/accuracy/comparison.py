@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.accuracy.groups import group_weights
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.stats.noninferiority import drop_interval
-from resnetrt.calibration.data import Batch, Dataset, IntArray, pixel_hash
+from resnetrt.calibration.images.data import Batch, Dataset, IntArray, pixel_hash
 from resnetrt.errors import CheckFailed, DataError, UsageError
 from resnetrt.parity import SQNR_CAP_DB
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset
-from resnetrt.calibration.record import FILE, CalibrationRecord
-from resnetrt.calibration.stream import ordered_map
+from resnetrt.calibration.images.data import Dataset
+from resnetrt.calibration.images.stream import ordered_map
+from resnetrt.calibration.observe.record import FILE, CalibrationRecord
 
 
 def batch_hashes(dataset: Dataset, size: int) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.calibration.data import Dataset, IntArray
+from resnetrt.calibration.images.data import Dataset, IntArray
 from resnetrt.errors import DataError, UsageError
 
 FOLDER = "folder"

@@ -10,7 +10,7 @@ from resnetrt.benchmarks.accuracy.comparison import OnFrames
 from resnetrt.benchmarks.accuracy.gate import Budget
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset, open_dataset
+from resnetrt.calibration.images.data import Dataset, open_dataset
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load

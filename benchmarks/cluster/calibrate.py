@@ -10,10 +10,10 @@ from resnetrt.benchmarks.accuracy.content import batch_hashes
 from resnetrt.benchmarks.cluster.evaluate import Origin, absolute_data
 from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import Runner, open_some
-from resnetrt.calibration.data import Dataset
-from resnetrt.calibration.probe import Probe
-from resnetrt.calibration.seen import Seen, see
+from resnetrt.calibration.images.data import Dataset
+from resnetrt.calibration.observe.collect import Runner, open_some
+from resnetrt.calibration.observe.probe import Probe
+from resnetrt.calibration.observe.seen import Seen, see
 from resnetrt.preprocess import Preprocessing
 
 

@@ -18,7 +18,7 @@ from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Batch, Dataset
+from resnetrt.calibration.images.data import Batch, Dataset
 from resnetrt.errors import BundleError, DataError
 from resnetrt.settings import read_settings
 

@@ -9,8 +9,9 @@ from resnetrt.benchmarks.measure.timing import no_ratio, paired_ratio
 from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
-from resnetrt.export.compilers import COMPILERS, choose_variant, compile_variant, find_compiler
+from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
+from resnetrt.export.engines.compile import choose_variant, compile_variant
 
 HALF = ("fp16", "bf16")
 PRECISIONS = ("fp32", *HALF, "int8")

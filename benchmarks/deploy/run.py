@@ -19,15 +19,15 @@ from resnetrt.benchmarks.reports.report import Attempt, Report, write_report
 from resnetrt.benchmarks.verify.prepare import prepare_export
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle, check_destination
-from resnetrt.calibration.collect import calibrate_bundle
-from resnetrt.calibration.data import open_dataset
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-from resnetrt.calibration.ranges import check_method
+from resnetrt.calibration.images.data import open_dataset
+from resnetrt.calibration.observe.collect import calibrate_bundle
+from resnetrt.calibration.observe.ranges import check_method
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.conditions import conditions
 from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed
-from resnetrt.export.compilers import choose_variant, compile_variant
 from resnetrt.export.compilers.engine import MIN_SHARE
-from resnetrt.export.export import export_bundle
+from resnetrt.export.engines.compile import choose_variant, compile_variant
+from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.runtime import load
 from resnetrt.settings import read_settings

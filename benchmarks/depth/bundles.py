@@ -10,13 +10,14 @@ from pathlib import Path
 from resnetrt.benchmarks.depth.plan import Subject
 from resnetrt.benchmarks.verify.prepare import prepare_export, recipe_hash
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import calibrate_bundle
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-from resnetrt.calibration.record import FILE as CALIBRATION
+from resnetrt.calibration.observe.collect import calibrate_bundle
+from resnetrt.calibration.observe.record import FILE as CALIBRATION
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
-from resnetrt.export.cast_recipes import RECIPES, UINT8
-from resnetrt.export.compilers import choose_variant, compile_variant, engine_id, find_compiler
-from resnetrt.export.export import export_bundle
+from resnetrt.export.cast.recipes import RECIPES, UINT8
+from resnetrt.export.compilers import find_compiler
+from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
+from resnetrt.export.fp32.export import export_bundle
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
 GOLDEN_IMAGES = 12  # the self-test's four images alone, then a batch of eight

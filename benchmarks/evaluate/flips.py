@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.accuracy.comparison import Comparison
-from resnetrt.calibration.data import Dataset
+from resnetrt.calibration.images.data import Dataset
 from resnetrt.errors import UsageError
 from resnetrt.preprocess import UInt8Array
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.accuracy.gate import Right
 from resnetrt.benchmarks.evaluate.improvement import improvement
 from resnetrt.benchmarks.measure.latency import Infer
-from resnetrt.calibration.data import IntArray
+from resnetrt.calibration.images.data import IntArray
 from resnetrt.parity import sqnr_db
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 

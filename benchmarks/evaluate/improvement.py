@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.accuracy.gate import Right, gain_p
-from resnetrt.calibration.data import IntArray
+from resnetrt.calibration.images.data import IntArray
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from resnetrt.benchmarks.accuracy.gate import gain_p
 from resnetrt.benchmarks.evaluate.improvement import Improvement, beats_chance, improvement
-from resnetrt.calibration.data import IntArray, rank_in_group
+from resnetrt.calibration.images.data import IntArray, rank_in_group
 
 LEVEL = 3e-3  # of all renamings together
 _WHOLE = 1.3  # balanced accuracy once renamed over that before, of a network that knows nothing of the classes as named

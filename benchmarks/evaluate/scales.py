@@ -75,7 +75,7 @@ def _weight_faults(
 def _activation_faults(
     model: "onnx.ModelProto", constants: dict[str, FloatArray], images: FloatArray
 ) -> list[ScaleFault]:
-    from resnetrt.export.inner_values import InnerValues
+    from resnetrt.export.variants.inner_values import InnerValues
 
     graph = model.graph
     pairs = [

@@ -35,9 +35,9 @@ def engine_checks(folder: Path) -> Iterator[tuple[str, Callable[[], dict[str, An
 def make_bundle(path: Path) -> Bundle:
     """The embedded network, exported, calibrated and quantized for CPUs and for TensorRT."""
     from resnetrt.benchmarks.verify.prepare import prepare_export
-    from resnetrt.calibration.collect import calibrate_bundle
-    from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-    from resnetrt.export.export import export_bundle
+    from resnetrt.calibration.observe.collect import calibrate_bundle
+    from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+    from resnetrt.export.fp32.export import export_bundle
 
     bundle, _ = export_bundle(prepare_export(_MODEL), path)
     calibrate_bundle(bundle, "fashion_calib", 256)
@@ -47,7 +47,7 @@ def make_bundle(path: Path) -> Bundle:
 
 def check_parity(make: Callable[[], Bundle], backend: str, target: str | None, precision: str) -> dict[str, Any]:
     """Compile for this GPU, load, compare with the eager model's golden outputs; audit what TensorRT made of it."""
-    from resnetrt.export.compilers import choose_variant, compile_variant
+    from resnetrt.export.engines.compile import choose_variant, compile_variant
     from resnetrt.runtime import load
 
     require_gpu()
@@ -77,8 +77,8 @@ def audited(bundle: Bundle, engine: str, precision: str) -> dict[str, Any]:
 def check_latency(folder: Path, backend: str, depth: int) -> dict[str, Any]:
     """Milliseconds of a ResNet with random weights at 224x224 in FP16, copies included, by CUDA events."""
     from resnetrt.benchmarks.verify.prepare import prepare_export
-    from resnetrt.export.compilers import choose_variant, compile_variant
-    from resnetrt.export.export import export_bundle
+    from resnetrt.export.engines.compile import choose_variant, compile_variant
+    from resnetrt.export.fp32.export import export_bundle
     from resnetrt.runtime import load
     from resnetrt.runtime.backends.tensorrt import TensorRtSession
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from resnetrt.bundle import Bundle
-from resnetrt.export.compilers import compile_variant, find_compiler
+from resnetrt.export.compilers import find_compiler
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import find_backend

@@ -9,7 +9,7 @@ from resnetrt.benchmarks.peers.tools import TOOLS, Tool
 from resnetrt.benchmarks.verify.prepare import prepare_export
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError, WeightsError
-from resnetrt.export.export import export_bundle
+from resnetrt.export.fp32.export import export_bundle
 
 STEPS = ("calibration", "fidelity", "latency", "frames")
 DEPTH_STEPS = ("latency", "frames")  # weights are random there

@@ -18,7 +18,7 @@ from resnetrt.benchmarks.peers.store import Rows
 from resnetrt.benchmarks.peers.tools import CPU_BACKENDS, REFERENCE, Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
 from resnetrt.benchmarks.verify.reference import find_reference
-from resnetrt.calibration.data import open_dataset, pixel_hash
+from resnetrt.calibration.images.data import open_dataset, pixel_hash
 from resnetrt.golden import Golden
 from resnetrt.preprocess import Preprocessing, UInt8Array
 from resnetrt.runtime.session import Session

@@ -12,7 +12,7 @@ from resnetrt.benchmarks.peers.store import Results, Rows
 from resnetrt.benchmarks.peers.tools import Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
 from resnetrt.bundle import sha256_of
-from resnetrt.calibration.data import open_dataset
+from resnetrt.calibration.images.data import open_dataset
 from resnetrt.errors import UsageError
 
 Say = Callable[[str], None]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import calibrate_bundle
-from resnetrt.calibration.data import Dataset, open_dataset
-from resnetrt.calibration.dialects import DIALECTS
-from resnetrt.calibration.learn_rounding import Learning
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.graph.dialects import DIALECTS
+from resnetrt.calibration.images.data import Dataset, open_dataset
+from resnetrt.calibration.observe.collect import calibrate_bundle
+from resnetrt.calibration.quantize.learn_rounding import Learning
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.export.compilers import find_compiler
 from resnetrt.preprocess import FloatArray
 

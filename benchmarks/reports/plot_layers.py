@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnetrt.atomic import write_file
-from resnetrt.calibration.layer_report import LayerRow
-from resnetrt.calibration.suspects import LEAST_OWN_DB
+from resnetrt.calibration.explain.layer_report import LayerRow
+from resnetrt.calibration.explain.suspects import LEAST_OWN_DB
 from resnetrt.errors import BackendMissing, UsageError
 
 if TYPE_CHECKING:

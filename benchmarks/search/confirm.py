@@ -14,7 +14,7 @@ import numpy as np
 from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide, statistics
 from resnetrt.benchmarks.search.strategy import Trial
 from resnetrt.benchmarks.stats.noninferiority import drop_bounds, falling_root
-from resnetrt.calibration.data import IntArray
+from resnetrt.calibration.images.data import IntArray
 
 SURE = 0.9  # a chance of confirmation beyond which one more block is not looked for
 ATTEMPTS = 2

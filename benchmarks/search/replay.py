@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resnetrt.benchmarks.measure.latency import Infer
-from resnetrt.calibration.data import Dataset, IntArray
+from resnetrt.calibration.images.data import Dataset, IntArray
 from resnetrt.preprocess import FloatArray, UInt8Array
 
 

@@ -35,16 +35,17 @@ from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, Trial, best, r
 from resnetrt.benchmarks.search.trial_engines import Build, TrialEngines
 from resnetrt.benchmarks.verify.blocks import find_blocks
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import Dataset, open_dataset
-from resnetrt.calibration.dialects import dialect as find_dialect
-from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
-from resnetrt.calibration.record import CalibrationRecord
+from resnetrt.calibration.graph.dialects import dialect as find_dialect
+from resnetrt.calibration.images.data import Dataset, open_dataset
+from resnetrt.calibration.observe.record import CalibrationRecord
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, load_record, quantize_model
 from resnetrt.errors import Inconclusive, UsageError
-from resnetrt.export.cast import rounded_outputs
-from resnetrt.export.cast_recipes import record_of
-from resnetrt.export.compilers import compile_variant, find_compiler
-from resnetrt.export.onnx_parity import golden_outputs, run_onnx
-from resnetrt.export.store import store_variant
+from resnetrt.export.cast.cast import rounded_outputs
+from resnetrt.export.cast.recipes import record_of
+from resnetrt.export.compilers import find_compiler
+from resnetrt.export.engines.compile import compile_variant
+from resnetrt.export.variants.parity import golden_outputs, run_onnx
+from resnetrt.export.variants.store import store_variant
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.progress import track
 

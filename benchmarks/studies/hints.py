@@ -16,7 +16,7 @@ from resnetrt.benchmarks.accuracy.gate import doubt_of, gain_p
 from resnetrt.benchmarks.evaluate.hints import IMAGES, LEVEL, MISTAKES, MOST_IMAGES, is_recipe, most_improved
 from resnetrt.benchmarks.evaluate.label_map import find_renaming
 from resnetrt.benchmarks.studies.command import print_study
-from resnetrt.calibration.data import IntArray
+from resnetrt.calibration.images.data import IntArray
 
 TOP1, CLASSES, COUNTS = (0.2, 0.4, 0.7, 0.95), (2, 10, 100, 1000), (100, 200, 500, 1000, 5000)
 NETWORKS = ("even", "uneven", "siblings", "few classes matter")

@@ -20,7 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import open_dataset
+from resnetrt.calibration.images.data import open_dataset
 from resnetrt.errors import ResnetrtError, UsageError
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db

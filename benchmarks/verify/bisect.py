@@ -11,7 +11,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.verify.blocks import Block, find_blocks
 from resnetrt.benchmarks.verify.reference import rebuild_eager
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.equalize import along_channels, noted_factors
+from resnetrt.calibration.observe.equalize import along_channels, noted_factors
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
@@ -145,7 +145,7 @@ def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> 
     """
     import onnx
 
-    from resnetrt.export.inner_values import InnerValues
+    from resnetrt.export.variants.inner_values import InnerValues
 
     model = onnx.load(str(path))
     present = {output for node in model.graph.node for output in node.output}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resnetrt.calibration.structure import is_constant, residual_adds, weighted_layers
+from resnetrt.calibration.graph.structure import is_constant, residual_adds, weighted_layers
 
 _FOLLOWERS = ("Relu", "Clip", "LeakyRelu")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.calibration.data import open_dataset
+from resnetrt.calibration.images.data import open_dataset
 from resnetrt.conditions import tool_versions
 from resnetrt.errors import UsageError
-from resnetrt.export.export import ExportRequest
+from resnetrt.export.fp32.export import ExportRequest
 from resnetrt.machine import read_cpu
 from resnetrt.models.resolve import ResolvedModel, resolve
 from resnetrt.preprocess import Preprocessing, UInt8Array

@@ -92,7 +92,7 @@ def _check_golden(bundle: Bundle, infer: Infer) -> None:
 
 
 def _onnx_infer(bundle: Bundle) -> Infer:
-    from resnetrt.export.onnx_parity import onnx_runner
+    from resnetrt.export.variants.parity import onnx_runner
 
     run: Callable[[FloatArray], FloatArray] = onnx_runner(bundle.variant_file("fp32"))
     return run

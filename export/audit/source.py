@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from resnetrt.errors import CheckFailed
-from resnetrt.export.ceil_pools import rewrite_ceil_pools
+from resnetrt.export.trace.ceil_pools import rewrite_ceil_pools
 
 PASS_THROUGH = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -179,7 +179,7 @@ def _shapes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, tu
 
 def _seen_shapes(model: onnx.ModelProto, names: set[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of the values `names` when the model runs on zeros; none if it does not run."""
-    from resnetrt.export.inner_values import InnerValues
+    from resnetrt.export.variants.inner_values import InnerValues
 
     kind = model.graph.input[0].type.tensor_type
     shape = [dim.dim_value for dim in kind.shape.dim]

@@ -10,7 +10,7 @@ from typing import Any
 from resnetrt.errors import BundleError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import SourceGraph
-from resnetrt.export.compilers.tensorrt_layers import EngineLayer
+from resnetrt.export.compilers.tensorrt.layers import EngineLayer
 from resnetrt.manifest import parse_json_object
 from resnetrt.runtime.backends import compile_again
 

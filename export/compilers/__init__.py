@@ -1,44 +1,21 @@
-"""Compile a variant of a bundle into an engine, and keep it only if it agrees with the eager model."""
+"""The compilers, one module for each backend, and how to find them."""
 
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
-from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
-from resnetrt.export.cast_recipes import RECIPES, UINT8, is_current, record_of
-from resnetrt.export.compilers.engine import MIN_SHARE, CompiledEngine
-from resnetrt.golden import Golden
-from resnetrt.machine import read_cpu
-from resnetrt.manifest import EngineRecord, VariantRecord
-from resnetrt.parity import tolerance
-from resnetrt.runtime.backends import find_backend
-from resnetrt.runtime.load import check_threads
-from resnetrt.runtime.selftest import selftest
+from resnetrt.export.compilers.engine import CompiledEngine
 
-if TYPE_CHECKING:
-    from resnetrt.export.compilers.tensorrt_parse import UnsupportedNode
-
-__all__ = [
-    "COMPILERS",
-    "CompiledEngine",
-    "Compiler",
-    "check_variant",
-    "check_request",
-    "choose_variant",
-    "compile_variant",
-    "engine_id",
-    "find_compiler",
-    "usual_variants",
-]
+__all__ = ["COMPILERS", "CompiledEngine", "Compiler", "find_compiler"]
 
 
 class Compiler(Protocol):
     """What a module of this folder defines.
 
     `TARGETS` are its targets, `DIALECT` the INT8 dialect made for it, `CASTS` the precisions for which it takes the
-    variant of `resnetrt.export.cast_recipes`.
+    variant of `resnetrt.export.cast.recipes`.
     """
 
     TARGETS: tuple[str, ...]
@@ -69,8 +46,8 @@ class Compiler(Protocol):
 COMPILERS: dict[str, str] = {
     "onnxruntime": "resnetrt.export.compilers.onnxruntime",
     "openvino": "resnetrt.export.compilers.openvino",
-    "tensorrt": "resnetrt.export.compilers.tensorrt",
-    "tensorrt_rtx": "resnetrt.export.compilers.tensorrt_rtx",
+    "tensorrt": "resnetrt.export.compilers.tensorrt.full",
+    "tensorrt_rtx": "resnetrt.export.compilers.tensorrt.rtx",
 }
 
 
@@ -79,157 +56,3 @@ def find_compiler(backend: str) -> Compiler:
     if backend not in COMPILERS:
         raise UsageError.unknown("backend", backend, COMPILERS)
     return cast(Compiler, importlib.import_module(COMPILERS[backend]))
-
-
-def engine_id(variant: str, record: VariantRecord, backend: str, target: str) -> str:
-    """`backend-precision-target`; a variant that is not the backend's usual one of its precision stands by its name.
-
-    So `int8.cpu` becomes `openvino-int8-cpu`, `int8.tensorrt` on the same backend `openvino-int8.tensorrt-cpu`, and
-    `int8.cpu.uint8`, which takes frames, `openvino-int8-cpu-uint8`.
-    """
-    usual = usual_variants(backend, record.precision)
-    plain = variant.removesuffix(UINT8)
-    return f"{backend}-{record.precision if plain in usual else plain}-{target}" + (
-        "-uint8" if plain != variant else ""
-    )
-
-
-def usual_variants(backend: str, precision: str) -> tuple[str, ...]:
-    """Names of the variants that `backend` takes for `precision`, the best first."""
-    chosen = find_compiler(backend)
-    best = RECIPES[precision].variant if precision in chosen.CASTS else f"{precision}.{chosen.DIALECT}"
-    return (best, precision)
-
-
-def check_request(backend: str, precision: str, target: str | None, options: Mapping[str, Any]) -> None:
-    """Raise `UsageError` or `BackendMissing` for what `backend` can't compile here, before anything is made for it."""
-    chosen = find_compiler(backend)
-    chosen.check_request(precision, chosen.resolve_target(target), options)
-
-
-def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str = "float32") -> str:
-    """The variant to compile for `backend` at `precision`: the one in its dialect, else the one without a dialect.
-
-    With `input_type` `uint8` it is the one that takes frames, its preprocessing baked in.
-
-    A cast (FP16, BF16, FP8, and INT8 over FP16 for TensorRT) is added to the bundle if it is not there or was made
-    from an older source. Raises `UsageError` that says how to make the variant, or which ones there are.
-    """
-    variants = bundle.manifest.variants
-    suffix = UINT8 if input_type == "uint8" else ""
-    if (
-        precision in find_compiler(backend).CASTS
-        and "fp32" in variants
-        and not is_current(bundle, precision, input_type)
-    ):
-        from resnetrt.export.cast import add_cast_variant
-
-        return add_cast_variant(bundle, precision, input_type)[0]
-    for name in usual_variants(backend, precision):
-        if name + suffix in variants:
-            return name + suffix
-    if precision == "int8" or any(name in variants for name in usual_variants(backend, precision)):
-        first = "" if record_of(bundle) else "resnetrt calibrate, then "
-        dialect = f" --dialect {find_compiler(backend).DIALECT}" if precision == "int8" else ""
-        takes, frames = (" takes uint8 frames", " --input uint8") if suffix else ("", "")
-        raise UsageError(
-            f"bundle {bundle.path}: no {precision} variant for {backend}{takes}; "
-            f"make one with: {first}resnetrt quantize{dialect}{frames}"
-        )
-    raise UsageError.unknown(f"precision of {bundle.path} for {backend}", precision, variants)
-
-
-def check_variant(path: Path, backend: str) -> "list[UnsupportedNode]":
-    """The nodes of an ONNX file that the parser of `backend` refuses; nothing is built.
-
-    Raises `UsageError` for a backend other than TensorRT's.
-    """
-    from resnetrt.export.compilers.tensorrt_flavour import FULL, RTX
-    from resnetrt.export.compilers.tensorrt_parse import check_model
-
-    flavours = {flavour.backend: flavour for flavour in (FULL, RTX)}
-    if backend not in flavours:
-        raise UsageError(f"--check: expected a backend with a parser to ask ({', '.join(flavours)}), found {backend}")
-    return check_model(path, flavours[backend])
-
-
-def compile_variant(
-    bundle: Bundle,
-    variant: str,
-    backend: str,
-    target: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    min_share: float = MIN_SHARE,
-) -> str:
-    """Compile `variant` for `backend` and add the engine to the bundle; returns its id. An older one is replaced.
-
-    The engine is loaded from the staged file and compared with the golden outputs before the bundle changes; the
-    result is stored in its sidecar. Raises `CheckFailed` with the numbers if it fails, and then nothing is written.
-    An engine that this machine can't run (an RTX engine without that GPU) is stored with `parity.verdict` `not run`.
-    The engine is audited too: `CheckFailed` if less than `min_share` of its work runs in the precision of its name.
-    """
-    path = bundle.variant_file(variant)
-    record = bundle.manifest.variants[variant]
-    chosen = find_compiler(backend)
-    target = chosen.resolve_target(target)
-    compiled = chosen.compile_engine(path, record.precision, target, options or {})
-    name = engine_id(variant, record, backend, target)
-    blob_name, sidecar_name = f"engines/{name}.{compiled.extension}", f"engines/{name}.json"
-    sidecar = {
-        "id": name,
-        "backend": backend,
-        "precision": record.precision,
-        "dialect": record.dialect,
-        "reduce_range": bool(record.evidence.get("reduce_range")),
-        "variant": variant,
-        "variant_sha256": bundle.manifest.files[record.file].sha256,
-        "target": target,
-        "inputs": [spec.to_json() for spec in compiled.inputs],
-        "outputs": [spec.to_json() for spec in compiled.outputs],
-        "tools": compiled.tools,
-        "options": compiled.options,
-        "built_on": _this_cpu(),
-        **compiled.details,
-    }
-    obstacle = chosen.obstacle(target)
-    with bundle.edit() as editor:
-        staged = editor.new_path(blob_name)
-        staged.write_bytes(compiled.blob)
-        sidecar["parity"] = _not_run(obstacle, record) if obstacle else _check(bundle, staged, sidecar)
-        for ending, companion in compiled.companions.items():
-            editor.write_json(f"engines/{name}.{ending}", companion)
-        sidecar["audit"] = _audit(staged, sidecar, path, min_share)
-        editor.write_json(sidecar_name, sidecar)
-        editor.manifest.engines[name] = EngineRecord(blob_name, sidecar_name, variant)
-    return name
-
-
-def _check(bundle: Bundle, staged: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
-    golden = Golden.of(bundle, sidecar["variant"])
-    with find_backend(sidecar["backend"]).load(staged, sidecar, check_threads(None)) as session:
-        session.preprocessing = bundle.manifest.preprocessing
-        found = selftest(session, golden, bundle.manifest.output)
-    same_file = None if session.same_file is None else session.same_file.to_json()
-    reason = tolerance(sidecar["backend"], sidecar["precision"]).reason
-    return found.to_json() | {"tolerance": reason, "same_file": same_file}
-
-
-def _audit(staged: Path, sidecar: dict[str, Any], variant: Path, min_share: float) -> dict[str, Any]:
-    try:
-        from resnetrt.export.audit import audit_compiled
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        return {"verdict": "not run", "reason": "the package onnx is not installed: pip install 'resnetrt[export]'"}
-    return audit_compiled(staged, sidecar, variant, min_share)
-
-
-def _not_run(reason: str, record: VariantRecord) -> dict[str, Any]:
-    """What stands in place of parity: why it was not run, and that of the variant, which is another computation."""
-    return {"verdict": "not run", "reason": reason, "variant": record.evidence.get("parity", "not checked")}
-
-
-def _this_cpu() -> dict[str, Any]:
-    cpu = read_cpu()
-    present = sorted(name for name, here in cpu.instruction_sets.items() if here)
-    return {"cpu": cpu.model, "architecture": cpu.architecture, "instruction_sets": present}

@@ -15,8 +15,7 @@ import numpy as np
 
 from resnetrt.errors import BackendRefused
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
-from resnetrt.export.equality import difference
-from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.variants.parity import difference, run_onnx
 from resnetrt.machine import read_cpu
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs

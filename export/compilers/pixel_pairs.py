@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from resnetrt.export.graph_nodes import add_constant, named_node, serialised
+from resnetrt.export.variants.nodes import add_constant, named_node, serialised
 
 _ENTRANCE = ("Transpose", "Pad", "Cast", "Mul", "QuantizeLinear", "DequantizeLinear", "Conv")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tiny_bundle
 
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_data import Calibrated, dataset_of, recipe, smooth_frames
 
-from resnetrt.calibration.collect import calibrate
+from resnetrt.calibration.observe.collect import calibrate
 
 
 @pytest.fixture(scope="session")

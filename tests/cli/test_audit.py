@@ -8,7 +8,7 @@ import tiny_bundle
 
 from resnetrt.bundle import Bundle
 from resnetrt.cli import run
-from resnetrt.export.compilers import choose_variant, compile_variant
+from resnetrt.export.engines.compile import choose_variant, compile_variant
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from tiny_bundle import make_bundle
 
 from resnetrt.cli import run
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 PEAKS = {"best": {"fp32": 100.0}, "copy_gb_s": 20.0, "matmul": []}
 ENOUGH = ["--budget", "1"]  # for the six rounds that a verdict needs, also on a machine that is busy

@@ -7,7 +7,7 @@ import pytest
 import tiny_bundle
 from PIL import Image
 
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "camera.py"
 

@@ -5,7 +5,7 @@ import pytest
 import tiny_bundle
 
 from resnetrt.bundle import Bundle
-from resnetrt.export.compilers import choose_variant, compile_variant
+from resnetrt.export.engines.compile import choose_variant, compile_variant
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resnetrt.export.onnx_parity import run_onnx
+from resnetrt.export.variants.parity import run_onnx
 from resnetrt.runtime.backends.onnxruntime import create_native
 
 CHANNELS, SIZE = 8, 12

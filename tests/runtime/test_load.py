@@ -14,7 +14,8 @@ import tiny_bundle
 import resnetrt.runtime
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
-from resnetrt.export.compilers import compile_variant, find_compiler
+from resnetrt.export.compilers import find_compiler
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.golden import FILE, Golden
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import BACKENDS, find_backend
@@ -302,7 +303,8 @@ class TestOpenVino:
 import json, sys
 from pathlib import Path
 from resnetrt.errors import ResnetrtError
-from resnetrt.export.compilers import compile_variant, find_compiler
+from resnetrt.export.engines.compile import compile_variant
+from resnetrt.export.compilers import find_compiler
 try:
     find_compiler("openvino").compile_engine(Path(sys.argv[1]), "fp16", "cpu", {})
 except ResnetrtError as error:

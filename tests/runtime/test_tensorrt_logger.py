@@ -131,7 +131,7 @@ class TestThreads:
 def test_two_real_builds_side_by_side_keep_their_errors_apart(tmp_path: Path):
     """TensorRT-RTX parses a sound file in one thread while another is refused its own."""
     trt = pytest.importorskip("tensorrt_rtx")
-    from resnetrt.export.compilers.tensorrt_parse import parse
+    from resnetrt.export.compilers.tensorrt.parse import parse
 
     sound, broken = tmp_path / "sound.onnx", tmp_path / "broken.onnx"
     tiny_bundle.write_onnx(sound)

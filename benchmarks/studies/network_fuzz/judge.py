@@ -122,7 +122,7 @@ class _Trial:
 
     def _export(self) -> Bundle:
         from resnetrt.benchmarks.verify.prepare import prepare_export
-        from resnetrt.export.export import export_bundle
+        from resnetrt.export.fp32.export import export_bundle
 
         golden, data = self.folder / "golden.npz", self.folder / "calibration.npz"
         np.savez(golden, x=images_of(self.spec, GOLDEN[1], GOLDEN[0]))
@@ -132,7 +132,7 @@ class _Trial:
             return export_bundle(request, self.folder / "fuzzed.bundle")[0]
 
     def _calibrate(self, bundle: Bundle) -> None:
-        from resnetrt.calibration.collect import calibrate_bundle
+        from resnetrt.calibration.observe.collect import calibrate_bundle
 
         with self._step("calibrate"):
             record = calibrate_bundle(bundle, str(self.folder / "calibration.npz"), CALIBRATION[1])
@@ -143,7 +143,7 @@ class _Trial:
         """Equalization claims to change nothing: the rewritten FP32 file is run."""
         import onnx_ir as ir
 
-        from resnetrt.calibration.equalize import equalize
+        from resnetrt.calibration.observe.equalize import equalize
 
         with self._step("equalize"):
             path = bundle.variant_file("fp32")
@@ -157,14 +157,14 @@ class _Trial:
             self.verdict.add("wrong", "equalize", f"the equalized FP32 network is {error:.1e} from the FP32 network")
 
     def _cast(self, bundle: Bundle) -> None:
-        from resnetrt.export.cast import add_cast_variant
+        from resnetrt.export.cast.cast import add_cast_variant
 
         with self._step("cast fp16"):
             name = add_cast_variant(bundle, "fp16")[0]
         self._file(bundle, name, FP16_ERROR)
 
     def _variants(self, bundle: Bundle, input_type: str, quantized: bool) -> None:
-        from resnetrt.calibration.quantize import QuantizeOptions, add_uint8_variant, quantize_variant
+        from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, quantize_variant
 
         suffix = ".uint8" if input_type == "uint8" else ""
         if suffix:
@@ -193,7 +193,7 @@ class _Trial:
             self.verdict.add("wrong", f"file {variant}", f"{error:.2g} from eager (relative), kept")
 
     def _engine(self, bundle: Bundle, backend: str, precision: str, input_type: str) -> None:
-        from resnetrt.export.compilers import choose_variant, compile_variant
+        from resnetrt.export.engines.compile import choose_variant, compile_variant
         from resnetrt.runtime import load
 
         name = f"{backend} {precision}{'.uint8' if input_type == 'uint8' else ''}"

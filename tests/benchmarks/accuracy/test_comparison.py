@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy, judge
 from resnetrt.benchmarks.stats.noninferiority import drop_interval
-from resnetrt.calibration.data import open_dataset, pixel_hash
+from resnetrt.calibration.images.data import open_dataset, pixel_hash
 from resnetrt.errors import CheckFailed, DataError, UsageError
 from resnetrt.parity import sqnr_db
 from resnetrt.preprocess import Preprocessing

@@ -13,10 +13,10 @@ from resnetrt.benchmarks.accuracy.gate import INCONCLUSIVE, PASS, Budget, Pairs,
 from resnetrt.benchmarks.accuracy.groups import group_weights, net_winners, read_groups
 from resnetrt.benchmarks.accuracy.outcomes import read_results, write_results
 from resnetrt.benchmarks.evaluate.report import counted, explain
-from resnetrt.calibration.data import open_dataset
+from resnetrt.calibration.images.data import open_dataset
 from resnetrt.cli import run
 from resnetrt.errors import DataError, UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 ONE = Budget(max_drop_pp=1.0)
 

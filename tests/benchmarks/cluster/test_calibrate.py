@@ -21,11 +21,11 @@ from resnetrt.benchmarks.accuracy.content import batch_hashes
 from resnetrt.benchmarks.cluster.calibrate import Job, Observer, runner_on_ray
 from resnetrt.benchmarks.cluster.evaluate import Origin
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import calibrate_bundle, open_some
-from resnetrt.calibration.data import Dataset
-from resnetrt.calibration.probe import Probe
-from resnetrt.calibration.record import FILE
-from resnetrt.calibration.seen import Seen
+from resnetrt.calibration.images.data import Dataset
+from resnetrt.calibration.observe.collect import calibrate_bundle, open_some
+from resnetrt.calibration.observe.probe import Probe
+from resnetrt.calibration.observe.record import FILE
+from resnetrt.calibration.observe.seen import Seen
 from resnetrt.errors import DataError
 from resnetrt.preprocess import Preprocessing
 

@@ -21,7 +21,7 @@ from resnetrt.benchmarks.accuracy.request import GateRequest
 from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError, UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 NO_RAY = importlib.util.find_spec("ray") is None
 with_ray = pytest.mark.skipif(NO_RAY, reason="the extra ray is not installed")

@@ -8,9 +8,9 @@ from resnetrt.benchmarks.accuracy.gate import Budget, Pairs, judge_pairs
 from resnetrt.benchmarks.deploy.auto import choice_claim, choose, keep_only, share_among, try_all, verdict
 from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
 
 

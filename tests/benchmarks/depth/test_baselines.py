@@ -13,7 +13,7 @@ from resnetrt.benchmarks.depth.plan import LabOptions, Subject
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.benchmarks.reports.conclusions import conclusions
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.golden import Golden
 from resnetrt.parity import compare
 

@@ -15,7 +15,7 @@ from resnetrt.benchmarks.measure.peaks import copy_rate, merge_peaks, write_matm
 from resnetrt.benchmarks.measure.roofline import annotate, layer_bytes
 from resnetrt.benchmarks.measure.timing import Schedule, measure
 from resnetrt.errors import UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.models.cost import Cost, LayerCost
 
 COST = Cost(1000, 4_000_000, (LayerCost("conv", 4_000_000, 1000, (10, 10, 10)),))

@@ -20,11 +20,11 @@ from resnetrt.benchmarks.accuracy.request import GateRequest
 from resnetrt.benchmarks.evaluate.report import explain, to_junit, to_markdown
 from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.data import pixel_hash
-from resnetrt.calibration.record import FILE, CalibrationRecord
+from resnetrt.calibration.images.data import pixel_hash
+from resnetrt.calibration.observe.record import FILE, CalibrationRecord
 from resnetrt.cli import run
 from resnetrt.errors import DataError, UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 N = 400
 

@@ -10,7 +10,7 @@ from resnetrt.benchmarks.gpu import check as gpu_check
 from resnetrt.benchmarks.gpu import engines as gpu_engines
 from resnetrt.benchmarks.gpu import memory as gpu_memory
 from resnetrt.errors import BackendMissing, CheckFailed
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime.cuda import find_devices
 from resnetrt.runtime.cuda.host import HostCuda
 

@@ -5,7 +5,7 @@ from tiny_bundle import make_bundle
 
 from resnetrt.benchmarks.load.loadgen import check_scenarios, read_log, run_loadgen, summarise_log
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 LOG = """noise
 :::MLLOG {"key": "result_validity", "value": "INVALID"}

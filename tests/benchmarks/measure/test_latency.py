@@ -8,7 +8,7 @@ from tiny_bundle import PREPROCESSING, frames, make_bundle
 from resnetrt.benchmarks.measure.latency import Contender, fill_batch, measure_latency, session_infer
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.errors import DataError, UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda.host import HostCuda

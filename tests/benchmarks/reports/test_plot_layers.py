@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnetrt.benchmarks.reports.plot_layers import draw_layers, write_layer_plot
-from resnetrt.calibration.layer_report import LayerRow
+from resnetrt.calibration.explain.layer_report import LayerRow
 from resnetrt.errors import UsageError
 
 ROW = LayerRow("stem.conv", "Conv", "stem.conv", 41.0, 44.0, "input", 0.1, -1.0, 1.0, -1.2, 1.1, 0.001, 0.01)

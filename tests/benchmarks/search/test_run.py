@@ -19,11 +19,11 @@ from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
 from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, best, rank, search
 from resnetrt.benchmarks.verify.blocks import find_blocks
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.collect import calibrate
-from resnetrt.calibration.data import open_dataset
-from resnetrt.calibration.dialects import dialect
-from resnetrt.calibration.quantize import QuantizeOptions, load_record, quantize_model
-from resnetrt.calibration.record import FILE
+from resnetrt.calibration.graph.dialects import dialect
+from resnetrt.calibration.images.data import open_dataset
+from resnetrt.calibration.observe.collect import calibrate
+from resnetrt.calibration.observe.record import FILE
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, load_record, quantize_model
 from resnetrt.cli import run
 from resnetrt.errors import Inconclusive
 from resnetrt.runtime import load

@@ -8,10 +8,10 @@ from small_models import CONFIGS
 
 from resnetrt.benchmarks.studies.layer_limits import ConvShape, conv_shapes, main, measure_alone
 from resnetrt.benchmarks.verify.prepare import prepare_export
-from resnetrt.calibration.collect import calibrate_bundle
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
-from resnetrt.export.compilers import compile_variant
-from resnetrt.export.export import export_bundle
+from resnetrt.calibration.observe.collect import calibrate_bundle
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.export.engines.compile import compile_variant
+from resnetrt.export.fp32.export import export_bundle
 from resnetrt.models.cost import cost
 from resnetrt.models.resnet import ResNet
 

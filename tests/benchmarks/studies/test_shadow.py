@@ -13,7 +13,7 @@ from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.benchmarks.studies.shadow import main, study
 from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
 from resnetrt.runtime.shadow import Baseline, ShadowOptions, baseline_chance, onnx_reference, relative_noise
 

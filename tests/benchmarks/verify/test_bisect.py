@@ -12,12 +12,12 @@ from resnetrt.benchmarks.verify.bisect import bisect, compare_block, onnx_featur
 from resnetrt.benchmarks.verify.eager_features import eager_features
 from resnetrt.benchmarks.verify.prepare import prepare_export
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
 from resnetrt.errors import UsageError
-from resnetrt.export.cast import add_cast_variant
-from resnetrt.export.compilers import compile_variant
-from resnetrt.export.export import export_bundle
+from resnetrt.export.cast.cast import add_cast_variant
+from resnetrt.export.engines.compile import compile_variant
+from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db
 

@@ -7,7 +7,7 @@ import tiny_bundle
 
 from resnetrt.benchmarks.verify.parity import verify_bundle
 from resnetrt.cli import run
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -16,7 +16,7 @@ import tiny_bundle
 import triton_oracle
 
 from resnetrt.bundle import Bundle
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.export.packages import ServingOptions, package_triton
 from resnetrt.runtime import load
 

@@ -9,7 +9,7 @@ import tiny_bundle
 from resnetrt.bundle import Bundle
 from resnetrt.cli import run
 from resnetrt.errors import UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.export.packages import ServiceOptions, ServingOptions, package_kserve
 
 pytest.importorskip("tritonclient.grpc", reason="the extra serve")

@@ -12,7 +12,7 @@ import tiny_bundle
 from resnetrt.bundle import Bundle, sha256_of
 from resnetrt.cli import run
 from resnetrt.errors import UsageError
-from resnetrt.export.compilers import compile_variant
+from resnetrt.export.engines.compile import compile_variant
 from resnetrt.export.packages import ServingOptions, package_triton
 from resnetrt.golden import Golden
 

@@ -1,0 +1,1 @@
+"""Which layers lose what, and which to suspect."""

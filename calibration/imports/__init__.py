@@ -1,0 +1,1 @@
+"""INT8 from elsewhere: foreign Q/DQ files and TensorRT calibration caches."""

@@ -1,0 +1,1 @@
+"""What calibration images show: histograms, ranges, and networks equalized by them."""

@@ -1,0 +1,142 @@
+"""The calibration record: everything that ranges are derived from, measured once, without the images themselves."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from resnetrt.calibration.observe.histogram import BINS_PER_SIDE, bin_centers
+from resnetrt.errors import BundleError, UsageError
+
+FILE = "calibration.safetensors"
+_FORMAT = 3
+_FACTORS = "equalization/"
+_READABLE = (1, 2, 3)  # format 1 had no extremes per batch, 2 no equalization
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """One tensor over all calibration images.
+
+    Exact extremes, histogram `(2 * BINS_PER_SIDE,)` over `[-bound, bound)`; per channel `(C,)` mean, largest magnitude.
+    The minimum of what a ReLU made is only known not to be negative; no range depends on it.
+    `batch_extremes` float32 `(batches, 2)`: minimum and maximum of each batch in turn; empty in records of format 1.
+    """
+
+    minimum: float
+    maximum: float
+    bound: float
+    counts: npt.NDArray[np.int64]
+    channel_mean: npt.NDArray[np.float64]
+    channel_amax: npt.NDArray[np.float64]
+    batch_extremes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude seen."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+    def centers(self) -> npt.NDArray[np.float64]:
+        """The middle of every bin."""
+        return bin_centers(self.bound)
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """Statistics by tensor name, and where they come from.
+
+    `image_hashes` are SHA-256 of the decoded pixels of every image used; `model_sha256` is the FP32 ONNX file's.
+    `equalization` holds the factors `(C,)` by which tensors were divided (see `equalize`) before all of this was
+    measured; it is empty if they were not.
+    """
+
+    dataset: str
+    model_sha256: str
+    image_hashes: tuple[str, ...]
+    tensors: dict[str, TensorStatistics]
+    equalization: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        found = self.tensors.get(name)
+        if found is None:
+            raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
+        return found
+
+    def amax_in_model(self) -> dict[str, float]:
+        """The largest magnitude of each tensor in the FP32 file, where it is not divided by its factors."""
+        one = np.ones(1)
+        return {
+            name: float((item.channel_amax * self.equalization.get(name, one)).max())
+            for name, item in self.tensors.items()
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the serialised record."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Serialise as safetensors; equal records give equal bytes."""
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        scalars: dict[str, list[float]] = {}
+        for name, item in sorted(self.tensors.items()):
+            scalars[name] = [item.minimum, item.maximum, item.bound]
+            arrays[f"counts/{name}"] = item.counts
+            arrays[f"channel_mean/{name}"] = item.channel_mean
+            arrays[f"channel_amax/{name}"] = item.channel_amax
+            arrays[f"batch_extremes/{name}"] = item.batch_extremes
+        for name, factors in sorted(self.equalization.items()):
+            arrays[f"{_FACTORS}{name}"] = factors
+        header = {
+            "format": _FORMAT,
+            "dataset": self.dataset,
+            "model_sha256": self.model_sha256,
+            "image_hashes": list(self.image_hashes),
+            "tensors": scalars,
+            "amax": self.amax_in_model(),
+        }
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes raw buffers
+        return bytes(save_safetensors(arrays, metadata={"record": json.dumps(header, sort_keys=True, allow_nan=False)}))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, where: str) -> "CalibrationRecord":
+        """The inverse of `to_bytes`; raises `BundleError` naming `where` for anything else."""
+        try:
+            header = _metadata(blob)
+            arrays = load_safetensors(blob)
+            if header["format"] not in _READABLE:
+                raise BundleError(f"{where}: calibration record format {header['format']}, expected at most {_FORMAT}")
+            tensors = {name: _statistics(name, values, arrays) for name, values in header["tensors"].items()}
+            factors = {key.removeprefix(_FACTORS): value for key, value in arrays.items() if key.startswith(_FACTORS)}
+            images = tuple(header["image_hashes"])
+            return cls(header["dataset"], header["model_sha256"], images, tensors, factors)
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            text = f"{where}: expected a calibration record, found {error}; run resnetrt calibrate"
+            raise BundleError(text) from error
+        except Exception as error:  # safetensors' own error type has no stable public name
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(f"{where}: damaged calibration record ({error}); run resnetrt calibrate") from error
+
+
+def _metadata(blob: bytes) -> dict[str, Any]:
+    """The JSON header of a safetensors file: 8 bytes of length, then JSON with `__metadata__`."""
+    length = int.from_bytes(blob[:8], "little")
+    header: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["record"])
+    return header
+
+
+def _statistics(name: str, values: list[float], arrays: dict[str, npt.NDArray[Any]]) -> TensorStatistics:
+    counts = arrays[f"counts/{name}"]
+    if counts.shape != (2 * BINS_PER_SIDE,):
+        raise ValueError(f"a histogram of {counts.shape} bins for {name}")
+    mean, amax = arrays[f"channel_mean/{name}"], arrays[f"channel_amax/{name}"]
+    extremes = arrays.get(f"batch_extremes/{name}", np.zeros((0, 2), np.float32))
+    if extremes.ndim != 2 or extremes.shape[1] != 2:
+        raise ValueError(f"extremes per batch of shape {extremes.shape} for {name}")
+    return TensorStatistics(values[0], values[1], values[2], counts, mean, amax, extremes)

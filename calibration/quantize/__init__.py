@@ -1,0 +1,1 @@
+"""INT8 variants: where pairs stand, with which ranges, and how weights are rounded."""

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: parse, configure, build, and read what was built."""

@@ -1,0 +1,73 @@
+"""Combinations that a flavour of TensorRT can't build, refused before the build with the reason.
+
+TensorRT would log, go on and build something else, or end in an error about something else.
+"""
+
+from collections.abc import Iterator
+
+from resnetrt.errors import UsageError
+from resnetrt.export.compilers.tensorrt.flavour import Flavour
+from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
+from resnetrt.runtime.cuda.device import find_devices
+from resnetrt.runtime.session import TensorSpec
+
+_DLA_PRECISIONS = ("fp16", "int8")
+
+
+def refuse_options(flavour: Flavour, options: TensorRTOptions, precision: str, what: str) -> None:
+    """Raise `UsageError` with the first reason why `flavour` can't build with these options."""
+    reasons = _rtx_reasons(options) if flavour.ahead_of_time else _full_reasons(options, precision)
+    for reason in reasons:
+        raise UsageError(f"{what}: {reason}")
+
+
+def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:
+    if options.version_compatible:
+        yield "version_compatible needs the lean runtime, which TensorRT-RTX does not have; use --backend tensorrt"
+    if options.hardware_compatible:
+        yield "hardware_compatible is for TensorRT; TensorRT-RTX takes several GPUs: --target sm80,sm86,sm89,sm120"
+    if options.dla_core is not None:
+        yield "TensorRT-RTX has no DLA; use --backend tensorrt on a Jetson"
+    if options.timing_cache:
+        yield "timing_cache: TensorRT-RTX times no tactics when it builds, its timing cache stays empty; leave it out"
+    if options.refit and not find_devices()[0]:
+        yield "refit: TensorRT-RTX builds refittable engines on a machine with a GPU only; leave it out here"
+
+
+def _full_reasons(options: TensorRTOptions, precision: str) -> Iterator[str]:
+    if options.dla_core is None:
+        return
+    if precision not in _DLA_PRECISIONS:
+        yield f"the DLA computes in fp16 and int8, not in {precision}"
+    if any(profile.min != profile.max for profile in options.profiles) or len(options.profiles) > 1:
+        yield "the DLA takes one fixed batch: expected one profile such as 8:8:8"
+    if options.hardware_compatible:
+        yield "hardware_compatible engines can't use the DLA"
+
+
+def full_profiles(profiles: tuple[Profile, ...], inputs: tuple[TensorSpec, ...], what: str) -> tuple[Profile, ...]:
+    """The profiles with input names and whole shapes. Raises `UsageError` for an unknown input or another axis.
+
+    TensorRT accepts a wrong name and complains about a missing profile instead.
+    """
+    return tuple(_full_profile(profile, inputs, what) for profile in profiles)
+
+
+def _full_profile(profile: Profile, inputs: tuple[TensorSpec, ...], what: str) -> Profile:
+    specs = {spec.name: spec for spec in inputs}
+    if not profile.input and len(inputs) != 1:
+        raise UsageError(f"{what}: it has inputs {', '.join(specs)}; name the profile's: {inputs[0].name}=...")
+    name = profile.input or inputs[0].name
+    if name not in specs:
+        raise UsageError.unknown(f"input of {what} in a profile", name, specs)
+    shape = specs[name].shape
+    edges = []
+    for edge in (profile.min, profile.opt, profile.max):
+        whole = (*edge, *shape[1:]) if len(edge) == 1 else edge
+        if len(whole) != len(shape) or any(
+            want is not None and want != got for want, got in zip(shape, whole, strict=True)
+        ):
+            raise UsageError(f"{what}: profile of {name}: expected {specs[name]}, found ({', '.join(map(str, whole))})")
+        edges.append(tuple(axis for axis in whole if axis is not None))
+    low, best, high = edges
+    return Profile(low, best, high, name)

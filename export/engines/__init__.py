@@ -1,0 +1,1 @@
+"""Variants to engines: chosen, compiled, checked, audited, stored."""

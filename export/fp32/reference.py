@@ -1,0 +1,81 @@
+"""The eager model's logits on the golden images: what every later stage is compared with.
+
+A bundle speaks for the model only where the logits of an image depend on that image alone. So eager runs three times:
+twice in batches and once image by image, on copies of the input, which a network may change in place.
+"""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.export.fp32.first_difference import first_difference
+from resnetrt.models.forward import forward_once
+from resnetrt.parity import Parity, compare, failures, tolerance
+from resnetrt.preprocess import FloatArray
+
+_BATCH = 8
+
+
+def reference_logits(module: nn.Module, images: Tensor, name: str) -> tuple[FloatArray, float]:
+    """float32 logits `(N, classes)` of eager for `images` `(N >= 2, C, H, W)`, and their noise (`float64_distance`).
+
+    Raises `UsageError` where it does not run or gives no logits, and `CheckFailed` naming the cause where it takes one
+    image only, or where an image has other logits the second time, or alone than in a batch.
+    """
+    forward_once(module, images[:1], name)
+    try:
+        forward_once(module, images[:_BATCH], name)
+    except UsageError as error:
+        raise CheckFailed(
+            f"{name} takes one image at a time only: {str(error).removeprefix(f'{name}: ').partition('; ')[0]}; "
+            "make it work for any batch: flatten(1) keeps it, view(1, -1) and fixed batch sizes do not"
+        ) from error
+    logits = eager_logits(module, images)
+    if wrong := np.count_nonzero(~np.isfinite(logits)):
+        raise CheckFailed(
+            f"{name}: {wrong} of {logits.size} logits of eager are NaN or infinite; "
+            "look at its weights and its BatchNorms' running variance"
+        )
+    found = compare(logits, eager_logits(module, images))
+    if _differ(found):
+        cause = first_difference(module, images[:_BATCH])
+        raise CheckFailed(f"{name} gives other logits when eager runs again on the same images{_by(found)}: {cause}")
+    noise = float64_distance(module, images[:_BATCH], logits[:_BATCH])
+    alone = eager_logits(module, images, batch=1)
+    found = compare(logits, alone, noise)
+    if _differ(found):
+        worst = int(np.abs(logits - alone).max(1).argmax())
+        start = worst // _BATCH * _BATCH
+        cause = first_difference(module, images[start : start + _BATCH], worst - start)
+        raise CheckFailed(f"{name} gives other logits for an image alone than in a batch{_by(found)}: {cause}")
+    return logits, noise
+
+
+@torch.no_grad()
+def float64_distance(module: nn.Module, images: Tensor, logits: FloatArray) -> float:
+    """The largest difference of `logits` to those of the same network in float64; 0 where it can't run in it."""
+    try:
+        exact = copy.deepcopy(module).double()(images.double()).numpy()
+    except Exception:  # a tensor made in forward as float32, or one that can't be copied
+        return 0.0
+    distance = float(np.abs(exact - logits).max())
+    return distance if np.isfinite(distance) else 0.0
+
+
+@torch.no_grad()
+def eager_logits(module: nn.Module, images: Tensor, batch: int = _BATCH) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 logits `(N, classes)` of the eager module, in small batches; `images` stay as they are."""
+    parts = [module(images[i : i + batch].clone()).float().numpy() for i in range(0, len(images), batch)]
+    return np.ascontiguousarray(np.concatenate(parts))
+
+
+def _differ(found: Parity) -> bool:
+    return bool(failures(found, tolerance("eager", "fp32")))
+
+
+def _by(found: Parity) -> str:
+    return f" (max abs difference {found.max_abs:.1e}, SQNR {found.sqnr_db:.1f} dB)"

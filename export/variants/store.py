@@ -1,0 +1,83 @@
+"""How a variant enters a bundle: valid ONNX and, on the golden images, what the eager model says; or not at all.
+
+Its own outputs on these images are stored beside it: what any backend must make of the file.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from resnetrt.bundle import Bundle, BundleEditor, sha256_of
+from resnetrt.export.variants.lint import check_onnx
+from resnetrt.export.variants.parity import golden_outputs
+from resnetrt.golden import Golden, outputs_file, outputs_to_bytes
+from resnetrt.manifest import VariantRecord
+from resnetrt.parity import Parity, compare, require
+from resnetrt.preprocess import FloatArray
+
+
+def _unexplained(_bundle: Bundle, _path: Path) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def store_variant(
+    bundle: Bundle,
+    name: str,
+    blob: bytes,
+    precision: str,
+    evidence: dict[str, Any],
+    *,
+    input_type: str = "float32",
+    dialect: str | None = None,
+    run: Callable[[Bundle, Path], FloatArray] = golden_outputs,
+    explain: Callable[[Bundle, Path], AbstractContextManager[None]] = _unexplained,
+) -> Parity:
+    """Store the ONNX file `blob` as variant `name`, with `evidence`, its outputs as `run` finds them, and their parity.
+
+    Casts of an older file of it are dropped, as their engines and its own are. The parity is required within `explain`,
+    which may add to the message of a failure. Raises `CheckFailed` for invalid
+    ONNX and outside the tolerance of `precision`; then nothing is written.
+    """
+    with bundle.edit() as editor:
+        path = editor.new_path(f"{name}.onnx")
+        path.write_bytes(blob)
+        check_onnx(path)
+        outputs = run(bundle, path)
+        golden = Golden.of(bundle)
+        parity = compare(golden.logits, outputs, golden.noise)
+        with explain(bundle, path):
+            require(parity, "onnxruntime", precision, f"variant {name}")
+        found = evidence | {"parity": parity.to_json()}
+        record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=found)
+        enter_variant(editor, name, record, outputs)
+        sha256 = sha256_of(path)
+        drop_variants(
+            editor,
+            lambda made: (
+                made.evidence.get("source") == name and made.evidence.get("source_sha256") not in (None, sha256)
+            ),
+        )
+    return parity
+
+
+def enter_variant(editor: BundleEditor, name: str, record: VariantRecord, outputs: FloatArray) -> None:
+    """Enter a variant whose file is written and was found right, with its `outputs` on the golden images."""
+    editor.write(outputs_file(name), outputs_to_bytes(outputs))
+    editor.add_variant(name, record)
+
+
+def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
+    """Drop the variants that are `stale`, the casts made from them, and the engines of all these."""
+    variants = editor.manifest.variants
+    gone = {name for name, record in variants.items() if stale(record)}
+    gone |= {name for name, record in variants.items() if record.evidence.get("source") in gone}
+    for engine, made in list(editor.manifest.engines.items()):
+        if made.variant in gone:
+            editor.drop_engine(engine)
+    for name in gone:
+        file = variants.pop(name).file
+        if outputs_file(name) in editor.manifest.files:
+            editor.remove(outputs_file(name))
+        if all(record.file != file for record in variants.values()):
+            editor.remove(file)

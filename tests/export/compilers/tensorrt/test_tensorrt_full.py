@@ -1,0 +1,139 @@
+"""What full TensorRT's builder is asked, in the names of each version; not run on a GPU, nor with the library."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorrt_double import LISTS, FullTensorRT
+
+from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.export.compilers import find_compiler
+from resnetrt.export.compilers.engine import CompiledEngine
+from resnetrt.export.compilers.tensorrt import flavour as tensorrt_flavour
+from resnetrt.runtime.cuda.device import Device
+
+Build = Callable[..., CompiledEngine]
+CONVOLUTION = {
+    "Name": "stem + stem.relu",
+    "LayerType": "CaskConvolution",
+    "Inputs": [{"Name": "input", "Dimensions": [8, 3, 16, 16], "Format/Datatype": "Row major linear FP32"}],
+    "Outputs": [{"Name": "r", "Dimensions": [8, 16, 16, 16], "Format/Datatype": "Row major linear FP32"}],
+    "Weights": {"Type": "Float", "Count": 432},
+    "TacticName": "sm80_xmma_fprop",
+    "Metadata": "[ONNX Layer: stem]\u001e[ONNX Layer: stem.relu]",
+}
+
+
+@pytest.fixture(params=LISTS, ids=lambda path: path.stem)
+def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FullTensorRT:
+    """A machine with an sm86 and a TensorRT of that version."""
+    made = FullTensorRT(request.param)
+    monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
+    monkeypatch.setitem(sys.modules, "tensorrt", made.module)
+    return made
+
+
+@pytest.fixture
+def build(full: FullTensorRT, tiny_fp32: Path) -> Build:
+    def run(precision: str = "fp32", **options: object) -> CompiledEngine:
+        return find_compiler("tensorrt").compile_engine(tiny_fp32, precision, "sm86", options)
+
+    return run
+
+
+def flags(full: FullTensorRT) -> set[str]:
+    return {flag.name for flag in full.flags}
+
+
+def test_there_are_four_versions():
+    assert [path.stem for path in LISTS] == ["tensorrt-10.16", "tensorrt-10.9", "tensorrt-11.0", "tensorrt-11.4"]
+
+
+class TestOptions:
+    def test_the_default_asks_for_nothing_but_detailed_layers(self, full: FullTensorRT, build: Build):
+        engine = build()
+        assert flags(full) == set()
+        assert full.config.profiling_verbosity.name == "DETAILED"
+        assert full.profiles == [("input", (1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16))]
+        assert engine.details["tensorrt"]["compute_capabilities"] == [86]
+        assert (engine.blob, engine.tools) == (b"plan", {"tensorrt": full.module.__version__})
+
+    def test_the_dla_with_gpu_fallback(self, full: FullTensorRT, build: Build):
+        engine = build("int8", dla_core=1, gpu_fallback=True, profiles="8")
+        assert (full.config.default_device_type.name, full.config.DLA_core) == ("DLA", 1)
+        assert flags(full) == {"GPU_FALLBACK"}
+        assert (engine.options["dla_core"], engine.options["gpu_fallback"]) == (1, True)
+
+    def test_refit_version_compatible_and_weight_streaming(self, full: FullTensorRT, build: Build):
+        engine = build(refit=True, version_compatible=True, weight_streaming=True, tf32=True)
+        wanted = {"REFIT", "VERSION_COMPATIBLE", "WEIGHT_STREAMING", "TF32"}
+        assert flags(full) == wanted
+        assert set(engine.details["tensorrt"]["flags"]) == wanted
+
+    @pytest.mark.parametrize("level", ["ampere_plus", "same_compute_capability"])
+    def test_hardware_compatible_engines(self, full: FullTensorRT, build: Build, level: str):
+        engine = build(hardware_compatible=level)
+        assert full.config.hardware_compatibility_level.name == level.upper()
+        assert engine.options["hardware_compatible"] == level
+
+    def test_workspace_and_level(self, full: FullTensorRT, build: Build):
+        build(workspace_mib=64, builder_optimization_level=4)
+        assert {pool.name: size for pool, size in full.memory.items()} == {"WORKSPACE": 64 << 20}
+        assert full.config.builder_optimization_level == 4
+
+    def test_a_timing_cache_is_read_and_updated(self, full: FullTensorRT, build: Build, tmp_path: Path):
+        path = tmp_path / "cache.bin"
+        build(timing_cache=str(path))
+        assert (full.cache_read, path.read_bytes()) == (b"", b"new timings")
+        build(timing_cache=str(path))
+        assert full.cache_read == b"new timings"
+
+    def test_a_timing_cache_of_another_gpu_is_refused_and_kept(self, full: FullTensorRT, build: Build, tmp_path: Path):
+        (tmp_path / "cache.bin").write_bytes(b"other")
+        full.takes_cache = False
+        with pytest.raises(UsageError, match=r"cache\.bin: expected a cache of this TensorRT and GPU"):
+            build(timing_cache=str(tmp_path / "cache.bin"))
+        assert (tmp_path / "cache.bin").read_bytes() == b"other"
+
+
+class TestFailures:
+    def test_a_flag_that_is_not_taken(self, full: FullTensorRT, build: Build):
+        full.refused = "REFIT"
+        with pytest.raises(CheckFailed, match="did not take the builder flag"):
+            build(refit=True)
+
+    def test_a_setter_that_only_logs(self, full: FullTensorRT, build: Build):
+        full.errors = ("Error Code 3: API Usage Error (no such DLA core)", "a second, misleading line")
+        with pytest.raises(CheckFailed, match=r"configuring the build failed: API Usage Error \(no such DLA core\)$"):
+            build()
+
+    def test_no_plan(self, full: FullTensorRT, build: Build):
+        full.plan = None
+        with pytest.raises(CheckFailed, match="building failed: TensorRT gave no reason"):
+            build()
+
+    def test_an_engine_that_does_not_load(self, full: FullTensorRT, build: Build):
+        full.loads = False
+        with pytest.raises(CheckFailed, match="inspecting the engine failed"):
+            build()
+
+
+class TestInspector:
+    def test_layers_are_the_inspectors_at_the_most_likely_shape(self, full: FullTensorRT, build: Build):
+        full.inspector_text = json.dumps({"Layers": [CONVOLUTION], "Bindings": ["input", "logits"]})
+        engine = build(profiles="1:8:32,64")
+        stored = engine.companions["layers.json"]
+        assert stored["source"] == f"engine inspector of tensorrt {full.module.__version__}"
+        (layer,) = stored["layers"]
+        assert (layer["onnx"], layer["constants"][0]["dtype"]) == (("stem", "stem.relu"), "fp32")
+        assert full.shapes == [("input", (8, 3, 16, 16))]
+        assert full.inspected_with is not None  # without a context with shapes it tells no formats
+        assert engine.details["tensorrt"]["engine_layers"] == 1
+
+    @pytest.mark.parametrize("text", ['{"Layers": ["stem + stem.relu"]}', "no JSON", "[]"])
+    def test_names_alone_are_no_layers(self, full: FullTensorRT, build: Build, text: str):
+        full.inspector_text = text
+        stored = build().companions["layers.json"]
+        assert (stored["source"].partition(" of ")[0], stored["layers"]) == ("build log", [])
