@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LISTS = sorted((Path(__file__).parent / "export/tensorrt_api").glob("tensorrt-1*.json"))  # not TensorRT-RTX's
+LISTS = sorted(
+    (Path(__file__).parent / "export/compilers/tensorrt/tensorrt_api").glob("tensorrt-1*.json")
+)  # not TensorRT-RTX's
 _ENUMS = (
     "BuilderFlag", "DeviceType", "HardwareCompatibilityLevel", "LayerInformationFormat", "MemoryPoolType",
     "NetworkDefinitionCreationFlag", "ProfilingVerbosity",

@@ -9,7 +9,9 @@ import pytest
 from source_tree import ROOT
 
 LISTS = sorted((Path(__file__).parent / "tensorrt_api").glob("*.json"))
-SOURCES = sorted([*(ROOT / "export/compilers").glob("tensorrt*.py"), *(ROOT / "runtime/backends").glob("tensorrt*.py")])
+SOURCES = sorted(
+    [*(ROOT / "export/compilers/tensorrt").glob("*.py"), *(ROOT / "runtime/backends").glob("tensorrt*.py")]
+)
 # what a variable or attribute of this name holds
 OBJECTS = {
     "builder": "Builder",
