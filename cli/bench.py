@@ -1,12 +1,29 @@
 """`resnetrt bench`: latency against depth, and the regression check."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from resnetrt.cli.benching import BenchRequest, run_bench
 from resnetrt.cli.options import INTEGERS, WORDS, json_option
+from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.errors import BackendMissing
+
+HEADER = (
+    "network",
+    "engine",
+    "batch",
+    "n",
+    "median ms [95 %]",
+    "p90",
+    "p99",
+    "x eager",
+    "GOPS",
+    "% of peak",
+    "% of floor",
+    "limit",
+)
 
 
 @click.command("bench")
@@ -45,4 +62,77 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
     With --compare, --against or --self-check the exit code is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE.
     """
-    ctx.exit(run_bench(BenchRequest(**options), as_json))
+    from resnetrt.benchmarks.compare.bench import BenchRequest, run_bench
+
+    request = BenchRequest(**options)
+
+    def finish(record: dict[str, Any]) -> None:
+        if request.out is not None:
+            _write(record, request.out)
+        _show(record, as_json)
+
+    ctx.exit(run_bench(request, note, finish))
+
+
+def _write(record: Mapping[str, Any], folder: Path) -> None:
+    """`bench.json`; with matplotlib also `bench.html` and the pictures."""
+    from resnetrt.atomic import write_file
+    from resnetrt.manifest import canonical_json
+
+    write_file(folder / "bench.json", canonical_json(dict(record)))
+    try:
+        from resnetrt.benchmarks.reports.html_report import html_report
+        from resnetrt.benchmarks.reports.pictures import draw_all, write_pictures
+
+        write_file(folder / "bench.html", html_report(record).encode())
+        write_pictures(draw_all(record), folder)
+    except BackendMissing as error:
+        note(f"no report: {error}")
+    note(f"written to {folder}")
+
+
+def _show(record: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json(dict(record))
+        return
+    from resnetrt.benchmarks.reports.conclusions import conclusions
+    from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
+
+    print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
+    if record["loadgen"]:
+        header = ("network", "engine", "scenario", "result", "number", "unit")
+        print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)
+    if "regression" in record:
+        found = record["regression"]
+        title = f"Against {found.get('compared', 'the earlier run')}: {found['verdict']}"
+        print_table(title, VERDICT_HEADER, map(verdict_cells, found["cells"]), left=2)
+        click.echo("".join(f"{line}\n" for line in other_lines(found)), nl=False)
+    click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
+
+
+def _cells(row: Mapping[str, Any]) -> Sequence[str]:
+    from resnetrt.benchmarks.reports.cells import few_rounds, format_ms
+
+    low, high = row["ci_ms"]
+    return (
+        row["network"],
+        row["engine"] + (" *" if row["disturbed"] else ""),
+        str(row["batch"]),
+        str(row["n"]),
+        f"{format_ms(row['median_ms'])} [{format_ms(low)}, {format_ms(high)}]{few_rounds(row)}",
+        format_ms(row["p90_ms"]),
+        format_ms(row["p99_ms"]),
+        _number(row["times_faster"], 2),
+        _number(row["gops"], 0),
+        _number(row["percent_of_peak"], 0),
+        _number(row["percent_of_floor"], 0),
+        row["limit"] or "-",
+    )
+
+
+def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    return (row["network"], row["engine"], row["label"], row["result"], _number(row["value"], 2), row["unit"])
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

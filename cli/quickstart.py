@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from resnetrt.cli.deploying import run_deploy
+from resnetrt.cli.deploy import run_deploy
 from resnetrt.cli.options import json_option
 
 
@@ -12,21 +12,20 @@ from resnetrt.cli.options import json_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True)
 @click.option("--no-picture", is_flag=True, help="Leave out the latency/accuracy picture.")
 @json_option
-def command(out: Path, no_picture: bool, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, out: Path, no_picture: bool, as_json: bool) -> None:
     """Fold, export, calibrate, quantize, compile, verify, evaluate and time the embedded Fashion-MNIST ResNet-20.
 
     Writes a bundle, report.md, report.json and a picture to --out; an older quickstart there is replaced.
     """
     from resnetrt.benchmarks.deploy.run import DeployRequest
 
-    run_deploy(
-        DeployRequest(
-            model="fashion_resnet20",
-            out=out,
-            calib_data="fashion_calib",
-            eval_data="fashion_test",
-            overwrite=True,
-            picture=not no_picture,
-        ),
-        as_json,
+    request = DeployRequest(
+        model="fashion_resnet20",
+        out=out,
+        calib_data="fashion_calib",
+        eval_data="fashion_test",
+        overwrite=True,
+        picture=not no_picture,
     )
+    ctx.exit(run_deploy(request, as_json))

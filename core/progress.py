@@ -1,11 +1,12 @@
-"""Progress bars on stderr: drawn on a terminal, silent elsewhere."""
+"""What long work tells its user: lines, and progress bars, drawn on a terminal and silent elsewhere."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from resnetrt.settings import read_settings
 
 T = TypeVar("T")
+Say = Callable[[str], None]  # takes one line for people
 
 
 def track(

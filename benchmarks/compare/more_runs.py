@@ -19,6 +19,7 @@ from resnetrt.benchmarks.compare.same_conditions import differences
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.progress import Say
 
 RUNS = 5  # a side: at offsets of 1 % from run to run 10 % is found in 100 of 100 cases, of 2 % in about 80
 _RUN = "resnetrt.benchmarks.compare.one_run"  # of the other side, whatever version that is
@@ -128,7 +129,7 @@ class Runs:
     record: dict[str, Any]
     new: Side
     old: Side | None
-    say: Callable[[str], None]
+    say: Say
     there: Mapping[str, Any] | None = None
 
     @property

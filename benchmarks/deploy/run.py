@@ -1,7 +1,7 @@
 """The whole pipeline: export, calibrate, quantize, compile, verify, evaluate, time, report."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,12 +29,12 @@ from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
+from resnetrt.progress import Say
 from resnetrt.runtime import load
 from resnetrt.settings import read_settings
 
 BACKENDS = ("onnxruntime", "openvino")
 PRECISIONS = ("fp32", "int8")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Weights are random, so what is timed is the architecture. Each stage is skipped 
 interrupted run goes on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from resnetrt.benchmarks.depth.plan import Subject
@@ -18,10 +18,10 @@ from resnetrt.export.cast.recipes import RECIPES, UINT8
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
 from resnetrt.export.fp32.export import export_bundle
+from resnetrt.progress import Say
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
 GOLDEN_IMAGES = 12  # the self-test's four images alone, then a batch of eight
-Say = Callable[[str], None]
 
 
 def default_work() -> Path:

@@ -22,11 +22,11 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.preprocess import UInt8Array
+from resnetrt.progress import Say
 from resnetrt.runtime import load
 from resnetrt.runtime.session import Session
 
 SCHEMA_VERSION = 1
-Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
 
 

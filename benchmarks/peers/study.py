@@ -1,6 +1,6 @@
 """All steps on all networks, each finished group kept."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -14,8 +14,8 @@ from resnetrt.benchmarks.peers.workshop import Workshop
 from resnetrt.bundle import sha256_of
 from resnetrt.calibration.images.data import open_dataset
 from resnetrt.errors import UsageError
+from resnetrt.progress import Say
 
-Say = Callable[[str], None]
 TOOL_BY_TOOL = ("calibration", "fidelity")
 # the arguments that decide the result of a step, beside those of its subject
 _DECIDES = {

@@ -111,8 +111,8 @@ def test_what_is_measured_survives_an_interrupt_of_what_follows(when, as_json, t
 
     out, more = tmp_path / "out", ["--json"] * as_json
     if when == "loadgen":
-        monkeypatch.setattr("resnetrt.benchmarks.load.loadgen.check_scenarios", lambda _: None)
-        monkeypatch.setattr("resnetrt.benchmarks.load.loadgen.run_loadgen", interrupted)
+        monkeypatch.setattr("resnetrt.benchmarks.compare.bench.check_scenarios", lambda _: None)
+        monkeypatch.setattr("resnetrt.benchmarks.compare.bench.run_loadgen", interrupted)
         more += ["--loadgen", "Offline"]
     else:
         assert bench(tiny, "--out", str(tmp_path), *ENOUGH) == 0
@@ -163,7 +163,7 @@ def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_pa
     finished = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert (finished["complete"], [row["batch"] for row in finished["results"]]) == (True, [1, 2])
     assert finished["results"][0]["round_medians_ms"] == stored["results"][0]["round_medians_ms"]
-    monkeypatch.setattr("resnetrt.cli.benching._subjects", lambda *_: pytest.fail("a bundle is made first"))
+    monkeypatch.setattr("resnetrt.benchmarks.compare.bench._subjects", lambda *_: pytest.fail("a bundle is made first"))
     assert bench(tiny, *again, "1,2") == 2
     assert "expected an interrupted run, found a finished one" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What `resnetrt bench` does with its options: choose networks, measure, write, print."""
+"""What `resnetrt bench` does with its options: choose networks, measure, compare."""
 
 import math
 import os
@@ -7,31 +7,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
-
-from resnetrt.cli.output import emit_json, note, print_table
-from resnetrt.errors import UsageError
-
-if TYPE_CHECKING:
-    from resnetrt.benchmarks.compare.regression import Regression
-    from resnetrt.benchmarks.depth.plan import LabOptions, Subject
-
-HEADER = (
-    "network",
-    "engine",
-    "batch",
-    "n",
-    "median ms [95 %]",
-    "p90",
-    "p99",
-    "x eager",
-    "GOPS",
-    "% of peak",
-    "% of floor",
-    "limit",
+from resnetrt.atomic import write_file
+from resnetrt.benchmarks.compare.more_runs import (
+    RUNS,
+    Runs,
+    check_itself,
+    compare_in_turn,
+    compare_with_stored,
+    other_side,
+    python_of,
+    this_side,
 )
+from resnetrt.benchmarks.compare.records import read_record
+from resnetrt.benchmarks.compare.regression import EXIT_CODES, Regression, parse_percent, runs_of
+from resnetrt.benchmarks.compare.same_conditions import check_conditions, check_request, read_partial
+from resnetrt.benchmarks.depth.bundles import default_work, lab_bundle
+from resnetrt.benchmarks.depth.lab import run_lab
+from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
+from resnetrt.benchmarks.load.loadgen import check_scenarios, run_loadgen
+from resnetrt.bundle import Bundle
+from resnetrt.errors import UsageError
+from resnetrt.export.compilers import COMPILERS, find_compiler
+from resnetrt.manifest import canonical_json
+from resnetrt.models import DEFINITIONS
+from resnetrt.progress import Say
+from resnetrt.runtime.load import check_threads
 
 LAB_PRECISIONS = ("fp32", "int8")  # of --depths
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C ended
@@ -77,16 +79,12 @@ class BenchRequest:
             raise UsageError("bench: expected one of --compare, --against and --self-check, found more")
 
 
-def run_bench(request: BenchRequest, as_json: bool) -> int:
-    """Measure, compare, write what was asked for, print; returns the exit code."""
-    from resnetrt.benchmarks.compare.more_runs import python_of
-    from resnetrt.benchmarks.compare.records import read_record
-    from resnetrt.benchmarks.compare.regression import EXIT_CODES, parse_percent
-    from resnetrt.benchmarks.compare.same_conditions import check_conditions, check_request, read_partial
-    from resnetrt.benchmarks.depth.lab import run_lab
-    from resnetrt.benchmarks.depth.plan import lab_conditions, request_of
-    from resnetrt.benchmarks.load.loadgen import check_scenarios
+def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]], None]) -> int:
+    """Measure and compare; returns the exit code.
 
+    `note` gets lines for people while it runs, `finish` the record at the end, also that of a run which was
+    interrupted. With `out` what is measured so far lies in its `bench.json` all along.
+    """
     started = time.monotonic()
 
     def say(line: str) -> None:
@@ -123,29 +121,16 @@ def run_bench(request: BenchRequest, as_json: bool) -> int:
         record["left_out"].append("the rest of LoadGen and of further runs: interrupted")
         raise
     finally:
-        if request.out is not None:
-            _write(record, request.out)
-        _show(record, as_json)
+        finish(record)
     if not record["complete"]:
         return INTERRUPTED
     return 0 if regression is None else EXIT_CODES[regression.verdict]
 
 
 def _check(
-    request: BenchRequest, subjects: "Sequence[Subject]", options: "LabOptions", old: Mapping[str, Any] | None
-) -> "Callable[[dict[str, Any], Callable[[str], None]], Regression | None]":
+    request: BenchRequest, subjects: Sequence[Subject], options: LabOptions, old: Mapping[str, Any] | None
+) -> Callable[[dict[str, Any], Say], Regression | None]:
     """What follows the measuring: further runs, and the regression check that was asked for, stored in the record."""
-    from resnetrt.benchmarks.compare.more_runs import (
-        RUNS,
-        Runs,
-        check_itself,
-        compare_in_turn,
-        compare_with_stored,
-        other_side,
-        this_side,
-    )
-    from resnetrt.benchmarks.compare.regression import parse_percent, runs_of
-
     made = [subject.name for subject in subjects[len(request.bundles) :]]
     precisions = request.precisions or (LAB_PRECISIONS if made else ())
     backends = request.backends or (_cpu_backends() if made else ())
@@ -154,7 +139,7 @@ def _check(
     there = None if other is None else other.prepare()["conditions"]  # should it not work, say so first
     count, limit = request.runs or RUNS, parse_percent(request.max_slowdown)
 
-    def check(record: dict[str, Any], say: Callable[[str], None]) -> "Regression | None":
+    def check(record: dict[str, Any], say: Say) -> Regression | None:
         runs = Runs(record, side, other, say, there)
         if old is not None:
             found = compare_with_stored(runs_of(old), runs, count, limit)
@@ -172,10 +157,7 @@ def _check(
     return check
 
 
-def _options(request: BenchRequest) -> "LabOptions":
-    from resnetrt.benchmarks.depth.plan import LabOptions
-    from resnetrt.runtime.load import check_threads
-
+def _options(request: BenchRequest) -> LabOptions:
     return LabOptions(
         batches=request.batches,
         threads=check_threads(request.threads),
@@ -188,9 +170,7 @@ def _options(request: BenchRequest) -> "LabOptions":
     )
 
 
-def _loadgen(request: BenchRequest, subjects: "Sequence[Subject]", threads: int, say: Any) -> Iterator[dict[str, Any]]:
-    from resnetrt.benchmarks.load.loadgen import run_loadgen
-
+def _loadgen(request: BenchRequest, subjects: Sequence[Subject], threads: int, say: Say) -> Iterator[dict[str, Any]]:
     for subject in subjects:
         for engine in subject.engines:
             for scenario in request.loadgen or ():
@@ -203,28 +183,7 @@ def _loadgen(request: BenchRequest, subjects: "Sequence[Subject]", threads: int,
 
 def _keep(folder: Path, record: Mapping[str, Any]) -> None:
     """What is measured so far, should the rest never come."""
-    from resnetrt.atomic import write_file
-    from resnetrt.manifest import canonical_json
-
     write_file(folder / "bench.json", canonical_json({"loadgen": [], **record}))
-
-
-def _write(record: Mapping[str, Any], folder: Path) -> None:
-    """`bench.json`; with matplotlib also `bench.html` and the pictures."""
-    from resnetrt.atomic import write_file
-    from resnetrt.errors import BackendMissing
-    from resnetrt.manifest import canonical_json
-
-    write_file(folder / "bench.json", canonical_json(dict(record)))
-    try:
-        from resnetrt.benchmarks.reports.html_report import html_report
-        from resnetrt.benchmarks.reports.pictures import draw_all, write_pictures
-
-        write_file(folder / "bench.html", html_report(record).encode())
-        write_pictures(draw_all(record), folder)
-    except BackendMissing as error:
-        note(f"no report: {error}")
-    note(f"written to {folder}")
 
 
 def _pin(cpus: Sequence[str] | None) -> None:
@@ -238,12 +197,7 @@ def _pin(cpus: Sequence[str] | None) -> None:
         raise UsageError(f"--cpus {','.join(cpus)}: expected cores among {here}, found {error}") from error
 
 
-def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
-    from resnetrt.benchmarks.depth.bundles import lab_bundle
-    from resnetrt.benchmarks.depth.plan import bundle_subject
-    from resnetrt.bundle import Bundle
-    from resnetrt.export.compilers import find_compiler
-
+def _subjects(request: BenchRequest, say: Say) -> Iterator[Subject]:
     if not request.bundles and not request.depths:
         raise UsageError("bench: expected BUNDLEs or --depths, found neither; try --depths 18,50")
     for backend in request.backends or ():
@@ -257,70 +211,17 @@ def _subjects(request: BenchRequest, say: Any) -> "Iterator[Subject]":
 
 def _work(request: BenchRequest) -> Path:
     """The folder of what takes long to make: bundles, models of peers."""
-    from resnetrt.benchmarks.depth.bundles import default_work
-
     return request.work or default_work()
 
 
 def _cpu_backends() -> tuple[str, ...]:
     """Every backend that has engines for the CPU."""
-    from resnetrt.export.compilers import COMPILERS, find_compiler
-
     return tuple(backend for backend in COMPILERS if "cpu" in find_compiler(backend).TARGETS)
 
 
 def _name(depth: int) -> str:
-    from resnetrt.models import DEFINITIONS
-
     name = f"resnet{depth}"
     if name not in DEFINITIONS:
         known = sorted(int(n.removeprefix("resnet")) for n in DEFINITIONS if n.removeprefix("resnet").isdecimal())
         raise UsageError(f"--depths: expected some of {', '.join(map(str, known))}, found {depth}")
     return name
-
-
-def _show(record: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit_json(dict(record))
-        return
-    from resnetrt.benchmarks.reports.conclusions import conclusions
-    from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
-
-    print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
-    if record["loadgen"]:
-        header = ("network", "engine", "scenario", "result", "number", "unit")
-        print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)
-    if "regression" in record:
-        found = record["regression"]
-        title = f"Against {found.get('compared', 'the earlier run')}: {found['verdict']}"
-        print_table(title, VERDICT_HEADER, map(verdict_cells, found["cells"]), left=2)
-        click.echo("".join(f"{line}\n" for line in other_lines(found)), nl=False)
-    click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
-
-
-def _cells(row: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.reports.cells import few_rounds, format_ms
-
-    low, high = row["ci_ms"]
-    return (
-        row["network"],
-        row["engine"] + (" *" if row["disturbed"] else ""),
-        str(row["batch"]),
-        str(row["n"]),
-        f"{format_ms(row['median_ms'])} [{format_ms(low)}, {format_ms(high)}]{few_rounds(row)}",
-        format_ms(row["p90_ms"]),
-        format_ms(row["p99_ms"]),
-        _number(row["times_faster"], 2),
-        _number(row["gops"], 0),
-        _number(row["percent_of_peak"], 0),
-        _number(row["percent_of_floor"], 0),
-        row["limit"] or "-",
-    )
-
-
-def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
-    return (row["network"], row["engine"], row["label"], row["result"], _number(row["value"], 2), row["unit"])
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
