@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
-from resnetrt.runtime.cuda.host import HostCuda
 
 _TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}

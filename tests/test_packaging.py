@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -38,6 +39,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return build_wheel(copy_tree(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("wheel"))
 
 
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive of what git knows, unpacked."""
+    tree, out = tmp_path_factory.mktemp("repository"), tmp_path_factory.mktemp("sdist")
+    for name in tracked():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), str(tree)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+        archive.extractall(out, filter="data")
+    return next(path for path in out.iterdir() if path.is_dir())
+
+
+def tracked() -> list[str]:
+    """What git knows, of this checkout; skipped where it is none."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no git checkout")
+    return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
 def content(wheel: zipfile.ZipFile) -> set[str]:
     """The paths of the wheel's files, without its own records."""
     return {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -67,6 +90,16 @@ def test_every_package_folder_has_an_init_file():
 
 def test_the_wheel_holds_every_file_of_the_mapped_folders_and_nothing_else(wheel: zipfile.ZipFile):
     assert sorted(content(wheel)) == sorted(shipped_files())
+
+
+def test_the_source_archive_holds_the_repository(sdist: Path):
+    held = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
+    made = {name for name in held if name == "PKG-INFO" or name.startswith(f"{TOP}.egg-info/")}
+    assert sorted(held - made) == sorted(tracked())
+
+
+def test_a_wheel_of_the_source_archive_is_whole(sdist: Path, tmp_path: Path):
+    assert sorted(content(build_wheel(sdist, tmp_path))) == sorted(shipped_files())
 
 
 def test_a_forgotten_package_is_seen(tmp_path: Path):

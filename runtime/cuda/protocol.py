@@ -1,4 +1,4 @@
-"""What the runtime needs of CUDA; `cuda-bindings`, `pycuda` and plain host memory implement it."""
+"""What the runtime needs of CUDA; `cuda-bindings` and `pycuda` implement it, and host memory for tests."""
 
 import weakref
 from collections.abc import Callable

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from host_cuda import HostCuda
 
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, find_devices, open_cuda
 from resnetrt.runtime.cuda.cuda_bindings import CudaBindings
-from resnetrt.runtime.cuda.host import HostCuda
 from resnetrt.runtime.cuda.protocol import is_pinned
 from resnetrt.runtime.cuda.pycuda import PyCuda
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_bundle
+from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, ResnetrtError
@@ -20,7 +21,6 @@ from resnetrt.manifest import EngineRecord
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
-from resnetrt.runtime.cuda.host import HostCuda
 
 VERSION = "10.9.0.34"
 

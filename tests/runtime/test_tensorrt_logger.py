@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import tiny_bundle
 from engine_double import engine_of, open_double
+from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendRefused, BundleError, EnvironmentFault
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.backends.tensorrt_library import deserialize
 from resnetrt.runtime.backends.tensorrt_logger import logger_of
-from resnetrt.runtime.cuda.host import HostCuda
 
 SIDECAR = {"id": "e", "backend": "tensorrt", "precision": "fp32", "target": "sm86", "options": {}, "variant": "fp32"}
 

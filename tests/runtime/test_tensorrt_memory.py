@@ -1,20 +1,23 @@
 """Whose memory a batch and an output are: the caller's, until the caller lets go of it. Over host memory, no GPU."""
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import host_cuda
 import numpy as np
 import pytest
 import tiny_bundle
 from engine_double import engine_of, open_double
+from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda import PinnedBuffer
-from resnetrt.runtime.cuda.host import HostCuda
 from resnetrt.runtime.cuda.pool import BufferPool
 
 
@@ -97,12 +100,13 @@ class TestStaging:
         code = """
 import atexit
 from resnetrt.runtime.cuda import PinnedBuffer
-from resnetrt.runtime.cuda.host import HostCuda
+from host_cuda import HostCuda
 atexit.register(lambda: print(cuda.held))
 cuda = HostCuda()
 array = PinnedBuffer(cuda, 8).bytes
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        environment = os.environ | {"PYTHONPATH": str(Path(host_cuda.__file__).parent)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout == "1\n"
 
 

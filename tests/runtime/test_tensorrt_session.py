@@ -8,13 +8,13 @@ import pytest
 import tiny_bundle
 from engine_double import engine_of, open_double
 from gated_session import under_way
+from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda import PinnedBuffer
-from resnetrt.runtime.cuda.host import HostCuda
 from resnetrt.runtime.selftest import selftest
 
 Make = Callable[..., TensorRtSession]

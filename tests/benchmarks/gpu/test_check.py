@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny_bundle
+from host_cuda import HostCuda
 
 from resnetrt.benchmarks.gpu import check as gpu_check
 from resnetrt.benchmarks.gpu import engines as gpu_engines
@@ -12,7 +13,6 @@ from resnetrt.benchmarks.gpu import memory as gpu_memory
 from resnetrt.errors import BackendMissing, CheckFailed
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime.cuda import find_devices
-from resnetrt.runtime.cuda.host import HostCuda
 
 
 def test_without_a_gpu_everything_is_skipped_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from engine_double import EngineDouble
+from host_cuda import HostCuda
 from tiny_bundle import PREPROCESSING, frames, make_bundle
 
 from resnetrt.benchmarks.measure.latency import Contender, fill_batch, measure_latency, session_infer
@@ -11,7 +12,6 @@ from resnetrt.errors import DataError, UsageError
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
-from resnetrt.runtime.cuda.host import HostCuda
 
 SCHEDULE = Schedule(rounds=7, block_calls=3, settle_s=0, warm_up_s=0)
 IMAGES = np.arange(5 * 2 * 3 * 3, dtype=np.float32).reshape(5, 2, 3, 3)

@@ -1,4 +1,4 @@
-"""The protocol in host memory, for tests and for engines that are doubles.
+"""The CUDA protocol in host memory, for tests: engines that are doubles run on it.
 
 It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads too early reads old values.
 """
