@@ -275,10 +275,14 @@ class TestSession:
     def test_as_many_threads_work_as_were_asked_for(self, shared_bundle: Bundle, backend: str, threads: int):
         arguments = [str(shared_bundle.path), f"{backend}-fp32-cpu", str(threads)]
         command = [sys.executable, "-c", COUNT_BUSY_THREADS, *arguments]
+        busy = 0
         for _ in range(20):  # on a busy machine a second thread may find nothing left to do, or little
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if threads == 2 and "the cores of this process" in done.stderr:
                 pytest.skip("this process may use one core only")
-            if done.stdout.split() == [str(threads)] * 2:
-                return
-        pytest.fail(f"expected {threads} busy threads, found {done.stdout} {done.stderr}")
+            said, found = map(int, done.stdout.split())
+            assert (said, found) in {(threads, 1), (threads, threads)}, done.stderr  # never more than asked for
+            busy = max(busy, found)
+            if busy == threads:
+                break
+        assert busy == threads

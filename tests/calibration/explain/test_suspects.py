@@ -12,12 +12,13 @@ from small_data import Calibrated
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, explain_variant, layer_report
-from resnetrt.calibration.explain.suspects import CHECKS, Evidence, find_suspects, layer_weights, suspects_of
+from resnetrt.calibration.explain.suspects import CHECKS, Check, Evidence, find_suspects, layer_weights, suspects_of
 from resnetrt.calibration.graph.dialects import DIALECTS
 from resnetrt.calibration.quantize import insert_qdq
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model, quantize_variant
 from resnetrt.errors import CheckFailed
 
+LAYER = "stages.1.0.conv1.conv"
 ROW = LayerRow("b", "Conv", "b", 30.0, 40.0, "r", 0.1, 0.0, 25.5, 0.0, 20.0, 0.0001, 0.001)
 
 
@@ -42,6 +43,71 @@ def with_channels(evidence: Evidence, layer: str, change: Callable[[np.ndarray],
     item = evidence.record[name]
     tensors = evidence.record.tensors | {name: replace(item, channel_amax=change(item.channel_amax.copy()))}
     return replace(evidence, record=replace(evidence.record, tensors=tensors))
+
+
+def few_images(healthy: Evidence) -> Evidence:
+    assert healthy.record is not None
+    return replace(healthy, record=replace(healthy.record, image_hashes=("a",) * 8))
+
+
+def unjudged(healthy: Evidence) -> Evidence:
+    return replace(healthy, rows=healthy.rows[1:])
+
+
+def low_sqnr(_healthy: Evidence) -> Evidence:
+    return Evidence([replace(ROW, own_sqnr_db=12.5)], None, {}, {})
+
+
+def clipping(_healthy: Evidence) -> Evidence:
+    return Evidence([replace(ROW, clipped=0.034, maximum=30.0)], None, {}, {})
+
+
+def beyond_record(healthy: Evidence) -> Evidence:
+    rows = [replace(row, maximum=99.0) if row.input == "relu" else row for row in healthy.rows]
+    return replace(healthy, rows=rows)
+
+
+def lost_channels(healthy: Evidence) -> Evidence:
+    def fade(amax: np.ndarray) -> np.ndarray:
+        amax[1] = 1e-4
+        return amax
+
+    loud = healthy.weights[LAYER].copy()
+    loud[:, 1] *= 1e5
+    return replace(with_channels(healthy, LAYER, fade), weights=healthy.weights | {LAYER: loud})
+
+
+def outlier_channel(healthy: Evidence) -> Evidence:
+    rows = [replace(row, step=50 * (row.step or 0)) if row.layer == LAYER else row for row in healthy.rows]
+    return replace(healthy, rows=rows)
+
+
+def dead_channels(healthy: Evidence) -> Evidence:
+    def kill(amax: np.ndarray) -> np.ndarray:
+        amax[5:] = amax.max()
+        amax[:5] = 0
+        return amax
+
+    return with_channels(healthy, "stages.1.0.conv2.conv", kill)
+
+
+def tiny_variance(healthy: Evidence) -> Evidence:
+    fold = {"convolutions": [{"batch_norm": "stem.bn", "tiny_variance_channels": [3, 4, 5, 6, 7]}]}
+    return replace(healthy, fold=fold)
+
+
+# one planted fault for each check, by its name
+FAULTS = (
+    few_images,
+    unjudged,
+    low_sqnr,
+    clipping,
+    beyond_record,
+    lost_channels,
+    outlier_channel,
+    dead_channels,
+    tiny_variance,
+)
 
 
 def lines(evidence: Evidence) -> list[str]:
@@ -86,24 +152,19 @@ def test_one_step_is_not_much_even_for_many_values():
 
 
 def test_few_images(healthy: Evidence):
-    assert healthy.record is not None
-    few = replace(healthy, record=replace(healthy.record, image_hashes=("a",) * 8))
-    assert lines(few) == ["calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"]
+    assert lines(few_images(healthy)) == [
+        "calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"
+    ]
 
 
 def test_golden_images_beyond_the_calibrated_range(healthy: Evidence):
-    rows = [replace(row, maximum=99.0) if row.input == "relu" else row for row in healthy.rows]
-    (line,) = lines(replace(healthy, rows=rows))
+    (line,) = lines(beyond_record(healthy))
     assert line.startswith("stages.0.0.conv1.conv: golden images reach 99 in relu, calibration only ")
 
 
 def test_an_outlier_channel(healthy: Evidence):
-    layer = "stages.1.0.conv1.conv"
-    row = next(row for row in healthy.rows if row.layer == layer)
-    step = 50 * (row.step or 0)
-    rows = [replace(r, step=step) if r.layer == layer else r for r in healthy.rows]
-    (found, *_) = [line for line in lines(replace(healthy, rows=rows)) if "integers" in line]
-    assert found.startswith(f"{layer}: channel ")
+    (found, *_) = [line for line in lines(outlier_channel(healthy)) if "integers" in line]
+    assert found.startswith(f"{LAYER}: channel ")
     assert "the median channel" in found
 
 
@@ -127,35 +188,20 @@ def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Evidence):
 
 
 def test_channels_that_round_to_zero_count_only_if_their_weights_do(healthy: Evidence):
-    layer = "stages.1.0.conv1.conv"
-
-    def fade(amax: np.ndarray) -> np.ndarray:
-        amax[1] = 1e-4
-        return amax
-
-    faint = with_channels(healthy, layer, fade)
-    assert lines(faint) == []
-    loud = healthy.weights[layer].copy()
-    loud[:, 1] *= 1e5
-    found = lines(replace(faint, weights=healthy.weights | {layer: loud}))
-    line = next(line for line in found if "round to zero" in line)
-    assert line.startswith(f"{layer}: 1 of 4 channels of its input ")
+    lost = lost_channels(healthy)
+    assert lines(replace(lost, weights=healthy.weights)) == []
+    line = next(line for line in lines(lost) if "round to zero" in line)
+    assert line.startswith(f"{LAYER}: 1 of 4 channels of its input ")
 
 
 def test_dead_channels(healthy: Evidence):
-    def kill(amax: np.ndarray) -> np.ndarray:
-        amax[5:] = amax.max()
-        amax[:5] = 0
-        return amax
-
-    (line,) = lines(with_channels(healthy, "stages.1.0.conv2.conv", kill))
+    (line,) = lines(dead_channels(healthy))
     assert line.startswith("stages.1.0.conv2.conv: 5 of 8 channels of its input ")
     assert "are dead (always zero)" in line
 
 
 def test_tiny_variance(healthy: Evidence):
-    fold = {"convolutions": [{"batch_norm": "stem.bn", "tiny_variance_channels": [3, 4, 5, 6, 7]}]}
-    (line,) = lines(replace(healthy, fold=fold))
+    (line,) = lines(tiny_variance(healthy))
     assert line.startswith("stem.bn: running variance of at most eps in 5 channels (3, 4, 5, 6 and 1 more); check")
 
 
@@ -166,8 +212,10 @@ def test_an_add_is_not_blamed_for_the_layer_before_it():
         assert [item.layer for item in find_suspects(Evidence(rows, None, {}, {}))] == names
 
 
-def test_every_check_has_a_test():
-    assert len(CHECKS) == 9
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_check_sees_its_own_fault_and_no_other(check: Check, healthy: Evidence):
+    planted = {fault.__name__: fault(healthy) for fault in FAULTS}
+    assert [fault for fault, evidence in planted.items() if list(check(evidence))] == [check.__name__]
 
 
 def test_a_collapse_names_the_layer(fashion_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
