@@ -5,78 +5,13 @@ import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
+import architecture_map
 import pytest
-from source_tree import ROOT, TOP, imported, shipped_files
+from room_rules import ROOMS, Modules, imports, read_modules, room_of
+from source_tree import ROOT
 
-# room of each folder: its level; a room imports only from rooms of a lower one
-ROOMS = {
-    "export": {
-        "variants": 1,
-        "trace": 1,
-        "fold": 2,
-        "cast": 2,
-        "compilers": 2,
-        "compilers/tensorrt": 3,
-        "fp32": 3,
-        "audit": 4,
-        "engines": 5,
-        "packages": 1,
-    },
-    "calibration": {"images": 1, "graph": 1, "observe": 2, "explain": 3, "quantize": 4, "imports": 5},
-    "benchmarks": {
-        "stats": 1,
-        "measure": 1,
-        "verify": 2,
-        "accuracy": 2,
-        "load": 2,
-        "cluster": 3,
-        "gpu": 3,
-        "studies/network_fuzz": 3,
-        "peers": 3,
-        "search": 3,
-        "depth": 4,
-        "evaluate": 4,
-        "compare": 5,
-        "reports": 5,
-        "deploy": 6,
-        "studies": 6,
-    },
-}
 MOST_MODULES = 12  # besides __init__ and __main__
 FOLDERS = pytest.mark.parametrize("folder", ROOMS)
-Modules = Mapping[str, ast.AST]  # path below its folder without .py, as in "search/run"
-
-
-def read_modules(folder: str) -> Modules:
-    """Every module of a top-level folder."""
-    within = ROOT / folder
-    paths = [path for path in shipped_files().values() if path.is_relative_to(within) and path.suffix == ".py"]
-    return {
-        path.relative_to(within).with_suffix("").as_posix(): ast.parse(path.read_text(encoding="utf-8"))
-        for path in paths
-    }
-
-
-def room_of(module: str) -> str:
-    """The room that holds `module`; empty for one that lies in the folder itself."""
-    return module.rpartition("/")[0]
-
-
-def imports(modules: Modules, folder: str) -> dict[str, set[str]]:
-    """For each module of `folder` those that it imports, lazily or for types too."""
-    return {
-        module: {target for _, name in imported(tree) if (target := _target(name, modules, folder))}
-        for module, tree in modules.items()
-    }
-
-
-def _target(name: str, modules: Modules, folder: str) -> str | None:
-    """Which of `modules` the imported `name` is, or is defined in; None for a name of elsewhere."""
-    if not name.startswith(f"{TOP}.{folder}."):
-        return None
-    path = name.removeprefix(f"{TOP}.{folder}.").replace(".", "/")
-    candidates = (path, f"{path}/__init__", room_of(path), f"{room_of(path)}/__init__")
-    return next((candidate for candidate in candidates if candidate in modules), None)
 
 
 def full_rooms(modules: Modules) -> list[str]:
@@ -135,6 +70,17 @@ def test_imports_only_from_lower_rooms(folder: str):
 @FOLDERS
 def test_no_circle(folder: str):
     assert circle(read_modules(folder), folder) is None
+
+
+def test_the_picture_shows_the_code_as_it_is():
+    assert architecture_map.PICTURE.read_text(encoding="utf-8") == architecture_map.picture(), (
+        "draw it again: python tests/architecture_map.py"
+    )
+
+
+def test_an_arrow_that_follows_from_others_is_not_drawn():
+    arrows = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set()}
+    assert architecture_map.essential(arrows) == {"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set()}
 
 
 def planted(**sources: str) -> Modules:
