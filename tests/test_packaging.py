@@ -1,5 +1,7 @@
 """What is in the repository is in the wheel, and what setup.cfg says is true."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -7,13 +9,15 @@ import tarfile
 import zipfile
 from email import message_from_bytes
 from email.message import Message
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, TOP, listed, package_dirs, read_setup_cfg, shipped_files, sources
+from source_tree import ROOT, TOP, imported, listed, package_dirs, read_setup_cfg, shipped_files, sources
 
 from resnetrt.parts import PARTS
 
+EXTRAS = "options.extras_require"
 ROOT_FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -135,10 +139,27 @@ def test_what_doctor_tells_to_install_exists():
     )
 
 
+def test_what_is_imported_is_declared():
+    """By the package itself, not only by one that needs it, too."""
+    extras = [line for extra in read_setup_cfg()["options.extras_require"] for line in listed(EXTRAS, extra)]
+    declared = {plain(line) for line in [*listed("options", "install_requires"), *extras]}
+    providers = packages_distributions()
+    needed = {
+        name.partition(".")[0] for path in sources().values() for _, name in imported(ast.parse(path.read_text()))
+    } - {*sys.stdlib_module_names, TOP}
+    missing = {name for name in needed if declared.isdisjoint(map(plain, providers.get(name, [name])))}
+    # of these every build has its own name (tensorrt_cu13), or one of several packages brings them
+    assert missing - {"cuda", "pycuda", "tensorrt", "tensorrt_dispatch", "tensorrt_lean", "tensorrt_rtx"} == set()
+
+
+def plain(requirement: str) -> str:
+    """The normalised name of a requirement."""
+    return re.split(r"[\[<>=!; ]", requirement)[0].lower().replace("_", "-")
+
+
 def test_constraints_pin_every_requirement_of_the_test_environment():
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     wanted = [*listed("options", "install_requires")]
     for extra in ("torch", "export", "openvino", "report", "serve", "bench", "rtx", "dev", "ray", "peers"):
-        wanted += listed("options.extras_require", extra)
-    names = {line.partition(">")[0].partition("[")[0] for line in wanted}
-    assert names - pinned == set()
+        wanted += listed(EXTRAS, extra)
+    assert set(map(plain, wanted)) - set(map(plain, pinned)) == set()
