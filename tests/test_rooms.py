@@ -25,6 +25,7 @@ def upward(modules: Modules, levels: Mapping[str, int], folder: str = "benchmark
     return sorted(
         f"{module} imports {target}: level {levels[room_of(target)]} from level {levels[room_of(module)]}"
         for module, targets in imports(modules, folder).items()
+        if room_of(module)  # the folder itself lists what users may import
         for target in targets
         if room_of(target) != room_of(module) and levels[room_of(target)] >= levels[room_of(module)]
     )
