@@ -17,7 +17,7 @@ from typing import Any
 from resnetrt.atomic import exchange_directories, restore_interrupted, staging
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.manifest import (
-    EngineRecord,
+    EngineEntry,
     FileRecord,
     Manifest,
     VariantRecord,
@@ -160,7 +160,7 @@ class BundleEditor:
             if file in self.manifest.files:
                 self.remove(file)
 
-    def _compiled_from(self, engine: EngineRecord) -> object:
+    def _compiled_from(self, engine: EngineEntry) -> object:
         sidecar = self._staging / engine.sidecar
         return parse_json_object(sidecar.read_bytes(), engine.sidecar).get("variant_sha256")
 

@@ -39,7 +39,7 @@ class VariantRecord:
 
 
 @dataclass
-class EngineRecord:
+class EngineEntry:
     """An engine: its blob, the sidecar that describes it, and the variant it was compiled from."""
 
     file: str
@@ -69,7 +69,7 @@ class Manifest:
     labels: list[str] = field(default_factory=list)
     golden: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, VariantRecord] = field(default_factory=dict)
-    engines: dict[str, EngineRecord] = field(default_factory=dict)
+    engines: dict[str, EngineEntry] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ def _parse(record: dict[str, Any]) -> Manifest:
         "input": InputSpec(record["input"]["name"], (channels, height, width)),
         "preprocessing": Preprocessing.from_json(record["preprocessing"]),
         "variants": {key: VariantRecord(**item) for key, item in record["variants"].items()},
-        "engines": {key: EngineRecord(**item) for key, item in record["engines"].items()},
+        "engines": {key: EngineEntry(**item) for key, item in record["engines"].items()},
         "files": {key: FileRecord(**item) for key, item in record["files"].items()},
     }
     return Manifest(**parsed)

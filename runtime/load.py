@@ -9,7 +9,7 @@ from typing import Any
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
 from resnetrt.golden import Golden
-from resnetrt.manifest import EngineRecord
+from resnetrt.manifest import EngineEntry
 from resnetrt.runtime.backends import compile_again, find_backend
 from resnetrt.runtime.selftest import selftest as run_selftest
 from resnetrt.runtime.session import Session
@@ -118,7 +118,7 @@ def check_threads(threads: int | None) -> int:
     return wanted
 
 
-def _read_sidecar(bundle: Bundle, name: str, record: EngineRecord) -> dict[str, Any]:
+def _read_sidecar(bundle: Bundle, name: str, record: EngineEntry) -> dict[str, Any]:
     sidecar = bundle.read_json(record.sidecar)
     missing = [key for key in _SIDECAR_TEXTS if not isinstance(sidecar.get(key), str)]
     if missing or sidecar["id"] != name or not isinstance(sidecar.get("tools"), dict):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.runtime.session import LayerTime, Outputs, Session, TensorSpec
+from resnetrt.runtime.session import LayerTime, Outputs, Session
+from resnetrt.tensor_spec import TensorSpec
 
 
 class GatedSession(Session):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnetrt.errors import UsageError
-from resnetrt.runtime.session import TensorSpec
+from resnetrt.tensor_spec import TensorSpec
 
 MIN_SHARE = 0.5  # of an engine's multiply-accumulates in the precision of its name, to be called by it
 

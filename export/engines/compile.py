@@ -11,7 +11,7 @@ from resnetrt.export.compilers import find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
-from resnetrt.manifest import EngineRecord, VariantRecord
+from resnetrt.manifest import EngineEntry, VariantRecord
 from resnetrt.parity import tolerance
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.load import check_threads
@@ -140,7 +140,7 @@ def compile_variant(
             editor.write_json(f"engines/{name}.{ending}", companion)
         sidecar["audit"] = _audit(staged, sidecar, path, min_share)
         editor.write_json(sidecar_name, sidecar)
-        editor.manifest.engines[name] = EngineRecord(blob_name, sidecar_name, variant)
+        editor.manifest.engines[name] = EngineEntry(blob_name, sidecar_name, variant)
     return name
 
 

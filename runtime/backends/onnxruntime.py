@@ -8,7 +8,8 @@ from typing import Any
 
 from resnetrt.errors import BackendMissing, BundleError, UsageError
 from resnetrt.runtime.backends import compile_again, import_package
-from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorSpec
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
+from resnetrt.tensor_spec import TensorSpec
 
 # Execution providers by target. The CPU one stands behind each for the nodes that ONNX Runtime always keeps there.
 PROVIDERS: dict[str, tuple[str, ...]] = {

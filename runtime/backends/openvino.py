@@ -15,7 +15,8 @@ import numpy as np
 
 from resnetrt.errors import BackendMissing, BundleError
 from resnetrt.runtime.backends import compile_again, import_package
-from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, TensorSpec, one_at_a_time
+from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
+from resnetrt.tensor_spec import TensorSpec
 
 # The type that float layers compute in, by the engine's precision. Left alone, OpenVINO would pick bf16 where the CPU
 # has it, for FP32 models and for imported engines alike.

@@ -13,7 +13,8 @@ from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
 from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer, is_pinned
-from resnetrt.runtime.session import Array, Outputs, TensorSpec
+from resnetrt.runtime.session import Array, Outputs
+from resnetrt.tensor_spec import TensorSpec
 
 _log = logging.getLogger("resnetrt.runtime")
 _MOST_SLOTS = 8

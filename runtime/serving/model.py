@@ -7,11 +7,12 @@ from typing import Any
 from resnetrt.bundle import Bundle
 from resnetrt.runtime.serving.datatypes import v2_name
 from resnetrt.runtime.serving.options import ModelSpec, ServeOptions
-from resnetrt.runtime.session import Session, TensorSpec
+from resnetrt.runtime.session import Session
 from resnetrt.runtime.shadow import Alarm, ShadowCheck, start_shadow
 from resnetrt.runtime.stream import Batcher
 from resnetrt.runtime.stream.instances import load_instances
 from resnetrt.runtime.stream.statistics import Statistics
+from resnetrt.tensor_spec import TensorSpec
 
 VERSION = "1"
 

@@ -11,7 +11,7 @@ import pytest
 
 from resnetrt.bundle import MANIFEST, Bundle, BundleEditor, create_bundle, sha256_of
 from resnetrt.errors import BundleError, UsageError
-from resnetrt.manifest import EngineRecord, FileRecord, Manifest, VariantRecord, canonical_json
+from resnetrt.manifest import EngineEntry, FileRecord, Manifest, VariantRecord, canonical_json
 
 MakeBundle = Callable[[Path], Bundle]
 
@@ -294,7 +294,7 @@ def test_variant_whose_file_is_not_listed(bundle: Bundle):
 def test_select_engine(bundle: Bundle):
     with pytest.raises(UsageError, match=r"has no engine; make one with: resnetrt compile"):
         bundle.select_engine(None)
-    record = EngineRecord("engines/one.bin", "fold.json", "fp32")
+    record = EngineEntry("engines/one.bin", "fold.json", "fp32")
     bundle.manifest.engines = {"openvino-fp32-cpu": record}
     assert bundle.select_engine(None) == bundle.select_engine("openvino-fp32-cpu") == "openvino-fp32-cpu"
     bundle.manifest.engines["onnxruntime-fp32-cpu"] = record
@@ -335,7 +335,7 @@ def test_a_variant_that_changes_drops_its_engines_and_no_others(bundle: Bundle):
         for ending in ("blob", "layers.json"):
             editor.write(f"engines/{name}.{ending}", b"{}")
         editor.write_json(f"engines/{name}.json", {"id": name, "variant_sha256": sha256})
-        editor.manifest.engines[name] = EngineRecord(f"engines/{name}.blob", f"engines/{name}.json", variant)
+        editor.manifest.engines[name] = EngineEntry(f"engines/{name}.blob", f"engines/{name}.json", variant)
 
     old = hashlib.sha256(b"old").hexdigest()
     with bundle.edit() as editor:

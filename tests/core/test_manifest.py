@@ -6,7 +6,7 @@ import pytest
 from resnetrt.errors import BundleError
 from resnetrt.manifest import (
     SCHEMA_VERSION,
-    EngineRecord,
+    EngineEntry,
     FileRecord,
     Manifest,
     VariantRecord,
@@ -26,7 +26,7 @@ def resealed(blob: bytes, **changes: Any) -> bytes:
 
 
 def test_round_trip(manifest: Manifest):
-    manifest.engines["onnxruntime-fp32-cpu"] = EngineRecord("engines/a.bin", "engines/a.json", "fp32")
+    manifest.engines["onnxruntime-fp32-cpu"] = EngineEntry("engines/a.bin", "engines/a.json", "fp32")
     manifest.variants["int8.cpu"] = VariantRecord("int8.cpu.onnx", "int8", "uint8", "cpu", {"method": "mse"})
     manifest.files["fp32.onnx"] = FileRecord("0" * 64, 12)
     assert Manifest.from_bytes(manifest.to_bytes(), WHERE) == manifest

@@ -17,7 +17,7 @@ from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, ResnetrtError
-from resnetrt.manifest import EngineRecord
+from resnetrt.manifest import EngineEntry
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
@@ -195,7 +195,7 @@ def test_a_bundle_with_such_an_engine_is_refused_in_one_line(bundle: Bundle):
     with bundle.edit() as editor:
         editor.write("engines/e.engine", b"engine")
         editor.write_json("engines/e.json", about | {"id": "tensorrt-fp32-sm86"})
-        editor.manifest.engines["tensorrt-fp32-sm86"] = EngineRecord("engines/e.engine", "engines/e.json", "fp32")
+        editor.manifest.engines["tensorrt-fp32-sm86"] = EngineEntry("engines/e.engine", "engines/e.json", "fp32")
     with pytest.raises(BackendMissing, match="expected an NVIDIA GPU, found none"):
         load(bundle, "tensorrt-fp32-sm86")
 
@@ -215,7 +215,7 @@ def test_int8_falls_back_to_fp16_and_that_to_fp32(
             name = f"tensorrt-{precision}-sm86"
             editor.write(f"engines/{name}.engine", blob)
             editor.write_json(f"engines/{name}.json", about | {"id": name, "precision": precision})
-            editor.manifest.engines[name] = EngineRecord(f"engines/{name}.engine", f"engines/{name}.json", "fp32")
+            editor.manifest.engines[name] = EngineEntry(f"engines/{name}.engine", f"engines/{name}.json", "fp32")
     with load(bundle, "tensorrt-int8-sm86", fallback=True) as session:
         assert session.sidecar["id"] == "tensorrt-fp32-sm86"
         assert session.selftest is not None

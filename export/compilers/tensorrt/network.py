@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetrt.errors import UsageError
-from resnetrt.runtime.session import TensorSpec
+from resnetrt.tensor_spec import TensorSpec
 
 COMPUTE = ("CONVOLUTION", "MATRIX_MULTIPLY")
 _NUMPY = {

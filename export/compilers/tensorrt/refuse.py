@@ -9,7 +9,7 @@ from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.runtime.cuda.device import find_devices
-from resnetrt.runtime.session import TensorSpec
+from resnetrt.tensor_spec import TensorSpec
 
 _DLA_PRECISIONS = ("fp16", "int8")
 
