@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from resnetrt.atomic import exchange_directories, restore_interrupted, staging
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.manifest import (
     EngineEntry,
@@ -70,6 +71,11 @@ class Bundle:
     def read_json(self, name: str) -> dict[str, Any]:
         """The JSON object stored in file `name`."""
         return parse_json_object(self.file(name).read_bytes(), str(self.path / name))
+
+    def read_engine(self, name: str) -> EngineRecord:
+        """What the sidecar of an engine says. Raises `BundleError` for a newer one, or one that says something else."""
+        sidecar = self.manifest.engines[name].sidecar
+        return EngineRecord.from_json(self.read_json(sidecar), f"bundle {self.path}: {sidecar}", name)
 
     def variant_file(self, variant: str) -> Path:
         """The ONNX file of a variant; raises `UsageError` naming the known ones."""

@@ -1,11 +1,12 @@
 """How far outputs are from the eager model's, and how far they may be."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.fields import Fields
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Parity:
     def to_json(self) -> dict[str, float]:
         """Plain numbers under the field names."""
         return asdict(self)
+
+    @classmethod
+    def from_fields(cls, stored: Fields) -> "Parity":
+        """The inverse of `to_json`. Bundles of older versions have no `noise`."""
+        numbers = {item.name: stored.get(item.name, float) for item in fields(cls) if item.name not in ("n", "noise")}
+        return cls(stored.get("n", int), noise=stored.optional("noise", float) or 0.0, **numbers)
 
 
 @dataclass(frozen=True)

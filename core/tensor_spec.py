@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from resnetrt.fields import Fields, is_a
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -19,3 +21,11 @@ class TensorSpec:
     def to_json(self) -> dict[str, Any]:
         """The sidecar's record of this tensor."""
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "TensorSpec":
+        """The inverse of `to_json`."""
+        shape = fields.get("shape", list)
+        if not all(axis is None or is_a(axis, int) for axis in shape):
+            fields.refuse("shape", "a list of integers, null for a free axis,")
+        return cls(fields.get("name", str), fields.get("dtype", str), tuple(shape))
