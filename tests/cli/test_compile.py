@@ -87,7 +87,7 @@ def test_what_can_not_be_built_is_one_line(
 
 
 def test_a_zero_is_an_option_that_is_given(bundle: str, monkeypatch: pytest.MonkeyPatch):
-    import resnetrt.export.compilers
+    import resnetrt.export.engines.compile
 
     seen = {}
 
@@ -95,7 +95,7 @@ def test_a_zero_is_an_option_that_is_given(bundle: str, monkeypatch: pytest.Monk
         seen.update(arguments[-1])  # type: ignore[call-overload]
         raise UsageError("seen")
 
-    monkeypatch.setattr(resnetrt.export.compilers, "compile_variant", remember)
+    monkeypatch.setattr(resnetrt.export.engines.compile, "compile_variant", remember)
     zeros = ("--dla-core", "0", "--builder-optimization-level", "0", "--workspace-mib", "0")
     assert compile_rtx(bundle, "--variant", "fp32", *zeros) == 2
     assert seen == {"dla_core": 0, "builder_optimization_level": 0, "workspace_mib": 0}
