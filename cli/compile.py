@@ -1,12 +1,15 @@
 """`resnetrt compile`: an engine from a variant, or with --check whether TensorRT's parser takes it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resnetrt.cli.options import bundle_argument, input_option, json_option, min_share_option
 from resnetrt.cli.output import emit_json
+
+if TYPE_CHECKING:
+    from resnetrt.engine_record import EngineRecord
 
 _TENSORRT: list[Any] = [
     click.option("--profiles", help="TensorRT: batch sizes min:opt:max, several with commas: 1:8:32,64:64:64."),
@@ -74,12 +77,12 @@ def command(
         _check(opened.variant_file(chosen), backend, as_json)
         return
     engine = compile_variant(opened, chosen, backend, target, given, min_share=min_share)
-    sidecar = opened.read_json(opened.manifest.engines[engine].sidecar)
+    record = opened.read_engine(engine)
     if as_json:
-        emit_json({"bundle": str(bundle), "engine": engine, "sidecar": sidecar})
+        emit_json({"bundle": str(bundle), "engine": engine, "sidecar": record.to_json()})
         return
     size = opened.manifest.files[opened.manifest.engines[engine].file].size_bytes
-    click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(sidecar['parity'])}, {_share(sidecar)}")
+    click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(record)}, {_share(record)}")
 
 
 def _check(path: Path, backend: str, as_json: bool) -> None:
@@ -100,18 +103,19 @@ def _check(path: Path, backend: str, as_json: bool) -> None:
         click.echo(f"{path.name}: {backend} takes every node")
 
 
-def _share(sidecar: dict[str, Any]) -> str:
-    audit = sidecar["audit"]
-    if audit.get("verdict") == "not run":
-        return f"precision not audited ({audit['reason']})"
-    return ", ".join(f"{share:.1%} of the work in {name}" for name, share in audit["share_by_precision"].items())
+def _share(record: "EngineRecord") -> str:
+    from resnetrt.engine_record import NotRun
+
+    if isinstance(record.audit, NotRun):
+        return f"precision not audited ({record.audit.reason})"
+    return ", ".join(f"{share:.1%} of the work in {name}" for name, share in record.audit.share_by_precision.items())
 
 
-def _parity(parity: dict[str, Any]) -> str:
-    if parity.get("verdict") != "not run":
-        return f"SQNR {parity['sqnr_db']:.1f} dB on {parity['n']} golden images"
-    variant = parity["variant"]
-    known = (
-        f"its variant: SQNR {variant['sqnr_db']:.1f} dB" if isinstance(variant, dict) else "its variant: not checked"
-    )
-    return f"parity not run ({parity['reason']}); {known}"
+def _parity(record: "EngineRecord") -> str:
+    from resnetrt.engine_record import NotRun
+
+    parity = record.parity
+    if not isinstance(parity, NotRun):
+        return f"SQNR {parity.eager.sqnr_db:.1f} dB on {parity.eager.n} golden images"
+    known = "not checked" if parity.variant is None else f"SQNR {parity.variant.sqnr_db:.1f} dB"
+    return f"parity not run ({parity.reason}); its variant: {known}"

@@ -4,21 +4,17 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
 from resnetrt.golden import Golden
-from resnetrt.manifest import EngineEntry
 from resnetrt.runtime.backends import compile_again, find_backend
 from resnetrt.runtime.selftest import selftest as run_selftest
 from resnetrt.runtime.session import Session
 from resnetrt.settings import read_settings
 
 _log = logging.getLogger("resnetrt.runtime")
-_SIDECAR_TEXTS = ("id", "backend", "precision", "target", "variant", "variant_sha256")
-
-
 _PRECISION_ORDER = ("int8", "fp8", "bf16", "fp16", "fp32")
 
 
@@ -45,8 +41,11 @@ def load(
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
     name = bundle.select_engine(engine)
-    chain = fallback_chain(bundle, name) if isinstance(fallback, bool) else list(map(bundle.select_engine, fallback))
-    *earlier, last = [name, *(chain if fallback else [])]
+    if isinstance(fallback, bool):
+        chain = fallback_chain(bundle, name) if fallback else []
+    else:
+        chain = list(map(bundle.select_engine, fallback))
+    *earlier, last = [name, *chain]
     failures: list[str] = []
     for candidate in earlier:
         try:
@@ -69,38 +68,40 @@ def fallback_chain(bundle: Bundle, engine: str) -> list[str]:
 
     INT8 falls back to FP16 and that to FP32, as far as the bundle has them.
     """
-    records = {name: bundle.read_json(record.sidecar) for name, record in bundle.manifest.engines.items()}
-    own = records[engine]
+    own = bundle.read_engine(engine)
+    others = {name: record for name in bundle.manifest.engines if (record := _readable(bundle, name))}
 
-    def rank(sidecar: dict[str, Any]) -> int:
-        precision = sidecar.get("precision")
-        return _PRECISION_ORDER.index(precision) if precision in _PRECISION_ORDER else -1
+    def rank(record: EngineRecord) -> int:
+        return _PRECISION_ORDER.index(record.precision) if record.precision in _PRECISION_ORDER else -1
 
-    place = (own.get("backend"), own.get("target"), _input_kind(own))
-    same = {
-        name: item
-        for name, item in records.items()
-        if (item.get("backend"), item.get("target"), _input_kind(item)) == place
-    }
+    same = {name: record for name, record in others.items() if _place(record) == _place(own)}
     return sorted(
-        (name for name, item in same.items() if rank(item) > rank(own)), key=lambda name: (rank(same[name]), name)
+        (name for name, record in same.items() if rank(record) > rank(own)), key=lambda name: (rank(same[name]), name)
     )
 
 
-def _input_kind(sidecar: dict[str, Any]) -> object:
-    """Type and layout of the input: an engine for frames can't stand in for one for normalised images."""
-    inputs = sidecar.get("inputs") or [{}]
-    return inputs[0].get("dtype")
+def _readable(bundle: Bundle, engine: str) -> EngineRecord | None:
+    """The record of an engine; None for one that can't be read, which can't stand in for another."""
+    try:
+        return bundle.read_engine(engine)
+    except BundleError as error:
+        _log.warning("engine %s of %s is no fallback: %s", engine, bundle.path, error)
+        return None
+
+
+def _place(record: EngineRecord) -> tuple[str, str, str]:
+    """What engines that stand in for each other share: an engine for frames can't replace one for normalised images."""
+    return record.backend, record.target, record.inputs[0].dtype if record.inputs else ""
 
 
 def _load_one(bundle: Bundle, name: str, threads: int | None, selftest: bool) -> Session:
-    record = bundle.manifest.engines[name]
-    sidecar = _read_sidecar(bundle, name, record)
-    session = find_backend(sidecar["backend"]).load(bundle.file(record.file), sidecar, check_threads(threads))
+    entry, record = bundle.manifest.engines[name], bundle.read_engine(name)
+    _require_current(bundle, record)
+    session = find_backend(record.backend).load(bundle.file(entry.file), record, check_threads(threads))
     session.preprocessing = bundle.manifest.preprocessing
     try:
         if selftest:
-            run_selftest(session, Golden.of(bundle, record.variant), bundle.manifest.output)
+            run_selftest(session, Golden.of(bundle, entry.variant), bundle.manifest.output)
         else:
             _log.warning("engine %s of %s is unchecked: its self-test was left out on request", name, bundle.path)
     except BaseException:
@@ -118,18 +119,10 @@ def check_threads(threads: int | None) -> int:
     return wanted
 
 
-def _read_sidecar(bundle: Bundle, name: str, record: EngineEntry) -> dict[str, Any]:
-    sidecar = bundle.read_json(record.sidecar)
-    missing = [key for key in _SIDECAR_TEXTS if not isinstance(sidecar.get(key), str)]
-    if missing or sidecar["id"] != name or not isinstance(sidecar.get("tools"), dict):
+def _require_current(bundle: Bundle, record: EngineRecord) -> None:
+    variant = bundle.manifest.variants.get(record.variant)
+    if variant is not None and bundle.manifest.files[variant.file].sha256 != record.variant_sha256:
         raise BundleError(
-            f"bundle {bundle.path}: {record.sidecar} does not describe engine {name}"
-            f"{' (no ' + ', '.join(missing) + ')' if missing else ''}; compile the engine again"
+            f"bundle {bundle.path}: engine {record.id} was compiled from an older variant {record.variant}; "
+            f"{compile_again(record)}"
         )
-    variant = bundle.manifest.variants.get(sidecar["variant"])
-    if variant is not None and bundle.manifest.files[variant.file].sha256 != sidecar["variant_sha256"]:
-        raise BundleError(
-            f"bundle {bundle.path}: engine {name} was compiled from an older variant {sidecar['variant']}; "
-            f"{compile_again(sidecar)}"
-        )
-    return sidecar

@@ -25,8 +25,8 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
     gave is also put in `session.selftest` and `session.same_file`. Raises `CheckFailed` with the numbers outside of the
     tolerance of backend and precision.
     """
-    sidecar = session.sidecar
-    backend, precision, what = sidecar["backend"], sidecar["precision"], f"engine {sidecar['id']}"
+    record = session.record
+    backend, precision, what = record.backend, record.precision, f"engine {record.id}"
     batches, alone = _run(session, golden.frames, output, what)
     runs = {what: batches} | ({f"{what}: single images": alone} if len(alone) else {})
     if golden.own is None:
@@ -38,7 +38,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
             parity.require_same_file(part, variant, backend, precision, name, _why_another(session))
         session.same_file = same_file[what]
     found = {name: _compare(name, golden.logits, run, golden.noise) for name, run in runs.items()}
-    advice = f"see which block diverges with: resnetrt verify --bisect --engine {sidecar['variant']}"
+    advice = f"see which block diverges with: resnetrt verify --bisect --engine {record.variant}"
     for name, part in found.items():
         parity.require(part, backend, precision, name, advice)
     session.selftest = found[what]
@@ -55,8 +55,8 @@ def _compare(what: str, reference: Array, outputs: Array, noise: float) -> parit
 
 def _why_another(session: Session) -> str:
     """What to do about an engine that does not compute its own file."""
-    sidecar = session.sidecar
-    eight_bits = (sidecar["precision"], sidecar["target"]) == ("int8", "cpu") and not sidecar.get("reduce_range")
+    record = session.record
+    eight_bits = (record.precision, record.target) == ("int8", "cpu") and not record.reduce_range
     if eight_bits and read_cpu().int8_dot_product is False:
         return "this CPU has no INT8 dot product and saturates 8-bit weights: resnetrt quantize --reduce-range"
     return "the backend computes something else than its file says; compile for another one, or with another version"

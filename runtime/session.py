@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, Self, TypeVa
 import numpy as np
 import numpy.typing as npt
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.forks import PROCESS
 from resnetrt.parity import Parity
@@ -58,7 +59,7 @@ class Session(ABC):
     Engines mix up the inputs and outputs of calls that overlap, and their threads are not there after a fork, so both
     are refused with `UsageError`. Give each thread a session of its own, or share a `resnetrt.runtime.stream.Batcher`.
 
-    `sidecar` is the engine's record (id, backend, precision, ...); `threads` how many CPU threads it uses;
+    `record` says what the engine is and how it was made; `threads` how many CPU threads it uses;
     `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked; `same_file`
     that with its own variant, None also where the bundle has no outputs of it;
     `batch_limits` the smallest and largest batch, None where there is no limit; `fallbacks` says, for each engine that
@@ -68,12 +69,12 @@ class Session(ABC):
     on_device: ClassVar[bool] = False
 
     def __init__(
-        self, sidecar: dict[str, Any], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int
+        self, record: EngineRecord, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int
     ) -> None:
         if len(inputs) != 1:
             found = ", ".join(map(str, inputs)) or "none"
-            raise UsageError(f"engine {sidecar['id']}: expected one input, found {found}")
-        self.sidecar = sidecar
+            raise UsageError(f"engine {record.id}: expected one input, found {found}")
+        self.record = record
         self.inputs = inputs
         self.outputs = outputs
         self.threads = threads
@@ -125,7 +126,7 @@ class Session(ABC):
         if self._dtype == np.uint8:
             return frames
         if self.preprocessing is None:
-            raise UsageError(f"engine {self.sidecar['id']}: no preprocessing is known; load it from its bundle")
+            raise UsageError(f"engine {self.record.id}: no preprocessing is known; load it from its bundle")
         shape = (*self.preprocessing.size, self.preprocessing.channels)
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.shape[1:] != shape:
             raise UsageError(f"frames: expected uint8 (N, {', '.join(map(str, shape))}), found {_describe(frames)}")
@@ -151,7 +152,7 @@ class Session(ABC):
 
         Raises `UsageError` where the host computes.
         """
-        raise UsageError(f"engine {self.sidecar['id']}: no device to ask for batch {count}, {runs} runs; time `infer`")
+        raise UsageError(f"engine {self.record.id}: no device to ask for batch {count}, {runs} runs; time `infer`")
 
     def close(self) -> None:
         """Free the engine; further calls raise `UsageError`. Closing twice is fine.
@@ -206,7 +207,7 @@ class Session(ABC):
                 self._busy.release()
 
     def _refuse(self, batch: object, busy: bool = False) -> NoReturn:
-        where = f"engine {self.sidecar['id']}"
+        where = f"engine {self.record.id}"
         PROCESS.require(self._forks, where)
         if self.closed:
             raise UsageError(f"{where}: the session is closed; load the engine again")

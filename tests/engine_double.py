@@ -11,6 +11,7 @@ import onnxruntime as ort
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 
 _TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
@@ -26,9 +27,8 @@ def open_double(
 ) -> TensorRtSession:
     """A TensorRT session whose engine is the double of a variant."""
     precision = bundle.manifest.variants[variant].precision
-    sidecar = {"id": f"tensorrt-{precision}-sm86", "backend": "tensorrt", "precision": precision, "target": "sm86"}
-    sidecar["variant"] = variant
-    return TensorRtSession(sidecar, EngineDouble(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt)
+    record = EngineRecord(f"tensorrt-{precision}-sm86", "tensorrt", precision, "sm86", variant=variant)
+    return TensorRtSession(record, EngineDouble(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt)
 
 
 def engine_of(session: TensorRtSession) -> "EngineDouble":

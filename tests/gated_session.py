@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.runtime.session import LayerTime, Outputs, Session
 from resnetrt.tensor_spec import TensorSpec
 
@@ -17,7 +18,8 @@ class GatedSession(Session):
 
     def __init__(self, batch: int | None = None) -> None:
         spec = TensorSpec("x", "float32", (batch, 2))
-        super().__init__({"id": "gated"}, (spec,), (TensorSpec("y", "float32", (batch, 2)),), 1)
+        record = EngineRecord("gated", "test", "fp32", "cpu")
+        super().__init__(record, (spec,), (TensorSpec("y", "float32", (batch, 2)),), 1)
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)

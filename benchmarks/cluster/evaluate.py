@@ -80,7 +80,7 @@ def runner_on_ray(
     `hashes` are the `batch_hashes` of the images.
     """
     job = Job(Origin.of(bundle, count, request.batch_size, hashes), _absolute(request), tuple(engines))
-    gpu = any(bundle.read_json(bundle.manifest.engines[name].sidecar).get("target") != "cpu" for name in engines)
+    gpu = any(bundle.read_engine(name).target != "cpu" for name in engines)
 
     def run(start: int, size: int) -> Iterable[Part]:
         assert request.ray is not None

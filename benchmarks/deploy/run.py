@@ -1,7 +1,7 @@
 """The whole pipeline: export, calibrate, quantize, compile, verify, evaluate, time, report."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.observe.ranges import check_method
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.conditions import conditions
+from resnetrt.engine_record import EngineParity
 from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
@@ -138,20 +139,15 @@ def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) 
                 say(f"compile   {backend} {precision} refused: {error}")
                 refused.append(str(error))
                 continue
-            sidecar = bundle.read_json(bundle.manifest.engines[engine].sidecar)
-            share = own_share(sidecar)
+            record = bundle.read_engine(engine)
+            assert isinstance(record.parity, EngineParity), "these backends run where they compile"
+            share, found_db = record.own_share, record.parity.eager.sqnr_db
             audited = "not audited" if share is None else f"{share:.1%} of its work in {precision}"
-            say(f"compile   {engine}, verified: SQNR {sidecar['parity']['sqnr_db']:.1f} dB from eager, {audited}")
+            say(f"compile   {engine}, verified: SQNR {found_db:.1f} dB from eager, {audited}")
             engines.append(engine)
     if refused and not engines:
         raise CheckFailed(refused[0])
     return engines
-
-
-def own_share(sidecar: Mapping[str, Any]) -> float | None:
-    """The share of an engine's work in the precision of its name; None for one that was not audited."""
-    share: float | None = sidecar.get("audit", {}).get("own_share")
-    return share
 
 
 def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence[str], say: Say) -> Report:
@@ -169,10 +165,10 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
         threads = read_settings().threads
         contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]
         for name, session in sessions.items():
-            sidecar = session.sidecar
-            contenders.append(Contender(name, sidecar["backend"], sidecar["precision"], infers[name], threads))
+            record = session.record
+            contenders.append(Contender(name, record.backend, record.precision, infers[name], threads))
         images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
-        shares = {name: own_share(session.sidecar) for name, session in sessions.items()}
+        shares = {name: session.record.own_share for name, session in sessions.items()}
         # a large network takes longer than the budget: factors need their rounds
         schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
         with watch() as noise:

@@ -90,9 +90,9 @@ def run_lab(
 
 
 def _kinds(subjects: Sequence[Subject]) -> tuple[list[str], list[str]]:
-    sidecars = [subject.sidecar(engine) for subject in subjects for engine in subject.engines]
-    backends = sorted({sidecar["backend"] for sidecar in sidecars})
-    return backends, sorted({"fp32", *(sidecar["precision"] for sidecar in sidecars)})
+    records = [subject.bundle.read_engine(engine) for subject in subjects for engine in subject.engines]
+    backends = sorted({record.backend for record in records})
+    return backends, sorted({"fp32", *(record.precision for record in records)})
 
 
 @dataclass(frozen=True)
@@ -223,11 +223,11 @@ def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
 
 def _contender(engine: str, session: Session, frames: UInt8Array) -> Contender:
     """An engine of the bundle; one that takes frames gets these."""
-    sidecar = session.sidecar
+    record = session.record
     on_device = session.execution_ms if session.on_device else None
     own = frames if session.inputs[0].dtype == "uint8" else None
     infer = session_infer(session)
-    return Contender(engine, sidecar["backend"], sidecar["precision"], infer, session.threads, on_device, own)
+    return Contender(engine, record.backend, record.precision, infer, session.threads, on_device, own)
 
 
 def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> str:

@@ -30,10 +30,6 @@ class Subject:
         """The network's."""
         return self.bundle.manifest.name
 
-    def sidecar(self, engine: str) -> dict[str, Any]:
-        """The record of one of its engines."""
-        return self.bundle.read_json(self.bundle.manifest.engines[engine].sidecar)
-
     def content(self) -> dict[str, Any]:
         """Short hashes of the files that are timed, or timed with, and the preprocessing."""
         manifest = self.bundle.manifest
@@ -109,9 +105,9 @@ def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence
     Raises `UsageError` if there is none.
     """
     engines = []
-    for name, record in sorted(bundle.manifest.engines.items()):
-        sidecar = bundle.read_json(record.sidecar)
-        wanted = (not precisions or sidecar["precision"] in precisions, not backends or sidecar["backend"] in backends)
+    for name in sorted(bundle.manifest.engines):
+        record = bundle.read_engine(name)
+        wanted = (not precisions or record.precision in precisions, not backends or record.backend in backends)
         engines += [name] if all(wanted) else []
     if not engines:
         known = ", ".join(sorted(bundle.manifest.engines)) or "none; make one with: resnetrt compile"

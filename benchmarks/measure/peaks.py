@@ -93,8 +93,8 @@ def open_session(model: Path, backend: str, precision: str, threads: int) -> Ses
     compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
     path = model.with_name(f"engine.{compiled.extension}")
     path.write_bytes(compiled.blob)
-    sidecar = {"id": f"{backend}-{precision}-peak", "backend": backend, "precision": precision, "target": "cpu"}
-    return find_backend(backend).load(path, sidecar | {"tools": compiled.tools} | compiled.details, threads)
+    record = compiled.record(f"{backend}-{precision}-peak", backend, precision, "cpu")
+    return find_backend(backend).load(path, record, threads)
 
 
 def write_matmul(path: Path, shape: tuple[int, int, int], precision: str) -> None:

@@ -1,7 +1,6 @@
 """Sessions of everybody's models, through the same code: same compiler call, same settings, same `infer`."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,15 +28,8 @@ def open_file(
     compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
     blob = model.parent / f"{model.stem}-{backend}.engine.{compiled.extension}"
     blob.write_bytes(compiled.blob)
-    sidecar: dict[str, Any] = {
-        "id": f"{model.stem}-{backend}",
-        "backend": backend,
-        "precision": precision,
-        "target": "cpu",
-        "tools": compiled.tools,
-        **compiled.details,
-    }
-    session = find_backend(backend).load(blob, sidecar, threads)
+    record = compiled.record(f"{model.stem}-{backend}", backend, precision, "cpu")
+    session = find_backend(backend).load(blob, record, threads)
     session.preprocessing = preprocessing
     return session
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure
@@ -33,10 +32,9 @@ Build = Callable[[frozenset[str]], bytes]
 
 @dataclass(frozen=True)
 class Opened:
-    """A loaded trial: its engine file, its record and its session."""
+    """A loaded trial: its engine file and its session."""
 
     path: Path
-    sidecar: dict[str, Any]
     session: Session
 
 
@@ -106,21 +104,11 @@ class TrialEngines:
         blob.write_bytes(compiled.blob)
         for ending, companion in compiled.companions.items():  # TensorRT's layers, which `runs_in` reads
             (self._folder / f"{name}.{ending}").write_bytes(canonical_json(companion))
-        sidecar = {
-            "id": name,
-            "backend": self.backend,
-            "precision": precision,
-            "target": self.target,
-            "tools": compiled.tools,
-            "options": compiled.options,
-            "inputs": [spec.to_json() for spec in compiled.inputs],
-            "outputs": [spec.to_json() for spec in compiled.outputs],
-            **compiled.details,
-        }
+        record = compiled.record(name, self.backend, precision, self.target)
         try:
-            with find_backend(self.backend).load(blob, sidecar, check_threads(None)) as session:
+            with find_backend(self.backend).load(blob, record, check_threads(None)) as session:
                 self._opened(time.monotonic() - started)
-                yield Opened(blob, sidecar, session)
+                yield Opened(blob, session)
         finally:
             for path in self._folder.glob(f"{name}.*"):
                 path.unlink()
@@ -150,7 +138,7 @@ class TrialEngines:
         try:
             variant = self.file(mix)
             with self.open(mix) as opened:
-                islands = audit_file(opened.path, opened.sidecar, variant).islands
+                islands = audit_file(opened.path, opened.session.record, variant).islands
         except ResnetrtError:
             return ()
         return tuple(sorted({island.precision for island in islands if island.node in nodes} - {UNKNOWN}))

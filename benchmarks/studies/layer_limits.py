@@ -91,8 +91,8 @@ def measure_layers(bundle: Bundle, engine: str | None, batch: int = 1, threads: 
     Raises `UsageError` for an engine that is not OpenVINO's in INT8, or a network that can't be rebuilt.
     """
     name, count = bundle.select_engine(engine), check_threads(threads)
-    sidecar = bundle.read_json(bundle.manifest.engines[name].sidecar)
-    if (sidecar["backend"], sidecar["precision"]) != ("openvino", "int8"):
+    record = bundle.read_engine(name)
+    if (record.backend, record.precision) != ("openvino", "int8"):
         raise UsageError(f"engine {name}: expected one of OpenVINO in INT8, found another; its layers are not known")
     shapes = conv_shapes(rebuild_eager(bundle, None), bundle.manifest.input.shape)
     frames = Golden.of(bundle).frames

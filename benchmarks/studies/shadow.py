@@ -161,8 +161,8 @@ def _images(bundle: Bundle, data: str) -> FloatArray:
 
 
 def _answers(bundle: Bundle, engine: str, path: Path, images: FloatArray) -> FloatArray:
-    sidecar = bundle.read_json(bundle.manifest.engines[engine].sidecar)
-    with find_backend(sidecar["backend"]).load(path, sidecar, 1) as session:
+    record = bundle.read_engine(engine)
+    with find_backend(record.backend).load(path, record, 1) as session:
         output = bundle.manifest.output
         return np.concatenate([session.infer(part)[output] for part in _parts(images)])
 

@@ -106,7 +106,7 @@ def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = 
     reference, expected = _reference(bundle, weights, blocks, images, judges_itself=record.file == "fp32.onnx")
     batch = frames if record.input == "uint8" else images
     found, scales = onnx_features(path, [block.output for block in blocks], batch)
-    backend = bundle.read_json(engine.sidecar)["backend"] if engine is not None else "onnxruntime"
+    backend = bundle.read_engine(name).backend if engine is not None else "onnxruntime"
     limit = tolerance(backend, record.precision).sqnr_db
     rows = [
         compare_block(block.name, block.output, expected[block.output], found[block.output], limit, scales)

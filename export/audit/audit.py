@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, layer_json
 from resnetrt.export.audit.match import Matches, match_layers
@@ -87,26 +88,26 @@ class EngineAudit:
 def audit_engine(bundle: Bundle, engine: str | None = None) -> EngineAudit:
     """Audit an engine of `bundle`, by default the only one. Raises what `audit_file` does."""
     name = bundle.select_engine(engine)
-    record = bundle.manifest.engines[name]
-    return audit_file(bundle.file(record.file), bundle.read_json(record.sidecar), bundle.variant_file(record.variant))
+    entry = bundle.manifest.engines[name]
+    return audit_file(bundle.file(entry.file), bundle.read_engine(name), bundle.variant_file(entry.variant))
 
 
-def audit_file(engine: Path, sidecar: dict[str, Any], variant: Path) -> EngineAudit:
+def audit_file(engine: Path, record: EngineRecord, variant: Path) -> EngineAudit:
     """Audit the `engine` file that was made of the ONNX file `variant`.
 
     One that holds several graphs is as good as the one with the least work in its own precision. Raises `UsageError`
     for a backend that shows no layers, `CheckFailed` if the variant multiplies nothing, and what loading the engine
     raises.
     """
-    if sidecar["backend"] not in READERS:
-        raise UsageError.unknown("backend to audit", sidecar["backend"], READERS)
+    if record.backend not in READERS:
+        raise UsageError.unknown("backend to audit", record.backend, READERS)
     source = SourceGraph(variant)
-    reader = importlib.import_module(READERS[sidecar["backend"]])
-    audits = [judge(sidecar, source, evidence) for evidence in reader.read_layers(engine, sidecar, source)]
+    reader = importlib.import_module(READERS[record.backend])
+    audits = [judge(record, source, evidence) for evidence in reader.read_layers(engine, record, source)]
     return min(audits, key=lambda audit: (audit.own_share, -len(audit.evidence.layers)))
 
 
-def judge(sidecar: dict[str, Any], source: SourceGraph, evidence: Evidence) -> EngineAudit:
+def judge(record: EngineRecord, source: SourceGraph, evidence: Evidence) -> EngineAudit:
     """Compare executed layers with the variant's nodes; one that no layer runs counts as `unknown`."""
     runs_in = match_layers(source, evidence.layers)
     total = sum(node.macs for node in source.mac_nodes.values())
@@ -119,12 +120,12 @@ def judge(sidecar: dict[str, Any], source: SourceGraph, evidence: Evidence) -> E
         shares[precision] += node.macs / total
         if layer:
             macs_by_layer[layer.name] += node.macs
-        if precision != sidecar["precision"]:
+        if precision != record.precision:
             islands.append(Island(node.name, precision, node.macs / total))
     return EngineAudit(
-        engine=sidecar["id"],
-        backend=sidecar["backend"],
-        precision=sidecar["precision"],
+        engine=record.id,
+        backend=record.backend,
+        precision=record.precision,
         evidence=evidence,
         operators=dict(Counter(node.op for node in source.mac_nodes.values())),
         share_by_precision={name: round(share, 6) for name, share in sorted(shares.items())},

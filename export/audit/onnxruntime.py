@@ -3,10 +3,10 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import onnx
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import PASS_THROUGH, SourceGraph
@@ -27,10 +27,10 @@ _INTEGER = re.compile(r"QLinear|QGemm|QAttention|Integer")
 _SUFFIX = re.compile(r"(_token_\d+|_nchwc|/duplicated\w*)+$")
 
 
-def read_layers(engine_path: Path, sidecar: dict[str, Any], _source: SourceGraph) -> list[Evidence]:
+def read_layers(engine_path: Path, record: EngineRecord, _source: SourceGraph) -> list[Evidence]:
     """The optimised graph of the engine; raises `UsageError` where the provider keeps its graph to itself."""
     ort = import_package("onnxruntime")
-    model = _optimised(engine_path, sidecar["target"])
+    model = _optimised(engine_path, record.target)
     types = _element_types(model)
     producers = {output: node for node in model.graph.node for output in node.output}
     layers = tuple(_layer(node, types, producers) for node in model.graph.node)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.export.audit.layers import Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import SourceGraph
 from resnetrt.runtime.backends import import_package
@@ -21,13 +22,13 @@ _MULTIPLIES = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 _PLAIN = {"Eltwise", "Split", "StridedSlice", "Reshape", "Concatenation", "MVN", "Softmax", *_KINDS}  # no products
 
 
-def read_layers(engine_path: Path, sidecar: dict[str, Any], _source: SourceGraph) -> list[Evidence]:
+def read_layers(engine_path: Path, record: EngineRecord, _source: SourceGraph) -> list[Evidence]:
     """The execution graphs of the engine, without constants and what is computed from constants alone.
 
     There is one for each batch size that it was compiled for.
     """
     ov = import_package("openvino")
-    with load(engine_path, sidecar, threads=1) as session:
+    with load(engine_path, record, threads=1) as session:
         graphs = session.execution_graphs().values()
         return [Evidence(_executed(graph), f"execution graph of OpenVINO {ov.get_version()}") for graph in graphs]
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from resnetrt.engine_record import AuditSummary, EngineRecord, NotRun
 from resnetrt.errors import BundleError, CheckFailed, UsageError
 from resnetrt.export.audit.audit import EngineAudit, audit_file
 from resnetrt.export.compilers.engine import MIN_SHARE
@@ -46,24 +46,24 @@ def broken_requirements(audit: EngineAudit, required: Sequence[Requirement] = ()
     return [text for each in (*own, *required) if (text := _broken(audit, each))]
 
 
-def audit_compiled(engine: Path, sidecar: dict[str, Any], variant: Path, min_share: float) -> dict[str, Any]:
-    """What a new engine runs in, for its sidecar: `share_by_precision`, the part in its own, and what runs elsewhere.
+def audit_compiled(engine: Path, record: EngineRecord, variant: Path, min_share: float) -> AuditSummary | NotRun:
+    """What a new engine runs in, for its record; where the backend keeps that to itself, why it was not run.
 
-    Where the backend keeps that to itself, `verdict` is `not run`, and why. Raises `CheckFailed` if less than
+    Raises `CheckFailed` if less than
     `min_share` of the work runs in the precision that the engine is named after.
     """
     try:
-        audit = audit_file(engine, sidecar, variant)
+        audit = audit_file(engine, record, variant)
     except (BundleError, CheckFailed, UsageError) as error:  # no layers, nothing that multiplies, a hidden graph
-        return {"verdict": "not run", "reason": str(error)}
+        return NotRun(str(error))
     if min_share and (text := _broken(audit, Requirement(audit.precision, min_share))):
         raise CheckFailed(f"{text}; to keep such an engine all the same: --min-share 0")
-    return {
-        "share_by_precision": audit.share_by_precision,
-        "own_share": audit.own_share,
-        "elsewhere": {item.node: item.precision for item in audit.islands[:_SHOWN_ISLANDS]},
-        "read_from": audit.evidence.read_from,
-    }
+    return AuditSummary(
+        share_by_precision=audit.share_by_precision,
+        own_share=audit.own_share,
+        elsewhere={item.node: item.precision for item in audit.islands[:_SHOWN_ISLANDS]},
+        read_from=audit.evidence.read_from,
+    )
 
 
 def _broken(audit: EngineAudit, required: Requirement) -> str:

@@ -5,8 +5,8 @@ With the GPU at hand that list is the engine inspector's, else it comes out of t
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BundleError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import SourceGraph
@@ -20,14 +20,14 @@ _MOVES = {"Reformat", "NoOp"}
 _CHANGES = {"QuantizeLinear", "DequantizeLinear", "Cast"}
 
 
-def read_layers(engine_path: Path, sidecar: dict[str, Any], source: SourceGraph) -> list[Evidence]:
+def read_layers(engine_path: Path, record: EngineRecord, source: SourceGraph) -> list[Evidence]:
     """The layers stored beside the engine; raises `BundleError` if there are none."""
-    path = engine_path.with_name(f"{sidecar['id']}.layers.json")
-    record = parse_json_object(path.read_bytes(), str(path)) if path.is_file() else {}
-    layers = [EngineLayer.from_json(item) for item in record.get("layers", [])]
+    path = engine_path.with_name(f"{record.id}.layers.json")
+    stored = parse_json_object(path.read_bytes(), str(path)) if path.is_file() else {}
+    layers = [EngineLayer.from_json(item) for item in stored.get("layers", [])]
     if not layers:
-        raise BundleError(f"engine {sidecar['id']}: no layers are stored beside it; {compile_again(sidecar)}")
-    return [Evidence(executed(layers, source), str(record["source"]), complete=True)]
+        raise BundleError(f"engine {record.id}: no layers are stored beside it; {compile_again(record)}")
+    return [Evidence(executed(layers, source), str(stored["source"]), complete=True)]
 
 
 def executed(layers: Collection[EngineLayer], source: SourceGraph) -> tuple[ExecutedLayer, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.tensor_spec import TensorSpec
 
@@ -14,7 +15,8 @@ MIN_SHARE = 0.5  # of an engine's multiply-accumulates in the precision of its n
 class CompiledEngine:
     """An engine in memory: file content and extension, versions of the tools, options as used, inputs and outputs.
 
-    `details` go into the sidecar; `companions` are JSON objects to store beside it, by the end of their file names.
+    `details` go into the sidecar, for the backend's own modules to read; `companions` are JSON objects to store beside
+    it, by the end of their file names.
     """
 
     blob: bytes
@@ -25,6 +27,20 @@ class CompiledEngine:
     options: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     companions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def record(self, name: str, backend: str, precision: str, target: str) -> EngineRecord:
+        """The record of this engine under the id `name`, as one that no bundle holds."""
+        return EngineRecord(
+            id=name,
+            backend=backend,
+            precision=precision,
+            target=target,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            tools=self.tools,
+            options=self.options,
+            details=self.details,
+        )
 
 
 def require_precision(backend: str, target: str, precision: str, known: Iterable[str]) -> None:

@@ -1,18 +1,21 @@
 """Compile a variant of a bundle into an engine, and keep it only if it agrees with the eager model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import AuditSummary, BuiltOn, EngineParity, EngineRecord, NotRun, ParityNotRun
 from resnetrt.errors import UsageError
 from resnetrt.export.cast.recipes import RECIPES, UINT8, is_current, record_of
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
+from resnetrt.fields import Fields
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
 from resnetrt.manifest import EngineEntry, VariantRecord
-from resnetrt.parity import tolerance
+from resnetrt.parity import Parity, tolerance
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.selftest import selftest
@@ -115,61 +118,53 @@ def compile_variant(
     compiled = chosen.compile_engine(path, record.precision, target, options or {})
     name = engine_id(variant, record, backend, target)
     blob_name, sidecar_name = f"engines/{name}.{compiled.extension}", f"engines/{name}.json"
-    sidecar = {
-        "id": name,
-        "backend": backend,
-        "precision": record.precision,
-        "dialect": record.dialect,
-        "reduce_range": bool(record.evidence.get("reduce_range")),
-        "variant": variant,
-        "variant_sha256": bundle.manifest.files[record.file].sha256,
-        "target": target,
-        "inputs": [spec.to_json() for spec in compiled.inputs],
-        "outputs": [spec.to_json() for spec in compiled.outputs],
-        "tools": compiled.tools,
-        "options": compiled.options,
-        "built_on": _this_cpu(),
-        **compiled.details,
-    }
+    about = replace(
+        compiled.record(name, backend, record.precision, target),
+        variant=variant,
+        variant_sha256=bundle.manifest.files[record.file].sha256,
+        dialect=record.dialect,
+        reduce_range=bool(record.evidence.get("reduce_range")),
+        built_on=_this_cpu(),
+    )
     obstacle = chosen.obstacle(target)
     with bundle.edit() as editor:
         staged = editor.new_path(blob_name)
         staged.write_bytes(compiled.blob)
-        sidecar["parity"] = _not_run(obstacle, record) if obstacle else _check(bundle, staged, sidecar)
+        parity = _not_run(obstacle, bundle, variant) if obstacle else _check(bundle, staged, about)
         for ending, companion in compiled.companions.items():
             editor.write_json(f"engines/{name}.{ending}", companion)
-        sidecar["audit"] = _audit(staged, sidecar, path, min_share)
-        editor.write_json(sidecar_name, sidecar)
+        about = replace(about, parity=parity, audit=_audit(staged, about, path, min_share))
+        editor.write_json(sidecar_name, about.to_json())
         editor.manifest.engines[name] = EngineEntry(blob_name, sidecar_name, variant)
     return name
 
 
-def _check(bundle: Bundle, staged: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
-    golden = Golden.of(bundle, sidecar["variant"])
-    with find_backend(sidecar["backend"]).load(staged, sidecar, check_threads(None)) as session:
+def _check(bundle: Bundle, staged: Path, record: EngineRecord) -> EngineParity:
+    golden = Golden.of(bundle, record.variant)
+    with find_backend(record.backend).load(staged, record, check_threads(None)) as session:
         session.preprocessing = bundle.manifest.preprocessing
         found = selftest(session, golden, bundle.manifest.output)
-    same_file = None if session.same_file is None else session.same_file.to_json()
-    reason = tolerance(sidecar["backend"], sidecar["precision"]).reason
-    return found.to_json() | {"tolerance": reason, "same_file": same_file}
+    return EngineParity(found, tolerance(record.backend, record.precision).reason, session.same_file)
 
 
-def _audit(staged: Path, sidecar: dict[str, Any], variant: Path, min_share: float) -> dict[str, Any]:
+def _audit(staged: Path, record: EngineRecord, variant: Path, min_share: float) -> AuditSummary | NotRun:
     try:
         from resnetrt.export.audit import audit_compiled
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
-        return {"verdict": "not run", "reason": "the package onnx is not installed: pip install 'resnetrt[export]'"}
-    return audit_compiled(staged, sidecar, variant, min_share)
+        return NotRun("the package onnx is not installed: pip install 'resnetrt[export]'")
+    return audit_compiled(staged, record, variant, min_share)
 
 
-def _not_run(reason: str, record: VariantRecord) -> dict[str, Any]:
-    """What stands in place of parity: why it was not run, and that of the variant, which is another computation."""
-    return {"verdict": "not run", "reason": reason, "variant": record.evidence.get("parity", "not checked")}
+def _not_run(reason: str, bundle: Bundle, variant: str) -> ParityNotRun:
+    """Why parity was not run, and that of the variant."""
+    evidence = bundle.manifest.variants[variant].evidence
+    fields = Fields(evidence, f"bundle {bundle.path}: variant {variant}", "make the variant again")
+    return ParityNotRun(reason, Parity.from_fields(fields.inner("parity")) if "parity" in evidence else None)
 
 
-def _this_cpu() -> dict[str, Any]:
+def _this_cpu() -> BuiltOn:
     cpu = read_cpu()
     present = sorted(name for name, here in cpu.instruction_sets.items() if here)
-    return {"cpu": cpu.model, "architecture": cpu.architecture, "instruction_sets": present}
+    return BuiltOn(cpu.model, cpu.architecture, tuple(present))

@@ -89,9 +89,7 @@ def package_kserve(
     if path.exists() and not overwrite:
         raise UsageError(f"--out {out}: {SERVICE} is there already; add --overwrite to replace it")
     models = package_triton(bundle, out / REPOSITORY, engines, options, overwrite)
-    needs_gpu = any(
-        platform_of(bundle.read_json(bundle.manifest.engines[model.engine].sidecar)).gpu for model in models
-    )
+    needs_gpu = any(platform_of(bundle.read_engine(model.engine)).gpu for model in models)
     resources = {"cpu": service.cpu, "memory": service.memory} | ({"nvidia.com/gpu": "1"} if needs_gpu else {})
     values = {
         "name": name,

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.tensor_spec import TensorSpec
 
 LABELS = "labels.txt"
 WARM_UP_IMAGE = "golden-image"  # in the folder warmup/ of the model
@@ -51,9 +53,9 @@ class Platform:
     takes_variant: bool = False
 
 
-def platform_of(sidecar: Mapping[str, Any]) -> Platform:
-    """The platform for an engine's sidecar. Raises `UsageError` for an engine that Triton can't run as asked."""
-    backend, target, precision = sidecar["backend"], sidecar["target"], sidecar["precision"]
+def platform_of(record: EngineRecord) -> Platform:
+    """The platform for an engine. Raises `UsageError` for an engine that Triton can't run as asked."""
+    backend, target, precision = record.backend, record.target, record.precision
     if backend == "tensorrt":
         return Platform("model.plan", gpu=True, platform="tensorrt_plan")
     if backend == "onnxruntime" and target in {"cpu", "cuda"}:
@@ -62,29 +64,28 @@ def platform_of(sidecar: Mapping[str, Any]) -> Platform:
     if backend == "openvino" and precision in {"fp32", "int8"}:
         return Platform("model.onnx", gpu=False, backend="openvino", takes_variant=True)
     raise UsageError(
-        f"engine {sidecar['id']}: expected one that Triton runs (onnxruntime on cpu or cuda, openvino in fp32 or int8, "
+        f"engine {record.id}: expected one that Triton runs (onnxruntime on cpu or cuda, openvino in fp32 or int8, "
         f"tensorrt), found {backend} on {target} in {precision}; choose another with --engine"
     )
 
 
 def build_config(
-    name: str, sidecar: Mapping[str, Any], options: ServingOptions, parameters: Mapping[str, str], labelled: str | None
+    name: str, record: EngineRecord, options: ServingOptions, parameters: Mapping[str, str], labelled: str | None
 ) -> Any:
     """The `ModelConfig` of a model called `name`; `labelled` is the output that the labels are for, if there are any.
 
     No queue policy is set: Triton's default has no time limit. Raises `BackendMissing` without tritonclient.
     """
     messages = protobuf_messages()
-    platform = platform_of(sidecar)
+    platform = platform_of(record)
     config = messages.ModelConfig(name=name, platform=platform.platform, backend=platform.backend)
     config.default_model_filename = platform.file
-    batch = _max_batch(sidecar, options)
+    batch = _max_batch(record, options)
     config.max_batch_size = batch
-    for field, specs in ((config.input, sidecar["inputs"]), (config.output, sidecar["outputs"])):
+    for field, specs in ((config.input, record.inputs), (config.output, record.outputs)):
         for spec in specs:
-            field.add(
-                name=spec["name"], data_type=messages.DataType.Value(_type_of(spec, sidecar)), dims=_dims(spec, batch)
-            )
+            data_type = messages.DataType.Value(_type_of(spec, record))
+            field.add(name=spec.name, data_type=data_type, dims=_dims(spec, batch))
     for output in config.output:
         if output.name == labelled:
             output.label_filename = LABELS
@@ -95,7 +96,7 @@ def build_config(
             sorted({size for size in options.preferred_batch_size if size <= batch})
         )
         config.dynamic_batching.max_queue_delay_microseconds = options.max_queue_delay_microseconds
-    capability = _compute_capability(sidecar)
+    capability = _compute_capability(record)
     if capability:
         config.cc_model_filenames[capability] = platform.file
     for key, value in parameters.items():
@@ -123,33 +124,31 @@ def protobuf_messages() -> Any:
     return model_config_pb2
 
 
-def _max_batch(sidecar: Mapping[str, Any], options: ServingOptions) -> int:
+def _max_batch(record: EngineRecord, options: ServingOptions) -> int:
     """Triton's `max_batch_size`; 0 for an engine whose batch axis is fixed, whose dimensions then include it."""
-    if sidecar["inputs"][0]["shape"][0] is not None:
+    if record.inputs[0].shape[0] is not None:
         return 0
-    profiles = sidecar.get("options", {}).get("profiles")
-    largest = [int(item["max"][0]) for item in profiles or ()]
+    largest = [int(item["max"][0]) for item in record.options.get("profiles") or ()]
     return min(options.max_batch_size, max(largest, default=options.max_batch_size))
 
 
-def _dims(spec: Mapping[str, Any], batch: int) -> list[int]:
-    return [-1 if axis is None else axis for axis in spec["shape"][1 if batch else 0 :]]
+def _dims(spec: TensorSpec, batch: int) -> list[int]:
+    return [-1 if axis is None else axis for axis in spec.shape[1 if batch else 0 :]]
 
 
-def _type_of(spec: Mapping[str, Any], sidecar: Mapping[str, Any]) -> str:
-    if spec["dtype"] not in _TYPES:
+def _type_of(spec: TensorSpec, record: EngineRecord) -> str:
+    if spec.dtype not in _TYPES:
         raise UsageError(
-            f"engine {sidecar['id']}: expected tensors of {', '.join(sorted(_TYPES))}, "
-            f"found {spec['dtype']} {spec['name']}"
+            f"engine {record.id}: expected tensors of {', '.join(sorted(_TYPES))}, found {spec.dtype} {spec.name}"
         )
-    return _TYPES[spec["dtype"]]
+    return _TYPES[spec.dtype]
 
 
-def _compute_capability(sidecar: Mapping[str, Any]) -> str:
+def _compute_capability(record: EngineRecord) -> str:
     """`8.6` for a TensorRT engine of target `sm86`; empty where the engine is bound to none."""
-    target = str(sidecar["target"])
+    target = record.target
     digits = target.removeprefix("sm")
-    if sidecar["backend"] != "tensorrt" or not target.startswith("sm") or not digits.isdecimal():
+    if record.backend != "tensorrt" or not target.startswith("sm") or not digits.isdecimal():
         return ""
     return f"{digits[:-1]}.{digits[-1]}"
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from resnetrt.atomic import exchange_directories, staging
 from resnetrt.bundle import MANIFEST, Bundle, sha256_of
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.export.packages.model_config import (
     LABELS,
@@ -87,9 +88,8 @@ def _model_name(bundle: Bundle, engine: str, only: bool) -> str:
 
 
 def _write_model(bundle: Bundle, engine: str, name: str, folder: Path, options: ServingOptions) -> PackagedModel:
-    record = bundle.manifest.engines[engine]
-    sidecar = bundle.read_json(record.sidecar)
-    platform = platform_of(sidecar)
+    entry, record = bundle.manifest.engines[engine], bundle.read_engine(engine)
+    platform = platform_of(record)
     labels, manifest_path = bundle.manifest.labels, bundle.path / MANIFEST
     parameters = {
         "resnetrt_bundle": bundle.manifest.name,
@@ -97,25 +97,25 @@ def _write_model(bundle: Bundle, engine: str, name: str, folder: Path, options: 
         "resnetrt_manifest_sha256": sha256_of(manifest_path),
     }
     labelled = bundle.manifest.output if labels else None
-    config = build_config(name, sidecar, options, parameters, labelled)
+    config = build_config(name, record, options, parameters, labelled)
     (folder / _VERSION).mkdir(parents=True)
     (folder / "warmup").mkdir()
-    source = bundle.variant_file(record.variant) if platform.takes_variant else bundle.file(record.file)
+    source = bundle.variant_file(entry.variant) if platform.takes_variant else bundle.file(entry.file)
     shutil.copyfile(source, folder / _VERSION / platform.file)
     shutil.copyfile(manifest_path, folder / _VERSION / MANIFEST)
     if labels:
         (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    (folder / "warmup" / WARM_UP_IMAGE).write_bytes(_warm_up_image(bundle, sidecar, config.max_batch_size))
+    (folder / "warmup" / WARM_UP_IMAGE).write_bytes(_warm_up_image(bundle, record))
     (folder / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
     return PackagedModel(name, engine, platform.platform or platform.backend, config.max_batch_size, folder)
 
 
-def _warm_up_image(bundle: Bundle, sidecar: dict[str, Any], max_batch: int) -> bytes:
+def _warm_up_image(bundle: Bundle, record: EngineRecord) -> bytes:
     """The first golden image as the engine takes it, raw; for an engine of one batch size a whole batch of it."""
-    spec = sidecar["inputs"][0]
+    spec = record.inputs[0]
     frames = Golden.of(bundle).frames[:1]
-    image = frames if spec["dtype"] == "uint8" else bundle.manifest.preprocessing.normalize(frames)
-    batch = np.repeat(image.astype(spec["dtype"], copy=False), 1 if max_batch else spec["shape"][0], 0)
+    image = frames if spec.dtype == "uint8" else bundle.manifest.preprocessing.normalize(frames)
+    batch = np.repeat(image.astype(spec.dtype, copy=False), spec.shape[0] or 1, 0)
     return np.ascontiguousarray(batch).tobytes()
 
 

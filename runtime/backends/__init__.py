@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.parts import PARTS
 from resnetrt.runtime.session import Session
@@ -13,8 +14,8 @@ class Backend(Protocol):
     """What a module of this folder defines."""
 
     @staticmethod
-    def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> Session:
-        """Load the engine that `sidecar` describes.
+    def load(engine_path: Path, record: EngineRecord, threads: int) -> Session:
+        """Load the engine that `record` describes.
 
         Raises `BackendMissing` if this machine can't run it, `BundleError` if the file must be compiled again.
         """
@@ -45,7 +46,6 @@ def import_package(name: str) -> Any:
         raise BackendMissing(f"backend {name}: the package {part.module} {found}; run: {part.install}") from error
 
 
-def compile_again(sidecar: dict[str, Any]) -> str:
+def compile_again(record: EngineRecord) -> str:
     """What to do about an engine that can't be used as it is, for the end of an error message."""
-    backend, precision = sidecar["backend"], sidecar["precision"]
-    return f"compile it again: resnetrt compile BUNDLE --backend {backend} --precision {precision}"
+    return f"compile it again: resnetrt compile BUNDLE --backend {record.backend} --precision {record.precision}"

@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, UsageError
 from resnetrt.runtime.backends import compile_again, import_package
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
@@ -25,22 +26,22 @@ _NEVER = ["WeightBiasQuantization"]
 _WARM_UP = 2
 
 
-def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "OnnxRuntimeSession":
+def load(engine_path: Path, record: EngineRecord, threads: int) -> "OnnxRuntimeSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`."""
-    return OnnxRuntimeSession(engine_path, sidecar, threads)
+    return OnnxRuntimeSession(engine_path, record, threads)
 
 
 class OnnxRuntimeSession(Session):
     """An engine in ONNX Runtime. Outputs are new arrays; a contiguous input is read in place."""
 
-    def __init__(self, path: Path, sidecar: dict[str, Any], threads: int) -> None:
+    def __init__(self, path: Path, record: EngineRecord, threads: int) -> None:
         self._path = path
         try:
-            native = create_native(path, sidecar["target"], threads, precision=sidecar["precision"])
+            native = create_native(path, record.target, threads, precision=record.precision)
         except BundleError as error:
-            raise BundleError(f"engine {sidecar['id']}: {error}; {compile_again(sidecar)}") from error
+            raise BundleError(f"engine {record.id}: {error}; {compile_again(record)}") from error
         inputs, outputs = specs(native.get_inputs()), specs(native.get_outputs())
-        super().__init__(sidecar, inputs, outputs, threads)
+        super().__init__(record, inputs, outputs, threads)
         self._native: Any = native
         self._input_name = inputs[0].name
         self._output_names = [spec.name for spec in outputs]
@@ -53,9 +54,9 @@ class OnnxRuntimeSession(Session):
         with tempfile.TemporaryDirectory(prefix="resnetrt-profile-") as folder:
             native = create_native(
                 self._path,
-                self.sidecar["target"],
+                self.record.target,
                 self.threads,
-                precision=self.sidecar["precision"],
+                precision=self.record.precision,
                 profile_prefix=f"{folder}/run",
             )
             for _ in range(_WARM_UP + runs):

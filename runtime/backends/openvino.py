@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError
 from resnetrt.runtime.backends import compile_again, import_package
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
@@ -27,9 +28,9 @@ _WARM_UP = 2
 _making_the_core = threading.Lock()
 
 
-def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "OpenVinoSession":
+def load(engine_path: Path, record: EngineRecord, threads: int) -> "OpenVinoSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`."""
-    return OpenVinoSession(engine_path, sidecar, threads)
+    return OpenVinoSession(engine_path, record, threads)
 
 
 class OpenVinoSession(Session):
@@ -38,12 +39,12 @@ class OpenVinoSession(Session):
     A contiguous, writable input is read in place and referred to until the next call or `close`.
     """
 
-    def __init__(self, path: Path, sidecar: dict[str, Any], threads: int) -> None:
-        self._blob: Array | None = _map(path, sidecar)
-        compiled = {batch: _import(part, sidecar, threads) for batch, part in _parts(self._blob, sidecar)}
+    def __init__(self, path: Path, record: EngineRecord, threads: int) -> None:
+        self._blob: Array | None = _map(path, record)
+        compiled = {batch: _import(part, record, threads) for batch, part in _parts(self._blob, record)}
         widest = compiled[None]
         inputs, outputs = specs(widest.inputs), specs(widest.outputs)
-        super().__init__(sidecar, inputs, outputs, int(widest.get_property("INFERENCE_NUM_THREADS")))
+        super().__init__(record, inputs, outputs, int(widest.get_property("INFERENCE_NUM_THREADS")))
         self._requests: dict[int | None, Any] = {
             batch: model.create_infer_request() for batch, model in compiled.items()
         }
@@ -60,9 +61,9 @@ class OpenVinoSession(Session):
 
     def _profile(self, batch: Array, runs: int) -> list[LayerTime]:
         assert self._blob is not None
-        parts = dict(_parts(self._blob, self.sidecar))
+        parts = dict(_parts(self._blob, self.record))
         part = parts[len(batch) if len(batch) in parts else None]
-        request = _import(part, self.sidecar, self.threads, PERF_COUNT=True).create_infer_request()
+        request = _import(part, self.record, self.threads, PERF_COUNT=True).create_infer_request()
         _run(request, batch, _WARM_UP)
         before = request.profiling_info
         _run(request, batch, runs)
@@ -73,8 +74,8 @@ class OpenVinoSession(Session):
         """What is executed for a batch of so many, None for any other: layer types and precisions in `rt_info`."""
         assert self._blob is not None
         return {
-            batch: _import(part, self.sidecar, self.threads).get_runtime_model()
-            for batch, part in _parts(self._blob, self.sidecar)
+            batch: _import(part, self.record, self.threads).get_runtime_model()
+            for batch, part in _parts(self._blob, self.record)
         }
 
     def _close(self) -> None:
@@ -131,32 +132,36 @@ def specs(ports: list[Any]) -> tuple[TensorSpec, ...]:
     )
 
 
-def _map(path: Path, sidecar: dict[str, Any]) -> Array:
+def _map(path: Path, record: EngineRecord) -> Array:
     """The file mapped privately: weights are used where they lie, and stay valid when the bundle is replaced."""
     try:
         return np.memmap(path, np.uint8, "c")
     except ValueError as error:
-        raise BundleError(f"engine {sidecar['id']}: {path.name} is empty; {compile_again(sidecar)}") from error
+        raise BundleError(f"engine {record.id}: {path.name} is empty; {compile_again(record)}") from error
 
 
-def _parts(blob: Array, sidecar: dict[str, Any]) -> Iterator[tuple[int | None, Array]]:
+def _parts(blob: Array, record: EngineRecord) -> Iterator[tuple[int | None, Array]]:
     """The compiled models in an engine file and the batch that each is for, None for all others."""
-    for part in sidecar.get("parts", [{"batch": None, "offset": 0, "size": len(blob)}]):
-        yield part["batch"], blob[part["offset"] : part["offset"] + part["size"]]
+    if "parts" not in record.details:  # of an older version, which stored one model that takes any batch
+        yield None, blob
+        return
+    for part in record.detail_fields().inners("parts"):
+        offset = part.get("offset", int)
+        yield part.optional("batch", int), blob[offset : offset + part.get("size", int)]
 
 
-def _import(blob: Array, sidecar: dict[str, Any], threads: int, **more: Any) -> Any:
+def _import(blob: Array, record: EngineRecord, threads: int, **more: Any) -> Any:
     ov = import_package("openvino")
-    built, here = sidecar["tools"].get("openvino"), ov.get_version()
-    what = f"engine {sidecar['id']}"
+    built, here = record.tools.get("openvino"), ov.get_version()
+    what = f"engine {record.id}"
     if built != here:
-        raise BundleError(f"{what}: built by OpenVINO {built}, this is {here}; {compile_again(sidecar)}")
-    core, settings = shared_core(), properties(sidecar["precision"], threads) | more
+        raise BundleError(f"{what}: built by OpenVINO {built}, this is {here}; {compile_again(record)}")
+    core, settings = shared_core(), properties(record.precision, threads) | more
     try:
         compiled = core.import_model(ov.Tensor(blob, shared_memory=True), "CPU", settings)
     except (RuntimeError, ValueError) as error:  # ValueError: its message is no UTF-8
-        raise BundleError(f"{what}: {_reason(error)}; {compile_again(sidecar)}") from error
-    require_precision(core, compiled, what, sidecar["precision"])
+        raise BundleError(f"{what}: {_reason(error)}; {compile_again(record)}") from error
+    require_precision(core, compiled, what, record.precision)
     return compiled
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.runtime.backends.tensorrt_inspector import data_type, inspected_layers
 from resnetrt.runtime.backends.tensorrt_library import (
@@ -21,18 +22,18 @@ from resnetrt.settings import read_settings
 _WARM_UP = 2
 
 
-def load(engine_path: Path, sidecar: dict[str, Any], threads: int) -> "TensorRtSession":
+def load(engine_path: Path, record: EngineRecord, threads: int) -> "TensorRtSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`.
 
     Device, compute capability, library and version are checked before the library sees the file.
     """
-    what = f"engine {sidecar['id']}"
+    what = f"engine {record.id}"
     device = require_device(what)
-    check_fits(sidecar, device)
-    trt = import_library(sidecar)
+    check_fits(record, device)
+    trt = import_library(record)
     cuda = open_cuda(read_settings().cuda)
-    engine, runtime = deserialize(trt, engine_path.read_bytes(), what, sidecar)
-    return TensorRtSession(sidecar, engine, cuda, threads, trt, runtime)
+    engine, runtime = deserialize(trt, engine_path.read_bytes(), what, record)
+    return TensorRtSession(record, engine, cuda, threads, trt, runtime)
 
 
 class TensorRtSession(Session):
@@ -46,12 +47,12 @@ class TensorRtSession(Session):
     on_device = True
 
     def __init__(
-        self, sidecar: dict[str, Any], engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
+        self, record: EngineRecord, engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
     ) -> None:
         self._trt, self._runtime, self._engine = trt, runtime, engine
         logger = Recorder() if trt is None else logger_of(trt)
-        self._runner = Runner(engine, cuda, f"engine {sidecar['id']}", logger)
-        super().__init__(sidecar, self._runner.inputs, self._runner.outputs, threads)
+        self._runner = Runner(engine, cuda, f"engine {record.id}", logger)
+        super().__init__(record, self._runner.inputs, self._runner.outputs, threads)
         self.batch_limits = self._runner.batch_limits
         self._host_only = cuda.dlpack_device[0] == DLPACK_CPU
         self._cuda = cuda
@@ -84,7 +85,7 @@ class TensorRtSession(Session):
         found = (borrowed.dtype, borrowed.shape[1:], borrowed.device)
         if found != (self._dtype.name, self._image_shape, self._cuda.dlpack_device) or not borrowed.shape[0]:
             raise UsageError(
-                f"engine {self.sidecar['id']}: expected {self.inputs[0]} on DLPack device {self._cuda.dlpack_device}, "
+                f"engine {self.record.id}: expected {self.inputs[0]} on DLPack device {self._cuda.dlpack_device}, "
                 f"found {borrowed.dtype} {borrowed.shape} on {borrowed.device}"
             )
         return self._runner.run_borrowed(borrowed)

@@ -2,9 +2,12 @@
 
 import importlib
 import re
+from dataclasses import replace
 from typing import Any
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError
+from resnetrt.fields import Fields
 from resnetrt.parts import PARTS
 from resnetrt.runtime.backends import compile_again
 from resnetrt.runtime.backends.tensorrt_logger import first_error, logger_of
@@ -23,29 +26,29 @@ def require_device(what: str) -> Device:
     return devices[0]
 
 
-def check_fits(sidecar: dict[str, Any], device: Device) -> None:
+def check_fits(record: EngineRecord, device: Device) -> None:
     """Raise `BundleError` in one sentence if the engine was built for another GPU than `device`."""
-    what, targets = f"engine {sidecar['id']}", _targets(sidecar)
-    if sidecar["backend"] == "tensorrt_rtx" and device.capability in _RTX_LACKS:
+    what, targets = f"engine {record.id}", _targets(record)
+    if record.backend == "tensorrt_rtx" and device.capability in _RTX_LACKS:
         raise BackendMissing(
             f"{what}: TensorRT-RTX does not run on compute capability {_dotted(device.capability)}"
             f"{_RTX_LACKS[device.capability]}; use the backend tensorrt on this GPU"
         )
-    if not targets or device.capability in targets or _compatible(sidecar, targets, device):
+    if not targets or device.capability in targets or _compatible(record, targets, device):
         return
     built = ", ".join(map(_dotted, targets))
     raise BundleError(
         f"{what}: built for compute capability {built}, this GPU has {_dotted(device.capability)}; "
-        f"{compile_again(sidecar)} --target {device.target}"
+        f"{compile_again(record)} --target {device.target}"
     )
 
 
-def import_library(sidecar: dict[str, Any]) -> Any:
+def import_library(record: EngineRecord) -> Any:
     """The module that can load the engine.
 
     Raises `BackendMissing` if none is installed, `BundleError` if those that are have another version.
     """
-    backend, what = sidecar["backend"], f"engine {sidecar['id']}"
+    backend, what = record.backend, f"engine {record.id}"
     missing: list[str] = []
     unfit: list[str] = []
     for name in LIBRARIES[backend]:
@@ -54,68 +57,76 @@ def import_library(sidecar: dict[str, Any]) -> Any:
         except Exception as error:  # without a driver some raise OSError or RuntimeError
             missing.append(f"{name} ({error})")
             continue
-        reason = _version_trouble(name, str(module.__version__), sidecar)
+        reason = _version_trouble(name, str(module.__version__), record)
         if not reason:
             return module
         unfit.append(reason)
     if unfit:
-        raise BundleError(f"{what}: {'; '.join(unfit)}; {compile_again(sidecar)}")
+        raise BundleError(f"{what}: {'; '.join(unfit)}; {compile_again(record)}")
     install = next(part.install for part in PARTS if part.module == backend)
     raise BackendMissing(f"{what}: none of these imports: {'; '.join(missing)}; run: {install}")
 
 
-def built_version(sidecar: dict[str, Any]) -> str | None:
-    """The TensorRT version that the sidecar says the engine was built with."""
-    tools = {name.replace("-", "_"): version for name, version in sidecar["tools"].items()}
-    return tools.get(sidecar["backend"])
+def built_version(record: EngineRecord) -> str | None:
+    """The TensorRT version that the engine was built with, None where its record lacks it."""
+    tools = {name.replace("-", "_"): version for name, version in record.tools.items()}
+    return tools.get(record.backend)
 
 
-def deserialize(trt: Any, blob: Any, what: str, sidecar: dict[str, Any]) -> tuple[Any, Any]:
+def deserialize(trt: Any, blob: Any, what: str, record: EngineRecord) -> tuple[Any, Any]:
     """The engine and the runtime that it needs to live; raises `BundleError` with the first error that was logged."""
     logger = logger_of(trt)
     with logger.recorded() as lines:
         runtime = trt.Runtime(logger)
-        if _is_version_compatible(sidecar):
+        if _is_version_compatible(record):
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
         reason = first_error(lines) or "it does not say why"
-        raise BundleError(f"{what}: TensorRT can't load it: {reason}; {compile_again(sidecar)}")
+        raise BundleError(f"{what}: TensorRT can't load it: {reason}; {compile_again(record)}")
     return engine, runtime
 
 
-def _version_trouble(name: str, here: str, sidecar: dict[str, Any]) -> str:
+def _version_trouble(name: str, here: str, record: EngineRecord) -> str:
     """Why the library `name` of version `here` can't load the engine; empty if it can."""
-    built, compatible = built_version(sidecar), _is_version_compatible(sidecar)
+    built, compatible = built_version(record), _is_version_compatible(record)
     if name in {"tensorrt_lean", "tensorrt_dispatch"} and not compatible:
         return f"{name} {here} loads version-compatible engines only, this one is not"
     if built is None:
-        return f"its sidecar does not say which {sidecar['backend']} built it"
+        return f"its sidecar does not say which {record.backend} built it"
     if here == built or (compatible and _numbers(here)[0] == _numbers(built)[0] and _numbers(here) >= _numbers(built)):
         return ""
-    return f"built by {sidecar['backend']} {built}, this is {name} {here}"
+    return f"built by {record.backend} {built}, this is {name} {here}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version))) or (0,)
 
 
-def _is_version_compatible(sidecar: dict[str, Any]) -> bool:
-    return bool(sidecar.get("options", {}).get("version_compatible"))
+def _is_version_compatible(record: EngineRecord) -> bool:
+    return bool(record.options.get("version_compatible"))
 
 
-def _targets(sidecar: dict[str, Any]) -> list[tuple[int, int]]:
+def _targets(record: EngineRecord) -> list[tuple[int, int]]:
     """Compute capabilities that the engine was built for; from the target's name where the record lacks them."""
-    numbers = sidecar.get("tensorrt", {}).get("compute_capabilities") or re.findall(r"sm(\d+)", str(sidecar["target"]))
+    build = _build(record)
+    stored = build.items("compute_capabilities", int) if "compute_capabilities" in build.stored else ()
+    numbers = stored or re.findall(r"sm(\d+)", record.target)
     return [divmod(int(number), 10) for number in numbers]
 
 
-def _compatible(sidecar: dict[str, Any], targets: list[tuple[int, int]], device: Device) -> bool:
+def _compatible(record: EngineRecord, targets: list[tuple[int, int]], device: Device) -> bool:
     """Hardware-compatible engines: `ampere_plus` runs on 8.0 and newer, RTX's `portable` also on what follows 12.0."""
-    if sidecar.get("tensorrt", {}).get("portable"):
+    if _build(record).optional("portable", bool):
         return device.capability > (12, 0)
-    level = str(sidecar.get("options", {}).get("hardware_compatible") or "").lower()
+    level = str(record.options.get("hardware_compatible") or "").lower()
     return level == "ampere_plus" and device.capability >= (8, 0) and min(targets) >= (8, 0)
+
+
+def _build(record: EngineRecord) -> Fields:
+    """What the compiler stored of the build; nothing for an engine that it did not make."""
+    fields = record.detail_fields()
+    return fields.inner("tensorrt") if "tensorrt" in record.details else replace(fields, stored={})
 
 
 def _dotted(capability: tuple[int, int]) -> str:

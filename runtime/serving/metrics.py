@@ -115,8 +115,8 @@ def _own(entries: list[tuple[str, Entry]]) -> Iterator[Any]:
     for name, entry in entries:
         loads.add_metric([name], entry.loads)
         if entry.model is not None:
-            side = entry.model.sidecar
-            engine.add_metric([name, side["id"], side["backend"], side["precision"], side["target"]], 1)
+            record = entry.model.record
+            engine.add_metric([name, record.id, record.backend, record.precision, record.target], 1)
             fallbacks.add_metric([name], len(entry.model.fallbacks))
         for outcome, number in entry.statistics.outcomes().items():
             outcomes.add_metric([name, outcome], number)

@@ -31,7 +31,7 @@ class ServedModel:
         self.input = session.inputs[0]
         self.outputs = session.outputs
         self.session = session
-        self.sidecar = session.sidecar
+        self.record = session.record
         self.fallbacks = session.fallbacks
 
     @classmethod
@@ -53,7 +53,7 @@ class ServedModel:
                 reference = None if find is None else find(bundle)
                 baseline = None
                 if options.baseline_of is not None:
-                    baseline = options.baseline_of(bundle, session.sidecar["id"])
+                    baseline = options.baseline_of(bundle, session.record.id)
                 shadow = start_shadow(
                     bundle, session, options.shadow, reference=reference, baseline=baseline, on_alarm=on_alarm
                 )
@@ -75,8 +75,10 @@ class ServedModel:
         """Which engine runs, why not the one that was asked for, and why it is suspected, if it is."""
         alarm = None if self.shadow is None else self.shadow.state().alarm
         return {
-            **{key: self.sidecar[key] for key in ("backend", "precision", "target")},
-            "engine": self.sidecar["id"],
+            "backend": self.record.backend,
+            "precision": self.record.precision,
+            "target": self.record.target,
+            "engine": self.record.id,
             "fallbacks": list(self.fallbacks),
             "drift": None if alarm is None else alarm.reason,
         }
@@ -99,7 +101,7 @@ class ServedModel:
     def config(self) -> dict[str, Any]:
         """Triton's model configuration, as JSON."""
         options = self.batcher.options
-        kind = "KIND_CPU" if self.sidecar["target"] == "cpu" else "KIND_GPU"
+        kind = "KIND_CPU" if self.record.target == "cpu" else "KIND_GPU"
         facts = self.facts()
         facts |= {"fallbacks": " | ".join(self.fallbacks), "drift": facts["drift"] or ""}
         return {
@@ -129,7 +131,7 @@ class ServedModel:
         return {"name": self.name, "version": VERSION, **record, "memory_usage": [], "response_stats": {}}
 
     def _platform(self) -> str:
-        return f"resnetrt_{self.sidecar['backend']}"
+        return f"resnetrt_{self.record.backend}"
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

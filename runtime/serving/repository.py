@@ -160,7 +160,7 @@ class Repository:
         """Put the engine of the next precision in the place of one that drifts; the old one stays if there is none."""
         async with entry.changing:
             old = entry.model
-            if self.draining or old is None or old.sidecar["id"] != alarm.engine:
+            if self.draining or old is None or old.record.id != alarm.engine:
                 return
             name = entry.spec.name
             try:
@@ -175,7 +175,7 @@ class Repository:
             new.fallbacks = (f"shadow check of engine {alarm.engine}: {alarm.reason}", *new.fallbacks)
             entry.model = new
             entry.loads += 1
-            _log.warning("model %s fell back to %s", name, new.sidecar["id"], extra={"model": name, **new.facts()})
+            _log.warning("model %s fell back to %s", name, new.record.id, extra={"model": name, **new.facts()})
             await asyncio.to_thread(old.close)
 
 

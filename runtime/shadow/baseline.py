@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resnetrt.engine_record import EngineParity
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
@@ -96,7 +97,7 @@ def measure_baseline(session: Session, golden: Golden, reference: Reference, out
     out = np.concatenate([answer_alone(session, session.prepare(frame[None]), output) for frame in frames])
     preprocessing = session.preprocessing
     if preprocessing is None:
-        raise UsageError(f"engine {session.sidecar['id']}: no preprocessing is known; load it from its bundle")
+        raise UsageError(f"engine {session.record.id}: no preprocessing is known; load it from its bundle")
     ref = np.concatenate([reference(preprocessing.normalize(frame[None])) for frame in frames])
     _require_as_compiled(session, sqnr_db(golden.logits, out))
     flips = out.argmax(1) != ref.argmax(1)
@@ -126,10 +127,11 @@ def answer_alone(session: Session, image: Array, output: str) -> Array:
 
 
 def _require_as_compiled(session: Session, found_db: float) -> None:
-    recorded = session.sidecar.get("parity", {}).get("sqnr_db")
+    parity = session.record.parity
+    recorded = parity.eager.sqnr_db if isinstance(parity, EngineParity) else None
     allowed = tolerance("*", "fp32").sqnr_db
     if recorded is not None and found_db < min(recorded - _WORSE_DB, allowed):
         raise CheckFailed(
-            f"engine {session.sidecar['id']}: expected about {recorded:.1f} dB SQNR on the golden images, as when it "
+            f"engine {session.record.id}: expected about {recorded:.1f} dB SQNR on the golden images, as when it "
             f"was compiled, found {found_db:.1f} dB; compile it again on this machine"
         )

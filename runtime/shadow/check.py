@@ -165,7 +165,7 @@ class ShadowCheck:
         A batch of another engine than this check's is ignored, as after a fall back.
         """
         PROCESS.require(self._forks, f"shadow check of engine {self.engine}")
-        if self._alarm is not None or self._closed or session.sidecar["id"] != self.engine:
+        if self._alarm is not None or self._closed or session.record.id != self.engine:
             return
         rows = self._choose(len(batch))
         if not rows:

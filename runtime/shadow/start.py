@@ -32,7 +32,7 @@ def start_shadow(
     engine is loaded, on one core. Raises `BundleError`, or `CheckFailed` for an engine that is worse than when it was
     compiled.
     """
-    manifest, golden, engine = bundle.manifest, Golden.of(bundle), session.sidecar["id"]
+    manifest, golden, engine = bundle.manifest, Golden.of(bundle), session.record.id
     run = reference or onnx_reference(bundle)
     chance = baseline_chance(options.alpha_each)
     if baseline is None:
@@ -50,7 +50,7 @@ def start_shadow(
             comparisons.append(
                 Comparison("its own copy", lambda image: answer_alone(copy, image, manifest.output), usual, copy.close)
             )
-        about = {"bundle": str(bundle.path), "variant_sha256": session.sidecar["variant_sha256"]}
+        about = {"bundle": str(bundle.path), "variant_sha256": session.record.variant_sha256}
         check = ShadowCheck(engine, comparisons, options, output=manifest.output, about=about, on_alarm=on_alarm)
         undo.pop_all()
     return check

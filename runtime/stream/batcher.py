@@ -109,7 +109,7 @@ class Batcher:
 
     def require_here(self) -> None:
         """Raise `UsageError` in a process forked from the one that made the batcher: nobody there would answer."""
-        PROCESS.require(self._forks, f"batcher of engine {self.sessions[0].sidecar['id']}")
+        PROCESS.require(self._forks, f"batcher of engine {self.sessions[0].record.id}")
 
     def check(self, batch: Array) -> None:
         """Raise `UsageError` unless `batch` is an array of this batcher's dtype and shape, of 1 to the most images."""
@@ -258,6 +258,6 @@ def _request_kind(session: Session, frames: bool) -> tuple[np.dtype[np.generic],
     spec, preprocessing = session.inputs[0], session.preprocessing
     if frames and spec.dtype != "uint8":
         if preprocessing is None:
-            raise UsageError(f"engine {session.sidecar['id']}: no preprocessing is known; load it from its bundle")
+            raise UsageError(f"engine {session.record.id}: no preprocessing is known; load it from its bundle")
         return np.dtype(np.uint8), (*preprocessing.size, preprocessing.channels)
     return np.dtype(spec.dtype), tuple(axis or 1 for axis in spec.shape[1:])

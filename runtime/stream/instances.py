@@ -51,14 +51,14 @@ def load_instances(
     first = load(bundle, engine, threads=threads, fallback=fallback)
     sessions = [first]
     cores = check_threads(threads)
-    auto = count == AUTO and first.sidecar["target"] == "cpu" and cores > 1
+    auto = count == AUTO and first.record.target == "cpu" and cores > 1
     number, each = 1 if count == AUTO else int(count), threads
     if auto:
         number = 1 + min(cores, _MOST)
         each = cores // (number - 1)
     try:
         while len(sessions) < number:
-            sessions.append(load(bundle, first.sidecar["id"], threads=each))
+            sessions.append(load(bundle, first.record.id, threads=each))
     except BaseException:
         Instances(tuple(sessions)).close()
         raise

@@ -81,7 +81,7 @@ class Worker:
         try:
             self._after(batch, outputs, session)
         except Exception:  # whoever looks on must not fail the requests
-            _log.exception("engine %s: what is called after each batch failed", session.sidecar["id"])
+            _log.exception("engine %s: what is called after each batch failed", session.record.id)
 
     def _gather(self, members: Sequence[Request], images: int) -> Array:
         """The members' images as one batch: a single request's own array where it will do, else the one buffer.
@@ -107,8 +107,8 @@ class Worker:
 
     def _fail(self, member: Request, error: Exception) -> None:
         self._statistics.ended("failed", time.monotonic_ns() - member.queued_ns)
-        _log.error("engine %s failed on a request: %s", self._session.sidecar["id"], error)
-        fault = EngineFailed(f"engine {self._session.sidecar['id']}: inference failed: {error}")
+        _log.error("engine %s failed on a request: %s", self._session.record.id, error)
+        fault = EngineFailed(f"engine {self._session.record.id}: inference failed: {error}")
         fault.__cause__ = error
         member.answer.set_exception(fault)
 

@@ -24,7 +24,7 @@ def test_the_next_precision_is_taken_logged_and_counted(
     bundle: Bundle, backend: str, broken: str, caplog: pytest.LogCaptureFixture
 ):
     with load(bundle, broken, fallback=True) as session:
-        assert session.sidecar["id"] == f"{backend}-fp32-cpu"
+        assert session.record.id == f"{backend}-fp32-cpu"
         assert session.selftest is not None
         (reason,) = session.fallbacks
     assert reason.startswith(f"engine {broken}: ")
@@ -40,7 +40,7 @@ def test_nothing_is_replaced_without_the_wish(bundle: Bundle, broken: str):
 
 def test_a_named_chain_is_followed(bundle: Bundle, broken: str):
     with load(bundle, broken, fallback=[broken, "openvino-fp32-cpu"]) as session:
-        assert session.sidecar["id"] == "openvino-fp32-cpu"
+        assert session.record.id == "openvino-fp32-cpu"
         assert len(session.fallbacks) == 2
 
 
@@ -57,7 +57,7 @@ def elsewhere(bundle: Bundle) -> str:
 
 def test_what_this_machine_can_not_run_is_passed_over(bundle: Bundle, broken: str, elsewhere: str):
     with load(bundle, broken, fallback=[elsewhere, "openvino-fp32-cpu"]) as session:
-        assert session.sidecar["id"] == "openvino-fp32-cpu"
+        assert session.record.id == "openvino-fp32-cpu"
         assert len(session.fallbacks) == 2
     with pytest.raises(BackendMissing):
         load(bundle, broken, fallback=[elsewhere])
@@ -86,6 +86,18 @@ def test_a_sound_engine_falls_back_to_nothing(bundle: Bundle, backend: str):
 def test_the_chain_keeps_backend_target_and_input(bundle: Bundle, backend: str):
     assert fallback_chain(bundle, f"{backend}-int8-cpu") == [f"{backend}-fp32-cpu"]
     assert fallback_chain(bundle, f"{backend}-fp32-cpu") == []
+
+
+def test_an_engine_that_can_not_be_read_stands_in_for_none(
+    bundle: Bundle, backend: str, caplog: pytest.LogCaptureFixture
+):
+    name = bundle.manifest.engines[f"{backend}-fp32-cpu"].sidecar
+    with bundle.edit() as editor:
+        editor.write_json(name, bundle.read_json(name) | {"schema_version": 2})
+    with load(bundle, f"{backend}-int8-cpu", fallback=True) as session:
+        assert session.record.precision == "int8"
+    assert fallback_chain(bundle, f"{backend}-int8-cpu") == []
+    assert f"engine {backend}-fp32-cpu of {bundle.path} is no fallback: " in caplog.text
 
 
 def test_the_chain_goes_from_int8_over_fp16_to_fp32(bundle: Bundle):

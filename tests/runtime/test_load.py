@@ -72,7 +72,7 @@ class TestLoad:
             assert session.selftest is not None
             assert session.selftest.n == 20
             assert session.selftest.max_abs <= 1e-4
-            assert session.sidecar["precision"] == "fp32"
+            assert session.record.precision == "fp32"
 
     @pytest.mark.parametrize("last", [False, True])  # OpenVINO's engines hold weights for batches and for single images
     @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -135,6 +135,23 @@ class TestLoad:
         with pytest.raises(BundleError, match=f"does not describe engine {backend}-fp32-cpu"):
             load(bundle, f"{backend}-fp32-cpu")
 
+    def test_a_sidecar_without_a_version_is_of_the_first(self, bundle: Bundle, backend: str):
+        engine = f"{backend}-int8-cpu"
+        name = bundle.manifest.engines[engine].sidecar
+        stored = bundle.read_json(name)
+        del stored["schema_version"]
+        with bundle.edit() as editor:
+            editor.write_json(name, stored)
+        with load(bundle, engine) as session:
+            assert session.record.to_json() == stored | {"schema_version": 1}
+
+    def test_a_newer_sidecar_is_refused_in_one_line(self, bundle: Bundle, backend: str):
+        rewrite_sidecar(bundle, f"{backend}-fp32-cpu", schema_version=2)
+        message = rf"engines/{backend}-fp32-cpu\.json: schema_version 2 is newer than 1, .*; upgrade resnetrt$"
+        with pytest.raises(BundleError, match=message) as caught:
+            load(bundle, f"{backend}-fp32-cpu")
+        assert "\n" not in str(caught.value)
+
     def test_golden_images_of_another_model_are_refused(self, bundle: Bundle, backend: str):
         golden = Golden.of(bundle)
         with bundle.edit() as editor:
@@ -186,7 +203,7 @@ def test_the_only_engine_needs_no_name(bundle: Bundle):
     with bundle.edit() as editor:
         editor.manifest.engines = {"onnxruntime-fp32-cpu": bundle.manifest.engines["onnxruntime-fp32-cpu"]}
     with load(bundle) as session:
-        assert session.sidecar["id"] == "onnxruntime-fp32-cpu"
+        assert session.record.id == "onnxruntime-fp32-cpu"
 
 
 def test_an_unknown_engine_and_no_choice_are_usage_errors(shared_bundle: Bundle):
@@ -268,6 +285,19 @@ class TestOpenVino:
         ):
             load(bundle, "openvino-int8-cpu")
 
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            ([{"batch": None, "size": 10}], r"expected an integer as parts\[0\]\.offset, found nothing"),
+            ([{"batch": "1", "offset": 0, "size": 10}], r"expected an integer as parts\[0\]\.batch, found \"1\""),
+            (3, "expected a list as parts, found 3"),
+        ],
+    )
+    def test_parts_of_another_type_are_one_line(self, bundle: Bundle, parts: object, message: str):
+        rewrite_sidecar(bundle, "openvino-fp32-cpu", parts=parts)
+        with pytest.raises(BundleError, match=f"engine openvino-fp32-cpu: {message}; compile the engine again$"):
+            load(bundle, "openvino-fp32-cpu")
+
     def test_another_cpu_says_compile_again(self, shared_bundle: Bundle):
         code = LOAD_WITHOUT.replace("sys.argv[3]", "'nothing'")
         done = run(code, str(shared_bundle.path), "openvino-int8-cpu", ONEDNN_MAX_CPU_ISA="SSE41")
@@ -288,13 +318,8 @@ class TestOpenVino:
         except BackendMissing as error:
             pytest.skip(str(error))
         (tmp_path / "engine.blob").write_bytes(compiled.blob)
-        sidecar = {
-            "id": f"openvino-{precision}-cpu",
-            "precision": precision,
-            "tools": compiled.tools,
-            **compiled.details,
-        }
-        with find_backend("openvino").load(tmp_path / "engine.blob", sidecar, 1) as session:
+        record = compiled.record(f"openvino-{precision}-cpu", "openvino", precision, "cpu")
+        with find_backend("openvino").load(tmp_path / "engine.blob", record, 1) as session:
             layers = session.profile(np.zeros((8, 3, 16, 16), np.float32), runs=1)
         assert {layer.precision for layer in layers if layer.op == "Convolution"} == {precision}
 

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import tiny_bundle
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, CheckFailed, ResnetrtError
 from resnetrt.manifest import EngineEntry
 from resnetrt.runtime import load
@@ -25,10 +27,9 @@ from resnetrt.runtime.cuda.device import Device, find_devices
 VERSION = "10.9.0.34"
 
 
-def sidecar(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> dict[str, Any]:
-    name = f"{backend}-fp32-{target}"
-    about = {"id": name, "backend": backend, "precision": "fp32", "target": target, "variant": "fp32"}
-    return about | {"tools": {backend: VERSION}, "options": options}
+def record(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> EngineRecord:
+    about = EngineRecord(f"{backend}-fp32-{target}", backend, "fp32", target, variant="fp32")
+    return replace(about, tools={backend: VERSION}, options=options)
 
 
 def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any:
@@ -74,7 +75,7 @@ def engine_file(tmp_path: Path) -> Path:
 
 
 def test_a_fitting_engine_is_loaded(gpu: HostCuda, engine_file: Path):
-    with tensorrt.load(engine_file, sidecar(), 1) as session:
+    with tensorrt.load(engine_file, record(), 1) as session:
         batch = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(2))
         expected = tiny_bundle.reference(batch)
         np.testing.assert_allclose(session.infer(batch)["logits"], expected, rtol=0, atol=1e-4)
@@ -84,32 +85,32 @@ def test_a_fitting_engine_is_loaded(gpu: HostCuda, engine_file: Path):
     ("engine", "kind", "message"),
     [
         (
-            sidecar(target="sm89"),
+            record(target="sm89"),
             BundleError,
             r"engine tensorrt-fp32-sm89: built for compute capability 8\.9, this GPU has 8\.6; compile it again: .* "
             r"--target sm86$",
         ),
-        (sidecar(target="sm120+sm89"), BundleError, r"built for compute capability 12\.0, 8\.9, this GPU has 8\.6"),
+        (record(target="sm120+sm89"), BundleError, r"built for compute capability 12\.0, 8\.9, this GPU has 8\.6"),
         (
-            sidecar() | {"tools": {"tensorrt": "10.8.0.1"}},
+            replace(record(), tools={"tensorrt": "10.8.0.1"}),
             BundleError,
             r"built by tensorrt 10\.8\.0\.1, this is tensorrt 10\.9",
         ),
-        (sidecar() | {"tools": {}}, BundleError, "its sidecar does not say which tensorrt built it"),
+        (replace(record(), tools={}), BundleError, "its sidecar does not say which tensorrt built it"),
         (
-            sidecar(version_compatible=True) | {"tools": {"tensorrt": "9.3.0"}},
+            replace(record(version_compatible=True), tools={"tensorrt": "9.3.0"}),
             BundleError,
             r"built by tensorrt 9\.3\.0, this is tensorrt 10\.9",
         ),
         (
-            sidecar("tensorrt_rtx"),
+            record("tensorrt_rtx"),
             BackendMissing,
             r"engine tensorrt_rtx-fp32-sm86: none of these imports: tensorrt_rtx",
         ),
     ],
 )
 def test_a_wrong_engine_is_one_sentence(
-    gpu: HostCuda, engine_file: Path, engine: dict[str, Any], kind: type[ResnetrtError], message: str
+    gpu: HostCuda, engine_file: Path, engine: EngineRecord, kind: type[ResnetrtError], message: str
 ):
     with pytest.raises(kind, match=message) as caught:
         tensorrt.load(engine_file, engine, 1)
@@ -119,13 +120,15 @@ def test_a_wrong_engine_is_one_sentence(
 @pytest.mark.parametrize(
     "engine",
     [
-        sidecar(target="sm80", hardware_compatible="ampere_plus"),
-        sidecar(version_compatible=True) | {"tools": {"tensorrt": "10.3.0.26"}},
-        sidecar(target="sm89+sm86"),
-        sidecar() | {"target": "portable", "tensorrt": {"compute_capabilities": [80, 86], "portable": True}},
+        record(target="sm80", hardware_compatible="ampere_plus"),
+        replace(record(version_compatible=True), tools={"tensorrt": "10.3.0.26"}),
+        record(target="sm89+sm86"),
+        replace(
+            record(), target="portable", details={"tensorrt": {"compute_capabilities": [80, 86], "portable": True}}
+        ),
     ],
 )
-def test_compatible_engines_are_taken(gpu: HostCuda, engine_file: Path, engine: dict[str, Any]):
+def test_compatible_engines_are_taken(gpu: HostCuda, engine_file: Path, engine: EngineRecord):
     tensorrt.load(engine_file, engine, 1).close()
 
 
@@ -134,7 +137,7 @@ def test_the_first_logged_error_is_told(gpu: HostCuda, tmp_path: Path):
     with pytest.raises(
         BundleError, match=r"TensorRT can't load it: Serialization assertion .* failed\.; compile it again"
     ):
-        tensorrt.load(tmp_path / "m.engine", sidecar(), 1)
+        tensorrt.load(tmp_path / "m.engine", record(), 1)
 
 
 def test_h100_and_rtx_is_one_sentence(gpu: HostCuda, engine_file: Path, monkeypatch: pytest.MonkeyPatch):
@@ -142,7 +145,7 @@ def test_h100_and_rtx_is_one_sentence(gpu: HostCuda, engine_file: Path, monkeypa
     with pytest.raises(
         BackendMissing, match=r"does not run on compute capability 9\.0 \(H100, H200\); use the backend"
     ):
-        tensorrt.load(engine_file, sidecar("tensorrt_rtx"), 1)
+        tensorrt.load(engine_file, record("tensorrt_rtx"), 1)
 
 
 class TestLeanRuntimes:
@@ -153,14 +156,14 @@ class TestLeanRuntimes:
 
     @pytest.mark.usefixtures("lean_only")
     def test_take_version_compatible_engines(self, engine_file: Path):
-        tensorrt.load(engine_file, sidecar(version_compatible=True), 1).close()
+        tensorrt.load(engine_file, record(version_compatible=True), 1).close()
 
     @pytest.mark.usefixtures("lean_only")
     def test_refuse_others(self, engine_file: Path):
         with pytest.raises(
             BundleError, match=r"tensorrt_lean .* loads version-compatible engines only, this one is not"
         ):
-            tensorrt.load(engine_file, sidecar(), 1)
+            tensorrt.load(engine_file, record(), 1)
 
 
 def test_without_a_device_the_library_is_not_even_imported(tmp_path: Path):
@@ -168,19 +171,21 @@ def test_without_a_device_the_library_is_not_even_imported(tmp_path: Path):
     if find_devices()[0]:
         pytest.skip("there is a device")
     code = """
-import json, sys
+import sys
+from dataclasses import replace
 from pathlib import Path
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import ResnetrtError
 from resnetrt.runtime.backends import find_backend
-sidecar = json.loads(sys.argv[1])
+backend = sys.argv[1]
 try:
-    find_backend(sidecar["backend"]).load(Path("nothing"), sidecar, 1)
+    find_backend(backend).load(Path("nothing"), EngineRecord(f"{backend}-fp32-sm86", backend, "fp32", "sm86"), 1)
 except ResnetrtError as error:
     print(error.exit_code, error)
 print(any(name.startswith("tensorrt") for name in sys.modules))
 """
     for backend in ("tensorrt", "tensorrt_rtx"):
-        command = [sys.executable, "-c", code, json.dumps(sidecar(backend))]
+        command = [sys.executable, "-c", code, backend]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         first, second = done.stdout.splitlines()
@@ -191,10 +196,10 @@ print(any(name.startswith("tensorrt") for name in sys.modules))
 def test_a_bundle_with_such_an_engine_is_refused_in_one_line(bundle: Bundle):
     if find_devices()[0]:
         pytest.skip("there is a device")
-    about = sidecar() | {"variant_sha256": bundle.manifest.files["fp32.onnx"].sha256}
+    about = replace(record(), variant_sha256=bundle.manifest.files["fp32.onnx"].sha256)
     with bundle.edit() as editor:
         editor.write("engines/e.engine", b"engine")
-        editor.write_json("engines/e.json", about | {"id": "tensorrt-fp32-sm86"})
+        editor.write_json("engines/e.json", about.to_json())
         editor.manifest.engines["tensorrt-fp32-sm86"] = EngineEntry("engines/e.engine", "engines/e.json", "fp32")
     with pytest.raises(BackendMissing, match="expected an NVIDIA GPU, found none"):
         load(bundle, "tensorrt-fp32-sm86")
@@ -209,15 +214,15 @@ def test_int8_falls_back_to_fp16_and_that_to_fp32(
     last.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(last), "fc.w"))
     onnx.save(model, broken)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(fp32, gpu, broken))
-    about = sidecar() | {"variant_sha256": bundle.manifest.files["fp32.onnx"].sha256}
+    about = replace(record(), variant_sha256=bundle.manifest.files["fp32.onnx"].sha256)
     with bundle.edit() as editor:
         for precision, blob in (("int8", b"broken"), ("fp16", b"broken"), ("fp32", b"engine")):
             name = f"tensorrt-{precision}-sm86"
             editor.write(f"engines/{name}.engine", blob)
-            editor.write_json(f"engines/{name}.json", about | {"id": name, "precision": precision})
+            editor.write_json(f"engines/{name}.json", replace(about, id=name, precision=precision).to_json())
             editor.manifest.engines[name] = EngineEntry(f"engines/{name}.engine", f"engines/{name}.json", "fp32")
     with load(bundle, "tensorrt-int8-sm86", fallback=True) as session:
-        assert session.sidecar["id"] == "tensorrt-fp32-sm86"
+        assert session.record.id == "tensorrt-fp32-sm86"
         assert session.selftest is not None
         counted = session.fallbacks
     failed = ["tensorrt-int8-sm86", "tensorrt-fp16-sm86"]

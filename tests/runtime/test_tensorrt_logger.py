@@ -13,12 +13,13 @@ from engine_double import engine_of, open_double
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendRefused, BundleError, EnvironmentFault
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.backends.tensorrt_library import deserialize
 from resnetrt.runtime.backends.tensorrt_logger import logger_of
 
-SIDECAR = {"id": "e", "backend": "tensorrt", "precision": "fp32", "target": "sm86", "options": {}, "variant": "fp32"}
+RECORD = EngineRecord("e", "tensorrt", "fp32", "sm86", variant="fp32")
 
 
 class Library(ModuleType):
@@ -77,7 +78,7 @@ class TestLoading:
         for says, reason in (("old version", "old version"), ("bad magic", "bad magic"), ("", "it does not say why")):
             trt.says = says
             with pytest.raises(BundleError, match=f"TensorRT can't load it: {reason}; compile it again"):
-                deserialize(trt, b"", "engine e", SIDECAR)
+                deserialize(trt, b"", "engine e", RECORD)
 
 
 class TestThreads:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny_bundle
 
-from resnetrt.benchmarks.deploy.run import compile_all, own_share
+from resnetrt.benchmarks.deploy.run import compile_all
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed
 
@@ -35,7 +35,7 @@ def test_it_can_be_kept_all_the_same(bundle: Bundle):
     refused: list[str] = []
     engines = compile_all(bundle, 0.0, refused, lambda line: None)
     assert ("onnxruntime-int8-cpu" in engines, refused) == (True, [])
-    assert own_share(bundle.read_json("engines/onnxruntime-int8-cpu.json")) == pytest.approx(0.158, abs=1e-3)
+    assert bundle.read_engine("onnxruntime-int8-cpu").own_share == pytest.approx(0.158, abs=1e-3)
 
 
 def test_with_nothing_left_the_first_refusal_is_the_error(bundle: Bundle):

@@ -62,7 +62,7 @@ def test_a_lab_run_of_one_bundle(tmp_path):
 def test_engines_that_take_frames_are_timed_on_frames(tmp_path):
     bundle = make_bundle(tmp_path / "tiny.bundle")
     engine = compile_variant(bundle, "fp32.frames", "onnxruntime")
-    assert bundle_subject(bundle, (), ()).sidecar(engine)["inputs"][0]["dtype"] == "uint8"
+    assert bundle.read_engine(engine).inputs[0].dtype == "uint8"
     options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=200.0, profile=engine, memory=False)
     record = run_lab([bundle_subject(bundle, (), ())], options, lambda _: None)
     assert [(row["input"], row["batch"]) for row in record["results"]] == [("uint8", 1), ("uint8", 2)]

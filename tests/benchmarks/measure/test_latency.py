@@ -8,6 +8,7 @@ from tiny_bundle import PREPROCESSING, frames, make_bundle
 
 from resnetrt.benchmarks.measure.latency import Contender, fill_batch, measure_latency, session_infer
 from resnetrt.benchmarks.measure.timing import Schedule
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import DataError, UsageError
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
@@ -114,9 +115,9 @@ class CountedCuda(HostCuda):
 
 def test_an_engine_on_a_gpu_is_also_timed_by_its_events(tmp_path):
     bundle, cuda = make_bundle(tmp_path / "tiny.bundle"), CountedCuda()
-    sidecar = {"id": "tensorrt-fp32-sm86", "backend": "tensorrt", "precision": "fp32", "target": "sm86"}
+    record = EngineRecord("tensorrt-fp32-sm86", "tensorrt", "fp32", "sm86")
     images = PREPROCESSING.normalize(frames(4))
-    with TensorRtSession(sidecar, EngineDouble(bundle.variant_file("fp32"), cuda), cuda, threads=1) as session:
+    with TensorRtSession(record, EngineDouble(bundle.variant_file("fp32"), cuda), cuda, threads=1) as session:
         assert session.on_device
         gpu = Contender("gpu", "tensorrt", "fp32", session_infer(session), 1, session.execution_ms)
         cpu = Contender("cpu", "onnxruntime", "fp32", lambda batch: batch, 1)

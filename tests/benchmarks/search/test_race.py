@@ -53,6 +53,6 @@ def test_what_a_compiler_says_of_its_layers_lies_beside_the_trial(tmp_path, monk
         bundle, "onnxruntime", "cpu", blocks, lambda _: bundle.variant_file("int8.cpu").read_bytes(), folder
     )
     with engines.open(Mix(frozenset())) as opened:
-        beside = opened.path.with_name(f"{opened.sidecar['id']}.layers.json")
+        beside = opened.path.with_name(f"{opened.session.record.id}.layers.json")
         assert '"layers"' in beside.read_text()
     assert [path.name for path in folder.iterdir()] == ["variant.onnx"]

@@ -10,6 +10,7 @@ import tiny_bundle
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import DIALECTS
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.engine_record import AuditSummary, EngineRecord
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.audit import ExecutedLayer, Requirement, audit_engine, broken_requirements
 from resnetrt.export.audit.audit import READERS, judge
@@ -65,11 +66,12 @@ class TestEngines:
             compile_variant(bundle, variant, backend)
         assert bundle.manifest.engines == before
         name = compile_variant(bundle, variant, backend, min_share=0.0)
-        stored = bundle.read_json(bundle.manifest.engines[name].sidecar)["audit"]
-        assert stored["own_share"] == round((STEM + FC) / TOTAL, 6)
-        assert stored["elsewhere"] == {"conv": "fp32"}
+        stored = bundle.read_engine(name).audit
+        assert isinstance(stored, AuditSummary)
+        assert stored.own_share == round((STEM + FC) / TOTAL, 6)
+        assert stored.elsewhere == {"conv": "fp32"}
         audit = audit_engine(bundle, name)
-        assert stored["share_by_precision"] == audit.share_by_precision
+        assert stored.share_by_precision == audit.share_by_precision
         assert audit.share_by_precision == {"fp32": round(CONV / TOTAL, 6), "int8": round((STEM + FC) / TOTAL, 6)}
         assert [(item.node, item.precision) for item in audit.islands] == [("conv", "fp32")]
         (text,) = broken_requirements(audit, [Requirement("int8", 0.95)])
@@ -120,20 +122,20 @@ class TestJudge:
 
     def test_work_that_no_layer_runs_is_unknown_and_no_pass(self, source: SourceGraph):
         evidence = Evidence(self.layers(("a", "fp32", "stem stem.relu")), "test")
-        audit = judge({"id": "e", "backend": "b", "precision": "fp32"}, source, evidence)
+        audit = judge(EngineRecord("e", "b", "fp32", "cpu"), source, evidence)
         assert audit.share_by_precision == {"fp32": round(STEM / TOTAL, 6), "unknown": round((CONV + FC) / TOTAL, 6)}
         assert broken_requirements(audit) != []
 
     def test_a_gap_in_complete_evidence_is_unfused(self, source: SourceGraph):
         layers = self.layers(("a", "fp16", "stem"), ("b", "fp16", "conv add relu"))
-        sidecar = {"id": "e", "backend": "b", "precision": "fp16"}
-        complete = judge(sidecar, source, Evidence(layers, "test", complete=True))
+        record = EngineRecord("e", "b", "fp16", "cpu")
+        complete = judge(record, source, Evidence(layers, "test", complete=True))
         assert [(item.node, item.layer) for item in complete.unfused] == [("stem.relu", None)]
-        assert judge(sidecar, source, Evidence(layers, "test")).unfused == ()
+        assert judge(record, source, Evidence(layers, "test")).unfused == ()
 
     def test_a_layer_of_its_own_is_unfused(self, source: SourceGraph):
         layers = self.layers(("a", "fp16", "stem stem.relu"), ("b", "fp16", "conv"), ("c", "fp16", "add relu"))
-        audit = judge({"id": "e", "backend": "b", "precision": "fp16"}, source, Evidence(layers, "test"))
+        audit = judge(EngineRecord("e", "b", "fp16", "cpu"), source, Evidence(layers, "test"))
         assert [(item.conv, item.node, item.op, item.layer) for item in audit.unfused] == [
             ("conv", "add", "Add", "c"),
             ("conv", "relu", "Relu", "c"),

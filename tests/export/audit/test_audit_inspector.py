@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from resnetrt.engine_record import EngineRecord
 from resnetrt.export.audit import EngineAudit, Requirement, broken_requirements
 from resnetrt.export.audit.audit import judge
 from resnetrt.export.audit.layers import Evidence
@@ -43,8 +44,8 @@ def source(tiny_fp32: Path) -> SourceGraph:
 
 def audit(source: SourceGraph, precision: str, *records: dict[str, Any]) -> EngineAudit:
     layers = executed([layer_of_record(item) for item in records], source)
-    sidecar = {"id": f"tensorrt-{precision}-sm86", "backend": "tensorrt", "precision": precision}
-    return judge(sidecar, source, Evidence(layers, "engine inspector", complete=True))
+    record = EngineRecord(f"tensorrt-{precision}-sm86", "tensorrt", precision, "sm86")
+    return judge(record, source, Evidence(layers, "engine inspector", complete=True))
 
 
 @pytest.mark.parametrize(

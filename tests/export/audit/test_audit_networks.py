@@ -26,8 +26,7 @@ def audit(variant: Path, backend: str, precision: str, target: str, folder: Path
     engine.write_bytes(compiled.blob)
     for ending, record in compiled.companions.items():
         (folder / f"e.{ending}").write_bytes(canonical_json(record))
-    sidecar = {"id": "e", "backend": backend, "precision": precision, "target": target, "tools": compiled.tools}
-    return audit_file(engine, sidecar | compiled.details, variant)
+    return audit_file(engine, compiled.record("e", backend, precision, target), variant)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BundleError
 from resnetrt.export.audit import Requirement, audit_engine, broken_requirements
 from resnetrt.export.audit.audit import judge
@@ -57,10 +58,8 @@ def test_an_engine_called_int8_that_is_fp16_exits_1(
     shutil.copytree(fashion.path, tmp_path / "b.bundle")
     bundle = Bundle.open(tmp_path / "b.bundle")
     layers = json.loads(bundle.file("engines/tensorrt_rtx-fp16-sm86.layers.json").read_bytes())
-    record = bundle.manifest.engines["tensorrt_rtx-int8-sm86"]
     with bundle.edit() as editor:
         editor.write_json("engines/tensorrt_rtx-int8-sm86.layers.json", layers)
-        editor.write_json(record.sidecar, bundle.read_json(record.sidecar))
     arguments = ["audit", str(bundle.path), "--engine", "tensorrt_rtx-int8-sm86", "--require", "fp16=0.9"]
     assert run(arguments) == 1
     assert "expected some of the multiply-accumulates in int8, found fp16 100.0%" in capsys.readouterr().err
@@ -83,7 +82,7 @@ def test_fp16_resnet50_fuses_49_relus_and_16_adds(tmp_path: Path):
     layers = [EngineLayer.from_json(record) for record in engine.companions["layers.json"]["layers"]]
     source = SourceGraph(half)
     evidence = Evidence(executed(layers, source), "build log", complete=True)
-    audit = judge({"id": "e", "backend": "tensorrt_rtx", "precision": "fp16"}, source, evidence)
+    audit = judge(EngineRecord("e", "tensorrt_rtx", "fp16", "sm86"), source, evidence)
     followers = [item.op for node in source.mac_nodes.values() for item in node.followers]
     assert (followers.count("Relu"), followers.count("Add"), audit.operators) == (49, 16, {"Conv": 53, "Gemm": 1})
     assert audit.unfused == ()

@@ -143,7 +143,7 @@ def test_pairs_are_for_cpus_with_amx(
     monkeypatch.setattr(openvino, "read_cpu", lambda: cpu)
     compiled = openvino.compile_engine(path, "int8", "cpu", {})
     (tmp_path / "engine.blob").write_bytes(compiled.blob)
-    sidecar = {"id": "openvino-int8-cpu-uint8", "precision": "int8", "tools": compiled.tools} | compiled.details
-    with find_backend("openvino").load(tmp_path / "engine.blob", sidecar, 1) as session:
+    record = compiled.record("openvino-int8-cpu-uint8", "openvino", "int8", "cpu")
+    with find_backend("openvino").load(tmp_path / "engine.blob", record, 1) as session:
         names = {node.get_friendly_name() for node in session.execution_graphs()[1].get_ordered_ops()}
     assert ("pairs" in names) == amx

@@ -135,6 +135,8 @@ class TestCompileVariant:
         assert sidecar["parity"]["n"] == 20
         assert sidecar["parity"]["sqnr_db"] > (100 if precision == "fp32" else 25)
         assert sidecar["parity"]["tolerance"]
+        assert sidecar["schema_version"] == 1
+        assert reopened.read_engine(name).to_json() == sidecar
 
     def test_the_evidence_is_what_the_selftest_finds(self, bundle: Bundle, backend: str):
         name = compile_variant(bundle, choose_variant(bundle, backend, "int8"), backend)

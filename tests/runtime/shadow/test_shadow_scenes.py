@@ -89,7 +89,7 @@ def check_of(options: ShadowOptions, baselines: list[Baseline]) -> ShadowCheck:
     return ShadowCheck("e", [Comparison("it", reference, item) for item in baselines], options, output="logits")
 
 
-SERVED = SimpleNamespace(sidecar={"id": "e"})  # what the check reads of a session
+SERVED = SimpleNamespace(record=SimpleNamespace(id="e"))  # what the check reads of a session
 
 
 def offer(check: ShadowCheck, pictures: Iterator[Array], flip_of) -> None:

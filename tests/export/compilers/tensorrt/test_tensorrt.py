@@ -196,6 +196,7 @@ class TestBundle:
         assert "no GPU" in sidecar["parity"]["reason"]
         expected = reopened.manifest.variants[variant].evidence.get("parity", "not checked")
         assert sidecar["parity"]["variant"] == expected
+        assert reopened.read_engine(name).to_json() == sidecar
         assert sidecar["target"] == "sm86+sm89"
         assert sidecar["tools"]["tensorrt_rtx"] == sidecar["tensorrt"]["version"]
         assert sidecar["tensorrt"]["onnx_sha256"] == sidecar["variant_sha256"]
