@@ -54,10 +54,12 @@ def _value(value: Any) -> str:
 def _tensors(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
+    from resnetrt.calibration_record import HEADER
+
     with safe_open(path, "np") as file:
         notes = dict(file.metadata() or {})
         names = sorted(file.keys())
-        if "record" in notes:
+        if HEADER in notes:
             return _record(path)
         shapes = {name: file.get_slice(name) for name in names[:_LISTED]}
         listed = {name: f"{part.get_dtype()} {tuple(part.get_shape())}" for name, part in shapes.items()}
@@ -65,9 +67,9 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    from resnetrt.calibration.observe.record import CalibrationRecord
+    from resnetrt.calibration_record import CalibrationRecord
 
-    record = CalibrationRecord.from_bytes(path.read_bytes(), str(path))
+    record = CalibrationRecord.read(path)
     ranges = {name: f"{item.minimum:.4g} to {item.maximum:.4g}" for name, item in record.tensors.items()}
     return {
         "kind": "calibration record",

@@ -7,9 +7,8 @@ import onnx_ir as ir
 import torch
 
 from resnetrt.calibration.graph.dialects import dialect
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
-from resnetrt.calibration.observe.record import CalibrationRecord, TensorStatistics
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model
+from resnetrt.calibration_record import BINS_PER_SIDE, CalibrationRecord, TensorStatistics
 from resnetrt.export.cast.cast import cast_to_half
 from resnetrt.export.cast.fit_scales import fit_scales
 from resnetrt.export.cast.graph import load_typed

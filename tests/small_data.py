@@ -10,7 +10,7 @@ import small_models
 
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.calibration.images.npz import ArraySource
-from resnetrt.calibration.observe.record import CalibrationRecord
+from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.preprocess import Preprocessing
 
 

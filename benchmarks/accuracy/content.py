@@ -12,7 +12,7 @@ import numpy as np
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.calibration.images.stream import ordered_map
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord
+from resnetrt.calibration_record import CalibrationRecord
 
 
 def batch_hashes(dataset: Dataset, size: int) -> list[str]:
@@ -40,6 +40,5 @@ def joined_hash(hashes: Sequence[str]) -> str:
 
 def calibration_hashes(bundle: Bundle) -> tuple[str, ...] | None:
     """Hashes of the images that calibration used; None if the bundle has no calibration record."""
-    if FILE not in bundle.manifest.files:
-        return None
-    return CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE)).image_hashes
+    record = CalibrationRecord.of(bundle)
+    return None if record is None else record.image_hashes

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import safe_open
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
@@ -22,6 +23,7 @@ from resnetrt.errors import DataError, UsageError
 
 SUFFIX = ".safetensors"
 _FORMAT = 1
+_JOURNAL_FORMAT = 2
 _FIELDS = tuple(field.name for field in fields(Outcomes))
 _DIGEST = 16
 Arrays = dict[str, npt.NDArray[Any]]
@@ -47,17 +49,19 @@ def write_results(path: Path, comparison: Comparison, about: dict[str, Any]) -> 
         "calibration_overlap": comparison.calibration_overlap,
         "about": about,
     }
-    write_file(path, _to_bytes(arrays, header))
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    write_file(path, _to_bytes(arrays, {"header": text}))
 
 
 def read_results(path: Path) -> Results:
     """The inverse of `write_results`. Raises `DataError` for anything else."""
     try:
-        blob = path.read_bytes()
-        header, arrays = _header(blob), load_safetensors(blob)
+        with safe_open(path, "numpy") as file:
+            header = json.loads((file.metadata() or {})["header"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
         if header["format"] != _FORMAT:
             raise DataError(f"results {path}: expected format {_FORMAT}, found {header['format']}; evaluate again")
-        reference, *others = _unpack(arrays, 1 + len(header["engines"]))
+        reference, *others = _unpack(arrays)
         comparison = Comparison(
             arrays["indices"],
             arrays["labels"],
@@ -84,6 +88,7 @@ class FileJournal:
 
     def __init__(self, path: Path, key: dict[str, Any]) -> None:
         self._path = path
+        key = key | {"journal_format": _JOURNAL_FORMAT}
         header = json.dumps(key, sort_keys=True).encode()
         blobs = self._read() if path.exists() else []
         if blobs and blobs[0] != header:
@@ -132,31 +137,23 @@ def _frame(content: bytes) -> bytes:
 
 def part_to_bytes(part: Part) -> bytes:
     """One batch as safetensors."""
-    header = {"engines": len(part.outcomes), "overlap": part.overlap}
-    return _to_bytes({"images": part.images, **_pack(part.outcomes)}, header)
+    return _to_bytes({"images": part.images, "overlap": np.array([part.overlap]), **_pack(part.outcomes)})
 
 
 def part_from_bytes(blob: bytes) -> Part:
     """The inverse of `part_to_bytes`."""
-    header, arrays = _header(blob), load_safetensors(blob)
-    return Part(arrays["images"], tuple(_unpack(arrays, header["engines"])), header["overlap"])
+    arrays = load_safetensors(blob)
+    return Part(arrays["images"], tuple(_unpack(arrays)), int(arrays["overlap"][0]))
 
 
 def _pack(outcomes: Sequence[Outcomes]) -> Arrays:
     return {f"{i}/{name}": getattr(found, name) for i, found in enumerate(outcomes) for name in _FIELDS}
 
 
-def _unpack(arrays: Arrays, count: int) -> list[Outcomes]:
+def _unpack(arrays: Arrays) -> list[Outcomes]:
+    count = sum(key.endswith(f"/{_FIELDS[0]}") for key in arrays)
     return [Outcomes(**{name: arrays[f"{i}/{name}"] for name in _FIELDS}) for i in range(count)]
 
 
-def _to_bytes(arrays: Arrays, header: dict[str, Any]) -> bytes:
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return bytes(save_safetensors(whole, metadata={"header": json.dumps(header, sort_keys=True, allow_nan=False)}))
-
-
-def _header(blob: bytes) -> dict[str, Any]:
-    """The JSON in a safetensors file: 8 bytes of length, then an object with `__metadata__`."""
-    length = int.from_bytes(blob[:8], "little")
-    header: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["header"])
-    return header
+def _to_bytes(arrays: Arrays, metadata: dict[str, str] | None = None) -> bytes:
+    return bytes(save_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))

@@ -11,8 +11,8 @@ from resnetrt.benchmarks.depth.plan import Subject
 from resnetrt.benchmarks.verify.prepare import prepare_export, recipe_hash
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.observe.collect import calibrate_bundle
-from resnetrt.calibration.observe.record import FILE as CALIBRATION
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration_record import FILE as CALIBRATION
 from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
 from resnetrt.export.cast.recipes import RECIPES, UINT8
 from resnetrt.export.compilers import find_compiler

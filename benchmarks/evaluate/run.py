@@ -34,7 +34,7 @@ from resnetrt.benchmarks.evaluate.scales import scale_faults
 from resnetrt.benchmarks.verify.reference import Reference, find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset, IntArray
-from resnetrt.calibration.observe.record import FILE as CALIBRATION
+from resnetrt.calibration_record import FILE as CALIBRATION
 from resnetrt.conditions import conditions, tool_versions
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.preprocess import FloatArray, UInt8Array

@@ -37,8 +37,8 @@ from resnetrt.benchmarks.verify.blocks import find_blocks
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import dialect as find_dialect
 from resnetrt.calibration.images.data import Dataset, open_dataset
-from resnetrt.calibration.observe.record import CalibrationRecord
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, load_record, quantize_model
+from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.errors import Inconclusive, UsageError
 from resnetrt.export.cast.cast import rounded_outputs
 from resnetrt.export.cast.recipes import record_of

@@ -13,10 +13,10 @@ from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure
 from resnetrt.benchmarks.search.strategy import Mix
 from resnetrt.benchmarks.verify.blocks import Block
 from resnetrt.bundle import Bundle
+from resnetrt.calibration_record import recorded_amax
 from resnetrt.errors import ResnetrtError
 from resnetrt.export.audit import audit_file
 from resnetrt.export.audit.layers import UNKNOWN
-from resnetrt.export.cast.activation_ranges import recorded_amax
 from resnetrt.export.cast.islands import cast_carrier, cast_islands
 from resnetrt.export.cast.recipes import RECIPES
 from resnetrt.export.compilers import find_compiler

@@ -17,7 +17,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, explain_file
 from resnetrt.calibration.graph.qdq_graph import QdqGraph
 from resnetrt.calibration.observe.equalize import Factors, noted_factors
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord
+from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.errors import CheckFailed
 
 # Layers of healthy ResNets have 35 to 48 dB of their own (8 bits of a uniform signal give 50).
@@ -84,9 +84,7 @@ def check(function: Check) -> Check:
 def suspects_of(bundle: Bundle, quantized: Path, rows: Sequence[LayerRow] | None = None) -> list[Suspect]:
     """Everything suspicious about an INT8 file of a bundle; `rows` is its layer report where that was made already."""
     rows = explain_file(bundle, quantized) if rows is None else rows
-    record = None
-    if FILE in bundle.manifest.files:
-        record = CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE))
+    record = CalibrationRecord.of(bundle)
     fold = bundle.read_json("fold.json") if "fold.json" in bundle.manifest.files else {}
     weights, factors = layer_weights(bundle.variant_file("fp32")), noted_factors(onnx.load(quantized))
     return find_suspects(Evidence(rows, record, weights, fold, factors))

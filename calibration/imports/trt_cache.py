@@ -16,10 +16,9 @@ from resnetrt.atomic import write_file
 from resnetrt.bundle import sha256_of
 from resnetrt.calibration.graph.dialects import DIALECTS
 from resnetrt.calibration.graph.structure import COMMUTING, scale_source, watched_values
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
 from resnetrt.calibration.observe.ranges import check_method
-from resnetrt.calibration.observe.record import CalibrationRecord, TensorStatistics
 from resnetrt.calibration.quantize.quantize import range_params
+from resnetrt.calibration_record import BINS_PER_SIDE, CalibrationRecord, TensorStatistics
 from resnetrt.errors import DataError, UsageError
 
 _HEADER = re.compile(r"TRT-\d+-\w+")

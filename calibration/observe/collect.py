@@ -22,8 +22,8 @@ from resnetrt.calibration.images.data import Dataset, open_dataset
 from resnetrt.calibration.observe.equalize import Factors, changed_by, find_factors
 from resnetrt.calibration.observe.histogram import Histogram
 from resnetrt.calibration.observe.probe import Group, Measured, Probe
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.observe.seen import Seen, see
+from resnetrt.calibration_record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.errors import DataError
 from resnetrt.export.variants.parity import fp32_outputs, run_onnx
 from resnetrt.export.variants.store import drop_variants

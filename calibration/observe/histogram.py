@@ -9,7 +9,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-BINS_PER_SIDE = 4096
+from resnetrt.calibration_record import BINS_PER_SIDE, bin_centers
+
 _FLOAT32_LIMIT = 2.0**128
 _CHUNK = 1 << 15  # values whose copies stay in the cache
 
@@ -60,9 +61,3 @@ class Histogram:
     def centers(self) -> npt.NDArray[np.float64]:
         """The middle of every bin."""
         return bin_centers(self.bound)
-
-
-def bin_centers(bound: float) -> npt.NDArray[np.float64]:
-    """Middles of the `2 * BINS_PER_SIDE` bins over `[-bound, bound)`."""
-    width = bound / BINS_PER_SIDE
-    return (np.arange(2 * BINS_PER_SIDE, dtype=np.float64) - BINS_PER_SIDE + 0.5) * width

@@ -16,8 +16,7 @@ the parity check fails and names the layers; `mse` has no such trouble.
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
-from resnetrt.calibration.observe.record import TensorStatistics
+from resnetrt.calibration_record import BINS_PER_SIDE, TensorStatistics
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
 from resnetrt.calibration.observe.range_entropy import entropy_range
-from resnetrt.calibration.observe.record import TensorStatistics
+from resnetrt.calibration_record import BINS_PER_SIDE, TensorStatistics
 from resnetrt.errors import CheckFailed, UsageError
 
 FloatArray = npt.NDArray[np.float64]

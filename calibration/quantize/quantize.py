@@ -13,11 +13,11 @@ from resnetrt.calibration.graph.dialects import dialect as find_dialect
 from resnetrt.calibration.graph.structure import weighted_layers
 from resnetrt.calibration.observe.equalize import changed_by, equalize, note_factors
 from resnetrt.calibration.observe.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord
 from resnetrt.calibration.quantize.bake import PIXELS, bake_float, bake_integer, only_convolution
 from resnetrt.calibration.quantize.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.quantize.learn_rounding import Learning
 from resnetrt.calibration.quantize.placement import Params, place, without_padded_integers
+from resnetrt.calibration_record import FILE, CalibrationRecord, require_same_model
 from resnetrt.errors import UsageError
 from resnetrt.export.cast.recipes import UINT8
 from resnetrt.export.variants.nodes import serialised
@@ -66,11 +66,10 @@ def load_record(bundle: Bundle) -> CalibrationRecord:
     Raises `UsageError` if it has none, one of another model, or one whose equalization changes the network, which
     older versions let pass.
     """
-    if FILE not in bundle.manifest.files:
+    record = CalibrationRecord.of(bundle)
+    if record is None:
         raise UsageError(f"bundle {bundle.path} has no calibration record; make one with: resnetrt calibrate")
-    record = CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), str(bundle.path / FILE))
-    if record.model_sha256 != bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256:
-        raise UsageError(f"bundle {bundle.path}: its calibration record is of another fp32.onnx; calibrate again")
+    require_same_model(bundle, record.model_sha256)
     golden, path = Golden.of(bundle), bundle.variant_file("fp32")
     images = bundle.manifest.preprocessing.normalize(golden.frames)
     if wrong := changed_by(path, record.equalization, fp32_outputs(bundle), images, golden.noise):

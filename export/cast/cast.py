@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
+from resnetrt.calibration_record import recorded_amax
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.export.cast.activation_ranges import recorded_amax
 from resnetrt.export.cast.fit_scales import fit_scales
 from resnetrt.export.cast.fp8 import insert_fp8
 from resnetrt.export.cast.graph import cast_graph, load_typed

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from resnetrt.bundle import Bundle
-from resnetrt.export.cast.activation_ranges import FILE
+from resnetrt.calibration_record import FILE
 
 UINT8 = ".uint8"  # ends the name of a variant that takes uint8 frames
 

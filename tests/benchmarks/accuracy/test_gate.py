@@ -1,5 +1,6 @@
 """The gate's parts: verdicts, bounds, McNemar, Holm, calibration error, planning limits, files."""
 
+import hashlib
 import json
 import math
 from statistics import NormalDist
@@ -13,7 +14,7 @@ from scipy.stats import binom
 
 from resnetrt.benchmarks.accuracy import gate
 from resnetrt.benchmarks.accuracy.classes import class_drops
-from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes
+from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes, Part
 from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.accuracy.plan import plan
@@ -207,6 +208,27 @@ def test_a_journal_of_another_run_is_refused(tmp_path):
     FileJournal(tmp_path / "j", {"n": 1})
     with pytest.raises(UsageError, match="found those of another"):
         FileJournal(tmp_path / "j", {"n": 2})
+
+
+def test_a_journal_of_an_older_format_is_refused(tmp_path):
+    journal = FileJournal(tmp_path / "j", {"n": 1})
+    written = (tmp_path / "j").read_bytes()
+    assert b'"journal_format": 2' in written
+    content = json.dumps({"n": 1}).encode()
+    (tmp_path / "j").write_bytes(len(content).to_bytes(8, "little") + hashlib.sha256(content).digest()[:16] + content)
+    with pytest.raises(UsageError, match="those of another, with other journal_format; remove it"):
+        FileJournal(tmp_path / "j", {"n": 1})
+    assert journal.finished() == []
+
+
+def test_a_batch_comes_back_from_the_journal_as_it_was(tmp_path):
+    part = Part(np.arange(4, dtype=np.uint64), (outcomes([0, 1, 2, 3]), outcomes([0, 1, 2, 0])), 3)
+    FileJournal(tmp_path / "j", {"n": 1}).add(part)
+    (found,) = FileJournal(tmp_path / "j", {"n": 1}).finished()
+    assert (found.images.tolist(), found.overlap, len(found.outcomes)) == ([0, 1, 2, 3], 3, 2)
+    for before, after in zip(part.outcomes, found.outcomes, strict=True):
+        for name, values in vars(before).items():
+            np.testing.assert_array_equal(getattr(after, name), values, strict=True)
 
 
 def test_releases_pair_by_pixels_whatever_the_order(tmp_path):

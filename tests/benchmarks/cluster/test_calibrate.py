@@ -24,8 +24,8 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.calibration.observe.collect import calibrate_bundle, open_some
 from resnetrt.calibration.observe.probe import Probe
-from resnetrt.calibration.observe.record import FILE
 from resnetrt.calibration.observe.seen import Seen
+from resnetrt.calibration_record import FILE
 from resnetrt.errors import DataError
 from resnetrt.preprocess import Preprocessing
 

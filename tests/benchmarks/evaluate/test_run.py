@@ -21,7 +21,7 @@ from resnetrt.benchmarks.evaluate.report import explain, to_junit, to_markdown
 from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import pixel_hash
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord
+from resnetrt.calibration_record import FILE, CalibrationRecord
 from resnetrt.cli import run
 from resnetrt.errors import DataError, UsageError
 from resnetrt.export.engines.compile import compile_variant

@@ -22,8 +22,8 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import dialect
 from resnetrt.calibration.images.data import open_dataset
 from resnetrt.calibration.observe.collect import calibrate
-from resnetrt.calibration.observe.record import FILE
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, load_record, quantize_model
+from resnetrt.calibration_record import FILE
 from resnetrt.cli import run
 from resnetrt.errors import Inconclusive
 from resnetrt.runtime import load

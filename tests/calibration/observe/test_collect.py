@@ -16,9 +16,8 @@ from resnetrt.calibration.graph.structure import watched_values
 from resnetrt.calibration.images.data import pixel_hash
 from resnetrt.calibration.observe import collect
 from resnetrt.calibration.observe.collect import calibrate, calibrate_bundle
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
-from resnetrt.calibration.observe.record import FILE
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration_record import BINS_PER_SIDE, FILE
 from resnetrt.errors import DataError
 from resnetrt.export.cast.cast import add_cast_variant
 from resnetrt.export.engines.compile import compile_variant

@@ -22,10 +22,9 @@ from resnetrt.calibration.imports.trt_cache import cache_text
 from resnetrt.calibration.observe import collect
 from resnetrt.calibration.observe.collect import calibrate, calibrate_bundle
 from resnetrt.calibration.observe.equalize import equalize, find_factors, noted_factors
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, load_record, quantize_model
+from resnetrt.calibration_record import FILE, CalibrationRecord, recorded_amax
 from resnetrt.errors import UsageError
-from resnetrt.export.cast.activation_ranges import recorded_amax
 from resnetrt.export.variants.parity import run_onnx
 from resnetrt.parity import sqnr_db
 
@@ -82,7 +81,8 @@ def test_the_record_is_of_the_equalized_network(calibrated: FindCalibrated, tmp_
     for name, item in record.tensors.items():
         np.testing.assert_allclose(item.channel_amax, again[name].channel_amax, rtol=1e-5)
         np.testing.assert_allclose(record.amax_in_model()[name], found.record[name].amax, rtol=1e-4)
-    restored = CalibrationRecord.from_bytes(record.to_bytes(), "record")
+    (tmp_path / FILE).write_bytes(record.to_bytes())
+    restored = CalibrationRecord.read(tmp_path / FILE)
     assert restored.equalization.keys() == record.equalization.keys()
     assert all((restored.equalization[name] == values).all() for name, values in record.equalization.items())
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE, Histogram, bin_centers
+from resnetrt.calibration.observe.histogram import Histogram
+from resnetrt.calibration_record import BINS_PER_SIDE, bin_centers
 
 BINS = 2 * BINS_PER_SIDE
 

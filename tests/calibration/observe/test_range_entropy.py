@@ -10,11 +10,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy as kl_divergence
 from small_data import Calibrated
 
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE, Histogram
+from resnetrt.calibration.observe.histogram import Histogram
 from resnetrt.calibration.observe.range_entropy import entropy_range, kl_divergences, magnitude_bins
 from resnetrt.calibration.observe.ranges import find_range
-from resnetrt.calibration.observe.record import TensorStatistics
 from resnetrt.calibration.quantize.round_weights import WEIGHT_METHODS, quantize_weights
+from resnetrt.calibration_record import BINS_PER_SIDE, TensorStatistics
 from resnetrt.errors import UsageError
 
 

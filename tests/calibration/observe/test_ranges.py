@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from resnetrt.calibration.graph.dialects import DIALECTS, dialect
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE, Histogram
+from resnetrt.calibration.observe.histogram import Histogram
 from resnetrt.calibration.observe.ranges import (
     METHODS,
     QuantParams,
@@ -16,9 +16,9 @@ from resnetrt.calibration.observe.ranges import (
     find_range,
     symmetric_int8,
 )
-from resnetrt.calibration.observe.record import CalibrationRecord, TensorStatistics
 from resnetrt.calibration.quantize.quantize import range_params
 from resnetrt.calibration.quantize.round_weights import quantize_weights
+from resnetrt.calibration_record import BINS_PER_SIDE, CalibrationRecord, TensorStatistics
 from resnetrt.errors import CheckFailed, UsageError
 
 finite = st.floats(-1e6, 1e6, width=32).map(lambda x: 0.0 if abs(x) < 1e-6 else x)

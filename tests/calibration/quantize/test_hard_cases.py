@@ -17,8 +17,8 @@ from resnetrt.calibration.explain.layer_report import LayerRow, layer_report
 from resnetrt.calibration.explain.suspects import Evidence, find_suspects, layer_weights
 from resnetrt.calibration.graph.dialects import DIALECTS
 from resnetrt.calibration.observe.collect import calibrate
-from resnetrt.calibration.observe.record import CalibrationRecord
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model, quantize_variant
+from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.errors import BundleError, CheckFailed, DataError, UsageError
 from resnetrt.export.fold.fold import fold_batch_norms
 from resnetrt.export.trace.trace import write_onnx

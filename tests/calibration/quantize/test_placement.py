@@ -10,9 +10,9 @@ import pytest
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import DIALECTS, Dialect, dialect
 from resnetrt.calibration.graph.structure import residual_adds, watched_values, weighted_layers
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord
 from resnetrt.calibration.quantize.placement import place
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model
+from resnetrt.calibration_record import FILE, CalibrationRecord
 from resnetrt.errors import UsageError
 
 KINDS = ["projection", "pad", "bottleneck", "plain", "fashion"]
@@ -36,7 +36,7 @@ def quantized(request: pytest.FixtureRequest) -> Callable[[str, str], ir.Graph]:
         if kind == "fashion":
             bundle = Bundle.open(request.getfixturevalue("exported_fashion"))
             path = bundle.variant_file("fp32")
-            record = CalibrationRecord.from_bytes(bundle.file(FILE).read_bytes(), "fashion")
+            record = CalibrationRecord.read(bundle.file(FILE))
         else:
             calibrated = request.getfixturevalue("calibrated")(kind)
             path, record = calibrated.path, calibrated.record

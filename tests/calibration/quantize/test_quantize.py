@@ -17,7 +17,6 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import DIALECTS, Dialect
 from resnetrt.calibration.images.data import open_dataset
 from resnetrt.calibration.observe.collect import calibrate
-from resnetrt.calibration.observe.record import CalibrationRecord
 from resnetrt.calibration.quantize import insert_qdq, quantize
 from resnetrt.calibration.quantize.quantize import (
     QuantizeOptions,
@@ -25,6 +24,7 @@ from resnetrt.calibration.quantize.quantize import (
     quantize_model,
     quantize_variant,
 )
+from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.cli import run
 from resnetrt.errors import BundleError, CheckFailed, UsageError
 from resnetrt.export.variants.lint import check_onnx

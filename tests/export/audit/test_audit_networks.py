@@ -9,8 +9,8 @@ import odd_networks
 import pytest
 
 from resnetrt.calibration.graph.dialects import dialect
-from resnetrt.calibration.observe.record import CalibrationRecord
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model
+from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.export.audit import EngineAudit, audit_file
 from resnetrt.export.audit.source import SourceGraph
 from resnetrt.export.compilers import find_compiler

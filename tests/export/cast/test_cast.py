@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from resnetrt.bundle import Bundle, sha256_of
 from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration_record import FILE, recorded_amax
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.export.cast.activation_ranges import FILE, recorded_amax
 from resnetrt.export.cast.cast import NOT_CHECKED, add_cast_variant
 from resnetrt.export.cast.fit_scales import fp16_scale
 from resnetrt.export.cast.half_types import HALF_TYPES

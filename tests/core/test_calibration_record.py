@@ -1,18 +1,22 @@
-"""The record's bytes: round trip, equality, damage."""
+"""The record's file: round trip, equality, damage."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE
 from resnetrt.calibration.observe.ranges import find_range
-from resnetrt.calibration.observe.record import FILE, CalibrationRecord, TensorStatistics
 from resnetrt.calibration.quantize.quantize import load_record
+from resnetrt.calibration_record import BINS_PER_SIDE, FILE, HEADER, CalibrationRecord, TensorStatistics, recorded_amax
 from resnetrt.errors import BundleError, UsageError
 
 BINS = 2 * BINS_PER_SIDE
@@ -30,8 +34,19 @@ def new_record() -> CalibrationRecord:
     return CalibrationRecord("fashion", "a" * 64, ("b" * 64, "c" * 64), tensors, {"conv": np.arange(4.0)})
 
 
+@contextmanager
+def stored(blob: bytes) -> Iterator[Path]:
+    """A file `demo/calibration.safetensors` with this content."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "demo" / FILE
+        path.parent.mkdir()
+        path.write_bytes(blob)
+        yield path
+
+
 def parse(blob: bytes) -> CalibrationRecord:
-    return CalibrationRecord.from_bytes(blob, "demo/calibration.safetensors")
+    with stored(blob) as path:
+        return CalibrationRecord.read(path)
 
 
 def with_header(**changes: object) -> bytes:
@@ -113,7 +128,7 @@ def test_bytes_that_are_no_record(blob: bytes):
 
 
 def test_safetensors_of_another_kind():
-    with pytest.raises(BundleError, match=r"expected a calibration record, found '__metadata__'"):
+    with pytest.raises(BundleError, match=r"expected a calibration record, found 'record'"):
         parse(save({"x": np.zeros(3)}))
     with pytest.raises(BundleError, match=r"expected a calibration record, found 'record'"):
         parse(save({"x": np.zeros(3)}, metadata={"other": "x"}))
@@ -144,8 +159,8 @@ def test_a_record_of_the_first_format_is_read_and_only_lacks_extremes_per_batch(
 
 
 def test_a_histogram_of_another_size():
-    blob = new_record().to_bytes()
-    header = json.loads(json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]["record"])
+    with stored(new_record().to_bytes()) as path, safe_open(path, "numpy") as file:
+        header = json.loads(file.metadata()[HEADER])
     header["tensors"] = {"t": [0.0, 1.0, 1.0]}
     arrays = {"counts/t": np.zeros(7, np.int64), "channel_mean/t": np.zeros(1), "channel_amax/t": np.zeros(1)}
     with pytest.raises(BundleError, match=r"a histogram of \(7,\) bins for t"):
@@ -163,7 +178,27 @@ def test_damage_is_named_or_harmless_and_never_crashes(data: st.DataObject):
     try:
         parse(bytes(blob))
     except BundleError as error:
-        assert str(error).startswith("demo/calibration.safetensors: ")  # noqa: PT017
+        assert "/demo/calibration.safetensors: " in str(error)  # noqa: PT017
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    with pytest.raises(BundleError, match=r"gone\.safetensors: expected a calibration record, found .*calibrate$"):
+        CalibrationRecord.read(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("blob", [b"garbage", with_header(format=4), with_header(tensors=3), with_header(amax=3)])
+def test_the_amax_of_a_record_that_can_not_be_read(fashion_bundle: Bundle, blob: bytes):
+    """The header alone is held to what the whole record is held to, its format too."""
+    with fashion_bundle.edit() as editor:
+        editor.write(FILE, blob)
+    with pytest.raises(BundleError, match=r"fashion\.bundle/calibration\.safetensors: .*calibrat"):
+        recorded_amax(fashion_bundle)
+
+
+def test_the_amax_of_a_bundle_without_record(fashion_bundle: Bundle):
+    with fashion_bundle.edit() as editor:
+        editor.remove(FILE)
+    assert (recorded_amax(fashion_bundle), CalibrationRecord.of(fashion_bundle)) == (None, None)
 
 
 def test_truncated_anywhere():

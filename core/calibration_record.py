@@ -2,21 +2,28 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load as load_safetensors
+from safetensors import safe_open
 from safetensors.numpy import save as save_safetensors
 
-from resnetrt.calibration.observe.histogram import BINS_PER_SIDE, bin_centers
+from resnetrt.bundle import Bundle
 from resnetrt.errors import BundleError, UsageError
 
 FILE = "calibration.safetensors"
+HEADER = "record"  # the metadata that safetensors keeps for a record, as JSON
+BINS_PER_SIDE = 4096
 _FORMAT = 3
 _FACTORS = "equalization/"
 _READABLE = (1, 2, 3)  # format 1 had no extremes per batch, 2 no equalization
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class CalibrationRecord:
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors; equal records give equal bytes."""
-        arrays: dict[str, npt.NDArray[Any]] = {}
+        arrays: Arrays = {}
         scalars: dict[str, list[float]] = {}
         for name, item in sorted(self.tensors.items()):
             scalars[name] = [item.minimum, item.maximum, item.bound]
@@ -101,37 +108,70 @@ class CalibrationRecord:
             "amax": self.amax_in_model(),
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes raw buffers
-        return bytes(save_safetensors(arrays, metadata={"record": json.dumps(header, sort_keys=True, allow_nan=False)}))
+        return bytes(save_safetensors(arrays, metadata={HEADER: json.dumps(header, sort_keys=True, allow_nan=False)}))
 
     @classmethod
-    def from_bytes(cls, blob: bytes, where: str) -> "CalibrationRecord":
-        """The inverse of `to_bytes`; raises `BundleError` naming `where` for anything else."""
-        try:
-            header = _metadata(blob)
-            arrays = load_safetensors(blob)
-            if header["format"] not in _READABLE:
-                raise BundleError(f"{where}: calibration record format {header['format']}, expected at most {_FORMAT}")
+    def read(cls, path: Path) -> "CalibrationRecord":
+        """The record whose `to_bytes` are at `path`; raises `BundleError` naming the file for anything else."""
+        with _opened(path) as (header, file):
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
             tensors = {name: _statistics(name, values, arrays) for name, values in header["tensors"].items()}
             factors = {key.removeprefix(_FACTORS): value for key, value in arrays.items() if key.startswith(_FACTORS)}
             images = tuple(header["image_hashes"])
             return cls(header["dataset"], header["model_sha256"], images, tensors, factors)
-        except (KeyError, ValueError, TypeError, OSError) as error:
-            text = f"{where}: expected a calibration record, found {error}; run resnetrt calibrate"
-            raise BundleError(text) from error
-        except Exception as error:  # safetensors' own error type has no stable public name
-            if isinstance(error, BundleError):
-                raise
-            raise BundleError(f"{where}: damaged calibration record ({error}); run resnetrt calibrate") from error
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "CalibrationRecord | None":
+        """The record of a bundle, or None if it has none; see `require_same_model`."""
+        return cls.read(bundle.file(FILE)) if FILE in bundle.manifest.files else None
 
 
-def _metadata(blob: bytes) -> dict[str, Any]:
-    """The JSON header of a safetensors file: 8 bytes of length, then JSON with `__metadata__`."""
-    length = int.from_bytes(blob[:8], "little")
-    header: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["record"])
-    return header
+def recorded_amax(bundle: Bundle) -> dict[str, float] | None:
+    """Largest magnitude of each tensor of the FP32 model, from the record's header; None without a record.
+
+    Raises `UsageError` for a record of another model, `BundleError` for a damaged one.
+    """
+    if FILE not in bundle.manifest.files:
+        return None
+    with _opened(bundle.file(FILE)) as (header, _):
+        amax = {name: max(abs(float(low)), abs(float(high))) for name, (low, high, *_) in header["tensors"].items()}
+        amax |= {name: float(value) for name, value in header.get("amax", {}).items()}  # where those are equalized
+        model_sha256 = header["model_sha256"]
+    require_same_model(bundle, model_sha256)
+    return amax
 
 
-def _statistics(name: str, values: list[float], arrays: dict[str, npt.NDArray[Any]]) -> TensorStatistics:
+def require_same_model(bundle: Bundle, model_sha256: str) -> None:
+    """Raise `UsageError` if the FP32 file of a bundle is not the one that its calibration record is of."""
+    if model_sha256 != bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256:
+        raise UsageError(f"bundle {bundle.path}: its calibration record is of another fp32.onnx; calibrate again")
+
+
+def bin_centers(bound: float) -> npt.NDArray[np.float64]:
+    """Middles of the `2 * BINS_PER_SIDE` bins over `[-bound, bound)`."""
+    width = bound / BINS_PER_SIDE
+    return (np.arange(2 * BINS_PER_SIDE, dtype=np.float64) - BINS_PER_SIDE + 0.5) * width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The header of the record at `path`, and the file with its arrays; what does not fit is a `BundleError`."""
+    try:
+        with safe_open(path, "numpy") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
+            if header["format"] not in _READABLE:
+                raise BundleError(f"{path}: calibration record format {header['format']}, expected at most {_FORMAT}")
+            yield header, file
+    except BundleError:
+        raise
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        text = f"{path}: expected a calibration record, found {error}; run resnetrt calibrate"
+        raise BundleError(text) from error
+    except Exception as error:  # safetensors' own error, and what a damaged header leads to
+        raise BundleError(f"{path}: damaged calibration record ({error}); run resnetrt calibrate") from error
+
+
+def _statistics(name: str, values: list[float], arrays: Arrays) -> TensorStatistics:
     counts = arrays[f"counts/{name}"]
     if counts.shape != (2 * BINS_PER_SIDE,):
         raise ValueError(f"a histogram of {counts.shape} bins for {name}")
