@@ -54,18 +54,18 @@ def _weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 def _weight_faults(
     model: "onnx.ModelProto", constants: dict[str, FloatArray], weights: dict[str, FloatArray]
 ) -> list[ScaleFault]:
+    import onnx_ir as ir
+
+    from resnetrt.export.variants.qdq import along, scale_axis
+
     found = []
     for node in model.graph.node:
         stored = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         name = node.input[0].removesuffix(".quantized").removesuffix("_quantized").rpartition("/")[2]
         if stored is None or name not in weights or stored.shape != weights[name].shape:
             continue
-        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
-        scale = constants[node.input[1]]
-        shape = [1] * stored.ndim
-        if scale.ndim and scale.size > 1:
-            shape[axis] = -1
-        difference = stored * scale.reshape(shape) - weights[name]
+        axis = scale_axis(ir.serde.deserialize_node(node))
+        difference = stored * along(constants[node.input[1]], axis, stored.ndim) - weights[name]
         error = float(np.linalg.norm(difference) / max(float(np.linalg.norm(weights[name])), 1e-30))
         if error > _WEIGHT_ERROR:
             found.append(ScaleFault(name, f"weights are off by {error:.0%} of their size"))

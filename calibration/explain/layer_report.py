@@ -20,11 +20,12 @@ from resnetrt.calibration.graph.qdq_graph import QdqGraph, Quantizer
 from resnetrt.calibration.observe.equalize import along_channels, noted_factors
 from resnetrt.errors import CheckFailed
 from resnetrt.export.variants.inner_values import InnerValues
+from resnetrt.export.variants.qdq import WEIGHTED
 from resnetrt.golden import Golden
 from resnetrt.parity import SQNR_CAP_DB
 
 Arrays = dict[str, npt.NDArray[Any]]
-_LAYERS = ("Conv", "Gemm", "MatMul", "Add")
+_LAYERS = (*WEIGHTED, "Add")
 _ACTIVATIONS = ("Relu", "Clip")
 
 

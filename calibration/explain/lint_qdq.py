@@ -12,8 +12,8 @@ from resnetrt.calibration.graph.dialects import Dialect
 from resnetrt.calibration.graph.qdq_graph import QdqGraph
 from resnetrt.calibration.graph.structure import residual_adds
 from resnetrt.errors import CheckFailed
+from resnetrt.export.variants.qdq import WEIGHTED, output_axis, scale_axis
 
-LAYERS = ("Conv", "Gemm", "MatMul")
 _SAME_SCALE = 1e-3  # relative; float32 products differ by 1e-7, wrong pairings by far more
 
 
@@ -90,7 +90,7 @@ def activations(file: _File) -> Iterator[Finding]:
 @rule
 def weights(file: _File) -> Iterator[Finding]:
     """Integer weights: type, zero points, one scale per output channel along the right axis."""
-    for layer in file.graph.layers(LAYERS):
+    for layer in file.graph.layers(WEIGHTED):
         node = file.graph.producers.get(layer.input[1])
         if node is None or node.op_type != "DequantizeLinear":
             yield Finding("warning", layer.name, "its weights are floats, so it runs as a float layer")
@@ -110,24 +110,18 @@ def weights(file: _File) -> Iterator[Finding]:
 
 
 def _weight_axis(layer: onnx.NodeProto, node: onnx.NodeProto, shape: tuple[int, ...], scales: int) -> Iterator[Finding]:
-    wanted = _output_axis(layer)
+    wanted = output_axis(ir.serde.deserialize_node(layer), len(shape))
     if scales == 1 and shape[wanted] > 1:
         yield Finding(
             "warning", layer.name, "one scale for all of its weights; a scale per output channel is more exact"
         )
         return
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % len(shape)
+    axis = scale_axis(ir.serde.deserialize_node(node)) % len(shape)
     if scales > 1 and (axis != wanted or scales != shape[wanted]):
         message = (
             f"its weights {shape} have {scales} scales along axis {axis}, expected {shape[wanted]} along axis {wanted}"
         )
         yield Finding("error", layer.name, message)
-
-
-def _output_axis(layer: onnx.NodeProto) -> int:
-    if layer.op_type == "Conv":
-        return 0
-    return 0 if any(a.name == "transB" and a.i for a in layer.attribute) else 1
 
 
 @rule
@@ -155,7 +149,7 @@ def biases(file: _File) -> Iterator[Finding]:
 @rule
 def inputs(file: _File) -> Iterator[Finding]:
     """Layers that read floats run in floats."""
-    for layer in file.graph.layers(LAYERS):
+    for layer in file.graph.layers(WEIGHTED):
         if file.graph.dequantizer(layer.input[0]) is None:
             yield Finding("warning", layer.name, "its input is a float, so it runs as a float layer")
 

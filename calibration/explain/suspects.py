@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, explain_file
@@ -19,6 +20,7 @@ from resnetrt.calibration.graph.qdq_graph import QdqGraph
 from resnetrt.calibration.observe.equalize import Factors, noted_factors
 from resnetrt.calibration_record import CalibrationRecord
 from resnetrt.errors import CheckFailed
+from resnetrt.export.variants.qdq import output_axis
 
 # Layers of healthy ResNets have 35 to 48 dB of their own (8 bits of a uniform signal give 50).
 LEAST_OWN_DB = 20.0
@@ -100,8 +102,8 @@ def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     for node in graph.layers(("Conv", "Gemm")):
         weight = graph.constant(node.input[1])
         if weight is not None:
-            transposed = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
-            found[node.name] = weight if transposed else weight.T
+            axis = output_axis(ir.serde.deserialize_node(node), weight.ndim)
+            found[node.name] = np.moveaxis(weight, axis, 0)
     return found
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
+from resnetrt.export.variants.qdq import WEIGHTED
+
 # Operators that only move or select values: quantizing before or after them is the same, so both sides share a scale.
 COMMUTING = (
     "MaxPool",

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from resnetrt.calibration.graph.structure import WEIGHTED, commutes, is_constant, pad_amounts, weighted_layers
+from resnetrt.calibration.graph.structure import commutes, is_constant, pad_amounts, weighted_layers
 from resnetrt.export.variants.nodes import add_constant, serialised
 from resnetrt.export.variants.parity import difference
+from resnetrt.export.variants.qdq import WEIGHTED, output_axis
 from resnetrt.preprocess import FloatArray
 
 Factors = dict[str, npt.NDArray[np.float64]]
@@ -63,7 +64,7 @@ def equalize(graph: ir.Graph, factors: Factors) -> None:
         assert weight.const_value is not None
         array = weight.const_value.numpy().astype(np.float64)
         into, out = factors.get(source.name or ""), factors.get(output.name or "")
-        transposed = layer.op_type != "Conv" and not layer.attributes.get_int("transB", 0)
+        transposed = output_axis(layer, array.ndim) != 0
         if transposed:
             array = array.T
         if into is not None:

@@ -17,7 +17,7 @@ from resnetrt.calibration.graph.dialects import Dialect
 from resnetrt.calibration.observe.ranges import QuantParams
 from resnetrt.calibration.quantize.insert_qdq import LayerInput
 from resnetrt.errors import UsageError
-from resnetrt.export.variants.nodes import add_constant, named_node
+from resnetrt.export.variants.nodes import add_constant, drop_unused, named_node
 from resnetrt.preprocess import Preprocessing
 
 PIXELS = "pixels"
@@ -145,8 +145,7 @@ def _widen_weights(graph: ir.Graph, layer: ir.Node, preprocessing: Preprocessing
     constant = (scaled * (grid.centre / 255 - mean)).sum(1, keepdims=True) / grid.one
     widened = np.concatenate([scaled, constant], 1).astype(np.float32)
     layer.replace_input_with(1, add_constant(graph, f"{weight.name}.{PIXELS}", widened))
-    if not weight.uses() and weight.name is not None:
-        del graph.initializers[weight.name]
+    drop_unused(graph, weight)
 
 
 def _pad_channel(graph: ir.Graph, value: ir.Value, axis: int, fill: npt.NDArray[np.uint8] | np.float32) -> ir.Node:

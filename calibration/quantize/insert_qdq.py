@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,8 @@ from resnetrt.calibration.graph.structure import weighted_layers
 from resnetrt.calibration.observe.ranges import QuantParams
 from resnetrt.calibration.quantize.learn_rounding import LearnedRounding
 from resnetrt.calibration.quantize.round_weights import quantize_weights
-from resnetrt.export.variants.nodes import add_constant
+from resnetrt.export.variants.nodes import add_constant, drop_unused
+from resnetrt.export.variants.qdq import along, insert_pair, output_axis, store_quantized
 from resnetrt.progress import track
 
 _INT32_MAX = 2**31 - 1
@@ -46,22 +46,13 @@ def insert_activation_pairs(
     """
     values = {value.name: value for value in graph.inputs}
     values |= {output.name: output for node in graph for output in node.outputs}
-    first = graph[0]
     for name, chosen in params.items():
         value = values[name]
         uses = [use for use in value.uses() if use.node.name not in keep_float]
-        scale = add_constant(graph, f"{name}.scale", np.float32(chosen.scale))
-        zero = add_constant(graph, f"{name}.zero_point", np.array(chosen.zero_point, chosen.dtype))
-        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}.quantize")
-        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}.dequantize")
-        quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}.quantized", f"{name}.dequantized"
-        producer = value.producer()
-        if producer is None:
-            graph.insert_before(first, [quantize, dequantize])
-        else:
-            graph.insert_after(producer, [quantize, dequantize])
+        zero_point = np.array(chosen.zero_point, chosen.dtype)
+        _, dequantized = insert_pair(graph, value, np.float32(chosen.scale), zero_point)
         for use in uses:
-            use.node.replace_input_with(use.idx, dequantize.outputs[0])
+            use.node.replace_input_with(use.idx, dequantized)
 
 
 def quantize_layers(graph: ir.Graph, inputs: Mapping[str, LayerInput], options: LayerOptions) -> None:
@@ -80,34 +71,30 @@ def quantize_layers(graph: ir.Graph, inputs: Mapping[str, LayerInput], options: 
 
 
 def _quantize_layer(graph: ir.Graph, layer: ir.Node, source: LayerInput, options: LayerOptions) -> None:
-    axis = output_axis(layer)
     weight, bias = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
     assert weight is not None
     assert weight.const_value is not None
     array = weight.const_value.numpy()
+    axis = output_axis(layer, array.ndim)
     least = _least_scales(bias, source.scale, array.shape[axis]) if options.integer_bias else None
     integers, scales = quantize_weights(array, axis, options.weight_max, least, options.weight_method)
     if options.rounding is not None:
         integers = options.rounding.round(layer, array, axis, integers, scales, options.weight_max)
-    layer.replace_input_with(1, _dequantized(graph, layer, f"{weight.name}", integers, scales, axis))
-    _drop_if_unused(graph, weight)
+    store_quantized(graph, layer, 1, integers, scales, axis)
     if bias is None or bias.const_value is None:
         return
     values: npt.NDArray[np.float64] = bias.const_value.numpy().astype(np.float64)
     if options.bias_correction:
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        error: npt.NDArray[np.float64] = integers * scales.astype(np.float64).reshape(shape) - array
+        error: npt.NDArray[np.float64] = integers * along(scales.astype(np.float64), axis, array.ndim) - array
         values = values - mean_shift(error, axis, source.means)
     if options.integer_bias:
         bias_scales = (scales * np.float32(source.scale)).astype(np.float32)
         stored = np.clip(np.rint(values / bias_scales), -_INT32_MAX, _INT32_MAX).astype(np.int32)
-        layer.replace_input_with(2, _dequantized(graph, layer, f"{bias.name}", stored, bias_scales, 0))
-        _drop_if_unused(graph, bias)
+        store_quantized(graph, layer, 2, stored, bias_scales, 0)
     elif options.bias_correction:
         corrected = add_constant(graph, f"{layer.name}/{bias.name}.corrected", values.astype(np.float32))
         layer.replace_input_with(2, corrected)
-        _drop_if_unused(graph, bias)
+        drop_unused(graph, bias)
 
 
 def mean_shift(error: npt.NDArray[np.float64], axis: int, means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -122,35 +109,9 @@ def mean_shift(error: npt.NDArray[np.float64], axis: int, means: npt.NDArray[np.
     return np.asarray((per_channel * grouped).sum(1))
 
 
-def output_axis(layer: ir.Node) -> int:
-    """The axis of a layer's weight that counts its outputs."""
-    if layer.op_type == "Conv":
-        return 0
-    return 0 if layer.attributes.get_int("transB", 0) else 1
-
-
 def _least_scales(bias: ir.Value | None, input_scale: float, outputs: int) -> npt.NDArray[np.float32] | None:
     """Weight scales below which the bias would not fit into int32 (a dead channel has tiny weights, not bias)."""
     if bias is None or bias.const_value is None:
         return None
     magnitude = np.abs(bias.const_value.numpy().astype(np.float64)).reshape(outputs)
     return (magnitude / (input_scale * _INT32_MAX) * (1 + 1e-6)).astype(np.float32)
-
-
-def _dequantized(
-    graph: ir.Graph, layer: ir.Node, name: str, integers: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int
-) -> ir.Value:
-    if f"{name}.quantized" in graph.initializers:  # two layers share it, each with its own scales
-        name = f"{layer.name}/{name}"
-    stored = add_constant(graph, f"{name}.quantized", integers)
-    scale = add_constant(graph, f"{name}.scale", scales)
-    zero = add_constant(graph, f"{name}.zero_point", np.zeros(scales.shape, integers.dtype))
-    node = ir.node("DequantizeLinear", [stored, scale, zero], {"axis": axis}, name=f"{name}.dequantize")
-    node.outputs[0].name = f"{name}.dequantized"
-    graph.insert_before(layer, node)
-    return node.outputs[0]
-
-
-def _drop_if_unused(graph: ir.Graph, value: ir.Value) -> None:
-    if not value.uses() and value.name is not None and value.name in graph.initializers:
-        del graph.initializers[value.name]

@@ -19,6 +19,7 @@ from resnetrt.calibration.graph.structure import weighted_layers
 from resnetrt.calibration.images.data import open_dataset, pixel_hash
 from resnetrt.errors import DataError
 from resnetrt.export.variants.inner_values import InnerValues
+from resnetrt.export.variants.qdq import output_axis
 from resnetrt.preprocess import Preprocessing, UInt8Array
 
 IMAGES = 128
@@ -202,8 +203,7 @@ class _Patches:
         assert weight.const_value is not None
         shape = weight.const_value.shape.numpy()
         if node.op_type != "Conv":
-            transposed = node.attributes.get_int("transB", 0)
-            return cls(source.name or "", shape[1] if transposed else shape[0], (), node)
+            return cls(source.name or "", shape[1 - output_axis(node, 2)], (), node)
         automatic = node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
         if len(shape) != 4 or node.attributes.get_int("group", 1) != 1 or automatic:
             return None

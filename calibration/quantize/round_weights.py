@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resnetrt.errors import UsageError
+from resnetrt.export.variants.qdq import along
 
 FloatArray = npt.NDArray[np.float64]
 WeightMethod = Callable[[npt.NDArray[np.float32], int], FloatArray]
@@ -78,7 +79,5 @@ def quantize_weights(
     floor = np.zeros(len(moved)) if least is None else least.astype(np.float64)
     empty = np.where(floor > 0, floor, 1.0)
     scales = np.maximum(np.where(ideal > 0, np.maximum(ideal, floor), empty), _LEAST_SCALE).astype(np.float32)
-    shape = [1] * weights.ndim
-    shape[axis] = -1
-    integers = np.clip(np.rint(weights / scales.reshape(shape)), -qmax, qmax).astype(np.int8)
+    integers = np.clip(np.rint(weights / along(scales, axis, weights.ndim)), -qmax, qmax).astype(np.int8)
     return integers, scales

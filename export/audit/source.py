@@ -11,10 +11,11 @@ import onnx
 
 from resnetrt.errors import CheckFailed
 from resnetrt.export.trace.ceil_pools import rewrite_ceil_pools
+from resnetrt.export.variants.qdq import WEIGHTED
 
 PASS_THROUGH = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-_MULTIPLIES = (*_CONVOLUTIONS, "Gemm", "MatMul")
+_MULTIPLIES = (*WEIGHTED, "ConvTranspose")
 _FUSABLE = {"BatchNormalization", "Relu", "Clip", "Add"}
 _MOVES = PASS_THROUGH | {"Transpose", "Reshape"}  # what may stand between a constant and its reader
 

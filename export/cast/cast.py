@@ -18,17 +18,16 @@ from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.cast.fit_scales import fit_scales
 from resnetrt.export.cast.fp8 import insert_fp8
 from resnetrt.export.cast.graph import cast_graph, load_typed
-from resnetrt.export.cast.half_range import WEIGHTED, layers_out_of_range
+from resnetrt.export.cast.half_range import layers_out_of_range
 from resnetrt.export.cast.half_types import HALF_TYPES, HalfType
 from resnetrt.export.cast.recipes import RECIPES, UINT8, CastRecipe, recipe_for, record_of
 from resnetrt.export.cast.rounded import write_rounded
-from resnetrt.export.variants.lint import check_onnx
 from resnetrt.export.variants.nodes import serialised
-from resnetrt.export.variants.parity import difference, golden_outputs, measure_parity
-from resnetrt.export.variants.store import enter_variant
+from resnetrt.export.variants.parity import difference, golden_outputs
+from resnetrt.export.variants.qdq import WEIGHTED
+from resnetrt.export.variants.store import store_variant, unexplained
 from resnetrt.golden import Golden
-from resnetrt.manifest import VariantRecord
-from resnetrt.parity import Parity, compare, require
+from resnetrt.parity import Parity
 from resnetrt.preprocess import FloatArray
 
 NOT_CHECKED = "not checked: the bundle has no calibration record; make one with: resnetrt calibrate"
@@ -37,6 +36,7 @@ _UNKNOWN_RANGE = (
     "; without a calibration record nobody knows which layers must stay FP32: make one with resnetrt calibrate"
 )
 _PREPROCESSING = "preprocessing: pixels are rounded once, behind it"
+_AS_IT_IS = "parity_onnxruntime"
 _NOT_RUN = {
     "bf16": "not checked: ONNX Runtime has no BF16 convolution for the CPU",
     # measured with 1.32.0 on two ResNets: 21 dB without graph optimization, -3.6 dB and 0.1 dB with it
@@ -57,43 +57,41 @@ def add_cast_variant(bundle: Bundle, precision: str, input_type: str = "float32"
     _check_source(bundle, recipe, precision)
     amax = recorded_amax(bundle)
     model, kept = cast_model(bundle, recipe, precision, amax)
-    name = f"{recipe.variant}.onnx"
-    with bundle.edit() as editor:
-        path = editor.new_path(name)
-        path.write_bytes(serialised(model))
-        check_onnx(path)
-        with _naming(recipe.variant, _UNKNOWN_RANGE if amax is None else ""):
-            outputs, as_it_is = rounded_outputs(bundle, path), _run_as_it_is(bundle, path, precision)
-            golden = Golden.of(bundle)
-            parity = compare(golden.logits, outputs, golden.noise)
-        for found in (parity, as_it_is):
-            if isinstance(found, Parity):
-                require(found, "onnxruntime", precision, f"variant {recipe.variant}")
-        record_sha256 = record_of(bundle)
-        evidence = {
-            "parity": parity.to_json(),
-            "parity_method": f"ONNX Runtime, float32 with every tensor rounded to {recipe.half}",
-            "parity_onnxruntime": as_it_is.to_json() if isinstance(as_it_is, Parity) else as_it_is,
-            "kept_fp32": kept,
-            "record_sha256": record_sha256,
-            "activations": NOT_CHECKED if amax is None else f"checked: {len(amax)} tensors of the calibration record",
-            "source": recipe.source,
-            "source_sha256": bundle.manifest.files[bundle.manifest.variants[recipe.source].file].sha256,
-        }
-        if precision == "fp8":  # its ranges are the record's, as those of INT8 are; its images may not judge it
-            evidence["calibration_sha256"] = record_sha256
-        record = VariantRecord(name, precision, input=input_type, dialect=recipe.dialect, evidence=evidence)
-        enter_variant(editor, recipe.variant, record, outputs)
+    record_sha256 = record_of(bundle)
+    evidence = {
+        "parity_method": f"ONNX Runtime, float32 with every tensor rounded to {recipe.half}",
+        "kept_fp32": kept,
+        "record_sha256": record_sha256,
+        "activations": NOT_CHECKED if amax is None else f"checked: {len(amax)} tensors of the calibration record",
+        "source": recipe.source,
+        "source_sha256": bundle.manifest.files[bundle.manifest.variants[recipe.source].file].sha256,
+    }
+    if precision == "fp8":  # its ranges are the record's, as those of INT8 are; its images may not judge it
+        evidence["calibration_sha256"] = record_sha256
+    if precision in _NOT_RUN:
+        evidence[_AS_IT_IS] = _NOT_RUN[precision]
+    parity = store_variant(
+        bundle,
+        recipe.variant,
+        serialised(model),
+        precision,
+        evidence,
+        input_type=input_type,
+        dialect=recipe.dialect,
+        run=rounded_outputs,
+        also={} if precision in _NOT_RUN else {_AS_IT_IS: golden_outputs},
+        explain=_without_record if amax is None else unexplained,
+    )
     return recipe.variant, parity
 
 
 @contextmanager
-def _naming(variant: str, advice: str) -> Iterator[None]:
-    """Say in a `CheckFailed` of the block which variant it is about, and the advice."""
+def _without_record(_bundle: Bundle, _path: Path) -> Iterator[None]:
+    """Say in a `CheckFailed` of the block what would help."""
     try:
         yield
     except CheckFailed as error:
-        raise CheckFailed(f"variant {variant}: {error}{advice}") from error
+        raise CheckFailed(f"{error}{_UNKNOWN_RANGE}") from error
 
 
 def cast_model(
@@ -157,11 +155,6 @@ def rounded_outputs(bundle: Bundle, path: Path) -> FloatArray:
         twin = Path(folder) / "rounded.onnx"
         write_rounded(path, twin)
         return golden_outputs(bundle, twin)
-
-
-def _run_as_it_is(bundle: Bundle, path: Path, precision: str) -> Parity | str:
-    """Parity of the file in ONNX Runtime, or why that says nothing."""
-    return _NOT_RUN.get(precision) or measure_parity(bundle, path)
 
 
 def _check_source(bundle: Bundle, recipe: CastRecipe, precision: str) -> None:

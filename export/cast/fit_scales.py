@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from resnetrt.export.cast.half_range import channel_axis
+from resnetrt.export.variants.qdq import along, scale_axis
 
 _NORMAL = 2.0**-14
 _SMALLEST = 2.0**-24
@@ -54,9 +54,6 @@ def _requantize(node: ir.Node, stored: ir.Value, old: npt.NDArray[Any], new: npt
     if integers.dtype != np.int8:
         return  # a bias in int32 or an 8-bit float, whose scales are made exact when they are chosen
     ratio = old.astype(np.float64) / new.astype(np.float64)
-    if ratio.ndim == 1:
-        shape = [1] * integers.ndim
-        shape[channel_axis(node)] = -1
-        ratio = ratio.reshape(shape)
+    ratio = along(ratio, scale_axis(node), integers.ndim)
     again = np.clip(np.rint(integers.astype(np.float64) * ratio), -127, 127).astype(np.int8)
     stored.const_value = ir.tensor(again, name=stored.name)

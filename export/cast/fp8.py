@@ -14,8 +14,7 @@ import onnx_ir as ir
 
 from resnetrt.errors import UsageError
 from resnetrt.export.cast.fit_scales import fp16_scale
-from resnetrt.export.cast.half_range import channel_axis
-from resnetrt.export.variants.nodes import add_constant
+from resnetrt.export.variants.qdq import along, insert_pair, scale_axis, store_quantized
 
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 LARGEST = 448.0
@@ -53,24 +52,16 @@ def _quantize_activation(
     if name not in amax:
         raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
     value, scale = values[name], np.asarray(max(amax[name], 1e-30) / LARGEST)
-    scales = add_constant(graph, f"{name}.scale", fp16_scale(scale).reshape(()))
-    zero = add_constant(graph, f"{name}.zero_point", np.zeros((), E4M3))
-    quantize = ir.node("QuantizeLinear", [value, scales, zero], name=f"{name}.quantize")
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scales, zero], name=f"{name}.dequantize")
-    _describe(quantize.outputs[0], f"{name}.quantized", ir.DataType.FLOAT8E4M3FN, value.shape)
-    _describe(dequantize.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], [quantize, dequantize])
-    else:
-        graph.insert_after(producer, [quantize, dequantize])
+    quantized, dequantized = insert_pair(graph, value, fp16_scale(scale).reshape(()), np.zeros((), E4M3))
+    quantized.dtype, quantized.shape = ir.DataType.FLOAT8E4M3FN, value.shape
+    dequantized.dtype, dequantized.shape = ir.DataType.FLOAT, value.shape
     for reader in pattern.outputs[0].uses():
         for use in reader.node.outputs[0].uses():
-            nodes[use.node.name].replace_input_with(use.idx, dequantize.outputs[0])
+            nodes[use.node.name].replace_input_with(use.idx, dequantized)
 
 
 def _quantize_weights(graph: ir.Graph, nodes: dict[str | None, ir.Node], pattern: ir.Node) -> None:
-    axis = channel_axis(pattern)
+    axis = scale_axis(pattern)
     for use in pattern.outputs[0].uses():
         layer = nodes[use.node.name]
         weight = layer.inputs[use.idx]
@@ -80,24 +71,11 @@ def _quantize_weights(graph: ir.Graph, nodes: dict[str | None, ir.Node], pattern
         others = tuple(index for index in range(array.ndim) if index != axis)
         amax = np.abs(array).max(others)
         scale = fp16_scale(np.where(amax > 0, amax / LARGEST, 1.0))
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        name = f"{layer.name}.weight" if f"{weight.name}.quantized" in graph.initializers else weight.name or ""
-        stored = add_constant(graph, f"{name}.quantized", to_e4m3(array, scale.reshape(shape)))
-        scales = add_constant(graph, f"{name}.scale", scale)
-        zero = add_constant(graph, f"{name}.zero_point", np.zeros(scale.shape, E4M3))
-        node = ir.node("DequantizeLinear", [stored, scales, zero], {"axis": axis}, name=f"{name}.dequantize")
-        _describe(node.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, weight.shape)
-        graph.insert_before(layer, node)
-        layer.replace_input_with(1, node.outputs[0])
-        if not weight.uses():
-            del graph.initializers[weight.name or ""]
+        stored = to_e4m3(array, along(scale, axis, array.ndim))
+        dequantized = store_quantized(graph, layer, 1, stored, scale, axis)
+        dequantized.dtype, dequantized.shape = ir.DataType.FLOAT, weight.shape
 
 
 def _stored(node: ir.Node) -> ir.Value | None:
     value = node.inputs[0]
     return value if value is not None and value.const_value is not None else None
-
-
-def _describe(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    value.name, value.dtype, value.shape = name, dtype, shape

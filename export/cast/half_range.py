@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from resnetrt.export.cast.half_types import HALF_OPERATORS, HalfType
+from resnetrt.export.variants.qdq import WEIGHTED, along, output_axis, scale_axis
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 _CHANNEL_LOSS = 2.0**-8  # rounding of normal numbers loses at most 2**-11 of a channel
 _HALF_STEP = 2.0**-25
 _HEADROOM = 2.0  # other images may reach further than those of the calibration record
@@ -56,16 +56,7 @@ def constant(value: ir.Value | None) -> Array | None:
     if stored is None or scale is None:
         return None
     integers, scales = stored.numpy().astype(np.float64), scale.numpy().astype(np.float64)
-    if scales.ndim == 1:
-        shape = [1] * integers.ndim
-        shape[channel_axis(producer)] = -1
-        scales = scales.reshape(shape)
-    return np.asarray(integers * scales)
-
-
-def channel_axis(node: ir.Node) -> int:
-    """The `axis` of a QuantizeLinear or DequantizeLinear; 1 is ONNX's default."""
-    return node.attributes.get_int("axis", 1)
+    return np.asarray(integers * along(scales, scale_axis(producer), integers.ndim))
 
 
 def _operator_reason(node: ir.Node) -> str | None:
@@ -102,7 +93,7 @@ def _is_lost(array: Array, half: HalfType) -> int:
 
 def _lost_channels(node: ir.Node, weights: Array, half: HalfType, amax: Mapping[str, float]) -> int:
     """How many output channels lose more than rounding does, and so much that their FP16 output would change."""
-    rows = np.moveaxis(weights, _output_axis(node), 0)
+    rows = np.moveaxis(weights, output_axis(node, weights.ndim), 0)
     rows = rows.reshape(len(rows), -1)
     errors = rows - rows.astype(half.numpy).astype(np.float64)
     lost = np.linalg.norm(errors, axis=1) > _CHANNEL_LOSS * np.linalg.norm(rows, axis=1)
@@ -113,12 +104,6 @@ def _lost_channels(node: ir.Node, weights: Array, half: HalfType, amax: Mapping[
     steps = np.abs(bias).ravel() * 2.0**-11 if bias is not None and bias.size == len(rows) else np.zeros(len(rows))
     change = np.abs(errors[lost]).sum(1) * reach
     return int((change > np.maximum(steps[lost], _HALF_STEP)).sum())
-
-
-def _output_axis(node: ir.Node) -> int:
-    if node.op_type == "Conv":
-        return 0
-    return 0 if node.attributes.get_int("transB", 0) else -1
 
 
 def _activations(graph: ir.Graph, amax: Mapping[str, float]) -> Iterator[tuple[ir.Value, float]]:

@@ -7,9 +7,10 @@ import onnx_ir as ir
 
 from resnetrt.export.cast.cast import cast_to_half
 from resnetrt.export.cast.graph import cast_graph, load_typed
-from resnetrt.export.cast.half_range import WEIGHTED, layers_out_of_range
+from resnetrt.export.cast.half_range import layers_out_of_range
 from resnetrt.export.cast.half_types import HALF_OPERATORS, HALF_TYPES
 from resnetrt.export.variants.nodes import serialised
+from resnetrt.export.variants.qdq import WEIGHTED
 
 _NEVER = ("QuantizeLinear", "DequantizeLinear", *WEIGHTED)  # unless named
 

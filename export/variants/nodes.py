@@ -25,6 +25,12 @@ def named_node(
     return node
 
 
+def drop_unused(graph: ir.Graph, value: ir.Value) -> None:
+    """Take the initializer `value` out of `graph` if nothing reads it any more."""
+    if not value.uses() and value.name is not None and value.name in graph.initializers:
+        del graph.initializers[value.name]
+
+
 def serialised(model: ir.Model) -> bytes:
     """The content of `model`'s ONNX file."""
     return bytes(ir.serde.serialize_model(model).SerializeToString())

@@ -9,17 +9,11 @@ import numpy as np
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed
 from resnetrt.golden import Golden
-from resnetrt.parity import Parity, compare, failures, tolerance
+from resnetrt.parity import compare, failures, tolerance
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.settings import read_settings
 
 _BATCH = 8
-
-
-def measure_parity(bundle: Bundle, model_path: Path) -> Parity:
-    """Run the ONNX file at `model_path` on the bundle's golden images, as `golden_outputs` does; compare with eager."""
-    golden = Golden.of(bundle)
-    return compare(golden.logits, golden_outputs(bundle, model_path), golden.noise)
 
 
 def fp32_outputs(bundle: Bundle) -> FloatArray:

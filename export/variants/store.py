@@ -3,12 +3,13 @@
 Its own outputs on these images are stored beside it: what any backend must make of the file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle, BundleEditor, sha256_of
+from resnetrt.errors import CheckFailed
 from resnetrt.export.variants.lint import check_onnx
 from resnetrt.export.variants.parity import golden_outputs
 from resnetrt.golden import Golden, outputs_file, outputs_to_bytes
@@ -16,8 +17,13 @@ from resnetrt.manifest import VariantRecord
 from resnetrt.parity import Parity, compare, require
 from resnetrt.preprocess import FloatArray
 
+Run = Callable[[Bundle, Path], FloatArray]
+Explain = Callable[[Bundle, Path], AbstractContextManager[None]]
+_NO_MORE: Mapping[str, Run] = {}
 
-def _unexplained(_bundle: Bundle, _path: Path) -> AbstractContextManager[None]:
+
+def unexplained(_bundle: Bundle, _path: Path) -> AbstractContextManager[None]:
+    """Failures stay as they are."""
     return nullcontext()
 
 
@@ -30,26 +36,27 @@ def store_variant(
     *,
     input_type: str = "float32",
     dialect: str | None = None,
-    run: Callable[[Bundle, Path], FloatArray] = golden_outputs,
-    explain: Callable[[Bundle, Path], AbstractContextManager[None]] = _unexplained,
+    run: Run = golden_outputs,
+    also: Mapping[str, Run] = _NO_MORE,
+    explain: Explain = unexplained,
 ) -> Parity:
     """Store the ONNX file `blob` as variant `name`, with `evidence`, its outputs as `run` finds them, and their parity.
 
-    Casts of an older file of it are dropped, as their engines and its own are. The parity is required within `explain`,
-    which may add to the message of a failure. Raises `CheckFailed` for invalid
-    ONNX and outside the tolerance of `precision`; then nothing is written.
+    What the runs of `also` find is held to eager too; their parity is evidence under their names. Casts of an older
+    file of it are dropped, as their engines and its own are. All this is required within `explain`, which may add to
+    the message of a failure. Raises `CheckFailed` for invalid ONNX and outside the tolerance of `precision`; then
+    nothing is written.
     """
     with bundle.edit() as editor:
         path = editor.new_path(f"{name}.onnx")
         path.write_bytes(blob)
         check_onnx(path)
         outputs = run(bundle, path)
-        golden = Golden.of(bundle)
-        parity = compare(golden.logits, outputs, golden.noise)
         with explain(bundle, path):
-            require(parity, "onnxruntime", precision, f"variant {name}")
-        found = evidence | {"parity": parity.to_json()}
-        record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=found)
+            parity = _require_parity(bundle, name, precision, outputs)
+            others = {key: _require_parity(bundle, name, precision, each(bundle, path)) for key, each in also.items()}
+        found = {"parity": parity.to_json()} | {key: other.to_json() for key, other in others.items()}
+        record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=evidence | found)
         enter_variant(editor, name, record, outputs)
         sha256 = sha256_of(path)
         drop_variants(
@@ -58,6 +65,17 @@ def store_variant(
                 made.evidence.get("source") == name and made.evidence.get("source_sha256") not in (None, sha256)
             ),
         )
+    return parity
+
+
+def _require_parity(bundle: Bundle, name: str, precision: str, outputs: FloatArray) -> Parity:
+    """Parity of `outputs` with eager. Raises `CheckFailed` naming the variant outside its precision's tolerance."""
+    golden, variant = Golden.of(bundle), f"variant {name}"
+    try:
+        parity = compare(golden.logits, outputs, golden.noise)
+    except CheckFailed as error:
+        raise CheckFailed(f"{variant}: {error}") from error
+    require(parity, "onnxruntime", precision, variant)
     return parity
 
 

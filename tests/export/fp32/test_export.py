@@ -15,9 +15,9 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.fp32 import export as module
 from resnetrt.export.fp32.export import ExportRequest, export_bundle
-from resnetrt.export.variants.parity import measure_parity, run_onnx
+from resnetrt.export.variants.parity import golden_outputs, run_onnx
 from resnetrt.golden import Golden
-from resnetrt.parity import failures, tolerance
+from resnetrt.parity import Parity, compare, failures, tolerance
 from resnetrt.preprocess import Preprocessing
 
 RGB = Preprocessing("RGB", 16, (16, 16), (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))
@@ -45,6 +45,12 @@ def request_for(net: nn.Module, **changes: Any) -> ExportRequest:
 def one_layer() -> nn.Module:
     """The least that has everything: 5 logits from a convolution and its BatchNorm."""
     return small_models.randomize(small_models.Chain(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU()))
+
+
+def parity_of_fp32(bundle: Bundle) -> Parity:
+    """Parity with eager, measured anew."""
+    golden = Golden.of(bundle)
+    return compare(golden.logits, golden_outputs(bundle, bundle.variant_file("fp32")), golden.noise)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,7 @@ def test_golden_logits_are_of_the_eager_model_before_folding(exported: Bundle):
 
 
 def test_measured_again_the_parity_is_the_stored_one(exported: Bundle):
-    found = measure_parity(exported, exported.variant_file("fp32"))
+    found = parity_of_fp32(exported)
     assert found.to_json() == pytest.approx(exported.manifest.variants["fp32"].evidence["parity"], rel=0.2, abs=1e-7)
 
 
@@ -183,7 +189,7 @@ def test_parity_of_fp32_allows_for_eagers_own_rounding(tmp_path: Path):
     assert evidence["max_abs"] > 1e-4
     assert evidence["noise"] == pytest.approx(Golden.of(bundle).noise, rel=1e-6)
     assert evidence["max_abs"] < 5 * evidence["noise"]
-    assert failures(measure_parity(bundle, bundle.variant_file("fp32")), tolerance("onnxruntime", "fp32")) == []
+    assert failures(parity_of_fp32(bundle), tolerance("onnxruntime", "fp32")) == []
 
 
 @pytest.mark.parametrize("make", [small_models.PreActivation, small_models.ConvUsedTwice])
