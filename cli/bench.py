@@ -82,10 +82,10 @@ def _write(record: Mapping[str, Any], folder: Path) -> None:
     write_file(folder / "bench.json", canonical_json(dict(record)))
     try:
         from resnetrt.benchmarks.reports.html_report import html_report
-        from resnetrt.benchmarks.reports.pictures import draw_all, write_pictures
+        from resnetrt.benchmarks.reports.charts import draw_all, write_charts
 
         write_file(folder / "bench.html", html_report(record).encode())
-        write_pictures(draw_all(record), folder)
+        write_charts(draw_all(record), folder)
     except BackendMissing as error:
         note(f"no report: {error}")
     note(f"written to {folder}")

@@ -9,7 +9,7 @@ import click
 from resnetrt.cli.output import emit_json, print_table
 
 if TYPE_CHECKING:
-    from resnetrt.doctor import Diagnosis, Finding
+    from resnetrt.doctor import Diagnosis, PartState
     from resnetrt.machine import Cpu, GpuReport, Memory
 
 
@@ -71,7 +71,7 @@ def _gpus(gpu: "GpuReport") -> Iterable[tuple[str, str]]:
         yield "GPU", gpu.detail
 
 
-def _row(part: "Finding") -> tuple[str, str, str, str]:
+def _row(part: "PartState") -> tuple[str, str, str, str]:
     if part.status == "missing":
         return part.name, "-", part.purpose, part.install
     detail = f"BROKEN: {part.detail}" if part.status == "broken" else part.detail

@@ -18,15 +18,15 @@ def command(results: Path, html_file: Path | None, pictures: Path | None, accura
     """Write a self-contained HTML report of what `resnetrt bench` measured."""
     from resnetrt.atomic import write_file
     from resnetrt.benchmarks.compare.records import read_accuracy, read_record
+    from resnetrt.benchmarks.reports.charts import draw_all, write_charts
     from resnetrt.benchmarks.reports.html_report import html_report
-    from resnetrt.benchmarks.reports.pictures import draw_all, write_pictures
 
     record = read_record(results, complete=False)
     if accuracy is not None:
         record["engines"] = read_accuracy(accuracy)
     target = html_file or results.with_suffix(".html")
     write_file(target, html_report(record).encode())
-    files = [target, *(write_pictures(draw_all(record), pictures) if pictures else [])]
+    files = [target, *(write_charts(draw_all(record), pictures) if pictures else [])]
     if as_json:
         emit_json({"files": [str(path) for path in files]})
         return

@@ -23,7 +23,7 @@ IMPORT_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class PartState:
     """The state of one part; `detail` says what it offers, or in one line why it is broken."""
 
     name: str
@@ -49,7 +49,7 @@ class Diagnosis:
     cpu: Cpu
     memory: Memory
     gpu: GpuReport
-    parts: tuple[Finding, ...]
+    parts: tuple[PartState, ...]
     problems: tuple[Problem, ...]
 
 
@@ -76,17 +76,17 @@ def installed_distributions() -> dict[str, str]:
     return found
 
 
-def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TIMEOUT_S) -> Finding:
+def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TIMEOUT_S) -> PartState:
     """Import `part` in a new process and say what happened."""
     versions = [installed[name] for name in part.distributions if name in installed]
     if not versions and not _can_be_found(part.module):
-        return Finding(part.name, part.purpose, "missing", None, "", part.install)
+        return PartState(part.name, part.purpose, "missing", None, "", part.install)
     answer = _import_elsewhere(part, timeout_s)
     # of several distributions in one folder only the module knows which one it is
     version = versions[0] if len(versions) == 1 else answer.get("version") or None
     if "error" in answer:
-        return Finding(part.name, part.purpose, "broken", version, answer["error"], part.install)
-    return Finding(part.name, part.purpose, "ok", version, answer["detail"], part.install)
+        return PartState(part.name, part.purpose, "broken", version, answer["error"], part.install)
+    return PartState(part.name, part.purpose, "ok", version, answer["detail"], part.install)
 
 
 def _can_be_found(module: str) -> bool:
@@ -150,14 +150,14 @@ def _conflicts(installed: Mapping[str, str]) -> Iterable[Problem]:
             yield Problem(what, tuple(f"pip uninstall -y {' '.join(both)} && pip install {name}" for name in both))
 
 
-def _broken(findings: Iterable[Finding]) -> Iterable[Problem]:
+def _broken(findings: Iterable[PartState]) -> Iterable[Problem]:
     for finding in findings:
         if finding.status == "broken":
             what = f"{finding.name} {finding.version or ''}".strip() + f" is installed and unusable: {finding.detail}"
             yield Problem(what, (_mend(finding),))
 
 
-def _mend(finding: Finding) -> str:
+def _mend(finding: PartState) -> str:
     if "libcuda.so" in finding.detail:
         return "install the NVIDIA driver: libcuda.so.1 is part of it"
     pinned = f"{finding.name}=={finding.version}" if finding.version else finding.name

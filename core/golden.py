@@ -13,12 +13,10 @@ from safetensors.numpy import save as save_safetensors
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BundleError
-from resnetrt.preprocess import UInt8Array
+from resnetrt.preprocess import FloatArray, UInt8Array
 
 FILE = "golden.safetensors"
 _OWN = "outputs"
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

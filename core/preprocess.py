@@ -25,6 +25,7 @@ _LONGEST_SIDE = 32_768  # a strip of 1 x 10,000 pixels would otherwise grow to g
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from resnetrt.benchmarks.measure.latency import Contender, measure_latency
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import Schedule
-from resnetrt.benchmarks.reports.theme import FAINT, OTHER, PAPER, PRECISIONS, dress_axes, dressed, image_bytes
+from resnetrt.benchmarks.reports.theme import COLOURS, FAINT, OTHER, PAPER, dress_axes, dressed, image_bytes
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.conditions import conditions
 from resnetrt.models.definitions import definition
 
 # shortcut, colour and marker
-KINDS = {"plain": ("none", PRECISIONS["int8"], "s"), "residual": ("pad", PRECISIONS["fp32"], "o")}
+KINDS = {"plain": ("none", COLOURS["int8"], "s"), "residual": ("pad", COLOURS["fp32"], "o")}
 DATA = Path("/usr/share/datasets/fashion-mnist")
 
 

@@ -1,7 +1,8 @@
 """Rules that no linter knows: small files with speaking names, no code ever read from data."""
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 import pytest
 from source_tree import ROOT, sources
@@ -11,6 +12,8 @@ NAMELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc
 # modules that run code found in the data they read; `pickle` is allowed for its exception types alone
 UNSAFE = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 PICKLE_ERRORS = {"PickleError", "PicklingError", "UnpicklingError"}
+# words that meant something else from file to file; each is defined once, and imported
+ONE_MEANING = {"FloatArray", "Float64Array", "IntArray", "UInt8Array", "PRECISIONS", "WEIGHTED"}
 
 
 def python_files() -> list[str]:
@@ -83,3 +86,42 @@ def test_a_planted_unsafe_read_is_found(source: str, found: list[str]):
 def test_safe_reads_are_no_fault():
     safe = "import pickle\ntorch.load(f, weights_only=True)\nnp.load(f)\nnetwork.eval()\nraise pickle.UnpicklingError"
     assert unsafe_reads(safe) == []
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    """The public classes at the top of a module, and its constants of `ONE_MEANING`."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (item.id for item in targets if isinstance(item, ast.Name) and item.id in ONE_MEANING)
+
+
+def defined_twice(modules: Mapping[str, str]) -> list[str]:
+    """`name: modules` for each public class, or word of one meaning, that several modules define."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, source in modules.items():
+        for name in public_names(ast.parse(source)):
+            places[name].append(module)
+    return [f"{name}: {', '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
+
+
+def test_no_two_classes_have_one_name():
+    """A name says what a thing is, also where it is read without its module: in a traceback, a search, a review."""
+    assert defined_twice({name: path.read_text(encoding="utf-8") for name, path in sources().items()}) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("class Plan: ...", "class Plan: ...", ["Plan: a, b"]),
+        ("WEIGHTED = (1,)", "WEIGHTED: tuple = (1,)", ["WEIGHTED: a, b"]),
+        ("class _Plan: ...", "class _Plan: ...", []),
+        ("def f():\n    class Plan: ...", "class Plan: ...", []),
+        ("FILE = 1", "FILE = 2", []),
+        ("from a import Plan", "class Plan: ...", []),
+    ],
+)
+def test_a_planted_second_class_is_found(first: str, second: str, found: list[str]):
+    assert defined_twice({"a": first, "b": second}) == found

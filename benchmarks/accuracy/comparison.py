@@ -52,7 +52,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class PairedOutcomes:
     """Per-image outcomes over the same images; `indices` and `labels` `(N,)` as in the data set.
 
     `images` `(N,)` are 64 bits of each image's `pixel_hash`, by which two runs are paired. `calibration_overlap` counts
@@ -73,7 +73,7 @@ class Comparison:
         """How many groups there are; without groups, how many images."""
         return len(self.labels) if self.groups is None else len(np.unique(self.groups))
 
-    def at(self, rows: npt.ArrayLike) -> "Comparison":
+    def at(self, rows: npt.ArrayLike) -> "PairedOutcomes":
         """The same of the images at `rows`."""
         chosen = np.asarray(rows)
         return replace(
@@ -86,7 +86,7 @@ class Comparison:
             groups=None if self.groups is None else self.groups[chosen],
         )
 
-    def distinct(self) -> "Comparison":
+    def distinct(self) -> "PairedOutcomes":
         """The first of each set of pixel-identical images; none of those that have several labels.
 
         Copies tell nothing new, and under two labels an answer is right or wrong by the way images are counted. Raises
@@ -133,7 +133,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class BatchOutcomes:
     """What every engine said about one batch; `outcomes` of the reference come first."""
 
     images: npt.NDArray[np.uint64]
@@ -144,11 +144,11 @@ class Part:
 class Journal(Protocol):
     """Where finished batches are kept, so that a run that was killed goes on where it stopped."""
 
-    def finished(self) -> list[Part]:
+    def finished(self) -> list[BatchOutcomes]:
         """The batches of the run so far, in order."""
         ...
 
-    def add(self, part: Part) -> None:
+    def add(self, part: BatchOutcomes) -> None:
         """Keep one more batch."""
         ...
 
@@ -161,7 +161,7 @@ class OnFrames:
 
 
 # from the position of the first image and the batch size to the outcomes of the batches from there on, in order
-Runner = Callable[[int, int], Iterable[Part]]
+Runner = Callable[[int, int], Iterable[BatchOutcomes]]
 
 
 def compare_accuracy(
@@ -175,7 +175,7 @@ def compare_accuracy(
     journal: Journal | None = None,
     runner: Runner | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Comparison:
+) -> PairedOutcomes:
     """Run `reference` and `candidates` over every image of `dataset`, once; those finished in `journal` are not run.
 
     `runner` runs the batches instead, with the same engines elsewhere. Where `stop` is true after a batch, the images
@@ -192,7 +192,7 @@ def compare_accuracy(
     parts = [] if journal is None else journal.finished()
     start, total = sum(len(part.images) for part in parts), math.ceil(len(dataset) / batch_size)
 
-    def run_here(first: int, size: int) -> Iterable[Part]:
+    def run_here(first: int, size: int) -> Iterable[BatchOutcomes]:
         for batch in dataset.select(np.arange(first, len(dataset))).batches(size):
             yield run_batch(engines, batch, dataset, preprocessing, known, allow_overlap)
 
@@ -208,7 +208,7 @@ def compare_accuracy(
     images = np.concatenate([part.images for part in parts])
     overlap = None if known is None else sum(part.overlap for part in parts)
     by_name = dict(zip(candidates, whole[1:], strict=True))
-    return Comparison(dataset.indices, dataset.labels, images, whole[0], by_name, overlap)
+    return PairedOutcomes(dataset.indices, dataset.labels, images, whole[0], by_name, overlap)
 
 
 def by_title(reference: Infer, candidates: Mapping[str, Infer | OnFrames]) -> dict[str, Infer | OnFrames]:
@@ -223,7 +223,7 @@ def run_batch(
     preprocessing: Preprocessing,
     known: frozenset[str] | None,
     allow_overlap: bool,
-) -> Part:
+) -> BatchOutcomes:
     """What every engine, the reference first, says about one batch; raises as `compare_accuracy` does."""
     hashes = [pixel_hash(frame) for frame in batch.frames]
     overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
@@ -236,7 +236,7 @@ def run_batch(
         expected = logits if expected is None else expected
         outcomes.append(judge(logits, expected, batch.labels))
     short = np.array([int(item[:16], 16) for item in hashes], np.uint64)
-    return Part(short, tuple(outcomes), overlap)
+    return BatchOutcomes(short, tuple(outcomes), overlap)
 
 
 def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcomes:

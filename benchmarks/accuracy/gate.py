@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes
+from resnetrt.benchmarks.accuracy.comparison import Outcomes, PairedOutcomes
 from resnetrt.benchmarks.accuracy.groups import group_weights, net_winners
 from resnetrt.benchmarks.stats.noninferiority import (
     drop_bounds,
@@ -226,15 +226,15 @@ def mcnemar_p(lost: int, gained: int) -> float:
     """
     if lost + gained == 0:
         return 1.0
-    return float(statistics().binomtest(lost, lost + gained, 0.5).pvalue)
+    return float(scipy_stats().binomtest(lost, lost + gained, 0.5).pvalue)
 
 
 def gain_p(gained: int, lost: int, share: float = 0.5) -> float:
     """Exact one-sided p that as many or more of `gained + lost` images are gained, each with a chance of `share`."""
-    return float(statistics().binom.sf(gained - 1, gained + lost, share))
+    return float(scipy_stats().binom.sf(gained - 1, gained + lost, share))
 
 
-def statistics() -> Any:
+def scipy_stats() -> Any:
     """`scipy.stats`; raises `BackendMissing` naming the extra that installs it."""
     try:
         import scipy.stats
@@ -246,7 +246,7 @@ def statistics() -> Any:
 
 
 def gate_rows(
-    comparison: Comparison,
+    comparison: PairedOutcomes,
     budget: Budget | None,
     class_names: Sequence[str] = (),
     spendings: Mapping[str, tuple[Spending, Spending]] | None = None,

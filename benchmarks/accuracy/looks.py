@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.comparison import Comparison
+from resnetrt.benchmarks.accuracy.comparison import PairedOutcomes
 from resnetrt.benchmarks.accuracy.gate import Spending
 from resnetrt.benchmarks.accuracy.outcomes import read_results
 
@@ -56,7 +56,7 @@ class Looks:
         looks.add(stored.about, stored.comparison)
         return looks
 
-    def add(self, key: Mapping[str, Any], comparison: Comparison) -> dict[str, int]:
+    def add(self, key: Mapping[str, Any], comparison: PairedOutcomes) -> dict[str, int]:
         """The number of this look by engine. `key` has the hashes of `engines`, `fp32_sha256` and the `reference`."""
         sample = _sample(comparison)
         numbers = {}
@@ -72,7 +72,7 @@ class Looks:
         return self._seen
 
 
-def _sample(comparison: Comparison) -> str:
+def _sample(comparison: PairedOutcomes) -> str:
     distinct = comparison.distinct()
     order = np.argsort(distinct.images)
     digest = hashlib.sha256(distinct.images[order].tobytes() + distinct.labels[order].tobytes())

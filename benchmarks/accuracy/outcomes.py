@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes, Part
+from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, Outcomes, PairedOutcomes
 from resnetrt.errors import DataError, UsageError
 
 SUFFIX = ".safetensors"
@@ -33,11 +33,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 class Results:
     """A stored run: the comparison, and `about` with data set, bundle, conditions and class names."""
 
-    comparison: Comparison
+    comparison: PairedOutcomes
     about: dict[str, Any]
 
 
-def write_results(path: Path, comparison: Comparison, about: dict[str, Any]) -> None:
+def write_results(path: Path, comparison: PairedOutcomes, about: dict[str, Any]) -> None:
     """Store a run at `path`, atomically."""
     arrays: Arrays = {"indices": comparison.indices, "labels": comparison.labels, "images": comparison.images}
     if comparison.groups is not None:
@@ -62,7 +62,7 @@ def read_results(path: Path) -> Results:
         if header["format"] != _FORMAT:
             raise DataError(f"results {path}: expected format {_FORMAT}, found {header['format']}; evaluate again")
         reference, *others = _unpack(arrays)
-        comparison = Comparison(
+        comparison = PairedOutcomes(
             arrays["indices"],
             arrays["labels"],
             arrays["images"],
@@ -103,11 +103,11 @@ class FileJournal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_frame(header))
 
-    def finished(self) -> list[Part]:
+    def finished(self) -> list[BatchOutcomes]:
         """The batches of the run so far, in order."""
         return list(self._parts)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: BatchOutcomes) -> None:
         """Append one batch; it counts from the moment all its bytes are in the file."""
         blob = _frame(part_to_bytes(part))
         with self._path.open("ab") as file:
@@ -135,15 +135,15 @@ def _frame(content: bytes) -> bytes:
     return len(content).to_bytes(8, "little") + hashlib.sha256(content).digest()[:_DIGEST] + content
 
 
-def part_to_bytes(part: Part) -> bytes:
+def part_to_bytes(part: BatchOutcomes) -> bytes:
     """One batch as safetensors."""
     return _to_bytes({"images": part.images, "overlap": np.array([part.overlap]), **_pack(part.outcomes)})
 
 
-def part_from_bytes(blob: bytes) -> Part:
+def part_from_bytes(blob: bytes) -> BatchOutcomes:
     """The inverse of `part_to_bytes`."""
     arrays = load_safetensors(blob)
-    return Part(arrays["images"], tuple(_unpack(arrays)), int(arrays["overlap"][0]))
+    return BatchOutcomes(arrays["images"], tuple(_unpack(arrays)), int(arrays["overlap"][0]))
 
 
 def _pack(outcomes: Sequence[Outcomes]) -> Arrays:

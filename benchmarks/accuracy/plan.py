@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.accuracy.gate import MOST_IMAGES, PASS, WHOLE, Budget, Spending, decide, statistics
+from resnetrt.benchmarks.accuracy.gate import MOST_IMAGES, PASS, WHOLE, Budget, Spending, decide, scipy_stats
 from resnetrt.benchmarks.accuracy.looks import look_share
 from resnetrt.benchmarks.stats.noninferiority import critical
 from resnetrt.errors import UsageError
@@ -72,7 +72,7 @@ def pass_chance(n: int, budget: Budget, flip_rate: float, true_drop_pp: float) -
 
     It is summed over the number of flips, binomial, and how many of them are losses.
     """
-    stats = statistics()
+    stats = scipy_stats()
     spread = _SIGMAS * np.sqrt(n * flip_rate) + _SIGMAS
     flips = np.arange(max(0, int(n * flip_rate - spread)), min(n, int(n * flip_rate + spread)) + 1)
     most = _most_losses(flips, n, budget)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes
+from resnetrt.benchmarks.accuracy.comparison import Outcomes, PairedOutcomes
 from resnetrt.benchmarks.accuracy.gate import (
     FAIL,
     INCONCLUSIVE,
@@ -25,11 +25,12 @@ from resnetrt.benchmarks.accuracy.outcomes import SUFFIX, Results, read_results
 from resnetrt.benchmarks.stats.noninferiority import critical, drop_interval
 from resnetrt.errors import DataError, UsageError, reason
 
-NEW, VANISHED, NOT_ASKED = "new", "vanished", "not asked for"  # why an engine has no partner, see `Baseline.unmatched`
+# why an engine has no partner, see `BaselineRun.unmatched`
+NEW, VANISHED, NOT_ASKED = "new", "vanished", "not asked for"
 
 
 @dataclass(frozen=True)
-class Baseline:
+class BaselineRun:
     """An older run: its per-image outcomes, or from `evaluate --json` the rows of its engines only."""
 
     path: Path
@@ -37,7 +38,7 @@ class Baseline:
     rows: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def read(cls, path: Path) -> "Baseline":
+    def read(cls, path: Path) -> "BaselineRun":
         """Raises `DataError` for a file that is neither."""
         if path.suffix == SUFFIX:
             stored = read_results(path)
@@ -77,8 +78,8 @@ class Baseline:
 
 
 def compare_releases(
-    comparison: Comparison,
-    old: Baseline,
+    comparison: PairedOutcomes,
+    old: BaselineRun,
     budget: Budget,
     renamed: Mapping[str, str] | None = None,
     whole: bool = True,
@@ -88,8 +89,8 @@ def compare_releases(
 
     A results file is paired by the pixels of the images; `evaluate --json` of then has rows only, so its top-1 is
     compared as if on other images, which needs far more of them: `gate_bounds` are then of the drop in pp under either
-    budget, which is `limit_pp`. Engines pair as `Baseline.pair` says; the others have a row of `Baseline.unmatched`.
-    `spendings` are those of `gate_rows`.
+    budget, which is `limit_pp`. Engines pair as `BaselineRun.pair` says; the others have a row of
+    `BaselineRun.unmatched`. `spendings` are those of `gate_rows`.
     """
     comparison, engines = comparison.distinct(), list(comparison.candidates)
     pairs = old.pair(engines, renamed or {})
@@ -121,7 +122,7 @@ def _lone(engine: str, then: str | None, verdict: str | None, why: str) -> dict[
 
 
 def _paired(
-    comparison: Comparison,
+    comparison: PairedOutcomes,
     stored: Results,
     new: str,
     then: str,
@@ -183,7 +184,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _unpaired(
-    comparison: Comparison, new: str, then: Mapping[str, Any], budget: Budget, spending: Spending
+    comparison: PairedOutcomes, new: str, then: Mapping[str, Any], budget: Budget, spending: Spending
 ) -> dict[str, Any]:
     labels, n = comparison.labels, comparison.count
     pairs = Pairs.count(comparison.reference.predicted == labels, comparison.candidates[new].predicted == labels,

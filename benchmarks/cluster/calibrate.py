@@ -18,7 +18,7 @@ from resnetrt.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
-class Job:
+class CalibrationJob:
     """What an actor needs to see the same images through the same network as the driver."""
 
     origin: Origin
@@ -32,7 +32,7 @@ def runner_on_ray(bundle: Bundle, data: str, samples: int, seed: int, address: s
 
     def run(_probe: Probe, dataset: Dataset, _recipe: Preprocessing, batch_size: int) -> Iterable[Seen]:
         origin = Origin.of(bundle, len(dataset), batch_size, batch_hashes(dataset, batch_size))
-        job = Job(origin, absolute_data(data), samples, seed)
+        job = CalibrationJob(origin, absolute_data(data), samples, seed)
         pool = Pool(address, Observer, job, cpus=1)  # a probe uses one core
         return map(Seen.from_bytes, pool.run(range(0, len(dataset), batch_size)))
 
@@ -42,7 +42,7 @@ def runner_on_ray(bundle: Bundle, data: str, samples: int, seed: int, address: s
 class Observer:
     """An actor: opens network and images at its first batch and answers with what a batch showed."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CalibrationJob) -> None:
         self._job = job
         self._opened: tuple[Probe, Dataset, Preprocessing] | None = None
 

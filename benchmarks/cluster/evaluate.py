@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.comparison import OnFrames, Part, Runner, by_title, run_batch
+from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, OnFrames, Runner, by_title, run_batch
 from resnetrt.benchmarks.accuracy.content import calibration_hashes, content_hash
 from resnetrt.benchmarks.accuracy.outcomes import part_from_bytes, part_to_bytes
 from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
@@ -64,7 +64,7 @@ def absolute_data(data: str) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """What an actor needs to open the same bundle, data and engines as the driver."""
 
     origin: Origin
@@ -79,10 +79,10 @@ def runner_on_ray(
 
     `hashes` are the `batch_hashes` of the images.
     """
-    job = Job(Origin.of(bundle, count, request.batch_size, hashes), _absolute(request), tuple(engines))
+    job = EvaluationJob(Origin.of(bundle, count, request.batch_size, hashes), _absolute(request), tuple(engines))
     gpu = any(bundle.read_engine(name).target != "cpu" for name in engines)
 
-    def run(start: int, size: int) -> Iterable[Part]:
+    def run(start: int, size: int) -> Iterable[BatchOutcomes]:
         assert request.ray is not None
         pool = Pool(request.ray, Scorer, job, read_settings().threads, gpu)
         return map(part_from_bytes, pool.run(range(start, count, size)))
@@ -93,7 +93,7 @@ def runner_on_ray(
 class Scorer:
     """An actor: opens everything at its first batch and answers with the outcomes."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: EvaluationJob) -> None:
         self._job = job
         self._stack = ExitStack()
         self._opened: _Opened | None = None
@@ -115,13 +115,13 @@ class _Opened:
     engines: dict[str, Infer | OnFrames]
     known: frozenset[str] | None
 
-    def score(self, start: int, job: Job) -> Part:
+    def score(self, start: int, job: EvaluationJob) -> BatchOutcomes:
         batch = job.origin.batch(self.dataset, start, job.request.data)
         recipe = self.bundle.manifest.preprocessing
         return run_batch(self.engines, batch, self.dataset, recipe, self.known, job.request.allow_overlap)
 
 
-def _open(job: Job, stack: ExitStack) -> _Opened:
+def _open(job: EvaluationJob, stack: ExitStack) -> _Opened:
     bundle = job.origin.open_bundle()
     dataset = open_images(bundle, job.request)
     reference = find_reference(bundle, job.request.weights)

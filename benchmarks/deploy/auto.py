@@ -14,17 +14,17 @@ from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
 
 HALF = ("fp16", "bf16")
-PRECISIONS = ("fp32", *HALF, "int8")
+_TRIED = ("fp32", *HALF, "int8")
 CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "verification", "not here"
 
 
 def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:
     """Compile, verify and audit every precision on the default target of every backend; what fails says why."""
     for backend in COMPILERS:
-        for precision in PRECISIONS:
+        for precision in _TRIED:
             attempt = _try(bundle, backend, precision, min_share)
             yield attempt
-            if attempt.outcome == ABSENT and precision == PRECISIONS[0]:
+            if attempt.outcome == ABSENT and precision == _TRIED[0]:
                 break  # the backend itself is not here
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
 from resnetrt.benchmarks.accuracy.content import calibration_hashes
-from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, statistics
+from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, scipy_stats
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.evaluate.report import counted
 from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, session_infer
@@ -35,7 +35,7 @@ from resnetrt.runtime import load
 from resnetrt.settings import read_settings
 
 BACKENDS = ("onnxruntime", "openvino")
-PRECISIONS = ("fp32", "int8")
+_DEPLOYED = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     valid after each of them.
     """
     if request.budget is not None:
-        statistics()  # before the long run, not after it
+        scipy_stats()  # before the long run, not after it
     check_method(request.method)
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
@@ -127,7 +127,7 @@ def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) 
     What fails a check is added to `refused`. Raises `CheckFailed` if nothing else is left.
     """
     engines = []
-    for precision in PRECISIONS:
+    for precision in _DEPLOYED:
         for backend in BACKENDS:
             try:
                 variant = choose_variant(bundle, backend, precision)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.accuracy.comparison import Comparison
+from resnetrt.benchmarks.accuracy.comparison import PairedOutcomes
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.errors import UsageError
 from resnetrt.preprocess import UInt8Array
@@ -18,7 +18,7 @@ _TILE, _GAP, _COLUMNS, _LINE, _FONT = 160, 10, 6, 15, 12
 _RED, _GREEN, _GREY, _INK = (190, 40, 30), (20, 120, 70), (120, 120, 120), (30, 30, 30)
 
 
-def worst_flips(comparison: Comparison, engine: str, count: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def worst_flips(comparison: PairedOutcomes, engine: str, count: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """At most `count` images that flip: losses first, then by the sum of both margins, the largest first.
 
     A large margin on both sides is two sure answers that disagree; small ones are coin tosses.

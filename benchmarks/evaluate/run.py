@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.classes import class_drops
-from resnetrt.benchmarks.accuracy.comparison import Comparison, OnFrames, compare_accuracy
+from resnetrt.benchmarks.accuracy.comparison import OnFrames, PairedOutcomes, compare_accuracy
 from resnetrt.benchmarks.accuracy.content import batch_hashes, calibration_hashes, joined_hash
 from resnetrt.benchmarks.accuracy.gate import (
     DATA,
@@ -19,12 +19,12 @@ from resnetrt.benchmarks.accuracy.gate import (
     gate_rows,
     overall,
     overrule,
-    statistics,
+    scipy_stats,
 )
 from resnetrt.benchmarks.accuracy.groups import read_groups
 from resnetrt.benchmarks.accuracy.looks import Looks, look_spending
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, write_results
-from resnetrt.benchmarks.accuracy.releases import Baseline, compare_releases
+from resnetrt.benchmarks.accuracy.releases import BaselineRun, compare_releases
 from resnetrt.benchmarks.accuracy.request import Engine, GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
 from resnetrt.benchmarks.evaluate.flips import worst_flips
@@ -47,7 +47,7 @@ class GateRun:
     """`record` is the object of `evaluate --json`; `comparison` and `dataset` are what it was made from."""
 
     record: dict[str, Any]
-    comparison: Comparison
+    comparison: PairedOutcomes
     dataset: Dataset
 
 
@@ -59,12 +59,12 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     `CheckFailed` for outputs that are not finite.
     """
     if request.budget is not None:
-        statistics()  # before the long run, not after it
+        scipy_stats()  # before the long run, not after it
     manifest = bundle.manifest
     names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
-    baseline = None if request.baseline is None else Baseline.read(request.baseline)
+    baseline = None if request.baseline is None else BaselineRun.read(request.baseline)
     # all that may FAIL, and with it the command; paired before the long run, too
     verdicts = len(names) + (0 if baseline is None else len(baseline.pair(names, request.renamed)))
     dataset = open_images(bundle, request)
@@ -98,7 +98,7 @@ def _compare(
     reference: Reference,
     engines: dict[str, Engine],
     looks: Looks | None,
-) -> tuple[Comparison, dict[str, int | None]]:
+) -> tuple[PairedOutcomes, dict[str, int | None]]:
     """The outcomes, stored if asked for, and which look at each engine this is; None where none are remembered."""
     journal, numbers = None, dict.fromkeys(engines)
     # only what goes on later, or elsewhere, is bound to the images
@@ -151,7 +151,7 @@ def _key(
     }
 
 
-def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Dataset, faults: dict[str, str]) -> None:
+def _describe(rows: list[dict[str, Any]], comparison: PairedOutcomes, dataset: Dataset, faults: dict[str, str]) -> None:
     """Add classes, flips and the self-test's findings; an engine that failed that does not pass."""
     names = list(dataset.class_names)
     for row in rows:
@@ -170,7 +170,7 @@ def _describe(rows: list[dict[str, Any]], comparison: Comparison, dataset: Datas
 
 def _explain(
     rows: list[dict[str, Any]],
-    comparison: Comparison,
+    comparison: PairedOutcomes,
     bundle: Bundle,
     dataset: Dataset,
     reference: Reference,
@@ -197,7 +197,7 @@ def _explain(
 
 def _engine_hints(
     name: str,
-    comparison: Comparison,
+    comparison: PairedOutcomes,
     bundle: Bundle,
     frames: UInt8Array,
     reference: Reference,

@@ -11,7 +11,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, CheckFailed
 from resnetrt.runtime.cuda import find_devices
 
-PRECISIONS = ("fp32", "fp16", "int8")
+_CHECKED = ("fp32", "fp16", "int8")
 # backend and target; None is the compiler's own choice for this machine
 ENGINES = (("onnxruntime", "cuda"), ("onnxruntime", "trt-ep"), ("tensorrt", None), ("tensorrt_rtx", None))
 DEPTHS = (18, 34, 50, 101, 152)
@@ -24,7 +24,7 @@ def engine_checks(folder: Path) -> Iterator[tuple[str, Callable[[], dict[str, An
     """The checks by name."""
     bundle = cache(partial(make_bundle, folder / "fashion.bundle"))
     for backend, target in ENGINES:
-        for precision in PRECISIONS:
+        for precision in _CHECKED:
             name = f"{backend}{' ' + target if target else ''}: {precision} parity"
             yield name, partial(check_parity, bundle, backend, target, precision)
     for backend in ("tensorrt", "tensorrt_rtx"):

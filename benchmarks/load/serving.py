@@ -34,7 +34,7 @@ _START_S = 120
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """`rounds` times the bare engine and the server for `seconds` each, with `clients` requests of `batch` at once."""
 
     rounds: int = 3
@@ -62,7 +62,7 @@ class Running:
         return int(model.inference_stats.compute_infer.ns)
 
 
-def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str, Any]:
+def measure_serving(bundle: Bundle, engine: str | None, plan: LoadPlan) -> dict[str, Any]:
     """Images a second of the bare engine and over gRPC, the latencies of one client, memory.
 
     What the server adds is, request by request, the client's time without the engine's: an engine that rests between
@@ -106,7 +106,7 @@ def measure_serving(bundle: Bundle, engine: str | None, plan: Plan) -> dict[str,
 
 
 @contextmanager
-def serving(bundle: Bundle, engine: str, plan: Plan) -> Iterator[Running]:
+def serving(bundle: Bundle, engine: str, plan: LoadPlan) -> Iterator[Running]:
     """A server of the bundle on free ports."""
     import grpc
 
@@ -176,7 +176,7 @@ def _offline(sessions: Sequence[Session], batch: np.ndarray[Any, Any], seconds: 
         return sum(pool.map(drive, sessions)) / (time.monotonic() - started)
 
 
-def _saturate(server: Running, request: bytes, plan: Plan) -> float:
+def _saturate(server: Running, request: bytes, plan: LoadPlan) -> float:
     """Requests a second with `clients` of them always under way."""
 
     def drive(_: int) -> int:
@@ -233,10 +233,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--engine")
     parser.add_argument("--json", action="store_true", dest="as_json")
     types = {"seconds": float, "instances": lambda text: text if text == AUTO else int(text)}
-    for name, value in vars(Plan()).items():
+    for name, value in vars(LoadPlan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=types.get(name, int), default=value)
     given = vars(parser.parse_args(arguments))
-    plan = Plan(**{name: given[name] for name in vars(Plan())})
+    plan = LoadPlan(**{name: given[name] for name in vars(LoadPlan())})
     try:
         found = measure_serving(Bundle.open(given["bundle"]), given["engine"], plan)
     except ResnetrtError as error:

@@ -18,7 +18,7 @@ from resnetrt.runtime.session import Session
 
 # rows, columns of square products, products in a row: large enough to be limited by arithmetic, short to measure
 SHAPES = ((512, 1024, 4), (784, 512, 8))
-PRECISIONS = ("fp32", "int8")
+_MULTIPLIED = ("fp32", "int8")
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.06, settle_s=0.04, warm_up_s=0.15)
 _COPY_BYTES = 256 << 20
 _OPSET = 20
@@ -32,7 +32,7 @@ def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: i
     """
     rows = []
     for backend in backends:
-        for precision in (name for name in precisions if name in PRECISIONS):
+        for precision in (name for name in precisions if name in _MULTIPLIED):
             try:
                 rows.append(_matmul(backend, precision, threads))
             except (BackendMissing, UsageError) as error:

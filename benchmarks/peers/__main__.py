@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from resnetrt.benchmarks.peers.request import DEPTH_STEPS, STEPS, Request
-from resnetrt.benchmarks.peers.store import Results
+from resnetrt.benchmarks.peers.request import DEPTH_STEPS, STEPS, PeersRequest
+from resnetrt.benchmarks.peers.store import ResultStore
 from resnetrt.benchmarks.peers.study import run_study
 from resnetrt.benchmarks.peers.table import render
 from resnetrt.benchmarks.peers.tools import TOOLS
@@ -18,8 +18,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the comparison; the exit code is 0, or that of the error that ended it."""
     given = vars(_parser().parse_args(words))
     try:
-        request = Request(**{item.name: given[item.name] for item in fields(Request)})
-        results = Results(given["out"], given["again"])
+        request = PeersRequest(**{item.name: given[item.name] for item in fields(PeersRequest)})
+        results = ResultStore(given["out"], given["again"])
         run_study(request, results, _say)
         sys.stdout.write(render(results))
     except ResnetrtError as error:
@@ -29,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Request()
+    default = PeersRequest()
     parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.peers", description=main.__doc__)
     add = parser.add_argument
     add("--networks", type=_words, default=default.networks, help="trained ones, such as cifar_resnet20,cifar_resnet56")

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from resnetrt.benchmarks.peers.tools import TOOLS, Job, Tool
+from resnetrt.benchmarks.peers.tools import TOOLS, Tool, ToolJob
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, EnvironmentFault
 
@@ -66,7 +66,7 @@ def make(tool: Tool, bundle: Bundle, data: str, samples: int, folder: Path) -> M
     return Made(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def work(tool: Tool, job: Job) -> Made:
+def work(tool: Tool, job: ToolJob) -> Made:
     """Quantize in this process."""
     for name in _IMPORTS[tool.package]:
         importlib.import_module(name)
@@ -86,7 +86,7 @@ def _resident(field: str) -> int:
 
 if __name__ == "__main__":
     name, bundle_path, spec, count, target = sys.argv[1:]
-    found = work(TOOLS[name], Job(Bundle.open(bundle_path), spec, int(count), Path(target)))
+    found = work(TOOLS[name], ToolJob(Bundle.open(bundle_path), spec, int(count), Path(target)))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
     sys.stdout.flush()
     os._exit(0)  # what a tool does while the interpreter ends is not measured here

@@ -24,7 +24,7 @@ DEPTH_TOOLS = (
 
 
 @dataclass(frozen=True)
-class Request:
+class PeersRequest:
     """`networks` are trained, with weights in `weights_dir` (None: those shipped); `depths` are timed only.
 
     `calib` and `eval_data` are data sets of the trained networks, `depth_calib` one for the others. `more_samples` is
@@ -60,7 +60,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Subject:
+class FloatNetwork:
     """One network as a bundle with `fp32.onnx` and no more; `weights` is None where they are shipped or random."""
 
     bundle: Bundle
@@ -81,7 +81,7 @@ class Subject:
         return self.bundle.path.parent
 
 
-def open_subject(request: Request, network: str | int) -> Subject:
+def open_subject(request: PeersRequest, network: str | int) -> FloatNetwork:
     """Export a trained network (a name) or a random one (a depth) to a new bundle in the work folder."""
     name = network if isinstance(network, str) else f"resnet{network}"
     trained = isinstance(network, str)
@@ -94,7 +94,7 @@ def open_subject(request: Request, network: str | int) -> Subject:
     tools = tuple(TOOLS[tool] for tool in wanted if trained or tool in DEPTH_TOOLS)
     possible = STEPS if trained else DEPTH_STEPS
     calib = request.calib if trained else request.depth_calib
-    return Subject(
+    return FloatNetwork(
         bundle,
         weights,
         str(Path(calib).resolve()) if Path(calib).exists() else calib,  # tools run in folders of their own

@@ -13,7 +13,7 @@ from resnetrt.benchmarks.measure.latency import Infer, session_infer
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure, ratio
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.isolated import Made
-from resnetrt.benchmarks.peers.request import Request, Subject
+from resnetrt.benchmarks.peers.request import FloatNetwork, PeersRequest
 from resnetrt.benchmarks.peers.store import Rows
 from resnetrt.benchmarks.peers.tools import CPU_BACKENDS, REFERENCE, Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
@@ -157,12 +157,12 @@ def _infer_after_formula(session: Session, preprocessing: Preprocessing, images:
     return session.infer(by_formula(images, preprocessing))
 
 
-def _frames(subject: Subject, batch: int) -> UInt8Array:
+def _frames(subject: FloatNetwork, batch: int) -> UInt8Array:
     golden = Golden.of(subject.bundle).frames
     return np.ascontiguousarray(golden[np.arange(batch) % len(golden)])
 
 
-def _schedule(request: Request) -> Schedule:
+def _schedule(request: PeersRequest) -> Schedule:
     return Schedule(rounds=request.rounds, min_block_s=request.min_block_s)
 
 

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 Rows = list[dict[str, Any]]
 
 
-class Results:
+class ResultStore:
     """Groups in a JSON file, written after each. With `again` nothing that is there counts as finished."""
 
     def __init__(self, path: Path, again: bool = False) -> None:

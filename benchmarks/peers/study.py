@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.content import content_hash
-from resnetrt.benchmarks.peers.request import Request, Subject, open_subject
+from resnetrt.benchmarks.peers.request import FloatNetwork, PeersRequest, open_subject
 from resnetrt.benchmarks.peers.steps import RUN
-from resnetrt.benchmarks.peers.store import Results, Rows
+from resnetrt.benchmarks.peers.store import ResultStore, Rows
 from resnetrt.benchmarks.peers.tools import Tool
 from resnetrt.benchmarks.peers.workshop import Workshop
 from resnetrt.bundle import sha256_of
@@ -26,7 +26,7 @@ _DECIDES = {
 }
 
 
-def run_study(request: Request, results: Results, say: Say) -> None:
+def run_study(request: PeersRequest, results: ResultStore, say: Say) -> None:
     """Add to `results` what the request asks for and is not there. Raises `UsageError` if it asks for no network."""
     networks: list[str | int] = [*request.networks, *request.depths]
     if not networks:
@@ -44,7 +44,7 @@ def run_study(request: Request, results: Results, say: Say) -> None:
                 say(f"{subject.name} {step} {name or ''}: {'done' if ran else 'kept from an earlier run'}")
 
 
-def _groups(subject: Subject) -> Iterator[tuple[str, Tool | None]]:
+def _groups(subject: FloatNetwork) -> Iterator[tuple[str, Tool | None]]:
     """Steps with the tool they are for; None for all tools side by side."""
     for step in subject.steps:
         yield from ((step, tool) for tool in (subject.tools if step in TOOL_BY_TOOL else (None,)))
@@ -56,7 +56,7 @@ def _run(step: str, shop: Workshop, tools: Sequence[Tool]) -> tuple[Rows, list[s
     return rows, shop.left_out[before:]
 
 
-def _content(request: Request, subject: Subject) -> dict[str, str | None]:
+def _content(request: PeersRequest, subject: FloatNetwork) -> dict[str, str | None]:
     """Hashes of the network and of all images: what was measured on others is another result."""
     manifest = subject.bundle.manifest
     calib = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
@@ -70,7 +70,7 @@ def _content(request: Request, subject: Subject) -> dict[str, str | None]:
     }
 
 
-def _arguments(request: Request, subject: Subject, step: str, tools: Sequence[Tool]) -> dict[str, Any]:
+def _arguments(request: PeersRequest, subject: FloatNetwork, step: str, tools: Sequence[Tool]) -> dict[str, Any]:
     own = {name: getattr(request, name) for name in _DECIDES[step]}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()} | {
         "calib": subject.calib,

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
-from resnetrt.benchmarks.peers.store import Results
+from resnetrt.benchmarks.peers.store import ResultStore
 
 
-def render(results: Results) -> str:
+def render(results: ResultStore) -> str:
     """All tables, in Markdown; a ratio is to NNCF MIXED: paired with its interval, then that of the quiet rounds.
 
     From fewer than six rounds there is none, and a line says so.
@@ -30,7 +30,7 @@ def render(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _main_rows(results: Results, batches: Sequence[int]) -> Iterable[list[str]]:
+def _main_rows(results: ResultStore, batches: Sequence[int]) -> Iterable[list[str]]:
     merged: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in results.rows("fidelity"):
         merged.setdefault((row["network"], row["tool"], row["backend"]), {}).update(row)
@@ -78,7 +78,7 @@ def _frame_row(row: dict[str, Any]) -> list[str]:
     return [row["network"], row["tool"], row["preprocessing"], str(row["batch"]), *_time(row)]
 
 
-def _more_images(results: Results) -> list[dict[str, Any]]:
+def _more_images(results: ResultStore) -> list[dict[str, Any]]:
     return sorted(results.rows("calibration"), key=lambda row: (row["network"], row["tool"], row["samples"]))
 
 

@@ -25,7 +25,7 @@ BATCH = 16  # the best for NNCF, see `_nncf`; to ORT's ranges it makes no differ
 
 
 @dataclass(frozen=True)
-class Job:
+class ToolJob:
     """What a tool works on: a bundle of its own to change, images, and where its model goes."""
 
     bundle: Bundle
@@ -60,7 +60,7 @@ class Tool:
     name: str
     package: str
     dialect: str
-    quantize: Callable[[Job], Path] = field(repr=False)
+    quantize: Callable[[ToolJob], Path] = field(repr=False)
     backends: tuple[str, ...] = CPU_BACKENDS
     input: str = "float32"
 
@@ -78,14 +78,14 @@ def _register(tool: Tool) -> None:
     TOOLS[tool.name] = tool
 
 
-def _nncf(preset: str, batch: int) -> Callable[[Job], Path]:
+def _nncf(preset: str, batch: int) -> Callable[[ToolJob], Path]:
     """NNCF on the OpenVINO model, its defaults but for the preset.
 
     It averages the extremes over batches, so the batch decides the ranges: on ResNet-20 the MIXED preset reaches 20.6
     dB with single images, 30.0 with batches of 16, 29.6 with 64, 29.3 with 128.
     """
 
-    def quantize(job: Job) -> Path:
+    def quantize(job: ToolJob) -> Path:
         import nncf
         import openvino as ov
 
@@ -103,10 +103,10 @@ def _nncf(preset: str, batch: int) -> Callable[[Job], Path]:
     return quantize
 
 
-def _ort(method: str, symmetric: bool) -> Callable[[Job], Path]:
+def _ort(method: str, symmetric: bool) -> Callable[[ToolJob], Path]:
     """onnxruntime's quantizer: Q/DQ, weights int8 per channel, activations symmetric int8 or uint8."""
 
-    def quantize(job: Job) -> Path:
+    def quantize(job: ToolJob) -> Path:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
         path = job.out.with_suffix(".onnx")
@@ -126,7 +126,7 @@ def _ort(method: str, symmetric: bool) -> Callable[[Job], Path]:
     return quantize
 
 
-def _reader(job: Job) -> Any:
+def _reader(job: ToolJob) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -142,10 +142,10 @@ def _reader(job: Job) -> Any:
     return Reader()
 
 
-def _own(dialect: str, kind: str, learned: bool = False) -> Callable[[Job], Path]:
+def _own(dialect: str, kind: str, learned: bool = False) -> Callable[[ToolJob], Path]:
     """Ours as the command line runs it: calibrate, then quantize with the default options or learned rounding."""
 
-    def quantize(job: Job) -> Path:
+    def quantize(job: ToolJob) -> Path:
         record = calibrate_bundle(job.bundle, job.data, job.samples)
         learning = None
         if learned:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from resnetrt.benchmarks.peers.engines import open_file, open_own
 from resnetrt.benchmarks.peers.isolated import Made, make
-from resnetrt.benchmarks.peers.request import Request, Subject
+from resnetrt.benchmarks.peers.request import FloatNetwork, PeersRequest
 from resnetrt.benchmarks.peers.store import recipe_of
 from resnetrt.benchmarks.peers.tools import Tool
 from resnetrt.errors import ResnetrtError
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Workshop:
     """The models and sessions of one network, each made once; `left_out` collects what can't be made."""
 
-    def __init__(self, subject: Subject, request: Request, stack: ExitStack) -> None:
+    def __init__(self, subject: FloatNetwork, request: PeersRequest, stack: ExitStack) -> None:
         self.subject = subject
         self.request = request
         self.left_out: list[str] = []

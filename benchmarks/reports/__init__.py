@@ -1,1 +1,1 @@
-"""What readers get: tables, sentences, pictures, one HTML file."""
+"""What readers get: tables, sentences, charts, one HTML file."""

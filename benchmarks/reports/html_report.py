@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from resnetrt.benchmarks.reports.cells import few_rounds, format_ms
+from resnetrt.benchmarks.reports.charts import draw_all
 from resnetrt.benchmarks.reports.conclusions import conclusions
-from resnetrt.benchmarks.reports.pictures import draw_all
 from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
 from resnetrt.benchmarks.reports.theme import css, themed_svg
 

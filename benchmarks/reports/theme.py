@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, OTHER, GRID, PAPER, EAGER = "#222222", "#8a8a8a", "#666666", "#e6e6e6", "#fefefe", "#333333"
-# after Okabe and Ito, told apart by colour-blind readers; the light ones darkened, since labels bear them too
-PRECISIONS = {"fp32": "#0072b2", "fp16": "#009e73", "bf16": "#a3447f", "int8": "#d55e00", "fp8": "#9a6700"}
+# by precision, after Okabe and Ito, told apart by the colour-blind; the light ones darkened, since labels bear them too
+COLOURS = {"fp32": "#0072b2", "fp16": "#009e73", "bf16": "#a3447f", "int8": "#d55e00", "fp8": "#9a6700"}
 MARKERS = {"eager": "D", "onnxruntime": "o", "openvino": "s", "tensorrt": "^", "tensorrt_rtx": "v"}
 DASHES: dict[str, Any] = {"onnxruntime": (0, (5, 2)), "eager": (0, (1, 1.5))}
 for _peer, _marker in (("torch-compile", "P"), ("nncf-openvino", "X")):
@@ -27,18 +27,18 @@ VARIABLES = {
     GRID: ("grid", "#e6e6e6", "#3a3d42"),
     PAPER: ("paper", "#fefefe", "#1b1d21"),
     EAGER: ("eager", "#333333", "#d8d8d8"),
-    PRECISIONS["fp32"]: ("fp32", "#0072b2", "#5cb8f0"),
-    PRECISIONS["fp16"]: ("fp16", "#009e73", "#2fcf9f"),
-    PRECISIONS["bf16"]: ("bf16", "#a3447f", "#e08cc0"),
-    PRECISIONS["int8"]: ("int8", "#d55e00", "#ff9442"),
-    PRECISIONS["fp8"]: ("fp8", "#9a6700", "#e0b040"),
+    COLOURS["fp32"]: ("fp32", "#0072b2", "#5cb8f0"),
+    COLOURS["fp16"]: ("fp16", "#009e73", "#2fcf9f"),
+    COLOURS["bf16"]: ("bf16", "#a3447f", "#e08cc0"),
+    COLOURS["int8"]: ("int8", "#d55e00", "#ff9442"),
+    COLOURS["fp8"]: ("fp8", "#9a6700", "#e0b040"),
 }
 _FONT: dict[Any, Any] = {"font.size": 10.0, "svg.fonttype": "path", "axes.titlesize": 11.0}
 
 
 def colour(engine: str, precision: str) -> str:
     """The colour of an engine: that of its precision, ink for the baseline."""
-    return EAGER if engine.startswith("eager") else PRECISIONS.get(precision, OTHER)
+    return EAGER if engine.startswith("eager") else COLOURS.get(precision, OTHER)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide, statistics
+from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide, scipy_stats
 from resnetrt.benchmarks.search.strategy import Trial
 from resnetrt.benchmarks.stats.noninferiority import drop_bounds, falling_root
 from resnetrt.calibration.images.data import IntArray
@@ -23,7 +23,7 @@ _PRIOR = 0.5  # of each of the four outcomes of an image (Jeffreys)
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TrialToConfirm:
     """A trial to confirm, at this confidence."""
 
     trial: Trial
@@ -59,7 +59,7 @@ def chance_to_pass(row: Mapping[str, Any], budget: Budget, images: int) -> float
     return float((decide(counts[:, 0], counts[:, 1], counts[:, 2], images, budget) == PASS).mean())
 
 
-def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, attempts: int) -> list[Attempt]:
+def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, attempts: int) -> list[TrialToConfirm]:
     """Which of the passing trials to confirm, the first first: one at the budget's confidence, or two corrected ones.
 
     The plan with the least expected number of blocks kept, where nothing confirmed costs all `blocks` and one more. Two
@@ -70,7 +70,7 @@ def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, atte
         if trial.passed:
             fewest.setdefault(len(trial.mix.kept), trial)
     sizes = sorted(fewest)
-    plans: list[tuple[float, list[Attempt]]] = []
+    plans: list[tuple[float, list[TrialToConfirm]]] = []
     for tries in range(1, attempts + 1):
         each = corrected(budget, tries)
         chances = {size: chance_to_pass(fewest[size].row, each, images) for size in sizes}
@@ -80,7 +80,7 @@ def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, atte
                 cost += size * max(0.0, chances[size] - reached)
                 reached = max(reached, chances[size])
             cost += (blocks + 1) * (1 - reached)
-            plans.append((cost, [Attempt(fewest[size], each.confidence) for size in chosen]))
+            plans.append((cost, [TrialToConfirm(fewest[size], each.confidence) for size in chosen]))
     return min(plans, key=lambda item: item[0], default=(0.0, []))[1]
 
 
@@ -98,7 +98,7 @@ def drop_of_passed(row: Mapping[str, Any], budget: Budget) -> float:
     passing = possible[decide(right - possible, possible, differ - possible, n, budget) == PASS]
     if not differ or lost not in passing:
         return float(row["drop_pp"])
-    most, binomial = int(passing.max()), statistics().binom
+    most, binomial = int(passing.max()), scipy_stats().binom
 
     def beyond(share: float) -> float:
         low, at, all_of_it = binomial.cdf([lost - 1, lost, most], differ, share)

@@ -10,7 +10,7 @@ from resnetrt.benchmarks.search.trial_engines import TrialEngines
 from resnetrt.errors import ResnetrtError
 from resnetrt.preprocess import FloatArray
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+_RACED = ("fp32", "bf16", "fp16")
 _SHARE, _MOST = 0.9, 3  # the race is run with the noisiest blocks: this share of all noise, so many at most
 
 
@@ -37,8 +37,8 @@ class Racer:
 def race(
     engines: TrialEngines, noisiest: frozenset[str], image: FloatArray, schedule: Schedule, check: Callable[[], None]
 ) -> list[Racer]:
-    """Time the mix that keeps `noisiest` in each of `PRECISIONS`, side by side."""
-    mixes = {precision: Mix(noisiest, precision) for precision in PRECISIONS}
+    """Time the mix that keeps `noisiest` in FP32, BF16 and FP16, side by side."""
+    mixes = {precision: Mix(noisiest, precision) for precision in _RACED}
     refused: dict[str, str] = {}
     for precision, mix in mixes.items():
         check()
@@ -58,7 +58,7 @@ def race(
         interval = None if faster is None else (faster.low, faster.high)
         found = (precision, kept, runs_in, timing.median_ms, interval)
         racers.append(Racer(*found, out=_wrong(precision, runs_in)))
-    return sorted(racers, key=lambda racer: PRECISIONS.index(racer.precision))
+    return sorted(racers, key=lambda racer: _RACED.index(racer.precision))
 
 
 def _wrong(precision: str, runs_in: Sequence[str]) -> str | None:

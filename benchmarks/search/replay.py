@@ -25,14 +25,14 @@ class Frames:
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class DataHalf:
     """Half of the data with the reference's logits, which every trial uses again."""
 
     dataset: Dataset
     logits: FloatArray
 
     @classmethod
-    def load(cls, dataset: Dataset, infer: Callable[[UInt8Array], FloatArray], size: int = 50) -> "Split":
+    def load(cls, dataset: Dataset, infer: Callable[[UInt8Array], FloatArray], size: int = 50) -> "DataHalf":
         """Decode `dataset` once, and run the reference `infer` on its frames once, batch by batch."""
         frames: list[UInt8Array] = []
         logits: list[FloatArray] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.comparison import Comparison, compare_accuracy
+from resnetrt.benchmarks.accuracy.comparison import PairedOutcomes, compare_accuracy
 from resnetrt.benchmarks.accuracy.content import calibration_hashes
 from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of, gate_rows
 from resnetrt.benchmarks.accuracy.plan import fewest_images
@@ -20,7 +20,7 @@ from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.benchmarks.search.confirm import (
     ATTEMPTS,
     SURE,
-    Attempt,
+    TrialToConfirm,
     chance_to_pass,
     corrected,
     drop_of_passed,
@@ -30,7 +30,7 @@ from resnetrt.benchmarks.search.confirm import (
 from resnetrt.benchmarks.search.front import measure_front
 from resnetrt.benchmarks.search.minutes import Clock, OutOfTime, SearchTime
 from resnetrt.benchmarks.search.race import Racer, noisiest_blocks, race, winner
-from resnetrt.benchmarks.search.replay import Split
+from resnetrt.benchmarks.search.replay import DataHalf
 from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, Trial, best, rank, search, widen
 from resnetrt.benchmarks.search.trial_engines import Build, TrialEngines
 from resnetrt.benchmarks.verify.blocks import find_blocks
@@ -95,7 +95,7 @@ class SearchRun:
         self.racers: list[Racer] = []
         self.stopped = ""
         self.left_out: list[str] = []
-        self.confirmations: list[tuple[Attempt, dict[str, Any]]] = []
+        self.confirmations: list[tuple[TrialToConfirm, dict[str, Any]]] = []
         self.time = SearchTime(60 * request.minutes, clock)
 
     def run(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class SearchRun:
         searching, held_out = halves(dataset.labels)
         return dataset.select(searching), dataset.select(held_out)
 
-    def _cached(self, dataset: Dataset) -> Split:
+    def _cached(self, dataset: Dataset) -> DataHalf:
         """The images to search on and the reference's answers; how long they take is how long others will."""
         started = self.time.clock()
 
@@ -176,7 +176,7 @@ class SearchRun:
             self._check_time()
             return self._reference(self.bundle.manifest.preprocessing.normalize(frames))
 
-        split = Split.load(dataset, infer)
+        split = DataHalf.load(dataset, infer)
         self.time.images = len(dataset)
         self.time.reference_s = (self.time.clock() - started) / len(dataset)
         return split
@@ -213,7 +213,7 @@ class SearchRun:
             noise[name] = float(np.square(run_onnx(path, images) - expected).sum() / np.square(expected).sum())
         return noise
 
-    def _evaluate(self, engines: TrialEngines, split: Split, mix: Mix) -> dict[str, Any]:
+    def _evaluate(self, engines: TrialEngines, split: DataHalf, mix: Mix) -> dict[str, Any]:
         """The gate's row on the search split; raises `OutOfTime` where the trial runs into the reserve."""
         with engines.open(mix) as opened:
             started = self.time.clock()
@@ -240,7 +240,7 @@ class SearchRun:
                 return self._store(engines, attempt.trial, row)
         return None
 
-    def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: Attempt) -> dict[str, Any]:
+    def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: TrialToConfirm) -> dict[str, Any]:
         """The gate's row on held-out images: on as many as the time allows, so that fewer images decide less."""
         mix, budget = attempt.trial.mix, replace(self.request.budget, confidence=attempt.confidence)
         stop = partial(self.time.short_of, self.time.storing())
@@ -256,7 +256,7 @@ class SearchRun:
 
     def _compare(
         self, reference: Infer, candidate: dict[str, Infer], dataset: Dataset, stop: Callable[[], bool]
-    ) -> Comparison:
+    ) -> PairedOutcomes:
         recipe, hashes = self.bundle.manifest.preprocessing, calibration_hashes(self.bundle)
         return compare_accuracy(reference, candidate, dataset, recipe, hashes, batch_size=_BATCH, stop=stop)
 

@@ -23,7 +23,7 @@ from resnetrt.benchmarks.accuracy.gate import (
     decide,
     images_to_decide,
     judge_pairs,
-    statistics,
+    scipy_stats,
 )
 from resnetrt.benchmarks.accuracy.looks import look_spending
 from resnetrt.benchmarks.accuracy.plan import plan
@@ -147,7 +147,7 @@ def likely(n: int, lose: float, gain: float) -> tuple[npt.NDArray[np.float64], C
         for wide in [_SIGMAS * np.sqrt(n * share) + 2 * _SIGMAS]
     )
     lost = lost[:, None]
-    stats = statistics()
+    stats = scipy_stats()
     return stats.binom.pmf(lost, n, lose) * stats.binom.pmf(gained, n - lost, gain / (1 - lose)), lost, gained
 
 

@@ -40,7 +40,7 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class RandomClassifier:
     """`recall` `(K,)`; a wrong answer is one of `siblings` `(K, m)` with the cumulated chances `(K, m)`."""
 
     shares: npt.NDArray[np.float64]
@@ -60,7 +60,7 @@ class Network:
         return np.where(rng.random(len(labels)) < self.recall[labels], labels, wrong)
 
 
-def draw_network(kind: str, top1: float, classes: int, rng: Rng) -> Network:
+def draw_network(kind: str, top1: float, classes: int, rng: Rng) -> RandomClassifier:
     """`even`: every class as good, any other class for a wrong answer. `uneven`: recalls from a beta distribution.
 
     `siblings`: these, and wrong answers go to four classes, mostly to one or two. `few classes matter`: these, and the
@@ -78,10 +78,10 @@ def draw_network(kind: str, top1: float, classes: int, rng: Rng) -> Network:
     else:
         siblings = (start + rng.integers(1, classes, (classes, near))) % classes
         chances = np.full((classes, near), 1 / near)
-    return Network(shares / shares.sum(), recall, siblings, np.cumsum(chances, 1))
+    return RandomClassifier(shares / shares.sum(), recall, siblings, np.cumsum(chances, 1))
 
 
-def is_blamed(network: Network, count: int, rng: Rng) -> bool:
+def is_blamed(network: RandomClassifier, count: int, rng: Rng) -> bool:
     """Whether sound labels and a sound recipe are blamed: the label map, or one of ten recipes that are worse."""
     labels, answers = network.images(count, rng)
     if find_renaming(labels, answers, len(network.recall)) is not None:
@@ -90,7 +90,7 @@ def is_blamed(network: Network, count: int, rng: Rng) -> bool:
     return _finds_recipe(labels, answers, [*spoilt[1:], network.answers(labels, rng)])  # mirrored: as good
 
 
-def finds(fault: str, network: Network, count: int, rng: Rng) -> tuple[bool, bool]:
+def finds(fault: str, network: RandomClassifier, count: int, rng: Rng) -> tuple[bool, bool]:
     """Whether the gate finds a planted fault, and whether a test does that is told which fault to look for."""
     labels, answers = network.images(count, rng)
     classes = len(network.recall)

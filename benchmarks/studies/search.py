@@ -18,7 +18,7 @@ from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide
 from resnetrt.benchmarks.search.confirm import (
     ATTEMPTS,
     SURE,
-    Attempt,
+    TrialToConfirm,
     chance_to_pass,
     corrected,
     drop_of_passed,
@@ -36,7 +36,7 @@ Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class DropCurve:
     """`lost` and `gained` `(BLOCKS + 1,)`: shares of all images, by the number of blocks kept."""
 
     name: str
@@ -48,7 +48,7 @@ class Network:
         return float(100 * (self.lost[kept] - self.gained[kept]))
 
 
-def networks() -> list[Network]:
+def networks() -> list[DropCurve]:
     """Drops of 4 pp in INT8 that fall block by block, and one that is just beyond a budget of 1 pp until the end."""
     kept = np.arange(BLOCKS + 1)
     left = {
@@ -57,9 +57,9 @@ def networks() -> list[Network]:
         "each next block 15 % less guilty": 0.85**kept,
         "all blocks alike": 1 - kept / BLOCKS,
     }
-    found = [Network(name, *_shares(4 * share, 0.02 * np.sqrt(share))) for name, share in left.items()]
+    found = [DropCurve(name, *_shares(4 * share, 0.02 * np.sqrt(share))) for name, share in left.items()]
     edge = np.full(BLOCKS + 1, 1.0 + 1e-9)
-    return [*found, Network("drop of 1 pp, whatever is kept", *_shares(edge, np.full(BLOCKS + 1, 0.01)))]
+    return [*found, DropCurve("drop of 1 pp, whatever is kept", *_shares(edge, np.full(BLOCKS + 1, 0.01)))]
 
 
 def _shares(drop_pp: Shares, gained: Shares) -> tuple[Shares, Shares]:
@@ -84,7 +84,7 @@ class Half:
     Not `nested`, the images are others for every k, so that a second attempt has a luck of its own.
     """
 
-    def __init__(self, network: Network, images: int, rng: Rng, nested: bool = True) -> None:
+    def __init__(self, network: DropCurve, images: int, rng: Rng, nested: bool = True) -> None:
         self._network, self.images, self._rng, self._nested = network, images, rng, nested
         self._draw()
 
@@ -110,7 +110,7 @@ class Half:
 
 
 def run(
-    network: Network, images: int, budget: Budget, rng: Rng, planned: bool, searched: Network | None = None
+    network: DropCurve, images: int, budget: Budget, rng: Rng, planned: bool, searched: DropCurve | None = None
 ) -> Found:
     """One search and its confirmation: `planned` as the product does, else the least that passes, once.
 
@@ -131,7 +131,7 @@ def run(
         attempts = plan(trials, BLOCKS, budget, images, ATTEMPTS)
     else:
         least = best(trials)
-        attempts = [] if least is None else [Attempt(least, budget.confidence)]
+        attempts = [] if least is None else [TrialToConfirm(least, budget.confidence)]
     for number, attempt in enumerate(attempts, 1):
         kept, each = len(attempt.trial.mix.kept), replace(budget, confidence=attempt.confidence)
         row = held_out.row(kept, each)
@@ -162,7 +162,7 @@ def study(trials: int, seed: int) -> Iterator[str]:
     yield from _split_lines()
 
 
-def _line(network: Network, images: int, planned: bool, found: Sequence[Found]) -> str:
+def _line(network: DropCurve, images: int, planned: bool, found: Sequence[Found]) -> str:
     stored = [item for item in found if item.kept is not None]
     kept = np.mean([BLOCKS if item.kept is None else item.kept for item in found])
     beyond = 100 * sum(item.true_pp > 1 for item in stored) / len(found)

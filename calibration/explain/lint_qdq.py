@@ -18,7 +18,7 @@ _SAME_SCALE = 1e-3  # relative; float32 products differ by 1e-7, wrong pairings 
 
 
 @dataclass(frozen=True)
-class Finding:
+class QdqFinding:
     """`severity` is `error` (the target computes something else or refuses) or `warning` (slower or less exact)."""
 
     severity: str
@@ -40,7 +40,7 @@ class _File:
     rules: Dialect
 
 
-Rule = Callable[[_File], Iterator[Finding]]
+Rule = Callable[[_File], Iterator[QdqFinding]]
 RULES: list[Rule] = []
 
 
@@ -50,7 +50,7 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-def lint_qdq(path: Path, rules: Dialect) -> list[Finding]:
+def lint_qdq(path: Path, rules: Dialect) -> list[QdqFinding]:
     """Every finding, errors first. Raises `CheckFailed` for a file that is not Q/DQ."""
     model = onnx.load(path)
     operators = {node.op_type for node in model.graph.node}
@@ -65,54 +65,56 @@ def lint_qdq(path: Path, rules: Dialect) -> list[Finding]:
 
 
 @rule
-def activations(file: _File) -> Iterator[Finding]:
+def activations(file: _File) -> Iterator[QdqFinding]:
     """Types, zero points and scales of activation quantizers."""
     for node in file.graph.nodes:
         if node.op_type != "QuantizeLinear" or file.graph.dequantized_constant(node.input[0]) is not None:
             continue
         found, name = file.graph.quantizer(node), node.input[0]
         if found is None:
-            yield Finding(
+            yield QdqFinding(
                 "error", node.name, f"{name} needs one constant scale per tensor, not computed or per channel"
             )
             continue
         if not (np.isfinite(found.scale) and found.scale >= np.finfo(np.float32).tiny):
-            yield Finding("error", node.name, f"the scale of {name} is {found.scale}, not a positive float32")
+            yield QdqFinding("error", node.name, f"the scale of {name} is {found.scale}, not a positive float32")
         if file.rules.symmetric and (found.dtype != "int8" or found.zero_point != 0):
             message = f"{name} is {found.dtype} with zero point {found.zero_point}; {file.rules.name} takes int8 with 0"
-            yield Finding("error", node.name, f"{message}: quantize symmetrically")
+            yield QdqFinding("error", node.name, f"{message}: quantize symmetrically")
         elif found.dtype not in ("int8", "uint8"):
-            yield Finding("error", node.name, f"{name} is {found.dtype}, not an 8-bit integer")
+            yield QdqFinding("error", node.name, f"{name} is {found.dtype}, not an 8-bit integer")
         elif not file.rules.symmetric and found.dtype == "int8":
-            yield Finding("warning", node.name, f"{name} is int8, which CPUs run no faster than floats; use uint8")
+            yield QdqFinding("warning", node.name, f"{name} is int8, which CPUs run no faster than floats; use uint8")
 
 
 @rule
-def weights(file: _File) -> Iterator[Finding]:
+def weights(file: _File) -> Iterator[QdqFinding]:
     """Integer weights: type, zero points, one scale per output channel along the right axis."""
     for layer in file.graph.layers(WEIGHTED):
         node = file.graph.producers.get(layer.input[1])
         if node is None or node.op_type != "DequantizeLinear":
-            yield Finding("warning", layer.name, "its weights are floats, so it runs as a float layer")
+            yield QdqFinding("warning", layer.name, "its weights are floats, so it runs as a float layer")
             continue
         stored, scale = file.graph.dequantized_constant(node.input[0]), file.graph.constant(node.input[1])
         zero = file.graph.constant(node.input[2]) if len(node.input) > 2 else None
         if stored is None or scale is None:
-            yield Finding("error", layer.name, "its weights or their scales are computed, not constant")
+            yield QdqFinding("error", layer.name, "its weights or their scales are computed, not constant")
             continue
         if not (np.isfinite(scale).all() and (scale > 0).all()):
-            yield Finding("error", layer.name, "a scale of its weights is not a positive number")
+            yield QdqFinding("error", layer.name, "a scale of its weights is not a positive number")
         kind = "int8" if stored.dtype == np.float32 and zero is None else (stored if zero is None else zero).dtype.name
         if kind != "int8" or (zero is not None and zero.any()):
             severity = "error" if file.rules.symmetric else "warning"
-            yield Finding(severity, layer.name, f"its weights are {kind}, expected int8 with zero points 0")
+            yield QdqFinding(severity, layer.name, f"its weights are {kind}, expected int8 with zero points 0")
         yield from _weight_axis(layer, node, stored.shape, scale.size)
 
 
-def _weight_axis(layer: onnx.NodeProto, node: onnx.NodeProto, shape: tuple[int, ...], scales: int) -> Iterator[Finding]:
+def _weight_axis(
+    layer: onnx.NodeProto, node: onnx.NodeProto, shape: tuple[int, ...], scales: int
+) -> Iterator[QdqFinding]:
     wanted = output_axis(ir.serde.deserialize_node(layer), len(shape))
     if scales == 1 and shape[wanted] > 1:
-        yield Finding(
+        yield QdqFinding(
             "warning", layer.name, "one scale for all of its weights; a scale per output channel is more exact"
         )
         return
@@ -121,18 +123,18 @@ def _weight_axis(layer: onnx.NodeProto, node: onnx.NodeProto, shape: tuple[int, 
         message = (
             f"its weights {shape} have {scales} scales along axis {axis}, expected {shape[wanted]} along axis {wanted}"
         )
-        yield Finding("error", layer.name, message)
+        yield QdqFinding("error", layer.name, message)
 
 
 @rule
-def biases(file: _File) -> Iterator[Finding]:
+def biases(file: _File) -> Iterator[QdqFinding]:
     """Integer biases: not for symmetric targets; elsewhere their scale is that of the sums, input x weight."""
     for layer in file.graph.layers(("Conv", "Gemm")):
         node = file.graph.producers.get(layer.input[2]) if len(layer.input) > 2 else None
         if node is None or node.op_type != "DequantizeLinear":
             continue
         if file.rules.symmetric:
-            yield Finding("error", layer.name, f"its bias is quantized; {file.rules.name} takes float biases")
+            yield QdqFinding("error", layer.name, f"its bias is quantized; {file.rules.name} takes float biases")
             continue
         weight = file.graph.producers.get(layer.input[1])
         source = next(file.graph.quantizers_of(layer), None)
@@ -141,31 +143,31 @@ def biases(file: _File) -> Iterator[Finding]:
             continue
         expected = source.scale * np.asarray(file.graph.constant(weight.input[1]), np.float64)
         if not np.allclose(scale, expected, rtol=_SAME_SCALE, atol=0):
-            yield Finding(
+            yield QdqFinding(
                 "error", layer.name, "the scale of its bias is not that of its input times that of its weights"
             )
 
 
 @rule
-def inputs(file: _File) -> Iterator[Finding]:
+def inputs(file: _File) -> Iterator[QdqFinding]:
     """Layers that read floats run in floats."""
     for layer in file.graph.layers(WEIGHTED):
         if file.graph.dequantizer(layer.input[0]) is None:
-            yield Finding("warning", layer.name, "its input is a float, so it runs as a float layer")
+            yield QdqFinding("warning", layer.name, "its input is a float, so it runs as a float layer")
 
 
 @rule
-def residuals(file: _File) -> Iterator[Finding]:
+def residuals(file: _File) -> Iterator[QdqFinding]:
     """Where pairs belong at a residual add: always on the shortcut, on the main branch where the dialect says."""
     for add in residual_adds(file.structure):
         name = add.node.name or ""
         if file.graph.dequantizer(add.shortcut.name or "") is None:
-            yield Finding("warning", name, f"its shortcut {add.shortcut.name} is a float, so the add is not fused")
+            yield QdqFinding("warning", name, f"its shortcut {add.shortcut.name} is a float, so the add is not fused")
         main = file.graph.dequantizer(add.main.name or "") is not None
         if main and not file.rules.every_output:
             message = f"its main branch {add.main.name} is quantized, which rounds once more"
-            yield Finding("warning", name, f"{message} and keeps {file.rules.name} from fusing the add")
+            yield QdqFinding("warning", name, f"{message} and keeps {file.rules.name} from fusing the add")
         elif not main and file.rules.every_output:
-            yield Finding(
+            yield QdqFinding(
                 "warning", name, f"its main branch {add.main.name} is a float, so its convolution runs in floats"
             )

@@ -49,7 +49,7 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Clues:
     """What the checks look at: the layer report, the record, FP32 weights by layer name, and `fold.json`.
 
     `factors` are those by which the file equalizes its channels; another tool's file, or one from a cache, has none
@@ -73,7 +73,7 @@ class Evidence:
         return amax / self.factors.get(name, 1.0)
 
 
-Check = Callable[[Evidence], Iterator[Suspect]]
+Check = Callable[[Clues], Iterator[Suspect]]
 CHECKS: list[Check] = []
 
 
@@ -89,7 +89,7 @@ def suspects_of(bundle: Bundle, quantized: Path, rows: Sequence[LayerRow] | None
     record = CalibrationRecord.of(bundle)
     fold = bundle.read_json("fold.json") if "fold.json" in bundle.manifest.files else {}
     weights, factors = layer_weights(bundle.variant_file("fp32")), noted_factors(onnx.load(quantized))
-    return find_suspects(Evidence(rows, record, weights, fold, factors))
+    return find_suspects(Clues(rows, record, weights, fold, factors))
 
 
 def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -107,9 +107,9 @@ def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     return found
 
 
-def find_suspects(evidence: Evidence) -> list[Suspect]:
+def find_suspects(clues: Clues) -> list[Suspect]:
     """The findings of every check, in the order of the checks."""
-    return [suspect for function in CHECKS for suspect in function(evidence)]
+    return [suspect for function in CHECKS for suspect in function(clues)]
 
 
 @contextmanager
@@ -129,27 +129,27 @@ def blaming(bundle: Bundle, quantized: Path) -> Iterator[None]:
 
 
 @check
-def few_images(evidence: Evidence) -> Iterator[Suspect]:
+def few_images(clues: Clues) -> Iterator[Suspect]:
     """Ranges from a handful of images cut off what the next image brings."""
-    count = len(evidence.record.image_hashes) if evidence.record else FEW_IMAGES
+    count = len(clues.record.image_hashes) if clues.record else FEW_IMAGES
     if count < FEW_IMAGES:
         yield Suspect("calibration", f"only {count} images", "calibrate with 128 or more: resnetrt calibrate --samples")
 
 
 @check
-def unjudged(evidence: Evidence) -> Iterator[Suspect]:
+def unjudged(clues: Clues) -> Iterator[Suspect]:
     """Layers of another tool's file that have no row: under their names stands something else than in FP32."""
-    missing = len(evidence.weights.keys() - {row.layer for row in evidence.rows})
-    if missing and evidence.rows:
-        problem = f"{missing} of {len(evidence.weights)} hold other values under their names than in FP32"
+    missing = len(clues.weights.keys() - {row.layer for row in clues.rows})
+    if missing and clues.rows:
+        problem = f"{missing} of {len(clues.weights)} hold other values under their names than in FP32"
         yield Suspect("layers", problem, "they are not judged here; only the outputs are")
 
 
 @check
-def low_sqnr(evidence: Evidence) -> Iterator[Suspect]:
+def low_sqnr(clues: Clues) -> Iterator[Suspect]:
     """A layer whose own quantization leaves little of its output."""
     guilty = False  # a layer since the last add; its noise goes straight into the next one, which is not to blame
-    for row in evidence.rows:
+    for row in clues.rows:
         inherited, guilty = guilty and row.op == "Add", guilty and row.op != "Add"
         if row.own_sqnr_db < LEAST_OWN_DB and not inherited:
             guilty = row.op != "Add"
@@ -160,9 +160,9 @@ def low_sqnr(evidence: Evidence) -> Iterator[Suspect]:
 
 
 @check
-def clipping(evidence: Evidence) -> Iterator[Suspect]:
+def clipping(clues: Clues) -> Iterator[Suspect]:
     """A range that cuts a noticeable share of what the golden images bring."""
-    for row in evidence.rows:
+    for row in clues.rows:
         if row.clipped > MOST_CLIPPED and _reaches_beyond(row):
             problem = f"{row.clipped:.1%} of its input {row.input} lie outside [{row.low:.3g}, {row.high:.3g}]"
             yield Suspect(row.layer, problem, "try --method minmax, or calibrate with images like those it will see")
@@ -176,11 +176,11 @@ def _reaches_beyond(row: LayerRow) -> bool:
 
 
 @check
-def beyond_record(evidence: Evidence) -> Iterator[Suspect]:
+def beyond_record(clues: Clues) -> Iterator[Suspect]:
     """Calibration images that do not stand for the golden ones."""
-    for name, row in _by_input(evidence.rows).items():
-        recorded = evidence.channel_amax(name)
-        amax = np.inf if recorded is None else evidence.in_file(name, recorded).max()
+    for name, row in _by_input(clues.rows).items():
+        recorded = clues.channel_amax(name)
+        amax = np.inf if recorded is None else clues.in_file(name, recorded).max()
         reached = max(-(row.minimum or 0.0), row.maximum or 0.0)
         if reached > BEYOND_RECORD * amax:
             problem = f"golden images reach {reached:.3g} in {name}, calibration only {amax:.3g}"
@@ -188,22 +188,22 @@ def beyond_record(evidence: Evidence) -> Iterator[Suspect]:
 
 
 @check
-def lost_channels(evidence: Evidence) -> Iterator[Suspect]:
+def lost_channels(clues: Clues) -> Iterator[Suspect]:
     """Channels that round to zero although the weights behind them make them count."""
-    for row, amax, influence in _channels(evidence):
+    for row, amax, influence in _channels(clues):
         assert row.step is not None
         lost = (amax > 0) & (amax < row.step / 2)
         heard = influence[~lost].max(initial=0.0)
         matter = int(np.count_nonzero(lost & (influence > LOST_INFLUENCE * heard)))
         if matter:
             problem = f"{matter} of {len(amax)} channels of its input {row.input} round to zero (step {row.step:.3g})"
-            yield Suspect(row.layer, problem, _remedy_of_spread(evidence))
+            yield Suspect(row.layer, problem, _remedy_of_spread(clues))
 
 
 @check
-def outlier_channel(evidence: Evidence) -> Iterator[Suspect]:
+def outlier_channel(clues: Clues) -> Iterator[Suspect]:
     """One channel that sets the range and leaves the others a few integers."""
-    for row, amax, _ in _channels(evidence):
+    for row, amax, _ in _channels(clues):
         assert row.step is not None
         live = amax[amax > 0]
         levels = float(np.median(live)) / row.step if len(live) else np.inf
@@ -211,13 +211,13 @@ def outlier_channel(evidence: Evidence) -> Iterator[Suspect]:
             top = int(amax.argmax())
             problem = f"channel {top} of its input {row.input} reaches {amax[top]:.3g}, the median channel "
             problem += f"{np.median(live):.3g} and so has {levels:.1f} integers"
-            yield Suspect(row.layer, problem, _remedy_of_spread(evidence))
+            yield Suspect(row.layer, problem, _remedy_of_spread(clues))
 
 
 @check
-def dead_channels(evidence: Evidence) -> Iterator[Suspect]:
+def dead_channels(clues: Clues) -> Iterator[Suspect]:
     """Inputs most of whose channels never differ from zero."""
-    for row, amax, _ in _channels(evidence):
+    for row, amax, _ in _channels(clues):
         dead = int(np.count_nonzero(amax == 0))
         if dead > len(amax) / 2:
             problem = f"{dead} of {len(amax)} channels of its input {row.input} are dead (always zero)"
@@ -225,9 +225,9 @@ def dead_channels(evidence: Evidence) -> Iterator[Suspect]:
 
 
 @check
-def tiny_variance(evidence: Evidence) -> Iterator[Suspect]:
+def tiny_variance(clues: Clues) -> Iterator[Suspect]:
     """BatchNorms whose eps, not the data, decides a channel's scale; folding multiplies it by up to 1 / sqrt(eps)."""
-    for item in evidence.fold.get("convolutions", []):
+    for item in clues.fold.get("convolutions", []):
         channels = item["tiny_variance_channels"]
         if channels:
             problem = f"running variance of at most eps in {len(channels)} channels ({_listed(channels)})"
@@ -248,23 +248,23 @@ def _by_input(rows: Sequence[LayerRow]) -> dict[str, LayerRow]:
     return found
 
 
-def _remedy_of_spread(evidence: Evidence) -> str:
+def _remedy_of_spread(clues: Clues) -> str:
     """Equalization, unless that was tried."""
-    if evidence.record is None or evidence.factors:
+    if clues.record is None or clues.factors:
         return "keep it in a higher precision: resnetrt search"
-    if evidence.record.equalization:
+    if clues.record.equalization:
         return "equalize the channels: resnetrt quantize, by the bundle's own record"
     return "equalize the channels: resnetrt calibrate, without --no-equalize"
 
 
-def _channels(evidence: Evidence) -> Iterator[tuple[LayerRow, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+def _channels(clues: Clues) -> Iterator[tuple[LayerRow, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """Per weighted layer: its row, the largest magnitude of each input channel, that times the norm of its weights."""
-    for row in evidence.rows:
-        weights, amax = evidence.weights.get(row.layer), evidence.channel_amax(row.input)
+    for row in clues.rows:
+        weights, amax = clues.weights.get(row.layer), clues.channel_amax(row.input)
         if weights is None or amax is None or row.step is None or row.input is None:
             continue
         groups, rest = divmod(len(amax), weights.shape[1])
         if rest == 0 and groups and len(weights) % groups == 0:
             grouped = weights.reshape(groups, len(weights) // groups, weights.shape[1], -1)
             norms = np.sqrt(np.square(grouped, dtype=np.float64).sum((1, 3))).ravel()
-            yield row, evidence.in_file(row.input, amax), amax * norms
+            yield row, clues.in_file(row.input, amax), amax * norms

@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 
 from resnetrt.bundle import Bundle, sha256_of
-from resnetrt.calibration.explain.lint_qdq import Finding, lint_qdq
+from resnetrt.calibration.explain.lint_qdq import QdqFinding, lint_qdq
 from resnetrt.calibration.explain.suspects import blaming
 from resnetrt.calibration.graph.dialects import dialect as find_dialect
 from resnetrt.calibration.imports.trt_cache import record_from_cache
@@ -19,7 +19,7 @@ from resnetrt.parity import Parity
 _SHOWN = 5
 
 
-def import_variant(bundle: Bundle, source: Path, dialect_name: str) -> tuple[str, Parity, list[Finding]]:
+def import_variant(bundle: Bundle, source: Path, dialect_name: str) -> tuple[str, Parity, list[QdqFinding]]:
     """Add another tool's Q/DQ file as variant `int8.<dialect>.imported`: linted, run, compared with eager.
 
     Returns the variant, its golden parity and the linter's warnings. Raises `UsageError` for a file that can't be read

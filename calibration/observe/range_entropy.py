@@ -14,12 +14,10 @@ the parity check fails and names the layers; `mse` has no such trouble.
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from resnetrt.calibration.images.data import IntArray
 from resnetrt.calibration_record import BINS_PER_SIDE, TensorStatistics
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from resnetrt.preprocess import Float64Array
 
 _STRIDE = 2
 
@@ -38,7 +36,7 @@ def entropy_range(statistics: TensorStatistics, levels: int) -> tuple[float, flo
     return max(low, -limit), min(high, limit)
 
 
-def magnitude_bins(counts: IntArray) -> FloatArray:
+def magnitude_bins(counts: IntArray) -> Float64Array:
     """`(BINS_PER_SIDE,)` counts of magnitudes; the bin at zero counts as its neighbour, unless it is all there is."""
     bins = (counts[BINS_PER_SIDE:] + counts[BINS_PER_SIDE - 1 :: -1]).astype(np.float64)
     if bins[1:].any():
@@ -46,7 +44,7 @@ def magnitude_bins(counts: IntArray) -> FloatArray:
     return bins
 
 
-def kl_divergences(bins: FloatArray, candidates: IntArray, merged: int) -> FloatArray:
+def kl_divergences(bins: Float64Array, candidates: IntArray, merged: int) -> Float64Array:
     """KL(P, Q) of cutting `bins` after each of `candidates` bins, Q having `merged` levels; infinite where Q misses P.
 
     Q is constant on the occupied bins of a level, so only sums over levels are needed: all candidates at once.
@@ -72,5 +70,5 @@ def kl_divergences(bins: FloatArray, candidates: IntArray, merged: int) -> Float
     return np.where(np.isfinite(found), found, np.inf)
 
 
-def _x_log_x(x: FloatArray) -> FloatArray:
+def _x_log_x(x: Float64Array) -> Float64Array:
     return x * np.log(np.where(x > 0, x, 1.0))

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from resnetrt.calibration.observe.range_entropy import entropy_range
 from resnetrt.calibration_record import BINS_PER_SIDE, TensorStatistics
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.preprocess import Float64Array
 
-FloatArray = npt.NDArray[np.float64]
 Method = Callable[[TensorStatistics, int], tuple[float, float]]
 
 METHODS: dict[str, Method] = {}
@@ -137,7 +136,7 @@ class _Moments:
         self._squares = float(np.dot(counts, np.square(values)))
         self._width = statistics.bound / BINS_PER_SIDE
 
-    def clip_errors(self, lows: FloatArray, highs: FloatArray, levels: int) -> FloatArray:
+    def clip_errors(self, lows: Float64Array, highs: Float64Array, levels: int) -> Float64Array:
         """Squared error of rounding and clipping to each of the ranges `(r,)`: level by level, not bin by bin.
 
         With q the level above an edge and q' the one below, all that lies below costs q'^2 - q^2 - 2 x (q' - q) more
@@ -152,5 +151,5 @@ class _Moments:
         gains[below >= last[:, None]] = 0.0
         top = last * steps
         at_top = self._squares - 2 * top * self._sum[-1] + np.square(top) * self._count[-1]
-        errors: FloatArray = at_top + 2 * steps * gains.sum(1)
+        errors: Float64Array = at_top + 2 * steps * gains.sum(1)
         return errors

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from resnetrt.errors import UsageError
 from resnetrt.export.variants.qdq import along
+from resnetrt.preprocess import Float64Array
 
-FloatArray = npt.NDArray[np.float64]
-WeightMethod = Callable[[npt.NDArray[np.float32], int], FloatArray]
+WeightMethod = Callable[[npt.NDArray[np.float32], int], Float64Array]
 
 WEIGHT_METHODS: dict[str, WeightMethod] = {}
 _LEAST_SCALE = 2.0**-64  # smaller ones (a filter that weight decay killed) add nothing to any sum
@@ -32,13 +32,13 @@ def check_weight_method(name: str) -> None:
 
 
 @weight_method("amax")
-def _amax(rows: npt.NDArray[np.float32], qmax: int) -> FloatArray:
+def _amax(rows: npt.NDArray[np.float32], qmax: int) -> Float64Array:
     """The largest weight gets the largest integer."""
     return np.asarray(np.abs(rows).max(1).astype(np.float64) / qmax)
 
 
 @weight_method("mse")
-def _mse(rows: npt.NDArray[np.float32], qmax: int) -> FloatArray:
+def _mse(rows: npt.NDArray[np.float32], qmax: int) -> Float64Array:
     """The clipping with the least squared error of rounding and clipping, channel by channel; at worst abs-max."""
     units = rows / np.maximum(np.abs(rows).max(1, keepdims=True), np.finfo(np.float32).tiny)
     best, ratios = np.ones(len(rows)), np.linspace(0.3, 1.0, 15)[:, None].repeat(len(rows), 1)
@@ -49,7 +49,7 @@ def _mse(rows: npt.NDArray[np.float32], qmax: int) -> FloatArray:
     return best * _amax(rows, qmax)
 
 
-def _clip_error(units: npt.NDArray[np.float32], scales: FloatArray, qmax: int) -> FloatArray:
+def _clip_error(units: npt.NDArray[np.float32], scales: Float64Array, qmax: int) -> Float64Array:
     """Squared error per row of rounding `units` (magnitude at most 1) to multiples of `scales`."""
     step = scales.astype(np.float32)[:, None]
     integers = units / step

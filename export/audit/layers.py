@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 Kind = Literal["compute", "quantize", "cast", "reformat"]
 
-PRECISIONS = {
+_SPELLINGS = {
     **dict.fromkeys(("float", "f32", "fp32", "float32"), "fp32"),
     **dict.fromkeys(("half", "f16", "fp16", "float16"), "fp16"),
     **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
@@ -54,7 +54,7 @@ class Evidence:
 
 def precision_of(word: str) -> str:
     """`fp32`, `fp16`, `bf16`, `fp8` or `int8` for a backend's name of a type, or that name in lower case."""
-    return PRECISIONS.get(word.lower(), word.lower())
+    return _SPELLINGS.get(word.lower(), word.lower())
 
 
 def layer_json(layer: ExecutedLayer, macs: int) -> dict[str, Any]:

@@ -7,14 +7,14 @@ import pytest
 
 from resnetrt import doctor
 from resnetrt.cli import run
-from resnetrt.doctor import Diagnosis, Finding, Problem
+from resnetrt.doctor import Diagnosis, PartState, Problem
 from resnetrt.machine import Cpu, Gpu, GpuReport, Memory
 
 INSTALL = "pip install 'resnetrt[gpu]'"
 PARTS = (
-    Finding("onnxruntime", "run on the CPU", "ok", "1.32.0", "built with CPU", "pip install onnxruntime"),
-    Finding("tensorrt", "compile", "missing", None, "", INSTALL),
-    Finding("pycuda", "GPU memory", "broken", "2026.1", "ImportError: [libcuda]", INSTALL),
+    PartState("onnxruntime", "run on the CPU", "ok", "1.32.0", "built with CPU", "pip install onnxruntime"),
+    PartState("tensorrt", "compile", "missing", None, "", INSTALL),
+    PartState("pycuda", "GPU memory", "broken", "2026.1", "ImportError: [libcuda]", INSTALL),
 )
 BARE = Diagnosis(Cpu("Test CPU", "x86_64", 4, 2, {}), Memory(None, None, None), GpuReport(detail="no driver"), (), ())
 FULL = Diagnosis(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnetrt import doctor
-from resnetrt.doctor import Finding, diagnose, installed_distributions, probe
+from resnetrt.doctor import PartState, diagnose, installed_distributions, probe
 from resnetrt.parts import PARTS, RIVALS, Part
 
 GIVEN = Part("thing", "a test", "doctor_thing", "pip install thing", ("thing",))
@@ -24,7 +24,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_missing_part_tells_how_to_get_it():
     found = probe(GIVEN, {})
-    assert found == Finding("thing", "a test", "missing", None, "", "pip install thing")
+    assert found == PartState("thing", "a test", "missing", None, "", "pip install thing")
 
 
 def test_a_working_part_gives_version_and_facts(module):

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.studies.network_fuzz.campaign import Campaign, Request, run_campaign
+from resnetrt.benchmarks.studies.network_fuzz.campaign import Campaign, CampaignRequest, run_campaign
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
 from resnetrt.benchmarks.studies.network_fuzz.verdict import FAILURES
-from resnetrt.benchmarks.studies.network_fuzz.workers import Worker
+from resnetrt.benchmarks.studies.network_fuzz.workers import WorkerProcess
 from resnetrt.errors import ResnetrtError
 
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.replay:
             return _replay(options.replay, options.limit)
-        request = Request(
+        request = CampaignRequest(
             options.networks, options.seed, options.out, options.workers, options.budget, options.limit, options.shrink
         )
         campaign = run_campaign(request)
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _replay(path: Path, limit_s: float) -> int:
     spec = NetworkSpec.from_json(json.loads(path.read_text())["spec"])
-    worker = Worker(limit_s, Path("/dev/null"))
+    worker = WorkerProcess(limit_s, Path("/dev/null"))
     try:
         verdict = worker.judge(spec)[1]
     finally:

@@ -14,8 +14,8 @@ from typing import Any
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.studies.network_fuzz.shrink import shrink
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
-from resnetrt.benchmarks.studies.network_fuzz.verdict import FAILURES, Finding, Verdict
-from resnetrt.benchmarks.studies.network_fuzz.workers import Worker
+from resnetrt.benchmarks.studies.network_fuzz.verdict import FAILURES, Finding, NetworkVerdict
+from resnetrt.benchmarks.studies.network_fuzz.workers import WorkerProcess
 from resnetrt.errors import DataError
 from resnetrt.progress import track
 
@@ -24,7 +24,7 @@ _SEEDS = 1_000_000  # networks of one seed
 
 
 @dataclass(frozen=True)
-class Request:
+class CampaignRequest:
     """`networks` of a `seed`, judged by `workers` processes for at most `budget_s`, each network for `limit_s`.
 
     Of every class of failure up to `shrunk` are shrunk.
@@ -43,7 +43,7 @@ class Request:
 class Campaign:
     """What a run knows: verdict by network seed, specs of those that failed, `unbuildable` seeds, shrunk failures."""
 
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    verdicts: dict[int, NetworkVerdict] = field(default_factory=dict)
     specs: dict[int, NetworkSpec] = field(default_factory=dict)
     unbuildable: list[int] = field(default_factory=list)
     shrunk: list[dict[str, Any]] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Campaign:
         }
 
 
-def run_campaign(request: Request) -> Campaign:
+def run_campaign(request: CampaignRequest) -> Campaign:
     """Judge the networks that `request.out` has no verdict for yet, then shrink the failures.
 
     Raises `DataError` if the results there are damaged.
@@ -116,14 +116,16 @@ def run_campaign(request: Request) -> Campaign:
 class _Pool:
     """Threads with a worker process each."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: CampaignRequest) -> None:
         self._threads = ThreadPoolExecutor(request.workers)
-        self._workers = [Worker(request.limit_s, request.out / f"worker-{i}.log") for i in range(request.workers)]
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        self._workers = [
+            WorkerProcess(request.limit_s, request.out / f"worker-{i}.log") for i in range(request.workers)
+        ]
+        self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
 
-    def map(self, run: Callable[[Worker, Any], Any], items: list[Any], deadline: float) -> Iterator[Any]:
+    def map(self, run: Callable[[WorkerProcess, Any], Any], items: list[Any], deadline: float) -> Iterator[Any]:
         """`run` of every item with a worker of its own, in the order they end; none begins after `deadline`."""
         waiting, running = iter(items), set[Future[Any]]()
         while True:
@@ -138,7 +140,7 @@ class _Pool:
             for future in finished:
                 yield future.result()
 
-    def _with_worker(self, run: Callable[[Worker, Any], Any], item: Any) -> Any:
+    def _with_worker(self, run: Callable[[WorkerProcess, Any], Any], item: Any) -> Any:
         worker = self._idle.get()
         try:
             return run(worker, item)
@@ -146,12 +148,12 @@ class _Pool:
             self._idle.put(worker)
 
     @staticmethod
-    def judge(worker: Worker, seed: int) -> tuple[int, NetworkSpec | None, Verdict | None]:
+    def judge(worker: WorkerProcess, seed: int) -> tuple[int, NetworkSpec | None, NetworkVerdict | None]:
         """A network and its verdict."""
         return seed, *worker.judge(seed)
 
     @staticmethod
-    def shrink(worker: Worker, failure: tuple[NetworkSpec, Finding]) -> dict[str, Any]:
+    def shrink(worker: WorkerProcess, failure: tuple[NetworkSpec, Finding]) -> dict[str, Any]:
         """The record of a failure, shrunk."""
         spec, finding = failure
 
@@ -197,7 +199,7 @@ def _read(path: Path) -> Campaign:
         try:
             record = json.loads(line)
             spec = record["spec"] and NetworkSpec.from_json(record["spec"])
-            verdict = record["verdict"] and Verdict.from_json(record["verdict"])
+            verdict = record["verdict"] and NetworkVerdict.from_json(record["verdict"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}, line {number}: expected a network and its verdict, found {error}; remove it"
@@ -206,7 +208,7 @@ def _read(path: Path) -> Campaign:
     return campaign
 
 
-def _enter(campaign: Campaign, seed: int, spec: NetworkSpec | None, verdict: Verdict | None) -> None:
+def _enter(campaign: Campaign, seed: int, spec: NetworkSpec | None, verdict: NetworkVerdict | None) -> None:
     if verdict is None:
         campaign.unbuildable.append(seed)
         return

@@ -19,7 +19,7 @@ import torch
 
 from resnetrt.benchmarks.studies.network_fuzz.build import build_network, images_of, normalized, preprocessing_of
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
-from resnetrt.benchmarks.studies.network_fuzz.verdict import Stopped, Verdict
+from resnetrt.benchmarks.studies.network_fuzz.verdict import NetworkVerdict, Stopped
 from resnetrt.bundle import Bundle
 from resnetrt.preprocess import UInt8Array
 from resnetrt.runtime.session import Session
@@ -46,7 +46,7 @@ _MODULE = "resnetrt_fuzzed_network"
 
 def judge(
     spec: NetworkSpec, folder: Path, report: Callable[[str], None] = lambda _: None, focus: str | None = None
-) -> Verdict:
+) -> NetworkVerdict:
     """Take the network through everything, in the empty `folder`.
 
     `report` hears of every stage before it begins, so that a crash has a name. With `focus`, only what that stage
@@ -86,7 +86,7 @@ def typical_error(reference: Array, output: npt.ArrayLike) -> float:
 class _Trial:
     def __init__(self, spec: NetworkSpec, folder: Path, report: Callable[[str], None], focus: str | None) -> None:
         self.spec, self.folder, self.report, self.focus = spec, folder, report, focus
-        self.verdict = Verdict()
+        self.verdict = NetworkVerdict()
         self.frames = images_of(spec, FRESH[1], FRESH[0])
         self.reference, self.noise, self.is_function = _eager(spec, self.frames)
         self.right: dict[str, bool] = {}

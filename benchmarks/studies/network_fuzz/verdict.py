@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass
-class Verdict:
+class NetworkVerdict:
     """How one network ended. `numbers` are relative errors by name, `seconds` by stage."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Verdict:
         return {"end": self.end, **asdict(self)}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Verdict":
+    def from_json(cls, record: dict[str, Any]) -> "NetworkVerdict":
         """The inverse of `to_json`."""
         findings = [Finding(**item) for item in record["findings"]]
         return cls(findings, record["numbers"], record["seconds"])

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
-from resnetrt.benchmarks.studies.network_fuzz.verdict import Verdict
+from resnetrt.benchmarks.studies.network_fuzz.verdict import NetworkVerdict
 
 _STARTING = 300.0  # seconds for imports on a busy machine
 
 
-class Worker:
+class WorkerProcess:
     """One process at a time, replaced when it dies or takes longer than `limit_s` for a network."""
 
     def __init__(self, limit_s: float, log: Path) -> None:
@@ -23,7 +23,9 @@ class Worker:
         self._process: Any = None
         self._pipe: Connection | None = None
 
-    def judge(self, what: int | NetworkSpec, focus: str | None = None) -> tuple[NetworkSpec | None, Verdict | None]:
+    def judge(
+        self, what: int | NetworkSpec, focus: str | None = None
+    ) -> tuple[NetworkSpec | None, NetworkVerdict | None]:
         """The network of a seed, or a spec, and its verdict; None where a seed or spec gives no network."""
         pipe = self._ready()
         spec: NetworkSpec | None = None if isinstance(what, int) else what
@@ -46,7 +48,7 @@ class Worker:
             elif kind == "spec":
                 spec = NetworkSpec.from_json(value)
             elif kind == "verdict":
-                return spec, Verdict.from_json(value)
+                return spec, NetworkVerdict.from_json(value)
             else:
                 return spec, None
 
@@ -79,8 +81,8 @@ class Worker:
         return int(code)
 
 
-def _ended(stage: str, what: str) -> Verdict:
-    verdict = Verdict()
+def _ended(stage: str, what: str) -> NetworkVerdict:
+    verdict = NetworkVerdict()
     verdict.add("crash", stage, what)
     return verdict
 

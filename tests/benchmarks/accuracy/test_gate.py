@@ -14,11 +14,11 @@ from scipy.stats import binom
 
 from resnetrt.benchmarks.accuracy import gate
 from resnetrt.benchmarks.accuracy.classes import class_drops
-from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes, Part
+from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, Outcomes, PairedOutcomes
 from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.accuracy.plan import plan
-from resnetrt.benchmarks.accuracy.releases import Baseline, compare_releases, newcombe
+from resnetrt.benchmarks.accuracy.releases import BaselineRun, compare_releases, newcombe
 from resnetrt.benchmarks.evaluate.report import explain, explain_baseline
 from resnetrt.benchmarks.stats.holm import holm
 from resnetrt.benchmarks.stats.noninferiority import drop_fails, drop_passes, drop_score, ratio_score
@@ -36,7 +36,7 @@ def outcomes(predicted, confidence=0.9):
 
 def compared(n=40, wrong=(), **engines):
     labels = np.arange(n) % 4
-    return Comparison(
+    return PairedOutcomes(
         np.arange(n),
         labels,
         np.arange(n, dtype=np.uint64) + 7,
@@ -222,7 +222,7 @@ def test_a_journal_of_an_older_format_is_refused(tmp_path):
 
 
 def test_a_batch_comes_back_from_the_journal_as_it_was(tmp_path):
-    part = Part(np.arange(4, dtype=np.uint64), (outcomes([0, 1, 2, 3]), outcomes([0, 1, 2, 0])), 3)
+    part = BatchOutcomes(np.arange(4, dtype=np.uint64), (outcomes([0, 1, 2, 3]), outcomes([0, 1, 2, 0])), 3)
     FileJournal(tmp_path / "j", {"n": 1}).add(part)
     (found,) = FileJournal(tmp_path / "j", {"n": 1}).finished()
     assert (found.images.tolist(), found.overlap, len(found.outcomes)) == ([0, 1, 2, 3], 3, 2)
@@ -236,7 +236,7 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
     write_results(tmp_path / "old.safetensors", old, {})
     new = compared(a=[0, 5, 6, 9])
     order = np.random.default_rng(0).permutation(40)[:30]
-    shuffled = Comparison(
+    shuffled = PairedOutcomes(
         np.arange(30),
         new.labels[order],
         new.images[order],
@@ -245,7 +245,7 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
         0,
     )
     row = compare_releases(
-        shuffled, Baseline.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1), {"renamed": "a"}
+        shuffled, BaselineRun.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1), {"renamed": "a"}
     )[0]
     lost = sum(int(i in (0, 5, 6, 9)) for i in order)
     assert (row["paired"], row["n"], row["lost"], row["gained"]) == (True, 30, lost, 0)
@@ -255,7 +255,7 @@ def test_equal_images_pair_once(tmp_path):
     """Also where the old run has more copies of them, in another order."""
     found = compared(a=[])
     write_results(tmp_path / "old.safetensors", found.at(np.r_[np.arange(40), np.arange(20)][::-1]), {})
-    row = compare_releases(found, Baseline.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
+    row = compare_releases(found, BaselineRun.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
     assert (row["n"], row["lost"], row["gained"]) == (40, 0, 0)
 
 
@@ -269,7 +269,7 @@ def test_equal_images_pair_once(tmp_path):
 )
 def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1, n, said):
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": n, "top1": top1}]}))
-    (row,) = compare_releases(compared(a=[0, 5]), Baseline.read(tmp_path / "old.json"), budget)
+    (row,) = compare_releases(compared(a=[0, 5]), BaselineRun.read(tmp_path / "old.json"), budget)
     share = top1 / 100
     expected = 100 * (1 - budget.min_relative) * share if budget.min_relative else 2
     assert row["limit_pp"] == pytest.approx(expected)
@@ -283,24 +283,24 @@ def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1,
 
 def test_releases_that_do_not_pair_are_refused(tmp_path):
     write_results(tmp_path / "old.safetensors", compared(x=[], y=[]), {})
-    old = Baseline.read(tmp_path / "old.safetensors")
+    old = BaselineRun.read(tmp_path / "old.safetensors")
     with pytest.raises(UsageError, match="expected an engine of this run, a; found x, y"):
         compare_releases(compared(a=[]), old, HALF)
     with pytest.raises(UsageError, match="--baseline-engine a=z: expected an engine of the baseline, x, y; found z"):
         compare_releases(compared(a=[]), old, HALF, {"a": "z"})
     (tmp_path / "old.json").write_text("[]")
     with pytest.raises(DataError, match=r"expected a results file \(.safetensors\) or the object of evaluate"):
-        Baseline.read(tmp_path / "old.json")
+        BaselineRun.read(tmp_path / "old.json")
     (tmp_path / "old.json").write_bytes(b"\xff" * 9999)
     with pytest.raises(DataError) as refused:
-        Baseline.read(tmp_path / "old.json")
+        BaselineRun.read(tmp_path / "old.json")
     assert len(str(refused.value)) < 400, "not the whole file"
 
 
 def test_a_lone_engine_is_not_compared_with_a_lone_other_one(tmp_path):
     write_results(tmp_path / "old.safetensors", compared(fp32=[]), {})
     with pytest.raises(UsageError, match="expected an engine of this run, mixed; found fp32; if one was only renamed"):
-        compare_releases(compared(mixed=[]), Baseline.read(tmp_path / "old.safetensors"), HALF)
+        compare_releases(compared(mixed=[]), BaselineRun.read(tmp_path / "old.safetensors"), HALF)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
@@ -308,7 +308,7 @@ def test_engines_of_one_side_only_are_named_and_do_not_pass(tmp_path, suffix):
     then = compared(gone=[], same=[])
     write_results(tmp_path / "old.safetensors", then, {})
     (tmp_path / "old.json").write_text(json.dumps({"engines": then.rows()}))
-    old = Baseline.read(tmp_path / f"old.{suffix}")
+    old = BaselineRun.read(tmp_path / f"old.{suffix}")
     now = compared(same=[], fresh=[])
     rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50))}
     found = {name: (row["verdict"], row.get("verdict_why", "statistics")) for name, row in rows.items()}
@@ -342,7 +342,9 @@ def test_mcnemar_by_hand(lost, gained, expected):
 def against_labels(labels, predicted, **engines):
     n = len(labels)
     found = {name: outcomes(answers) for name, answers in engines.items()}
-    return Comparison(np.arange(n), np.asarray(labels), np.arange(n, dtype=np.uint64), outcomes(predicted), found, 0)
+    return PairedOutcomes(
+        np.arange(n), np.asarray(labels), np.arange(n, dtype=np.uint64), outcomes(predicted), found, 0
+    )
 
 
 @pytest.mark.parametrize("top1", [0.04, 0.1, 0.13])
@@ -379,5 +381,5 @@ def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
     write_results(tmp_path / "old.safetensors", found, {})
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": 10**6, "top1": 100.0}]}))
     for old in ("old.safetensors", "old.json"):
-        (row,) = compare_releases(found, Baseline.read(tmp_path / old), Budget(max_drop_pp=5))
+        (row,) = compare_releases(found, BaselineRun.read(tmp_path / old), Budget(max_drop_pp=5))
         assert (row["verdict"], row["verdict_why"]) == (INCONCLUSIVE, "data")

@@ -8,7 +8,7 @@ import pytest
 import tiny_bundle
 from PIL import Image
 
-from resnetrt.benchmarks.accuracy.comparison import Comparison, Outcomes
+from resnetrt.benchmarks.accuracy.comparison import Outcomes, PairedOutcomes
 from resnetrt.benchmarks.accuracy.gate import INCONCLUSIVE, PASS, Budget, Pairs, decide, gate_rows
 from resnetrt.benchmarks.accuracy.groups import group_weights, net_winners, read_groups
 from resnetrt.benchmarks.accuracy.outcomes import read_results, write_results
@@ -29,7 +29,7 @@ def outcomes(predicted):
 def compared(labels, engine, images=None, groups=None):
     n = len(labels)
     images = np.arange(n) if images is None else images
-    return Comparison(
+    return PairedOutcomes(
         np.arange(n),
         np.asarray(labels),
         np.asarray(images, np.uint64),

@@ -18,7 +18,7 @@ import tiny_bundle
 from ray_actors import ray_actors
 
 from resnetrt.benchmarks.accuracy.content import batch_hashes
-from resnetrt.benchmarks.cluster.calibrate import Job, Observer, runner_on_ray
+from resnetrt.benchmarks.cluster.calibrate import CalibrationJob, Observer, runner_on_ray
 from resnetrt.benchmarks.cluster.evaluate import Origin
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset
@@ -47,12 +47,12 @@ def record_of(place: Path, runner: Any = None) -> bytes:
     return Bundle.open(place / "tiny.bundle").file(FILE).read_bytes()
 
 
-def job_for(place: Path, size: int = 16) -> Job:
+def job_for(place: Path, size: int = 16) -> CalibrationJob:
     """What a driver sends that sees the images of `place` now."""
     bundle = Bundle.open(place / "tiny.bundle")
     dataset = open_some(str(place / "data.npz"), bundle.manifest.preprocessing, SAMPLES, 3)
     origin = Origin.of(bundle, len(dataset), size, batch_hashes(dataset, size))
-    return Job(origin, str(place / "data.npz"), SAMPLES, 3)
+    return CalibrationJob(origin, str(place / "data.npz"), SAMPLES, 3)
 
 
 def test_an_observers_answers_make_the_same_record(place: Path):
@@ -69,7 +69,7 @@ def test_an_observers_answers_make_the_same_record(place: Path):
 def test_other_images_or_another_bundle_are_an_error(place: Path):
     rows = {"start": np.array([0])}
     job = job_for(place)
-    other = Job(replace(job.origin, fp32_sha256="another hash"), job.data, SAMPLES, 3)
+    other = CalibrationJob(replace(job.origin, fp32_sha256="another hash"), job.data, SAMPLES, 3)
     stored = np.load(place / "data.npz")
     for x, y in ((255 - stored["x"], stored["y"]), (stored["x"][:-1], stored["y"][:-1])):
         np.savez(place / "data.npz", x=x, y=y)  # other pixels of the same names and labels; one fewer

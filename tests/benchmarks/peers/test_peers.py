@@ -10,10 +10,10 @@ import pytest
 from resnetrt.benchmarks.peers.__main__ import main
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.isolated import make
-from resnetrt.benchmarks.peers.request import DEPTH_TOOLS, Request, find_weights
-from resnetrt.benchmarks.peers.store import Results, Rows
+from resnetrt.benchmarks.peers.request import DEPTH_TOOLS, PeersRequest, find_weights
+from resnetrt.benchmarks.peers.store import ResultStore, Rows
 from resnetrt.benchmarks.peers.table import render
-from resnetrt.benchmarks.peers.tools import TOOLS, Job
+from resnetrt.benchmarks.peers.tools import TOOLS, ToolJob
 from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError, UsageError, WeightsError
 
@@ -22,10 +22,10 @@ QUICK = ["--samples", "24", "--eval-samples", "60", "--rounds", "2", "--min-bloc
 NETWORK = ["--networks", "fashion_resnet20", "--threads", "1"]
 
 
-def run(tmp_path: Path, *words: str) -> Results:
+def run(tmp_path: Path, *words: str) -> ResultStore:
     """One run of the command into `tmp_path/out.json`."""
     assert main([*NETWORK, *QUICK, "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out.json"), *words]) == 0
-    return Results(tmp_path / "out.json")
+    return ResultStore(tmp_path / "out.json")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_openvino
 def test_every_step_has_a_row_for_every_engine(whole: Path):
-    results = Results(whole / "out.json")
+    results = ResultStore(whole / "out.json")
     engines = {(row["tool"], row["backend"]) for row in results.rows("fidelity")}
     assert engines == {
         *(("ort-uint8-minmax", name) for name in TOOLS["ort-uint8-minmax"].backends),
@@ -54,7 +54,7 @@ def test_every_step_has_a_row_for_every_engine(whole: Path):
 
 @needs_openvino
 def test_rows_are_plausible_and_carry_their_conditions(whole: Path):
-    results = Results(whole / "out.json")
+    results = ResultStore(whole / "out.json")
     for row in results.rows("fidelity"):
         assert row["sqnr_db"] > 10
         assert row["n"] == 60
@@ -74,7 +74,7 @@ def test_a_finished_step_is_kept(whole: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_another_recipe_is_measured_anew_and_other_groups_stay(tmp_path: Path):
-    results = Results(tmp_path / "out.json")
+    results = ResultStore(tmp_path / "out.json")
     runs: list[str] = []
 
     def measured(step: str, **arguments: int) -> bool:
@@ -85,16 +85,16 @@ def test_another_recipe_is_measured_anew_and_other_groups_stay(tmp_path: Path):
         return results.group(step, "net", arguments, action)
 
     assert [measured("a", x=1), measured("b", x=1), measured("a", x=1), measured("a", x=2)] == [True, True, False, True]
-    assert Results(results.path).groups == results.groups
+    assert ResultStore(results.path).groups == results.groups
     assert [results.rows(step) for step in "ab"] == [[{"n": 3}], [{"n": 2}]]
-    again = Results(results.path, again=True)
+    again = ResultStore(results.path, again=True)
     assert again.group("b", "net", {"x": 1}, lambda: ([], ["nothing"]))
     assert json.loads(results.path.read_text())["groups"][1]["left_out"] == ["nothing"]
 
 
 @needs_openvino
 def test_the_table_shows_every_engine_once(whole: Path):
-    text = render(Results(whole / "out.json"))
+    text = render(ResultStore(whole / "out.json"))
     assert text.splitlines()[0].startswith("| network | tool | dialect | engine | SQNR dB | flips % | drop pp |")
     main_table = text.split("\n\n")[0]
     assert main_table.count("| ort-uint8-minmax |") == 2
@@ -102,7 +102,7 @@ def test_the_table_shows_every_engine_once(whole: Path):
 
 
 def test_our_uint8_model_takes_frames(fashion_bundle: Bundle, tmp_path: Path):
-    job = Job(fashion_bundle, "fashion_calib", 24, tmp_path / "model")
+    job = ToolJob(fashion_bundle, "fashion_calib", 24, tmp_path / "model")
     model = TOOLS["resnetrt-onnxruntime-uint8"].quantize(job)
     with open_file(model, "onnxruntime", 1, fashion_bundle.manifest.preprocessing) as session:
         assert session.inputs[0].dtype == "uint8"
@@ -134,7 +134,7 @@ def test_symmetric_peers_have_zero_zero_points(fashion_bundle: Bundle, tmp_path:
     import onnx
     from onnx import numpy_helper
 
-    job = Job(fashion_bundle, "fashion_calib", 24, tmp_path / "model")
+    job = ToolJob(fashion_bundle, "fashion_calib", 24, tmp_path / "model")
     model = onnx.load(TOOLS["ort-int8-minmax"].quantize(job))
     points = [numpy_helper.to_array(item) for item in model.graph.initializer if item.name.endswith("_zero_point")]
     assert len(points) > 20
@@ -174,9 +174,9 @@ def test_a_tool_that_is_not_installed_is_left_out_and_said(tmp_path: Path, monke
 
 def test_bad_requests_are_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="unknown step 'fidelty'; did you mean fidelity"):
-        Request(steps=("fidelty",))
+        PeersRequest(steps=("fidelty",))
     with pytest.raises(UsageError, match="unknown tool 'ncf'"):
-        Request(tools=("ncf",))
+        PeersRequest(tools=("ncf",))
     with pytest.raises(WeightsError, match=r"expected one file \*resnet20.safetensors"):
         find_weights(tmp_path, "cifar_resnet20")
     assert main(["--out", str(tmp_path / "x.json")]) == 2
@@ -185,7 +185,7 @@ def test_bad_requests_are_refused(tmp_path: Path):
 def test_results_of_something_else_are_refused(tmp_path: Path):
     (tmp_path / "x.json").write_text('{"schema_version": 99}')
     with pytest.raises(DataError, match="expected results of an earlier run, found schema_version 99"):
-        Results(tmp_path / "x.json")
+        ResultStore(tmp_path / "x.json")
 
 
 def test_depth_tools_are_known():

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
+from resnetrt.benchmarks.reports.charts import draw_all, spread, write_charts
 from resnetrt.benchmarks.reports.conclusions import conclusions
 from resnetrt.benchmarks.reports.html_report import html_report
-from resnetrt.benchmarks.reports.pictures import draw_all, spread, write_pictures
 from resnetrt.benchmarks.reports.theme import VARIABLES, themed_svg
 from resnetrt.cli import run
 
@@ -251,9 +251,9 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path, capsys):
 
 def test_pictures_are_valid_and_the_same_twice(tmp_path):
     figures = {name: figure for name, figure in draw_all(record()).items() if name in ("int8", "depth-batch1")}
-    first = {path.name: path.read_bytes() for path in write_pictures(figures, tmp_path / "a")}
+    first = {path.name: path.read_bytes() for path in write_charts(figures, tmp_path / "a")}
     again = {name: figure for name, figure in draw_all(record()).items() if name in figures}
-    assert first == {path.name: path.read_bytes() for path in write_pictures(again, tmp_path / "b")}
+    assert first == {path.name: path.read_bytes() for path in write_charts(again, tmp_path / "b")}
     assert sorted(first) == ["depth-batch1.png", "depth-batch1.svg", "int8.png", "int8.svg"]
     ElementTree.fromstring(first["int8.svg"])
     ElementTree.fromstring(themed_svg(figures["int8"], "int8", "a picture"))

@@ -11,14 +11,14 @@ import pytest
 from resnetrt.benchmarks.studies.network_fuzz import judge as judging
 from resnetrt.benchmarks.studies.network_fuzz.__main__ import main
 from resnetrt.benchmarks.studies.network_fuzz.build import Unbuildable, build_network, images_of, normalized
-from resnetrt.benchmarks.studies.network_fuzz.campaign import RESULTS, Request, run_campaign
+from resnetrt.benchmarks.studies.network_fuzz.campaign import RESULTS, CampaignRequest, run_campaign
 from resnetrt.benchmarks.studies.network_fuzz.grammar import draw_network
 from resnetrt.benchmarks.studies.network_fuzz.judge import judge, relative_error, typical_error
 from resnetrt.benchmarks.studies.network_fuzz.mixers import TRAPS
 from resnetrt.benchmarks.studies.network_fuzz.shrink import shrink
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
-from resnetrt.benchmarks.studies.network_fuzz.verdict import FAILURES, Stopped, Verdict
-from resnetrt.benchmarks.studies.network_fuzz.workers import Worker
+from resnetrt.benchmarks.studies.network_fuzz.verdict import FAILURES, NetworkVerdict, Stopped
+from resnetrt.benchmarks.studies.network_fuzz.workers import WorkerProcess
 from resnetrt.errors import CheckFailed
 from resnetrt.runtime.session import Session
 
@@ -134,18 +134,18 @@ def test_what_an_engine_may_be_off(precision: str, error: float, drift: float, o
     ],
 )
 def test_only_a_clear_refusal_is_a_good_end(error: Exception, kind: str):
-    verdict = Verdict()
+    verdict = NetworkVerdict()
     with pytest.raises(Stopped), verdict.step("export"):
         raise error
     assert verdict.end == kind
     assert (kind in FAILURES) == bool(verdict.failures)
-    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+    assert NetworkVerdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
 def test_names_and_numbers_make_no_class_of_their_own():
     labels = set()
     for node, size in (("layers.0.conv", 3), ("stem.2.pool_7", 41)):
-        verdict = Verdict()
+        verdict = NetworkVerdict()
         verdict.add("refused", "export", f"CheckFailed: node {node} of {size} channels")
         labels.add(verdict.findings[0].label)
     assert labels == {"refused: export: CheckFailed: node * of * channels"}
@@ -166,7 +166,7 @@ def test_a_failure_is_shrunk_to_what_causes_it():
 
 def test_a_process_that_dies_or_hangs_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The worker's network kills its process; one without time is ended."""
-    worker = Worker(limit_s=600, log=tmp_path / "log")
+    worker = WorkerProcess(limit_s=600, log=tmp_path / "log")
     try:
         pid = worker.pid
         os.kill(pid, 11)
@@ -184,7 +184,7 @@ def test_a_process_that_dies_or_hangs_is_a_finding(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    request = Request(networks=1, seed=7, out=tmp_path, workers=1, shrunk=0)
+    request = CampaignRequest(networks=1, seed=7, out=tmp_path, workers=1, shrunk=0)
     first = run_campaign(request)
     assert len(first.verdicts) == 1
     before = (tmp_path / RESULTS).read_text()
@@ -198,4 +198,4 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_no_time_no_network(tmp_path: Path):
-    assert run_campaign(Request(networks=5, seed=7, out=tmp_path, budget_s=0.0)).verdicts == {}
+    assert run_campaign(CampaignRequest(networks=5, seed=7, out=tmp_path, budget_s=0.0)).verdicts == {}

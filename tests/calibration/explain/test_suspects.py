@@ -12,7 +12,7 @@ from small_data import Calibrated
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, explain_variant, layer_report
-from resnetrt.calibration.explain.suspects import CHECKS, Check, Evidence, find_suspects, layer_weights, suspects_of
+from resnetrt.calibration.explain.suspects import CHECKS, Check, Clues, find_suspects, layer_weights, suspects_of
 from resnetrt.calibration.graph.dialects import DIALECTS
 from resnetrt.calibration.quantize import insert_qdq
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model, quantize_variant
@@ -23,11 +23,11 @@ ROW = LayerRow("b", "Conv", "b", 30.0, 40.0, "r", 0.1, 0.0, 25.5, 0.0, 20.0, 0.0
 
 
 @pytest.fixture(scope="module")
-def healthy(small_calibrated: Calibrated, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def healthy(small_calibrated: Calibrated, tmp_path_factory: pytest.TempPathFactory) -> Clues:
     path = tmp_path_factory.mktemp("healthy") / "int8.onnx"
     found = small_calibrated
     path.write_bytes(quantize_model(found.path, found.record, DIALECTS["cpu"], QuantizeOptions()))
-    return Evidence(layer_report(found.path, path, found.images), found.record, layer_weights(found.path), {})
+    return Clues(layer_report(found.path, path, found.images), found.record, layer_weights(found.path), {})
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def small_calibrated(calibrated: Callable[[str], Calibrated]) -> Calibrated:
     return calibrated("projection")
 
 
-def with_channels(evidence: Evidence, layer: str, change: Callable[[np.ndarray], np.ndarray]) -> Evidence:
+def with_channels(evidence: Clues, layer: str, change: Callable[[np.ndarray], np.ndarray]) -> Clues:
     """The evidence with other largest magnitudes of the channels that `layer` reads."""
     assert evidence.record is not None
     name = next(row.input for row in evidence.rows if row.layer == layer)
@@ -45,29 +45,29 @@ def with_channels(evidence: Evidence, layer: str, change: Callable[[np.ndarray],
     return replace(evidence, record=replace(evidence.record, tensors=tensors))
 
 
-def few_images(healthy: Evidence) -> Evidence:
+def few_images(healthy: Clues) -> Clues:
     assert healthy.record is not None
     return replace(healthy, record=replace(healthy.record, image_hashes=("a",) * 8))
 
 
-def unjudged(healthy: Evidence) -> Evidence:
+def unjudged(healthy: Clues) -> Clues:
     return replace(healthy, rows=healthy.rows[1:])
 
 
-def low_sqnr(_healthy: Evidence) -> Evidence:
-    return Evidence([replace(ROW, own_sqnr_db=12.5)], None, {}, {})
+def low_sqnr(_healthy: Clues) -> Clues:
+    return Clues([replace(ROW, own_sqnr_db=12.5)], None, {}, {})
 
 
-def clipping(_healthy: Evidence) -> Evidence:
-    return Evidence([replace(ROW, clipped=0.034, maximum=30.0)], None, {}, {})
+def clipping(_healthy: Clues) -> Clues:
+    return Clues([replace(ROW, clipped=0.034, maximum=30.0)], None, {}, {})
 
 
-def beyond_record(healthy: Evidence) -> Evidence:
+def beyond_record(healthy: Clues) -> Clues:
     rows = [replace(row, maximum=99.0) if row.input == "relu" else row for row in healthy.rows]
     return replace(healthy, rows=rows)
 
 
-def lost_channels(healthy: Evidence) -> Evidence:
+def lost_channels(healthy: Clues) -> Clues:
     def fade(amax: np.ndarray) -> np.ndarray:
         amax[1] = 1e-4
         return amax
@@ -77,12 +77,12 @@ def lost_channels(healthy: Evidence) -> Evidence:
     return replace(with_channels(healthy, LAYER, fade), weights=healthy.weights | {LAYER: loud})
 
 
-def outlier_channel(healthy: Evidence) -> Evidence:
+def outlier_channel(healthy: Clues) -> Clues:
     rows = [replace(row, step=50 * (row.step or 0)) if row.layer == LAYER else row for row in healthy.rows]
     return replace(healthy, rows=rows)
 
 
-def dead_channels(healthy: Evidence) -> Evidence:
+def dead_channels(healthy: Clues) -> Clues:
     def kill(amax: np.ndarray) -> np.ndarray:
         amax[5:] = amax.max()
         amax[:5] = 0
@@ -91,7 +91,7 @@ def dead_channels(healthy: Evidence) -> Evidence:
     return with_channels(healthy, "stages.1.0.conv2.conv", kill)
 
 
-def tiny_variance(healthy: Evidence) -> Evidence:
+def tiny_variance(healthy: Clues) -> Clues:
     fold = {"convolutions": [{"batch_norm": "stem.bn", "tiny_variance_channels": [3, 4, 5, 6, 7]}]}
     return replace(healthy, fold=fold)
 
@@ -110,11 +110,11 @@ FAULTS = (
 )
 
 
-def lines(evidence: Evidence) -> list[str]:
+def lines(evidence: Clues) -> list[str]:
     return [str(suspect) for suspect in find_suspects(evidence)]
 
 
-def test_a_healthy_network_is_not_suspected(healthy: Evidence):
+def test_a_healthy_network_is_not_suspected(healthy: Clues):
     assert lines(healthy) == []
 
 
@@ -141,34 +141,34 @@ def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: st
     ],
 )
 def test_rows(row: LayerRow, text: str):
-    assert lines(Evidence([ROW], None, {}, {})) == []
-    assert re.match(text, lines(Evidence([row], None, {}, {}))[0])
+    assert lines(Clues([ROW], None, {}, {})) == []
+    assert re.match(text, lines(Clues([row], None, {}, {}))[0])
 
 
 def test_one_step_is_not_much_even_for_many_values():
     """Black pixels are a third of Fashion-MNIST, at one end of the range, of which MSE gives up a step."""
     row = replace(ROW, low=-1.98, minimum=-2.0, step=0.0156, clipped=0.44)
-    assert lines(Evidence([row], None, {}, {})) == []
+    assert lines(Clues([row], None, {}, {})) == []
 
 
-def test_few_images(healthy: Evidence):
+def test_few_images(healthy: Clues):
     assert lines(few_images(healthy)) == [
         "calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"
     ]
 
 
-def test_golden_images_beyond_the_calibrated_range(healthy: Evidence):
+def test_golden_images_beyond_the_calibrated_range(healthy: Clues):
     (line,) = lines(beyond_record(healthy))
     assert line.startswith("stages.0.0.conv1.conv: golden images reach 99 in relu, calibration only ")
 
 
-def test_an_outlier_channel(healthy: Evidence):
+def test_an_outlier_channel(healthy: Clues):
     (found, *_) = [line for line in lines(outlier_channel(healthy)) if "integers" in line]
     assert found.startswith(f"{LAYER}: channel ")
     assert "the median channel" in found
 
 
-def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Evidence):
+def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Clues):
     """The record may be of an equalized network, the file another tool's or from a cache: then its channels differ."""
     layer = "stages.1.0.conv1.conv"
     name = next(row.input for row in healthy.rows if row.layer == layer)
@@ -187,20 +187,20 @@ def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Evidence):
     )
 
 
-def test_channels_that_round_to_zero_count_only_if_their_weights_do(healthy: Evidence):
+def test_channels_that_round_to_zero_count_only_if_their_weights_do(healthy: Clues):
     lost = lost_channels(healthy)
     assert lines(replace(lost, weights=healthy.weights)) == []
     line = next(line for line in lines(lost) if "round to zero" in line)
     assert line.startswith(f"{LAYER}: 1 of 4 channels of its input ")
 
 
-def test_dead_channels(healthy: Evidence):
+def test_dead_channels(healthy: Clues):
     (line,) = lines(dead_channels(healthy))
     assert line.startswith("stages.1.0.conv2.conv: 5 of 8 channels of its input ")
     assert "are dead (always zero)" in line
 
 
-def test_tiny_variance(healthy: Evidence):
+def test_tiny_variance(healthy: Clues):
     (line,) = lines(tiny_variance(healthy))
     assert line.startswith("stem.bn: running variance of at most eps in 5 channels (3, 4, 5, 6 and 1 more); check")
 
@@ -209,11 +209,11 @@ def test_an_add_is_not_blamed_for_the_layer_before_it():
     low = replace(ROW, layer="conv", own_sqnr_db=5.0)
     add = replace(ROW, layer="add", op="Add", own_sqnr_db=7.0)
     for rows, names in (([low, add, ROW], ["conv"]), ([ROW, add], ["add"]), ([low, add, add], ["conv", "add"])):
-        assert [item.layer for item in find_suspects(Evidence(rows, None, {}, {}))] == names
+        assert [item.layer for item in find_suspects(Clues(rows, None, {}, {}))] == names
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_every_check_sees_its_own_fault_and_no_other(check: Check, healthy: Evidence):
+def test_every_check_sees_its_own_fault_and_no_other(check: Check, healthy: Clues):
     planted = {fault.__name__: fault(healthy) for fault in FAULTS}
     assert [fault for fault, evidence in planted.items() if list(check(evidence))] == [check.__name__]
 
@@ -273,7 +273,7 @@ def test_tensors_that_hold_other_quantities_are_not_accused(calibrated: Callable
 
     def suspects() -> list[str]:
         rows = layer_report(found.path, path, found.images)
-        return [suspect.problem for suspect in find_suspects(Evidence(rows, found.record, weights, {}))]
+        return [suspect.problem for suspect in find_suspects(Clues(rows, found.record, weights, {}))]
 
     before = suspects()
     count = scaled_by_another_tool(path)

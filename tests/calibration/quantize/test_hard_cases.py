@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, layer_report
-from resnetrt.calibration.explain.suspects import Evidence, find_suspects, layer_weights
+from resnetrt.calibration.explain.suspects import Clues, find_suspects, layer_weights
 from resnetrt.calibration.graph.dialects import DIALECTS
 from resnetrt.calibration.observe.collect import calibrate
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_model, quantize_variant
@@ -50,7 +50,7 @@ class Case:
         path = self.folder / "int8.onnx"
         path.write_bytes(quantize_model(self.path, self.record, DIALECTS[rules], QuantizeOptions()))
         self.rows: list[LayerRow] = layer_report(self.path, path, self.test)
-        evidence = Evidence(self.rows, self.record, layer_weights(self.path), self.fold)
+        evidence = Clues(self.rows, self.record, layer_weights(self.path), self.fold)
         return self.rows[-1].sqnr_db, [str(suspect) for suspect in find_suspects(evidence)]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a bench run: latency against depth, what INT8 buys, the roofline, layers, and accuracy if known."""
+"""The charts of a bench run: latency against depth, what INT8 buys, the roofline, layers, and accuracy if known."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -12,12 +12,12 @@ from resnetrt.benchmarks.measure.latency import BASELINE
 from resnetrt.benchmarks.reports.cells import format_ms
 from resnetrt.benchmarks.reports.report import Report
 from resnetrt.benchmarks.reports.theme import (
+    COLOURS,
     DASHES,
     FAINT,
     MARKERS,
     OTHER,
     PAPER,
-    PRECISIONS,
     colour,
     dress_axes,
     dressed,
@@ -52,7 +52,7 @@ def draw_all(record: Record) -> dict[str, "Figure"]:
     return found
 
 
-def write_pictures(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
+def write_charts(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
     """SVG and PNG of each figure."""
     paths = []
     for name, figure in figures.items():
@@ -94,7 +94,7 @@ def draw_int8(break_even: Sequence[Row]) -> "Figure":
             y = [point["times_faster"] for point in found["curve"]]
             bars = [[v - p["ci"][0] for v, p in zip(y, found["curve"], strict=True)],
                     [p["ci"][1] - v for v, p in zip(y, found["curve"], strict=True)]]  # fmt: skip
-            shade = PRECISIONS["int8"] if found["backend"] == "openvino" else PRECISIONS["fp32"]
+            shade = COLOURS["int8"] if found["backend"] == "openvino" else COLOURS["fp32"]
             style = DASHES["onnxruntime"] if found["batch"] > 1 else "-"
             axes.errorbar(x, y, yerr=np.maximum(bars, 0), color=shade, linestyle=style, marker="o", capsize=3)
             ends.append((y[-1], f"{found['backend']}, batch {found['batch']}  {y[-1]:.1f}x", shade))
@@ -117,7 +117,7 @@ def draw_roofline(record: Record) -> "Figure":
         low, high = (f([row["ops_per_byte"] for row in rows]) for f in (min, max))
         x = np.geomspace(low / 3, high * 3, 200)
         for precision, gops in peaks["best"].items():
-            shade = PRECISIONS.get(precision, OTHER)
+            shade = COLOURS.get(precision, OTHER)
             roof = f"{precision} matrix products, {gops:.0f} GOPS"  # in the legend: on the line it would cover points
             axes.plot(x, np.minimum(gops, x * peaks["copy_gb_s"]), color=shade, linewidth=1.4, label=roof)
         for engine, group in _curves(rows):
@@ -150,7 +150,7 @@ def draw_layers(record: Row) -> "Figure":
         figure: Figure = figure_class(figsize=(9.0, height), facecolor=PAPER, layout="constrained")
         axes = figure.add_subplot(facecolor=PAPER)
         places = range(len(bars))
-        axes.barh(places, [ms for _, ms, _ in bars], color=[PRECISIONS.get(p, OTHER) for *_, p in bars], height=0.7)
+        axes.barh(places, [ms for _, ms, _ in bars], color=[COLOURS.get(p, OTHER) for *_, p in bars], height=0.7)
         for place, (_, ms, precision) in zip(places, bars, strict=True):
             share = f"{ms:.3f} ms  {ms / total:.0%}  {precision}"
             axes.annotate(share, (ms, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
