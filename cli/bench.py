@@ -81,8 +81,8 @@ def _write(record: Mapping[str, Any], folder: Path) -> None:
 
     write_file(folder / "bench.json", canonical_json(dict(record)))
     try:
-        from resnetrt.benchmarks.reports.html_report import html_report
         from resnetrt.benchmarks.reports.charts import draw_all, write_charts
+        from resnetrt.benchmarks.reports.html_report import html_report
 
         write_file(folder / "bench.html", html_report(record).encode())
         write_charts(draw_all(record), folder)
