@@ -1,4 +1,4 @@
-"""Calibration and quantization: image data, ranges measured once, Q/DQ rendered for a target."""
+"""Calibration and quantization: image data, ranges that are measured once, and Q/DQ for a target."""
 
 from typing import TYPE_CHECKING
 

@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the nearest command suggested for a typing mistake."""
+        """Resolve as click does, and suggest the nearest command for a misspelt one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from resnetrt.errors import UsageError
 
@@ -106,7 +106,7 @@ def _invoke(args: list[str], debug: bool) -> int:
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C began the chain that ends in `error`: an extension module that is being imported wraps it."""
+    """Whether Ctrl-C started the chain that ends in `error`: the import of an extension module may wrap it."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__
     return error is not None

@@ -75,7 +75,7 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
 
 def _write(record: Mapping[str, Any], folder: Path) -> None:
-    """`bench.json`; with matplotlib also `bench.html` and the pictures."""
+    """Write `bench.json`, and with matplotlib also `bench.html` and the pictures."""
     from resnetrt.atomic import write_file
     from resnetrt.manifest import canonical_json
 

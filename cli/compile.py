@@ -1,4 +1,4 @@
-"""`resnetrt compile`: an engine from a variant, or with --check whether TensorRT's parser takes it."""
+"""`resnetrt compile`: a variant becomes an engine; --check only asks TensorRT's parser whether it accepts a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def command(
 
 
 def _check(path: Path, backend: str, as_json: bool) -> None:
-    """Print the nodes that the parser refuses; `CheckFailed` if there are any."""
+    """Print the nodes that the parser refuses. Raises `CheckFailed` if there are any."""
     from dataclasses import asdict
 
     from resnetrt.errors import CheckFailed

@@ -1,4 +1,4 @@
-"""`resnetrt deploy`: the whole pipeline for a model of one's own."""
+"""`resnetrt deploy`: the whole pipeline for the user's own model."""
 
 import time
 from pathlib import Path

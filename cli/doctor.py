@@ -35,7 +35,7 @@ def command(as_json: bool) -> None:
 
 
 def record(found: "Diagnosis") -> dict[str, Any]:
-    """The JSON form, with what the instruction sets mean for INT8."""
+    """The JSON record, with what the instruction sets mean for INT8."""
     whole = asdict(found)
     whole["cpu"]["int8_dot_product"] = found.cpu.int8_dot_product
     return whole

@@ -117,7 +117,7 @@ def _plan(given: dict[str, Any]) -> None:
 
 
 def _check_files(given: dict[str, Any]) -> None:
-    """Raise `UsageError` for a file that can't be written, before the long run and not after it."""
+    """Raise `UsageError` for a file that can't be written, before the long run starts."""
     from resnetrt.benchmarks.evaluate.flips import check_suffix
     from resnetrt.errors import UsageError
 

@@ -17,7 +17,7 @@ _WARNINGS = 12
 
 @dataclass(frozen=True)
 class Explanation:
-    """The layer report of one variant and what is suspicious about it."""
+    """The layer report of one variant, and its suspicious layers."""
 
     variant: str
     rows: Sequence[LayerRow]
@@ -28,13 +28,13 @@ class Explanation:
         """Measure on the bundle's golden images."""
         try:
             rows = explain_variant(bundle, variant)
-        except CheckFailed as error:  # an imported file may bear other names
+        except CheckFailed as error:  # an imported file may use other layer names
             note(f"warning: {variant}: no layer report: {error}")
             rows = []
         return cls(variant, rows, suspects_of(bundle, bundle.variant_file(variant), rows))
 
     def warn(self) -> None:
-        """One line on stderr for each suspect, the first dozen."""
+        """Print one line on stderr for each of the first dozen suspects."""
         for suspect in self.suspects[:_WARNINGS]:
             note(f"warning: {self.variant}: {suspect}")
         if len(self.suspects) > _WARNINGS:
@@ -46,7 +46,7 @@ class Explanation:
         return found | ({"layers": [row.to_json() for row in self.rows]} if layers else {})
 
     def print_worst(self) -> None:
-        """The ten layers with the lowest SQNR of their own, worst first."""
+        """Print the ten layers with the lowest SQNR of their own, worst first."""
         if not self.rows:
             return
         worst = sorted(self.rows, key=lambda row: row.own_sqnr_db)[:_WORST]
@@ -54,7 +54,7 @@ class Explanation:
         print_table(f"{self.variant}: layers that lose most", header, map(_cells, worst), left=2)
 
     def draw(self, path: Path) -> None:
-        """The picture of all layers."""
+        """Draw the picture of all layers."""
         from resnetrt.benchmarks.reports.plot_layers import write_layer_plot
 
         if not self.rows:
@@ -64,7 +64,7 @@ class Explanation:
 
 
 def check_plot(path: Path | None, dialects: Sequence[str]) -> None:
-    """Refuse before any work what can't be drawn: `UsageError`."""
+    """Raise `UsageError`, before any work, if the picture can't be drawn."""
     if path is None:
         return
     if len(dialects) != 1:

@@ -1,4 +1,4 @@
-"""What one file holds: an ONNX model, a calibration record, other tensors, or JSON."""
+"""Describe what one file holds: an ONNX model, a calibration record, other tensors, or JSON."""
 
 import json
 from collections import Counter
@@ -7,11 +7,11 @@ from typing import Any
 
 from resnetrt.errors import BackendMissing, UsageError
 
-_LISTED = 20  # tensors; the rest is counted
+_LISTED = 20  # tensors that are listed; the rest is only counted
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What the file says of itself, as JSON. Raises `UsageError` for a file of another kind, or a damaged one."""
+    """The description of the file, as JSON. Raises `UsageError` for a damaged file or one of another kind."""
     known = {".onnx": _model, ".safetensors": _tensors, ".json": _json}
     if path.suffix not in known:
         raise UsageError(f"inspect {path}: expected a bundle or a file {', '.join(known)}, found {path.suffix or path}")
@@ -19,7 +19,7 @@ def describe(path: Path) -> dict[str, Any]:
         return known[path.suffix](path)
     except (BackendMissing, OSError):
         raise
-    except Exception as error:  # onnx, safetensors and json have their own types
+    except Exception as error:  # onnx, safetensors and json have their own exception types
         text = " ".join(str(error).split())[:200]
         raise UsageError(f"inspect {path}: expected a readable {path.suffix} file, found: {text}") from error
 

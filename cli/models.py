@@ -1,4 +1,4 @@
-"""`resnetrt models`: the registered networks and what they cost."""
+"""`resnetrt models`: the registered networks and their costs."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
 
     class _ParamType(click.ParamType[Any]):
-        """Generic at run time only from click 8.4 on."""
+        """click's `ParamType` is generic at run time only from click 8.4 on."""
 else:
     _ParamType = click.ParamType
 
@@ -23,7 +23,7 @@ json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, 
 
 
 def given_options(ctx: click.Context, *names: str) -> list[str]:
-    """Those of the parameters `names` that stand on the command line, as they are written there, such as `--count`."""
+    """Those of the parameters `names` that were given on the command line, as written there, such as `--count`."""
     sources = {
         item.opts[0]: ctx.get_parameter_source(item.name or "") for item in ctx.command.params if item.name in names
     }
@@ -31,7 +31,7 @@ def given_options(ctx: click.Context, *names: str) -> list[str]:
 
 
 def input_option(help_text: str) -> Callable[[F], F]:
-    """`--input`: what a variant takes, normalised images or frames."""
+    """`--input`: whether a variant takes normalised images or frames."""
     kinds = click.Choice(["float32", "uint8"])
     return click.option("--input", "input_type", type=kinds, default="float32", show_default=True, help=help_text)
 
@@ -39,14 +39,14 @@ def input_option(help_text: str) -> Callable[[F], F]:
 min_share_option: Callable[[F], F] = click.option(
     "--min-share",
     type=click.FloatRange(0, 1),
-    default=0.5,  # MIN_SHARE of the compilers, which import numpy: a test pins it
+    default=0.5,  # equal to MIN_SHARE of the compilers, which is not imported because it needs numpy; a test pins it
     show_default=True,
     help="Least share of an engine's work in its own precision; 0 keeps any engine.",
 )
 
 
 class CommaList(_ParamType):
-    """A comma-separated list whose items `convert_item` parses, as `--batches 1,8`."""
+    """A comma-separated list whose items `convert_item` parses, such as `--batches 1,8`."""
 
     def __init__(self, convert_item: Callable[[str], Any], name: str) -> None:
         self._convert_item = convert_item
@@ -80,7 +80,7 @@ class _Instances(_ParamType):
     name = "number|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """An int, or the word."""
+        """An int, or the word `auto`."""
         if value == "auto" or isinstance(value, int):
             return value
         try:
@@ -120,7 +120,7 @@ def model_options(function: F) -> F:
 
 
 def read_labels(path: Path | None) -> tuple[str, ...]:
-    """Class names from a text file, one a line; none without a path. Raises `UsageError` if it can't be read."""
+    """Class names from a text file, one per line; none without a path. Raises `UsageError` for an unreadable file."""
     if path is None:
         return ()
     try:

@@ -22,7 +22,8 @@ _WIDEST = 10_000  # characters
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
     """Print a table; the first `left` columns are left-aligned, the others right-aligned.
 
-    Nothing is cut off: on a narrow terminal it loses its lines, breaks between words, or has a line for each cell.
+    Nothing is cut off: on a narrow terminal the table loses its rules, breaks between words, or puts each cell on a
+    line of its own.
     """
     from rich import box
     from rich.console import Console
@@ -58,18 +59,18 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def _whole(column: Sequence[str]) -> tuple[int, int]:
-    """The least and the most width of a column whose cells stay on a line each."""
+    """The minimum and maximum width of a column whose cells each stay on one line."""
     most = max(map(len, column))
     return most, most
 
 
 def _words(column: Sequence[str]) -> tuple[int, int]:
-    """The same for cells that may break between words."""
+    """The minimum and maximum width of a column whose cells may break between words."""
     return max(len(word) for cell in column for word in cell.split() or [""]), max(map(len, column))
 
 
 def _widths(limits: Sequence[tuple[int, int]], room: int) -> list[int]:
-    """A width between the limits of each column, all within `room`; none if that can't be."""
+    """A width for each column, between its limits, with all columns within `room`; empty if that is impossible."""
     widths = [least for least, _ in limits]
     spare = room - sum(widths)
     if spare < 0:

@@ -1,4 +1,4 @@
-"""Standard output and error that outlive their reader: `resnetrt audit b.bundle | head -1` keeps the audit's code."""
+"""Output streams that outlive their reader: `resnetrt audit b.bundle | head -1` keeps the audit's exit code."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import sys
 
 
 class _Patient(io.TextIOWrapper):
-    """Text to a file descriptor; once nobody reads there, it goes nowhere."""
+    """Text for a file descriptor; the text is discarded once nobody reads it."""
 
     def write(self, text: str, /) -> int:
         """See `io.TextIOBase`."""
@@ -31,7 +31,7 @@ class _Patient(io.TextIOWrapper):
 
 
 def outlive_readers() -> None:
-    """Replace `sys.stdout` and `sys.stderr`, as far as they are there."""
+    """Replace `sys.stdout` and `sys.stderr`, if they exist."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

@@ -132,14 +132,14 @@ def command(
 
 
 def _refuse_idle_options(ctx: click.Context) -> None:
-    """Raise `UsageError` for an option of the shadow check, when there is none."""
+    """Raise `UsageError` for an option of the shadow check if the check is off."""
     names = ("no_shadow_copy", "shadow_baselines", "shadow_interval", "no_shadow_scenes")
     for option in given_options(ctx, *names, "on_drift", "shadow_dir", "shadow_quota_mb"):
         raise UsageError(f"{option}: nothing is checked without --shadow-rate; give one, such as 0.01")
 
 
 def shadow_options(options: dict[str, Any]) -> "ShadowOptions":
-    """The shadow check that the options ask for. Raises `UsageError`."""
+    """The shadow check that the options ask for. Raises `UsageError` for values that make no sense."""
     from resnetrt.runtime.shadow import ShadowOptions
 
     directory, quota = options["shadow_dir"], options["shadow_quota_mb"] << 20
@@ -157,9 +157,9 @@ def shadow_options(options: dict[str, Any]) -> "ShadowOptions":
 def baselines_in(
     paths: Sequence[Path], options: "ShadowOptions", specs: "list[ModelSpec]"
 ) -> "Callable[[Bundle, str], Baseline | None]":
-    """Finds an engine's baseline in the files; None, with a warning, for one that is fallen back to and is in none.
+    """A function that finds an engine's baseline in the files; a fallback engine in no file gets None and a warning.
 
-    Raises `DataError` if an engine that is to be served is in none of them.
+    Raises `DataError` if an engine that is to be served is in no file.
     """
     from resnetrt.benchmarks.accuracy.shadow_baseline import baseline_from_results
     from resnetrt.bundle import Bundle
@@ -178,7 +178,7 @@ def baselines_in(
 
 
 def eager_reference(bundle: "Bundle") -> "Reference | None":
-    """The eager model, where torch and the weights are here; else None."""
+    """The eager model if torch and the weights are available here; else None."""
     if importlib.util.find_spec("torch") is None:
         return None
     from resnetrt.benchmarks.verify.reference import find_reference
@@ -188,7 +188,7 @@ def eager_reference(bundle: "Bundle") -> "Reference | None":
 
 
 def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["ModelSpec"]:
-    """The bundles by name: what stands before `=`, else the name in the manifest. Raises `UsageError`."""
+    """The bundles by name: the text before `=`, or else the name in the manifest. Raises `UsageError`."""
     from resnetrt.bundle import Bundle
     from resnetrt.runtime.serving import ModelSpec
 

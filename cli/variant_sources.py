@@ -1,4 +1,4 @@
-"""Where `quantize` takes a variant from: the calibration record, a TensorRT cache, or another tool's file."""
+"""Where the ranges of a variant come from: the calibration record, a TensorRT cache, or another tool's file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from resnetrt.errors import UsageError
 from resnetrt.parity import Parity
 
 Maker = Callable[[Bundle, str, QuantizeOptions], tuple[str, Parity]]
-# options of the calibration record that say nothing about a cache, or a file
+# options that apply to the calibration record only, not to a cache or a file
 _NOT_FOR_CACHES = ("method", "no_bias_correction", "input_type", "learn_rounding")
 _NOT_FOR_FILES = (*_NOT_FOR_CACHES, "weights_method", "reduce_range")
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a variant of a dialect is added, and where its ranges are from if not from the record."""
+    """How a variant of a dialect is added, and the source of its ranges if that is not the record."""
 
     make: Maker
     ranges: str = ""
 
 
 def check_names(dialects: Sequence[str], method: str, weights_method: str) -> None:
-    """Raise `UsageError` for a dialect or method that there is not, before any variant is made."""
+    """Raise `UsageError` for an unknown dialect or method, before any variant is made."""
     for dialect in dialects:
         find_dialect(dialect)
     check_method(method)
@@ -41,7 +41,7 @@ def check_names(dialects: Sequence[str], method: str, weights_method: str) -> No
 
 
 def choose_source(ctx: click.Context, cache: Path | None, imported: Path | None, dialects: Sequence[str]) -> Source:
-    """Where the command's variants come from. Raises `UsageError` for options that exclude each other."""
+    """The source of the command's variants. Raises `UsageError` for options that exclude each other."""
     if cache is None and imported is None:
         return Source(quantize_variant)
     option = "--import" if imported is not None else "--from-trt-cache"
@@ -62,7 +62,7 @@ def _from_cache(cache: Path, bundle: Bundle, dialect: str, options: QuantizeOpti
 
 
 def _importer(source: Path) -> Maker:
-    """Linter warnings go to stderr."""
+    """A function that imports a file and prints the linter's warnings on stderr."""
 
     def make(bundle: Bundle, dialect: str, _options: QuantizeOptions) -> tuple[str, Parity]:
         variant, parity, findings = import_variant(bundle, source, dialect)

@@ -1,8 +1,9 @@
 """Replacing files and directories so that a crash leaves the old or the new, never a mixture.
 
-What is being written stands beside its place under a hidden name. Whoever writes holds a shared lock (flock) on the
-folder meanwhile; the kernel takes it back when the process ends, however it ends. Who gets the exclusive lock knows
-that what lies there under such names was left behind. A pid would say nothing: containers share volumes, but no pids.
+New content is written beside its final place, under a hidden name. Meanwhile the writer holds a shared lock (flock) on
+the folder; the kernel releases the lock when the process ends, however it ends. A process that gets the exclusive lock
+therefore knows that every hidden name there was left behind by a dead writer. A pid in the name would not tell:
+containers share volumes, but not pids.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ _ASIDE = ".old"
 def staging(path: Path) -> Iterator[Path]:
     """A hidden sibling of `path` that nobody else uses, for the caller to make; what is there at the end is deleted.
 
-    What killed processes left of earlier ones is deleted first. The folder must exist.
+    Leftovers of killed processes are deleted first. The folder must exist.
     """
     with _folder_of(path) as folder:
         if _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -40,13 +41,13 @@ def staging(path: Path) -> Iterator[Path]:
         try:
             yield sibling
         finally:
-            if forks == PROCESS.forks:  # else it is still in work, in the process that this one was forked from
+            if forks == PROCESS.forks:  # else the process that this one was forked from still uses it
                 _delete(sibling)
-                _lock(folder, fcntl.LOCK_UN)  # closing would not do it while a forked process has the folder open too
+                _lock(folder, fcntl.LOCK_UN)  # closing would not unlock while a forked process has the folder open too
 
 
 def restore_interrupted(path: Path) -> None:
-    """Put a directory back that a process put aside in `exchange_directories` before it was killed."""
+    """Put a directory back that a killed process had moved aside in `exchange_directories`."""
     if not path.exists():
         with _folder_of(path) as folder:
             if _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -68,7 +69,7 @@ def _folder_of(path: Path) -> Iterator[int | None]:
 
 
 def _lock(folder: int | None, operation: int) -> bool:
-    """Whether the lock was taken. Never on file systems without it (NFS locks no folders): nothing is tidied there."""
+    """Whether the lock was taken. Without locks (NFS locks no folders) it never is, and nothing is tidied there."""
     if folder is None:
         return False
     try:
@@ -88,15 +89,15 @@ def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with contextlib.suppress(OSError):  # a read-only place; its own error is the one to show
+        with contextlib.suppress(OSError):  # a read-only place; the caller's own error is the one to show
             path.unlink(missing_ok=True)
 
 
 def _stale_siblings(path: Path) -> list[Path]:
     """Staging siblings of `path`, if nobody holds the folder's lock.
 
-    Earlier versions held none, and named what they wrote by their pid: that of a running process is left alone. This
-    process gives no such names, so one with its own pid is old.
+    Earlier versions held no lock and put their pid into the name: siblings of a running process are left alone. This
+    process uses no such names, so a sibling with this process's pid is a leftover.
     """
     found = []
     for sibling in path.parent.glob(f".{glob.escape(path.name)}.staging-*"):

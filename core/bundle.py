@@ -46,7 +46,8 @@ class Bundle:
     def open(cls, path: Path | str) -> "Bundle":
         """Open and check the bundle at `path`.
 
-        Raises `BundleError` if it is missing, half written, tampered with, of a newer schema, or names files outside.
+        Raises `BundleError` if it is missing, half written, tampered with, of a newer schema, or names files outside of
+        it.
         """
         path = Path(path)
         restore_interrupted(path)
@@ -58,7 +59,7 @@ class Bundle:
             raise BundleError(f"bundle {path}: no {MANIFEST}, so it is no bundle or half written; export it again")
         manifest = Manifest.from_bytes(manifest_path.read_bytes(), str(manifest_path))
         largest_first = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing lets other threads run
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing releases the interpreter's lock
             list(pool.map(lambda item: _check_file(path, *item), largest_first))
         return cls(path.absolute(), manifest)
 
@@ -85,7 +86,7 @@ class Bundle:
         return self.file(found.file)
 
     def select_engine(self, engine: str | None) -> str:
-        """`engine`, or the only one there is when None. Raises `UsageError` if there is none, or none such."""
+        """`engine`, or the only engine for None. Raises `UsageError` for an unknown name or an ambiguous None."""
         engines = self.manifest.engines
         if not engines:
             raise UsageError(f"bundle {self.path} has no engine; make one with: resnetrt compile {self.path}")
@@ -151,7 +152,7 @@ class BundleEditor:
         return path
 
     def add_variant(self, name: str, record: VariantRecord) -> None:
-        """Enter a variant whose file is written; engines of an older file of it, which no longer load, are dropped."""
+        """Enter a variant whose file is written; engines made from an older file, which no longer load, are dropped."""
         self.manifest.variants[name] = record
         sha256 = sha256_of(self._staging / record.file)
         for engine, made in list(self.manifest.engines.items()):
@@ -159,7 +160,7 @@ class BundleEditor:
                 self.drop_engine(engine)
 
     def drop_engine(self, name: str) -> None:
-        """Remove an engine and all that lies beside it."""
+        """Remove an engine and its companion files."""
         made = self.manifest.engines.pop(name)
         beside = [file for file in self.manifest.files if file.startswith(f"engines/{name}.")]
         for file in dict.fromkeys([made.file, made.sidecar, *beside]):
@@ -210,7 +211,7 @@ def create_bundle(path: Path, manifest: Manifest, overwrite: bool = False) -> It
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
-    """Refuse early to write where something else is: `UsageError`. Only a bundle may be overwritten."""
+    """Raise `UsageError` early if something else is at the destination. Only a bundle may be overwritten."""
     if not path.exists():
         return
     if path.is_dir() and not any(path.iterdir()):
@@ -226,7 +227,7 @@ def _staged(path: Path) -> Iterator[tuple[Path, Path]]:
     """A new directory beside `path`, and where to put it: `path` itself, or what it links to."""
     place = path.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
-    with staging(place) as staged:  # at the end it is the old bundle after an exchange, else what was half written
+    with staging(place) as staged:  # at the end this holds the old bundle after an exchange, else the unfinished one
         staged.mkdir()
         yield staged, place
 

@@ -1,7 +1,7 @@
 """What of resnetrt works on this machine.
 
-Each optional package is imported in a process of its own, so one that crashes or hangs is a finding and no more. It is
-only imported: TensorRT's lean runtime crashes when it is touched on a machine without a device.
+Each optional package is imported in its own process, so a crash or hang is only a finding. The package is not used
+further: TensorRT's lean runtime crashes on a machine without a device.
 """
 
 import json
@@ -36,7 +36,7 @@ class PartState:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong here, and the commands of which each one mends it."""
+    """Something that is wrong here, and alternative commands that each fix it."""
 
     what: str
     fixes: tuple[str, ...]
@@ -71,7 +71,7 @@ def installed_distributions() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
-        if name:  # what a failed uninstall leaves behind has no name
+        if name:  # leftovers of a failed uninstall have no name
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
     return found
 
@@ -82,7 +82,7 @@ def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TI
     if not versions and not _can_be_found(part.module):
         return PartState(part.name, part.purpose, "missing", None, "", part.install)
     answer = _import_elsewhere(part, timeout_s)
-    # of several distributions in one folder only the module knows which one it is
+    # if several distributions share a folder, only the module knows which one it is
     version = versions[0] if len(versions) == 1 else answer.get("version") or None
     if "error" in answer:
         return PartState(part.name, part.purpose, "broken", version, answer["error"], part.install)
@@ -126,7 +126,7 @@ def _import_elsewhere(part: Part, timeout_s: float) -> dict[str, Any]:
     except OSError as error:
         return {"error": f"no process to import it in: {error}"}
     answers = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
-    if answers:  # a crash after that is one of leaving, not of the import
+    if answers:  # a crash after that is one at exit, not of the import
         answer: dict[str, Any] = json.loads(answers[-1].removeprefix(_MARK))
         return answer
     return {"error": _reason(done.returncode, done.stderr)}
@@ -146,7 +146,7 @@ def _conflicts(installed: Mapping[str, str]) -> Iterable[Problem]:
         if len(both) > 1:
             listed = " and ".join(f"{name} {installed[name]}" for name in both)
             what = f"{listed} are installed together: they share one package folder and overwrite each other's files"
-            # removing one takes files of the others with it, so all go and one comes back
+            # removing one deletes files of the others, so remove all and install one again
             yield Problem(what, tuple(f"pip uninstall -y {' '.join(both)} && pip install {name}" for name in both))
 
 

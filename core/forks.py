@@ -1,4 +1,4 @@
-"""Whether this process is a fork of the one that made something: threads don't come along, and locks stay locked."""
+"""Whether this process is a fork of the one that made something: a fork has no other threads, and locks stay locked."""
 
 import os
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from resnetrt.errors import UsageError
 
 @dataclass
 class Process:
-    """`forks` differs from process to process of those that Python forked one from the other.
+    """`forks` differs between processes that Python forked from each other.
 
-    What owns threads keeps the number it was made under. Asking for the pid instead would be a system call each time.
+    An object that owns threads keeps the number from its creation. Asking for the pid instead would cost a system call
+    each time.
     """
 
     forks: int = 0

@@ -1,6 +1,7 @@
 """Golden images: real inputs stored in the bundle with the eager FP32 logits that every later stage must reproduce.
 
-Beside them lie each variant's own outputs on them, computed as its file is written: an engine is held to both.
+Each variant's own outputs on these images are stored too, computed when its file is written: an engine must agree with
+both.
 """
 
 from dataclasses import dataclass

@@ -116,7 +116,7 @@ def parse_nvidia_smi(text: str) -> GpuReport:
     return GpuReport(driver=rows[0][1] if rows else None, devices=devices, detail="" if rows else _first_line(text))
 
 
-# in a process of its own: a broken driver may crash or leave a context behind
+# in its own process: a broken driver may crash or leave a context behind
 _ASK_LIBCUDA = """
 import ctypes, json
 cuda = ctypes.CDLL("libcuda.so.1")

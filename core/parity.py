@@ -55,9 +55,9 @@ class Tolerance:
 
 SQNR_CAP_DB = 200.0
 
-# Two float32 computations err alike and apart: inception_v3's eager logits are 9.6e-4 from float64, ONNX Runtime's
-# 8.0e-4, and they are 1.0e-3 from each other; where large terms cancel, ONNX Runtime was 2.2 to 4.2 times as far from
-# eager as eager from float64. Twenty times the row (54 dB) is where float32 is no reference any more.
+# Two float32 computations have errors of similar size: inception_v3's eager logits are 9.6e-4 from float64, ONNX
+# Runtime's 8.0e-4, and the two are 1.0e-3 apart. Where large terms cancel, ONNX Runtime was 2.2 to 4.2 times as far
+# from eager as eager from float64. At twenty times the row (54 dB), float32 is no longer a reference.
 _NOISES, _LOOSEST = 5.0, 20.0
 
 # One table for every backend; a backend that needs other numbers gets its own row.
@@ -78,8 +78,8 @@ _TOLERANCES: dict[tuple[str, str], Tolerance] = {
 }
 
 
-# An engine beside its own variant: the same file, so that only kernels differ. Measured with ONNX Runtime and OpenVINO
-# on ResNet-20 and -56 (CIFAR-10), ResNet-20 (Fashion-MNIST), ResNet-18 (random weights) and small networks.
+# An engine compared with its own variant: the file is the same, so only kernels differ. Measured with ONNX Runtime and
+# OpenVINO on ResNet-20 and -56 (CIFAR-10), ResNet-20 (Fashion-MNIST), ResNet-18 (random weights) and small networks.
 _SAME_FILE: dict[tuple[str, str], Tolerance] = {
     ("*", "fp32"): Tolerance("float32 sums in another order: 121 dB and more were measured", sqnr_db=80.0),
     ("*", "fp16"): Tolerance("kernels round elsewhere than the file: 61 dB between ways to round", sqnr_db=50.0),
@@ -132,7 +132,7 @@ def compare(reference: npt.ArrayLike, output: npt.ArrayLike, noise: float = 0.0)
             )
     error = out - ref
     norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(out, axis=1)
-    same = (ref == out).all(1).astype(np.float64)  # no direction: zeros are like zeros and nothing else
+    same = (ref == out).all(1).astype(np.float64)  # no direction: zeros equal zeros only
     cosines = np.divide((ref * out).sum(1), norms, out=same, where=norms > 0)
     return Parity(
         n=len(ref),
@@ -183,8 +183,8 @@ def require_same_file(
 ) -> None:
     """As `require`, for an engine beside the outputs of the variant that it was compiled from.
 
-    `variant` is how near that is to eager: of a network that rounding disturbs more than most, kernels that round
-    elsewhere are as far from each other as two independent roundings, 3 dB more.
+    `variant` is the variant's own parity with eager. If rounding disturbs a network more than most, kernels that round
+    at different places differ like two independent roundings: 3 dB more.
     """
     limit = tolerance_of_same_file(backend, precision)
     limit = replace(limit, sqnr_db=min(limit.sqnr_db, variant.sqnr_db - _TWO_ROUNDINGS_DB))

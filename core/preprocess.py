@@ -18,7 +18,7 @@ from resnetrt.errors import DataError, UsageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_INTERPOLATION, _SCALE = "bilinear-antialias", 255  # the only ones there are
+_INTERPOLATION, _SCALE = "bilinear-antialias", 255  # the only ones that exist
 _DETOURS = {"La": "LA", "LAB": "RGB"}  # modes that Pillow converts to L and RGB only on the way through another
 
 _LONGEST_SIDE = 32_768  # a strip of 1 x 10,000 pixels would otherwise grow to gigabytes

@@ -1,4 +1,4 @@
-"""What long work tells its user: lines, and progress bars, drawn on a terminal and silent elsewhere."""
+"""Output of long work: lines, and progress bars that are drawn on a terminal only."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -14,8 +14,8 @@ def track(
 ) -> Iterator[T]:
     """Yield `items` while a bar shows the rate and the time left; `total` counts `items`, None if unknown.
 
-    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown. Of a run that goes
-    on, `done` items are behind it: `total` counts them, `items` has only the rest, the rate is that of the rest. The
+    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown. In a resumed run
+    `done` items are finished: `total` includes them, `items` has only the rest, and the rate is that of the rest. The
     bar is redrawn between items only, never by a thread, so that it does not disturb what is being timed.
     """
     import sys

@@ -1,7 +1,7 @@
 """Telemetry of the packages that resnetrt uses: off before any of them is imported, here and in child processes.
 
-Nothing is written for that: no consent file in the home folder, no setting of the user's. A variable that the user has
-set already stays as it is.
+No file is written for this: no consent file in the home folder, no user setting. A variable that the user has set
+already is not changed.
 """
 
 import os
@@ -10,14 +10,14 @@ from types import ModuleType
 from typing import cast
 
 VARIABLES = {
-    # from 1.29 also on Linux: a device id and a database in ~/.cache/Microsoft, a thread that sends them to Microsoft,
-    # and for which a process forked from this one waits for ever when it ends (seen with 1.32)
+    # from 1.29 on, also on Linux: a device id and a database in ~/.cache/Microsoft, and a thread that sends them to
+    # Microsoft; a process forked from this one waits forever for that thread when it ends (seen with 1.32)
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # timm stands on huggingface_hub
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # timm depends on huggingface_hub
 }
-# OpenVINO and NNCF take a package that does not import for consent that was not given. There is no variable for it, and
-# else `import openvino` writes to ~/intel and forks a process that looks up www.google-analytics.com.
+# If this package can't be imported, OpenVINO and NNCF assume that consent was not given. There is no variable for it;
+# without this, `import openvino` writes to ~/intel and forks a process that looks up www.google-analytics.com.
 PACKAGES = ("openvino_telemetry",)
 
 

@@ -26,7 +26,8 @@ CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog"
 class Definition:
     """A named architecture: its configuration, input and preprocessing, and class labels where they are fixed.
 
-    `pretrained` is the file of weights shipped inside the package, if any; `options` are what `definition` changed.
+    `pretrained` is the file of weights shipped inside the package, if any; `options` are the fields that `definition()`
+    changed.
     """
 
     name: str
@@ -86,7 +87,7 @@ DEFINITIONS: dict[str, Definition] = _definitions()
 def definition(name: str, **options: Any) -> Definition:
     """The definition `name` with `options` (fields of `ResNetConfig`, for example `num_classes=10`) changed.
 
-    Class labels are kept while the number of classes is, shipped weights while nothing changes.
+    Class labels are kept if the number of classes is unchanged, shipped weights only if nothing changes.
     Raises `UsageError` for an unknown name or option, naming the nearest known ones.
     """
     found = DEFINITIONS.get(name)
@@ -108,7 +109,7 @@ def definition(name: str, **options: Any) -> Definition:
 
 
 def _with_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    """The same for images of 1 (grey) or 3 (RGB) channels; mean and std are averaged over the old channels."""
+    """The preprocessing for images of 1 (grey) or 3 (RGB) channels; mean and std are averaged over the old channels."""
     if channels == preprocessing.channels:
         return preprocessing
     if channels not in (1, 3):

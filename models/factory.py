@@ -1,4 +1,4 @@
-"""Networks that are not ours: the user's `package.module:factory`, `torchvision:NAME`, `timm:NAME`."""
+"""Networks defined elsewhere: the user's `package.module:factory`, `torchvision:NAME`, `timm:NAME`."""
 
 import importlib
 import inspect
@@ -77,7 +77,7 @@ def _import_users(model: str, where: str) -> ModuleType:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(where)
-    except (Exception, SystemExit) as error:  # a script without a main guard may well exit
+    except (Exception, SystemExit) as error:  # a script without a main guard may exit
         if isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"model {model!r}: no module {error.name!r} here or installed; run beside it or install it"
@@ -89,7 +89,7 @@ def _call(model: str, factory: Callable[[], object]) -> nn.Module:
     torch.manual_seed(SEED)  # here, because importing the user's file may draw numbers too
     try:
         module = factory()
-        module = getattr(module, "_orig_mod", module)  # what torch.compile wraps: eager is the reference
+        module = getattr(module, "_orig_mod", module)  # unwrap torch.compile: the reference is eager
         if isinstance(module, torch.jit.ScriptModule):
             raise UsageError(f"{model}: found TorchScript, which can't be exported; return the module it was made from")
         if isinstance(module, nn.Module):
@@ -118,7 +118,7 @@ def _declared_labels(model: str, *owners: object) -> tuple[str, ...]:
 
 
 def _declared(name: str, *owners: object) -> object:
-    """The attribute `name` of the first owner that has it, None where none has."""
+    """The attribute `name` of the first owner that has it; None if no owner has it."""
     return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), None)
 
 
@@ -142,7 +142,7 @@ def _import_package(name: str) -> ModuleType:
 def _build_torchvision(name: str, options: dict[str, Any]) -> Built:
     models = _import_package("torchvision").models
     _check_package_model("torchvision", name, models.list_models(), options)
-    # `weights_backbone` of segmentation and detection networks is a download unless it says None
+    # segmentation and detection networks download weights unless `weights_backbone` is None
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     none = {parameter: None for parameter in parameters if parameter.startswith("weights")}
     module = _call(f"torchvision:{name}", partial(models.get_model, name, **none, **options))

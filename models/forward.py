@@ -1,4 +1,4 @@
-"""Run a network once on images, and say in one line why it can't, or why what it returns are no logits."""
+"""Run a network once on images; an error says in one line why it can't run, or why its outputs are not logits."""
 
 import inspect
 
@@ -12,7 +12,7 @@ from resnetrt.errors import UsageError
 def forward_once(module: nn.Module, images: Tensor, what: str) -> Tensor:
     """The logits `(N, classes)` of a copy of `images` `(N, C, H, W)`.
 
-    Raises `UsageError` that begins with `what`, for a forward that raises and for outputs that are no logits.
+    Raises `UsageError`, with a message that begins with `what`, if forward raises or the outputs are not logits.
     """
     shape = tuple(images.shape)
     try:

@@ -1,6 +1,6 @@
 """Names of a ResNet's tensors in other projects' files, and which definition a file fits.
 
-The mapping runs from native names to the file's, so that errors speak in the file's own words.
+The mapping goes from native names to the file's names, so errors can quote the file's own names.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ OPTIONAL = "num_batches_tracked"  # a counter that inference never reads; older 
 
 
 def other_name(key: str, shortcut: str, classifier: str) -> str:
-    """The torchvision-style name of the native `key`; a key of another form is returned as it is."""
+    """The torchvision-style name of the native `key`; a key of any other form is returned unchanged."""
     match key.split("."):
         case ["stem", kind, leaf]:
             return f"{kind}1.{leaf}"
@@ -51,22 +51,22 @@ class Fit:
 
     @property
     def exact(self) -> bool:
-        """Whether the file can be loaded."""
+        """Whether every tensor fits, so that the file can be loaded."""
         return not (self.missing or self.unexpected or self.misshapen)
 
     @property
     def total(self) -> int:
-        """Tensors in the model or the file, the optional counters left out."""
+        """How many tensors the model or the file has, without the optional counters."""
         return len(_needed(self.names.values())) + len(self.unexpected)
 
     @property
     def matched(self) -> int:
-        """Of `total`, those that are in both with equal shapes."""
+        """How many of `total` are in both, with equal shapes."""
         return self.total - len(self.missing) - len(self.unexpected) - len(self.misshapen)
 
 
 def fit(model: Shapes, found: Shapes, layouts: Mapping[str, Callable[[str], str]] = LAYOUTS) -> Fit:
-    """Compare under the layout that shares most names with the file; the first of equals wins."""
+    """Compare under the layout that shares most names with the file; of equal layouts the first wins."""
     layout = max(layouts, key=lambda name: len({layouts[name](key) for key in model} & found.keys()))
     names = {key: layouts[layout](key) for key in model}
     expected = {names[key]: shape for key, shape in model.items()}
@@ -102,7 +102,7 @@ def _needed(names: Iterable[str]) -> list[str]:
 
 
 def _candidates(found: Shapes) -> list[tuple[Definition, dict[str, Any]]]:
-    """Every definition with what can be read off the file, as options where they differ from its own."""
+    """Every definition, with the options that the file shows to differ from the definition's own."""
     seen = _observed(found)
     candidates = []
     for definition in DEFINITIONS.values():

@@ -25,11 +25,12 @@ _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], str, str]:
-    """The tensors in `path`, wrappers and `module.` prefixes taken off, the file's SHA-256, and what was taken.
+    """The tensors in `path` without wrappers and `module.` prefixes, the file's SHA-256, and what was taken.
 
-    Where a file holds several sets of weights, such as `model` and `model_ema`, the path `FILE#model_ema` asks for one;
-    else it is `state_dict` or `model`, with a warning. What was taken is the file's name, with the set's if several.
-    The file is read once, so the hash is of the very bytes that were parsed. Raises `WeightsError`.
+    If a file holds several sets of weights, such as `model` and `model_ema`, the path `FILE#model_ema` selects one of
+    them; without a selection `state_dict` or `model` is taken, with a warning. "What was taken" is the file's name, and
+    the set's name if there are several. The file is read once, so the hash is that of the bytes that were parsed.
+    Raises `WeightsError`.
     """
     name, asks, wanted = path.name.rpartition("#")
     if asks and not path.exists():
@@ -65,7 +66,7 @@ def _read_safetensors(blob: bytes, path: Path) -> object:
 def _read_pickled(blob: bytes, path: Path) -> object:
     try:
         _check_crc(blob)
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols; the error below says what matters
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols; the error below says what matters
             return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, ValueError, RuntimeError
         if not _needs_code(error, blob):
@@ -102,7 +103,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
 
 
 def _choose(state: object, wanted: str, path: Path) -> tuple[object, str, list[str]]:
-    """The innermost set of weights that is `wanted`, or the usual one; its name, and the names of the others."""
+    """The innermost set of weights, the `wanted` or else the usual one; its name, and the names of the others."""
     taken, others = "", list[str]()
     while isinstance(state, Mapping):
         sets = [str(name) for name, value in state.items() if _holds_tensors(value)]
@@ -125,7 +126,7 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _weights(value: Mapping[Any, Any]) -> list[object]:
-    """The values of a mapping with names; an optimizer numbers its tensors."""
+    """The values that have a name; an optimizer's state uses numbers as keys."""
     return [item for name, item in value.items() if isinstance(name, str) and name != "state"]
 
 
@@ -142,7 +143,7 @@ def _named_tensors(state: object, path: Path) -> dict[str, Tensor]:
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES * 2:  # either may be the outer one
+    for prefix in _PREFIXES * 2:  # either prefix may be the outer one
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

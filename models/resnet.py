@@ -74,7 +74,7 @@ class ConvBN(nn.Sequential):
 
 
 class PadShortcut(nn.Module):
-    """Option A of the paper: every `stride`-th pixel, new channels filled with zeros on both sides."""
+    """Option A of the paper: every `stride`-th pixel, and new channels of zeros on both sides."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a network ready for export: module, preprocessing, labels, weights."""
+"""From the user's name or factory to a network ready for export: module, preprocessing, labels, weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A float32 network on the CPU in evaluation mode, and all that belongs to it.
+    """A float32 network on the CPU in evaluation mode, with everything that belongs to it.
 
     `input_shape` is `(C, H, W)`. `weights` is None when the user's factory brought its own. `spec` is JSON that
     rebuilds the network: `resolve(spec.get("definition") or spec["factory"], path, **spec["options"])`.
@@ -39,9 +39,9 @@ class ResolvedModel:
 def resolve(model: str, weights: Path | None = None, **options: Any) -> ResolvedModel:
     """Build `model`: a registered name, `package.module:factory`, `torchvision:NAME` or `timm:NAME`.
 
-    `options` are fields of `ResNetConfig` for a registered name; those that are None are ignored. Without `weights`
-    a definition gets the ones shipped with it, or random ones that are the same every time. Nothing is downloaded.
-    Raises `UsageError`, `WeightsError` or `BackendMissing`.
+    `options` are fields of `ResNetConfig` for a registered name; options that are None are ignored. Without `weights` a
+    definition gets its shipped weights, or random ones that are the same every time. Nothing is downloaded. Raises
+    `UsageError`, `WeightsError` or `BackendMissing`.
     """
     options = {name: value for name, value in options.items() if value is not None}
     build = _resolve_foreign if ":" in model else _resolve_definition
@@ -77,7 +77,7 @@ def _fill(module: nn.Module, weights: Path | None, input_shape: tuple[int, int, 
 
 
 def _check_logits(model: str, built: Built) -> None:
-    """Run one image: the stages after this one need a classifier, and errors are clearest here."""
+    """Run one image: later stages need a classifier, and an error is clearest here."""
     logits = forward_once(built.module, torch.zeros(1, *built.input_shape), model)
     if built.labels and len(built.labels) != logits.shape[1]:
         raise UsageError(f"{model}: expected {logits.shape[1]} labels, one per logit, found {len(built.labels)}")

@@ -25,9 +25,9 @@ class WeightsSource:
 
 
 def load_weights(model: nn.Module, path: Path) -> WeightsSource:
-    """Copy the weights in `path` into `model`, all or none.
+    """Copy the weights in `path` into `model`: all of them, or none.
 
-    A `ResNet` takes its own keys and those of the other `LAYOUTS`, any other module its own only.
+    A `ResNet` accepts its own keys and those of the other `LAYOUTS`; any other module accepts its own only.
     Raises `WeightsError` for a file that is damaged, needs code to be run, does not fit, or holds NaN or infinity.
     """
     state, sha256, name = read_state(path)

@@ -52,7 +52,7 @@ def load(
             session = _load_one(bundle, candidate, threads, selftest)
         except (CheckFailed, BackendMissing) as error:
             if candidate == name and isinstance(error, BackendMissing):
-                raise  # what was asked for is not here; but of those that stand in, one that is will do
+                raise  # the requested engine can't run here; among fallbacks, the first one that can run will do
             failures.append(str(error))
             _log.warning("engine %s of %s can't be used, the next one is tried: %s", candidate, bundle.path, error)
         else:

@@ -46,7 +46,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
 
 
 def _compare(what: str, reference: Array, outputs: Array, noise: float) -> parity.Parity:
-    """Of the first images, as many as `outputs` has."""
+    """Compare on the first images, as many as `outputs` has."""
     try:
         return parity.compare(reference[: len(outputs)], outputs, noise)
     except CheckFailed as error:
@@ -54,7 +54,7 @@ def _compare(what: str, reference: Array, outputs: Array, noise: float) -> parit
 
 
 def _why_another(session: Session) -> str:
-    """What to do about an engine that does not compute its own file."""
+    """What to do about an engine that does not compute what its file says."""
     record = session.record
     eight_bits = (record.precision, record.target) == ("int8", "cpu") and not record.reduce_range
     if eight_bits and read_cpu().int8_dot_product is False:
@@ -63,7 +63,7 @@ def _why_another(session: Session) -> str:
 
 
 def batch_size(session: Session) -> int:
-    """Images of a batch where any number will do: a few, or what is nearest of what the engine takes."""
+    """A batch size if any size will do: a small one, or the nearest that the engine takes."""
     low, high = session.batch_limits
     return max(low, min(_BATCH, high or _BATCH))
 

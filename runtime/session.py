@@ -87,8 +87,8 @@ class Session(ABC):
         self._dtype = np.dtype(inputs[0].dtype)
         self._image_shape = inputs[0].shape[1:]
         self._batch_size = inputs[0].shape[0]
-        # Taking and giving back the lock, and the question whether the process was forked, cost 0.25 us a call (0.70 us
-        # before, 0.95 us after, `infer` of an engine that does nothing, in a tight loop on a busy 2-core machine).
+        # Taking and releasing the lock, and the check for a fork, cost 0.25 us a call (0.70 us before, 0.95 us after;
+        # `infer` of an engine that does nothing, in a tight loop on a busy 2-core machine).
         self._busy = threading.Lock()
         self._freed = False
         self._forks = PROCESS.forks
@@ -100,7 +100,7 @@ class Session(ABC):
         C-contiguous and writable; the backend may refer to its memory until the next call or `close`.
         Raises `UsageError` for another dtype or shape, while another thread's call is under way, and after `close`.
         """
-        if not self._busy.acquire(False):  # inline: as calls, `_begin` and `_end` would cost 0.4 us more
+        if not self._busy.acquire(False):  # inline: calls of `_begin` and `_end` would cost 0.4 us more
             self._refuse(batch, busy=True)
         try:
             if (

@@ -1,1 +1,1 @@
-"""Accuracy beside the reference, image by image, and the gate: PASS, FAIL or INCONCLUSIVE."""
+"""Accuracy compared with the reference, image by image, and the gate: PASS, FAIL or INCONCLUSIVE."""

@@ -1,4 +1,4 @@
-"""Which classes lose: the drop of each class with a correction for looking at many."""
+"""Which classes lose accuracy: the drop of each class, corrected for testing many classes."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ Ints = npt.NDArray[np.int64]
 def class_drops(
     reference: Outcomes, candidate: Outcomes, labels: Ints, names: list[str], groups: Ints | None = None
 ) -> list[dict[str, Any]]:
-    """One row per class that has images, the largest drop first.
+    """One row per class that has images, largest drop first.
 
-    `p` is the exact one-sided McNemar p for a loss, `p_holm` the same corrected for the number of classes (Holm 1979,
-    Scandinavian Journal of Statistics 6, 65-70); below 0.05 the class loses, whatever the others do.
+    `p` is McNemar's exact one-sided p for a loss. `p_holm` is `p` corrected for the number of classes (Holm 1979,
+    Scandinavian Journal of Statistics 6, 65-70): below 0.05 the class loses, whatever the other classes do.
     """
     rows: list[dict[str, Any]] = []
     for label in np.unique(labels):

@@ -1,6 +1,6 @@
 """Accuracy of engines against the reference over the same images in one pass: the `engines[]` rows of `evaluate`.
 
-What every engine said about every image is kept, so rows and verdicts can be computed again without running a model.
+The answer of every engine for every image is kept, so rows and verdicts can be computed again without a model.
 """
 
 import math
@@ -25,7 +25,7 @@ _TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What one engine said, per image, all `(N,)`.
+    """One engine's answers, per image; every array is `(N,)`.
 
     `predicted` is the class of the largest logit, `top5` whether the label is among the five largest, `margin` the
     largest logit minus the second, `signal` the sum of the squared logits, `noise` that of their squared errors,
@@ -56,8 +56,8 @@ class PairedOutcomes:
     """Per-image outcomes over the same images; `indices` and `labels` `(N,)` as in the data set.
 
     `images` `(N,)` are 64 bits of each image's `pixel_hash`, by which two runs are paired. `calibration_overlap` counts
-    images that calibration had used too; None if that is unknown. `groups` `(N,)` numbers the group that each image
-    belongs to, see `resnetrt.benchmarks.accuracy.groups`; None if every image is its own.
+    images that calibration used too; None if that is unknown. `groups` `(N,)` is the number of each image's group (see
+    `resnetrt.benchmarks.accuracy.groups`); None if every image is a group of its own.
     """
 
     indices: IntArray
@@ -70,11 +70,11 @@ class PairedOutcomes:
 
     @property
     def count(self) -> int:
-        """How many groups there are; without groups, how many images."""
+        """The number of groups; without groups, the number of images."""
         return len(self.labels) if self.groups is None else len(np.unique(self.groups))
 
     def at(self, rows: npt.ArrayLike) -> "PairedOutcomes":
-        """The same of the images at `rows`."""
+        """The comparison of the images at `rows`."""
         chosen = np.asarray(rows)
         return replace(
             self,
@@ -87,10 +87,10 @@ class PairedOutcomes:
         )
 
     def distinct(self) -> "PairedOutcomes":
-        """The first of each set of pixel-identical images; none of those that have several labels.
+        """The first of each set of pixel-identical images; images that occur with several labels are left out.
 
-        Copies tell nothing new, and under two labels an answer is right or wrong by the way images are counted. Raises
-        `DataError` if nothing is left.
+        A copy tells nothing new. If an image has two labels, whether an answer is right depends on which copy is
+        counted. Raises `DataError` if no image is left.
         """
         _, first, place = np.unique(self.images, return_index=True, return_inverse=True)
         torn = np.zeros(len(first), bool)
@@ -100,9 +100,9 @@ class PairedOutcomes:
         return self.at(np.sort(first[~torn]))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per candidate, percentages in percent and drops in percentage points; `verdict` is for the gate.
+        """One row per candidate, shares in percent and drops in percentage points; the gate fills in `verdict`.
 
-        Every group counts the same, however many images it has.
+        Every group has the same weight, however many images it has.
         """
         return [self._row(name, outcomes) for name, outcomes in self.candidates.items()]
 
@@ -134,7 +134,7 @@ class PairedOutcomes:
 
 @dataclass(frozen=True, eq=False)
 class BatchOutcomes:
-    """What every engine said about one batch; `outcomes` of the reference come first."""
+    """Every engine's outcomes on one batch; the reference's come first."""
 
     images: npt.NDArray[np.uint64]
     outcomes: tuple[Outcomes, ...]
@@ -142,25 +142,25 @@ class BatchOutcomes:
 
 
 class Journal(Protocol):
-    """Where finished batches are kept, so that a run that was killed goes on where it stopped."""
+    """Where finished batches are kept, so that a killed run can be resumed."""
 
     def finished(self) -> list[BatchOutcomes]:
-        """The batches of the run so far, in order."""
+        """The batches that are finished, in order."""
         ...
 
     def add(self, part: BatchOutcomes) -> None:
-        """Keep one more batch."""
+        """Store one more batch."""
         ...
 
 
 @dataclass(frozen=True)
 class OnFrames:
-    """An engine that takes uint8 `(n, H, W, C)` frames, its preprocessing baked in."""
+    """An engine that takes uint8 `(n, H, W, C)` frames and does the preprocessing itself."""
 
     infer: Callable[[UInt8Array], npt.NDArray[np.float32]]
 
 
-# from the position of the first image and the batch size to the outcomes of the batches from there on, in order
+# maps the position of the first image and the batch size to the outcomes of all batches from there on, in order
 Runner = Callable[[int, int], Iterable[BatchOutcomes]]
 
 
@@ -176,14 +176,14 @@ def compare_accuracy(
     runner: Runner | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> PairedOutcomes:
-    """Run `reference` and `candidates` over every image of `dataset`, once; those finished in `journal` are not run.
+    """Run `reference` and `candidates` once over every image of `dataset`, except batches that `journal` already has.
 
-    `runner` runs the batches instead, with the same engines elsewhere. Where `stop` is true after a batch, the images
-    behind it are left out, as if they were not in the data.
+    A `runner` runs the batches elsewhere, with the same engines. If `stop` is true after a batch, the remaining images
+    are left out, as if they were not in the data.
 
-    Each maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels, `DataError`
-    for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless `allow_overlap`),
-    `CheckFailed` for outputs that are no logits.
+    Every engine maps float32 `(n, C, H, W)` to logits `(n, classes)`. Raises `UsageError` for data without labels,
+    `DataError` for labels beyond the classes and for images whose `pixel_hash` is in `calibration_hashes` (unless
+    `allow_overlap`), `CheckFailed` for outputs that are not logits.
     """
     if not dataset.labelled:
         raise UsageError(f"data {dataset.name}: expected labels to compare with, found images without; add labels")
@@ -212,7 +212,7 @@ def compare_accuracy(
 
 
 def by_title(reference: Infer, candidates: Mapping[str, Infer | OnFrames]) -> dict[str, Infer | OnFrames]:
-    """The reference and the candidates by what messages call them, the reference first."""
+    """The reference and the candidates by the names used in messages, the reference first."""
     return {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
 
 
@@ -224,7 +224,7 @@ def run_batch(
     known: frozenset[str] | None,
     allow_overlap: bool,
 ) -> BatchOutcomes:
-    """What every engine, the reference first, says about one batch; raises as `compare_accuracy` does."""
+    """The outcomes of every engine, the reference first, on one batch; raises as `compare_accuracy` does."""
     hashes = [pixel_hash(frame) for frame in batch.frames]
     overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
     images = preprocessing.normalize(batch.frames)
@@ -242,7 +242,7 @@ def run_batch(
 def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcomes:
     """Outcomes of `logits` `(n, classes)` for `labels`.
 
-    Equal logits rank by class index, so an engine that always says the same is right by chance only.
+    Equal logits rank by class index, so an engine with constant outputs is right only by chance.
     """
     out, ref = logits.astype(np.float64), reference.astype(np.float64)
     own = np.take_along_axis(out, labels[:, None], 1)

@@ -1,7 +1,7 @@
-"""What a run is bound to: hashes of images as they are stored, with their names and labels, batch by batch.
+"""What identifies a run's data: hashes of the stored images, their names and their labels, batch by batch.
 
-Files are hashed without decoding them, so this costs little beside a run: for 300 JPEGs of 500x375 (58 kB each) 0.12 s
-of CPU time, where decoding and resizing takes 2.6 s; for arrays of 224x224 0.9 ms an image.
+Files are hashed without decoding, so hashing costs little compared with a run: 0.12 s of CPU time for 300 JPEGs of
+500x375 (58 kB each), where decoding and resizing takes 2.6 s; 0.9 ms per image for arrays of 224x224.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def batch_hashes(dataset: Dataset, size: int) -> list[str]:
 
 
 def content_hash(dataset: Dataset) -> str:
-    """Hex SHA-256 over labels, names without folders, and stored content; the same wherever the data lies."""
+    """Hex SHA-256 over labels, file names without folders, and stored content; independent of where the data lies."""
     digest = hashlib.sha256(np.ascontiguousarray(dataset.labels).tobytes())
     for index in map(int, dataset.indices):
         content = dataset.source.content(index)

@@ -1,8 +1,8 @@
 """The accuracy gate: PASS, FAIL or INCONCLUSIVE from paired outcomes and a budget.
 
-PASS when even the worst drop that the data allows is inside the budget, FAIL when even the best is outside. Each of the
-two claims is wrong with a chance of at most 1 - confidence, or of the share of that which `Spending` leaves it. Images
-on which the reference is not clearly better than always saying the same let no engine pass.
+PASS means that even the largest drop consistent with the data is inside the budget, FAIL that even the smallest is
+outside. Each claim is wrong with a probability of at most `1 - confidence`, or the share of it that `Spending` allows.
+No engine passes on images for which the reference is not clearly better than a constant answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ from resnetrt.benchmarks.stats.noninferiority import (
 from resnetrt.errors import BackendMissing, UsageError
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
-# what decided, see `explain`
+# what decided the verdict, see `explain`
 STATISTICS, SELFTEST, REFERENCE, DATA = "statistics", "self-test", "reference", "data"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 3}
 MOST_IMAGES = 10**9
-_DECIDED = 0.9  # the chance that `more_images` decide
-_DRAWS = 1000  # of that chance; one standard error is 0.9 %
+_DECIDED = 0.9  # the probability that `more_images` decide
+_DRAWS = 1000  # draws that estimate this probability; one standard error is 0.9 %
 Right = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much accuracy may be lost: `max_drop_pp` percentage points, or down to `min_relative` of the reference's.
+    """The accuracy that may be lost: `max_drop_pp` percentage points, or down to `min_relative` of the reference's.
 
-    Exactly one of the two is given. Raises `UsageError` otherwise, or for values out of range.
+    Exactly one of the two must be given. Raises `UsageError` otherwise, or for values out of range.
     """
 
     max_drop_pp: float | None = None
@@ -62,22 +62,22 @@ class Budget:
         return f"top-1 at least {self.min_relative:g} of the reference's, confidence {self.confidence:.0%}"
 
     def to_json(self) -> dict[str, float | None]:
-        """The budget under its names."""
+        """The budget under its field names."""
         return {"max_drop_pp": self.max_drop_pp, "min_relative": self.min_relative, "confidence": self.confidence}
 
 
 @dataclass(frozen=True)
 class Spending:
-    """Which share of the budget's `1 - confidence` one verdict may be wrong with, if it is PASS and if it is FAIL.
+    """The share of the budget's `1 - confidence` that one verdict may use, for a PASS and for a FAIL.
 
-    Verdicts that together must be right share it: their chances of being wrong add up to no more (Bonferroni).
+    Verdicts that must all be right share it: their error probabilities add up to at most `1 - confidence` (Bonferroni).
     """
 
     to_pass: float = 1.0
     to_fail: float = 1.0
 
     def confidences(self, budget: Budget) -> tuple[float, float]:
-        """Of a PASS and of a FAIL."""
+        """The confidence of a PASS and that of a FAIL."""
         return 1 - (1 - budget.confidence) * self.to_pass, 1 - (1 - budget.confidence) * self.to_fail
 
 
@@ -86,10 +86,11 @@ WHOLE = Spending()
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images by who is right: both, only the reference (`lost`), only the candidate (`gained`), of `n` in all.
+    """Of `n` images, how many both get right, only the reference (`lost`), and only the candidate (`gained`).
 
-    Where images are in groups these are groups, with the shares of their images. `winners` are then the groups in which
-    the reference is right on more images, and those in which the candidate is; without groups `lost` and `gained`.
+    With groups, these are sums over groups of the shares of their images. `winners` are then the number of groups in
+    which the reference is right on more images and the number in which the candidate is; without groups, `lost` and
+    `gained`.
     """
 
     both: float
@@ -120,9 +121,9 @@ class Pairs:
 class Verdict:
     """The decision on one engine. `bound_low`, `bound_high` are of the drop in pp, or of the ratio of accuracies.
 
-    Each bound alone holds with the confidence of its side. So many `more_images` decide with a chance of 90 %, so many
-    `more_images_if_equal` let an engine pass that is as good as its reference; None for a decided verdict, or if no
-    number does. `mcnemar_p` is exact and two-sided.
+    Each bound alone holds with the confidence of its side. With `more_images` further images the verdict is decided
+    with a probability of 90 %; with `more_images_if_equal` an engine as good as its reference passes. Both are None for
+    a decided verdict, or if no number suffices. `mcnemar_p` is exact and two-sided.
     """
 
     verdict: str
@@ -147,7 +148,7 @@ class Verdict:
 def judge_pairs(
     pairs: Pairs, budget: Budget, spending: Spending = WHOLE, next_spending: Spending | None = None
 ) -> Verdict:
-    """The verdict on paired counts; those numbers of images are for one under `next_spending`, or the same.
+    """The verdict on paired counts; `more_images` are for a look under `next_spending`, by default `spending`.
 
     Raises `BackendMissing` without scipy.
     """
@@ -173,7 +174,7 @@ def decide(
     budget: Budget,
     spending: Spending = WHOLE,
 ) -> npt.NDArray[np.str_]:
-    """PASS, FAIL or INCONCLUSIVE for arrays of counts, which broadcast and need not be whole."""
+    """PASS, FAIL or INCONCLUSIVE for arrays of counts, which broadcast and need not be integers."""
     passing, failing = spending.confidences(budget)
     if budget.max_drop_pp is not None:
         limit = budget.max_drop_pp / 100
@@ -188,13 +189,13 @@ def decide(
 
 
 def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, equal: bool = False) -> int | None:
-    """How many images beyond those seen decide with a chance of 90 %, for all that these tell; None if no number does.
+    """How many further images decide with a probability of 90 %, given the counts so far; None if no number does.
 
-    The predictive power (Spiegelhalter, Freedman and Blackburn 1986, Controlled Clinical Trials 7, 8-17): true shares
-    are drawn from what the counts leave open (Dirichlet, Jeffreys' prior), further images from these shares. Taking the
-    shares seen for the true ones decides half of the time where they are true, and less where they are not. With
-    `equal` the true drop is taken to be zero, and they have to PASS: that is conditional power (Lachin 2005, Statistics
-    in Medicine 24, 2747-2764).
+    This is predictive power (Spiegelhalter, Freedman and Blackburn 1986, Controlled Clinical Trials 7, 8-17): true
+    shares are drawn from their posterior given the counts (Dirichlet, Jeffreys' prior), and further images from these
+    shares. Treating the observed shares as true would decide half of the time if they are true, and less often if they
+    are not. With `equal` the true drop is assumed to be zero, and the verdict must be PASS: that is conditional power
+    (Lachin 2005, Statistics in Medicine 24, 2747-2764).
     """
     cells = np.array([pairs.both, pairs.lost, pairs.gained, pairs.n - pairs.both - pairs.lost - pairs.gained])
     shares = np.random.default_rng(0).dirichlet(np.maximum(cells, 0) + 0.5, _DRAWS)
@@ -220,7 +221,7 @@ def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, e
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided p of McNemar's test: `lost` of `lost + gained` fair coin tosses (McNemar 1947).
+    """Exact two-sided p of McNemar's test: `lost` heads in `lost + gained` tosses of a fair coin (McNemar 1947).
 
     Raises `BackendMissing` without scipy.
     """
@@ -230,12 +231,12 @@ def mcnemar_p(lost: int, gained: int) -> float:
 
 
 def gain_p(gained: int, lost: int, share: float = 0.5) -> float:
-    """Exact one-sided p that as many or more of `gained + lost` images are gained, each with a chance of `share`."""
+    """Exact one-sided p: `gained` or more of `gained + lost` images are gained, each with probability `share`."""
     return float(scipy_stats().binom.sf(gained - 1, gained + lost, share))
 
 
 def scipy_stats() -> Any:
-    """`scipy.stats`; raises `BackendMissing` naming the extra that installs it."""
+    """`scipy.stats`. Raises `BackendMissing` naming the extra that installs it."""
     try:
         import scipy.stats
     except ImportError as error:
@@ -253,9 +254,9 @@ def gate_rows(
 ) -> list[dict[str, Any]]:
     """The rows of `comparison` with calibration errors and, under a budget, the verdict of each engine.
 
-    `spendings` are those of each engine's verdict now and at the next look, by default whole.
-    Every image counts once: `n` are the distinct ones, `copies` those left out because they are pixel-identical to one
-    of these, or to one with another label.
+    `spendings` are each engine's spending for this look and for the next, by default all of `1 - confidence`. Every
+    image counts once: `n` counts the distinct images, `copies` those left out because they are pixel-identical to
+    another image, with the same label or a different one.
     """
     everything, comparison = len(comparison.labels), comparison.distinct()
     labels, groups = comparison.labels, comparison.groups
@@ -288,8 +289,9 @@ def question(
     class_names: Sequence[str] = (),
     groups: Labels | None = None,
 ) -> None:
-    """Add `doubt` to a judged row: why its images tell little, None if they tell enough. Under a doubt nothing passes;
-    images of one class decide nothing at all.
+    """Add `doubt` to a judged row: why its images tell too little, or None.
+
+    With a doubt no engine passes; images of a single class decide nothing at all.
     """
     row["doubt"] = doubt_of(reference_right, labels, budget.confidence, class_names, groups)
     if row["doubt"] and (row["verdict"] == PASS or (labels == labels[0]).all()):
@@ -303,10 +305,10 @@ def doubt_of(
     class_names: Sequence[str] = (),
     groups: Labels | None = None,
 ) -> str | None:
-    """Why these images tell no good engine from a bad one, in words; None if they do.
+    """Why these images can't tell a good engine from a bad one, in words; None if they can.
 
-    The reference must be right more often than always saying the class with the most images: McNemar's exact one-sided
-    test, which gives a reference that is no better a chance of at most `1 - confidence`.
+    The reference must be right more often than the constant answer of the largest class, by McNemar's exact one-sided
+    test. A reference that is no better passes this test with a probability of at most `1 - confidence`.
     """
     weights = group_weights(groups, len(labels))
     n, most = len(labels), int(np.bincount(labels, weights).argmax())
@@ -324,7 +326,7 @@ def doubt_of(
 
 
 def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: int = 15) -> float:
-    """Expected calibration error: mean over images of |confidence - accuracy| of their bin of equal width.
+    """Expected calibration error: the mean over images of |confidence - accuracy| of their bin; bins have equal width.
 
     Guo et al. (2017), arXiv:1706.04599, equation 3.
     """
@@ -334,7 +336,7 @@ def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: i
 
 
 def overrule(row: dict[str, Any], why: str) -> None:
-    """Let a row FAIL for another reason than its statistics, unless it fails by these."""
+    """Let a row FAIL for a reason other than its statistics, unless it already fails by them."""
     if row["verdict"] != FAIL:
         row["verdict"], row["verdict_why"] = FAIL, why
 

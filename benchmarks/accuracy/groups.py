@@ -1,8 +1,9 @@
-"""Images that are not independent: copies of one image, and near-identical ones of one video or burst.
+"""Images that are not independent: copies of one image, or near-identical images of one video or burst.
 
-A group counts as one image whose outcome is the mean of its images' outcomes. Whatever binds the images of a group, the
-mean varies no more than one image would (Jensen's inequality: its square is at most the mean of the squares), so tests
-for independent images hold for as many images as there are groups; where a group moves as one they are exact.
+A group counts as one image whose outcome is the mean of its images' outcomes. However the images of a group depend on
+each other, this mean varies no more than a single image (Jensen's inequality: its square is at most the mean of the
+squares). So tests for independent images hold with the number of groups as the number of images; they are exact if all
+images of a group have the same outcome.
 """
 
 import re
@@ -19,10 +20,11 @@ Bools = npt.NDArray[np.bool_]
 
 
 def read_groups(dataset: Dataset, group_by: str) -> IntArray:
-    """The number of each image's group `(N,)`: its folder, or what a regular expression finds in its path.
+    """The number of each image's group `(N,)`, from its folder or from the match of a regular expression in its path.
 
-    The path is the one below the data's folder; the expression's first bracket counts, or all of it without one.
-    Raises `UsageError` for what is no expression, `DataError` for images without paths, or that fit no group.
+    The path is relative to the data's folder. The name of the group is the expression's first capturing group, or else
+    the whole match. Raises `UsageError` for an invalid expression, `DataError` for images without paths or without a
+    group.
     """
     pattern = None if group_by == FOLDER else _compiled(group_by)
     if not Path(dataset.name).is_dir():
@@ -34,7 +36,7 @@ def read_groups(dataset: Dataset, group_by: str) -> IntArray:
 
 
 def group_weights(groups: IntArray | None, count: int) -> npt.NDArray[np.float64]:
-    """What each of `count` images counts, so that every group counts 1."""
+    """The weight of each of `count` images, so that the weights of every group sum to 1."""
     if groups is None:
         return np.ones(count)
     _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -42,9 +44,9 @@ def group_weights(groups: IntArray | None, count: int) -> npt.NDArray[np.float64
 
 
 def net_winners(first: Bools, second: Bools, groups: IntArray | None) -> tuple[int, int]:
-    """In how many groups the first is right on more images than the second, and the second on more than the first.
+    """In how many groups the first is right on more images than the second, and in how many the second is.
 
-    If the two are equally good, each is a fair coin for every group that is not even, so exact tests hold.
+    If the two are equally good, either wins an undrawn group with a probability of one half, so exact tests hold.
     """
     net = first.astype(np.int64) - second
     if groups is not None:

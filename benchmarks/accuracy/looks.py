@@ -1,10 +1,10 @@
-"""How often an engine was judged before, and what that leaves for a verdict: alpha spent over looks.
+"""How often an engine was judged before, and the error probability left for this look (alpha spending).
 
-Who adds images until an engine passes is wrong more often than each of the verdicts alone. So each look may be wrong
-with a share of `1 - confidence` only, and the shares of all looks, however many, add up to one: the first gets 80 %,
-each further one a fifth of the one before. That is an alpha-spending function (Lan and DeMets 1983, Biometrika 70,
-659-663) of the number of looks, as how many images there will be is not known; the looks' chances are added up (Boole's
-inequality), so that it holds whichever images a look adds or leaves out.
+Someone who adds images until an engine passes is wrong more often than each single verdict suggests. So each look may
+use only a share of `1 - confidence`, and the shares of all looks, however many, add up to at most one: the first look
+gets 80 %, each further look a fifth of the one before. This is an alpha-spending function (Lan and DeMets 1983,
+Biometrika 70, 659-663) of the number of looks, because the final number of images is not known. The looks' error
+probabilities are added (Boole's inequality), so the bound holds whichever images a look adds or leaves out.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ _FIRST, _NEXT = 0.8, 0.2
 
 
 def look_share(look: int) -> float:
-    """The share of `1 - confidence` that look number `look`, from 1 on, may spend."""
+    """The share of `1 - confidence` that look number `look`, counted from 1, may spend."""
     return _FIRST * _NEXT ** (look - 1)
 
 
 def look_spending(look: int, verdicts: int) -> tuple[Spending, Spending]:
-    """What a verdict at this look may spend, and at the next one, where one FAIL of so many `verdicts` fails all."""
+    """What a verdict may spend at this look and at the next, if one FAIL among `verdicts` fails the whole run."""
     now, then = (Spending(look_share(number), look_share(number) / verdicts) for number in (look, look + 1))
     return now, then
 
 
 class Looks:
-    """The images that each engine was judged on, in order; an engine is known by its file and its reference's.
+    """The images that each engine was judged on, in order; an engine is identified by its file and its reference.
 
-    The same images again are the same look, whatever their order and copies; other groups are another.
+    The same images again are the same look, whatever their order and copies; a different grouping is another look.
     """
 
     def __init__(self, seen: Mapping[str, list[str]]) -> None:
@@ -43,9 +43,9 @@ class Looks:
 
     @classmethod
     def read(cls, path: Path) -> "Looks":
-        """What the results file at `path` remembers, nothing if there is none; raises `DataError` for another file.
+        """The looks in the results file at `path`; none if there is no file. Raises `DataError` for any other file.
 
-        A file of an earlier version remembers its own run.
+        A file of an earlier version counts as one look: its own run.
         """
         if not path.exists():
             return cls({})
@@ -68,7 +68,7 @@ class Looks:
         return numbers
 
     def to_json(self) -> dict[str, list[str]]:
-        """As `read` takes it, under `looks` of a results file."""
+        """The record that `read` understands, stored under `looks` of a results file."""
         return self._seen
 
 
@@ -78,5 +78,5 @@ def _sample(comparison: PairedOutcomes) -> str:
     digest = hashlib.sha256(distinct.images[order].tobytes() + distinct.labels[order].tobytes())
     if distinct.groups is not None:
         names = np.unique(distinct.groups[order], return_index=True, return_inverse=True)
-        digest.update(names[1][names[2]].tobytes())  # each group by its first image, however the groups are numbered
+        digest.update(names[1][names[2]].tobytes())  # identify a group by its first image, whatever its number
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Per-image outcomes on disk: the results file, and the journal of a run that may be killed.
 
-Both are safetensors: arrays `<engine number>/<field>`, engine 0 the reference. A verdict can be computed again from the
-results file, and two runs compared, without running a model.
+Both are safetensors with arrays `<engine number>/<field>`; engine 0 is the reference. The results file is enough to
+compute a verdict again, or to compare two runs, without running a model.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A stored run: the comparison, and `about` with data set, bundle, conditions and class names."""
+    """A stored run: the comparison, and `about` (data set, bundle, conditions, class names)."""
 
     comparison: PairedOutcomes
     about: dict[str, Any]
@@ -81,9 +81,9 @@ def read_results(path: Path) -> Results:
 
 
 class FileJournal:
-    """Finished batches appended to a file, each behind its length and hash; an unfinished last one is cut off.
+    """Finished batches appended to a file, each preceded by its length and hash; an unfinished last batch is cut off.
 
-    `key` describes the run. Raises `UsageError` if the file is of another run: it would mix two runs' images.
+    `key` describes the run. Raises `UsageError` if the file belongs to another run, whose images would be mixed in.
     """
 
     def __init__(self, path: Path, key: dict[str, Any]) -> None:
@@ -104,17 +104,17 @@ class FileJournal:
             path.write_bytes(_frame(header))
 
     def finished(self) -> list[BatchOutcomes]:
-        """The batches of the run so far, in order."""
+        """The batches that are finished, in order."""
         return list(self._parts)
 
     def add(self, part: BatchOutcomes) -> None:
-        """Append one batch; it counts from the moment all its bytes are in the file."""
+        """Append one batch; it counts as finished when all its bytes are in the file."""
         blob = _frame(part_to_bytes(part))
         with self._path.open("ab") as file:
             file.write(blob)
 
     def remove(self) -> None:
-        """Delete the file, once the results are stored."""
+        """Delete the file; called when the results are stored."""
         self._path.unlink(missing_ok=True)
 
     def _read(self) -> list[bytes]:

@@ -19,9 +19,10 @@ _FIRST = Spending(look_share(1))
 
 @dataclass(frozen=True)
 class Plan:
-    """On `n` images all of so many `engines` pass with a chance of at least `power`, at the first look.
+    """On `n` images all `engines` pass at the first look with a probability of at least `power`.
 
-    If the true drop of each is `true_drop_pp` and `flip_rate` of its images flip. One alone passes with `power_each`.
+    This assumes a true drop of `true_drop_pp` and a share `flip_rate` of flips for each engine. One engine alone passes
+    with probability `power_each`.
     """
 
     n: int
@@ -32,17 +33,17 @@ class Plan:
     true_drop_pp: float
 
     def to_json(self) -> dict[str, Any]:
-        """The plan under its names."""
+        """The plan under its field names."""
         return asdict(self)
 
 
 def plan(budget: Budget, flip_rate: float, power: float = 0.9, true_drop_pp: float = 0.0, engines: int = 1) -> Plan:
-    """The fewest images (to about 1 %) on which so many `engines` all pass with a chance of at least `power`.
+    """The fewest images (to about 1 %) on which all `engines` pass with a probability of at least `power`.
 
-    The chances that one does not are added up (Boole's inequality), so nothing is taken for granted of how the engines
-    hang together. Every flip is taken to change right to wrong or back, which needs the most images. Raises
-    `UsageError` for a budget that is not in percentage points or numbers that contradict each other, `BackendMissing`
-    without scipy.
+    The probabilities that an engine does not pass are added (Boole's inequality), so nothing is assumed about how the
+    engines depend on each other. Every flip is assumed to change right to wrong or back, which needs the most images.
+    Raises `UsageError` for a budget that is not in percentage points or numbers that contradict each other,
+    `BackendMissing` without scipy.
     """
     _check(budget, flip_rate, power, true_drop_pp, engines)
     assert budget.max_drop_pp is not None
@@ -62,15 +63,15 @@ def plan(budget: Budget, flip_rate: float, power: float = 0.9, true_drop_pp: flo
 
 
 def fewest_images(budget: Budget, spending: Spending = WHOLE) -> int:
-    """The fewest images on which an engine passes that answers as its reference, which is always right."""
+    """The fewest images on which an engine passes that equals its reference, if the reference is always right."""
     sizes = range(1, MOST_IMAGES)
     return sizes[bisect_left(sizes, True, key=lambda n: bool(decide(n, 0, 0, n, budget, spending) == PASS))]
 
 
 def pass_chance(n: int, budget: Budget, flip_rate: float, true_drop_pp: float) -> float:
-    """The exact chance of PASS at the first look.
+    """The exact probability of PASS at the first look.
 
-    It is summed over the number of flips, binomial, and how many of them are losses.
+    It is summed over the number of flips, which is binomial, and over how many of them are losses.
     """
     stats = scipy_stats()
     spread = _SIGMAS * np.sqrt(n * flip_rate) + _SIGMAS
@@ -82,7 +83,7 @@ def pass_chance(n: int, budget: Budget, flip_rate: float, true_drop_pp: float) -
 
 
 def _most_losses(flips: npt.NDArray[np.int64], n: int, budget: Budget) -> npt.NDArray[np.int64]:
-    """For each number of flips the largest number of losses that still passes, -1 if none does; by bisection."""
+    """For each number of flips the largest number of losses that still passes, -1 if none does; found by bisection."""
     low, high = np.full(len(flips), -1), flips.copy()
     while (low < high).any():
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Two releases compared: the same engine's outcomes then and now, image by image where both runs were stored."""
+"""Two releases compared: an engine's old and new outcomes, image by image if both runs were stored."""
 
 import json
 import math
@@ -31,7 +31,7 @@ NEW, VANISHED, NOT_ASKED = "new", "vanished", "not asked for"
 
 @dataclass(frozen=True)
 class BaselineRun:
-    """An older run: its per-image outcomes, or from `evaluate --json` the rows of its engines only."""
+    """An older run: its per-image outcomes, or only the rows of its engines from `evaluate --json`."""
 
     path: Path
     stored: Results | None
@@ -39,16 +39,16 @@ class BaselineRun:
 
     @classmethod
     def read(cls, path: Path) -> "BaselineRun":
-        """Raises `DataError` for a file that is neither."""
+        """Read a results file or JSON. Raises `DataError` for any other file."""
         if path.suffix == SUFFIX:
             stored = read_results(path)
             return cls(path, stored, {name: {} for name in stored.comparison.candidates})
         return cls(path, None, _read_rows(path))
 
     def pair(self, engines: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
-        """The engines of this run that the baseline has, under the same name or the one that `renamed` gives.
+        """The engines of this run that the baseline also has, under the same name or the name in `renamed`.
 
-        Raises `UsageError` if there is none, or `renamed` names an engine that is not there.
+        Raises `UsageError` if there is none, or if `renamed` names an unknown engine.
         """
         for new, then in renamed.items():
             for name, known, where in ((new, engines, "this run"), (then, self.rows, "the baseline")):
@@ -67,9 +67,10 @@ class BaselineRun:
         return pairs
 
     def unmatched(self, engines: Sequence[str], pairs: Mapping[str, str], whole: bool) -> list[dict[str, Any]]:
-        """A row for every engine of one side only. A new one is INCONCLUSIVE, one that has vanished FAILs.
+        """A row for every engine that only one side has. A new engine is INCONCLUSIVE, a vanished one FAILs.
 
-        Unless the `whole` bundle was evaluated, an engine of the baseline was not asked for, and has no verdict.
+        If only a part of the bundle was evaluated, engines that only the baseline has were not asked for, and get no
+        verdict.
         """
         new = [_lone(name, None, INCONCLUSIVE, NEW) for name in engines if name not in pairs]
         gone = [name for name in self.rows if name not in pairs.values()]
@@ -105,7 +106,7 @@ def compare_releases(
 
 
 def _lone(engine: str, then: str | None, verdict: str | None, why: str) -> dict[str, Any]:
-    """The row of an engine that nothing is compared with."""
+    """The row of an engine that has no partner."""
     numbers = (
         "n",
         "groups",
@@ -220,9 +221,9 @@ def _unpaired(
 
 
 def newcombe(first: float, first_n: int, second: float, second_n: int, confidence: float) -> tuple[float, float]:
-    """Bounds of `first - second`, shares of different images; each alone holds with about `confidence`.
+    """Bounds of `first - second`, shares over different images; each bound alone holds with about `confidence`.
 
-    Newcombe (1998), Statistics in Medicine 17, 873-890, method 10: Wilson's intervals, combined.
+    Newcombe (1998), Statistics in Medicine 17, 873-890, method 10: a combination of Wilson's intervals.
     """
     z = critical(confidence)
     (low1, high1), (low2, high2) = _wilson(first, first_n, z), _wilson(second, second_n, z)

@@ -1,4 +1,4 @@
-"""What to evaluate, and what that names, opened: images and engines."""
+"""What to evaluate, and how its images and engines are opened."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,11 +21,11 @@ Engine = Infer | OnFrames
 
 @dataclass(frozen=True)
 class GateRequest:
-    """What to evaluate. Without `budget` there is no verdict. `results` is where outcomes are stored, and resumed from.
+    """What to evaluate. Without `budget` there is no verdict. Outcomes are stored in `results`, and resumed from there.
 
-    `baseline` is an older results file or JSON, judged by the same budget; `renamed` gives the older names of engines
-    that have another one now. `group_by` says which images belong together, see `accuracy.groups`. `ray` is the address
-    of a cluster that runs the batches, see `cluster.evaluate`.
+    `baseline` is an older results file or JSON, judged by the same budget; `renamed` maps engines to their older names.
+    `group_by` says which images belong together, see `accuracy.groups`. `ray` is the address of a cluster that runs the
+    batches, see `cluster.evaluate`.
     """
 
     data: str
@@ -49,7 +49,7 @@ class GateRequest:
 
 
 def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
-    """The images that `request` names, as many as it wants."""
+    """The images that `request` names, as many as it asks for."""
     manifest = bundle.manifest
     nested = request.group_by is not None
     recipe = manifest.preprocessing
@@ -63,7 +63,7 @@ def open_images(bundle: Bundle, request: GateRequest) -> Dataset:
 def open_engines(
     bundle: Bundle, names: Sequence[str], judged: bool
 ) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
-    """Engines by name, and what the self-test says of those that fail it; not `judged`, a failure is raised."""
+    """Engines by name, and the message of each failed self-test; unless `judged`, a failure is raised."""
     faults: dict[str, str] = {}
     with ExitStack() as stack:
         engines = {}

@@ -1,4 +1,4 @@
-"""A baseline of the shadow check from a run of the gate, which has seen far more images than the bundle stores."""
+"""A baseline of the shadow check from a run of the gate, which used far more images than the bundle stores."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from resnetrt.runtime.shadow import Baseline, ShadowOptions, baseline_chance
 
 
 def baseline_from_results(paths: Sequence[Path], bundle: Bundle, engine: str, options: ShadowOptions) -> Baseline:
-    """The baseline of `engine` from the first file of `evaluate --results` that has evaluated its very file.
+    """The baseline of `engine` from the first results file of `evaluate` that evaluated exactly this engine file.
 
-    Images whose pixels are the same count once. Raises `DataError` if a file is none or if no file holds the engine.
+    Images with identical pixels count once. Raises `DataError` if a file is no results file, or if none has the engine.
     """
     manifest = bundle.manifest
     sha256 = manifest.files[manifest.engines[engine].file].sha256

@@ -1,6 +1,6 @@
-"""Calibration on a Ray cluster: actors run the batches, the driver counts what they saw.
+"""Calibration on a Ray cluster: actors run the batches, the driver adds up their statistics.
 
-The driver counts in the order of the batches, as it does locally, so the record is the same.
+The driver adds them in the order of the batches, as a local run does, so the record is the same.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from resnetrt.preprocess import Preprocessing
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """What an actor needs to see the same images through the same network as the driver."""
+    """What an actor needs to run the driver's images through the driver's network."""
 
     origin: Origin
     data: str
@@ -40,7 +40,7 @@ def runner_on_ray(bundle: Bundle, data: str, samples: int, seed: int, address: s
 
 
 class Observer:
-    """An actor: opens network and images at its first batch and answers with what a batch showed."""
+    """An actor: it opens network and images at its first batch, and answers with the statistics of each batch."""
 
     def __init__(self, job: CalibrationJob) -> None:
         self._job = job

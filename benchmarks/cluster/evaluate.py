@@ -1,6 +1,6 @@
 """The gate's batches on a Ray cluster: every actor has the reference and all engines open.
 
-Every batch is computed as it is locally, so the results are the same. What actors send is safetensors.
+Every batch is computed as in a local run, so the results are the same. Actors send safetensors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,9 +25,9 @@ from resnetrt.settings import read_settings
 
 @dataclass(frozen=True)
 class Origin:
-    """Bundle and images as the driver has them, to know the same ones on another node.
+    """The driver's bundle and images, described so that another node can check that it has the same.
 
-    `batches` are the hashes of all batches of `size` images; an actor looks at those of the batches it gets.
+    `batches` are the hashes of all batches of `size` images; an actor checks those of the batches it gets.
     """
 
     bundle: str
@@ -38,19 +38,19 @@ class Origin:
 
     @classmethod
     def of(cls, bundle: Bundle, count: int, size: int, batches: Sequence[str]) -> "Origin":
-        """`batches` are those of `batch_hashes` for so many images."""
+        """`batches` are the `batch_hashes` for batches of `size` images."""
         fp32 = bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256
         return cls(str(bundle.path.absolute()), fp32, count, size, tuple(batches))
 
     def open_bundle(self) -> Bundle:
-        """The bundle at the same path here. Raises `BundleError` for another one."""
+        """The bundle at the same path here. Raises `BundleError` for a different one."""
         bundle = Bundle.open(self.bundle)
         if bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256 != self.fp32_sha256:
             raise BundleError(f"bundle {self.bundle}: another one lies at this path on another node; copy it there")
         return bundle
 
     def batch(self, dataset: Dataset, start: int, data: str) -> Batch:
-        """The batch of `dataset` that begins at `start`. Raises `DataError` for other images than the driver's."""
+        """The batch of `dataset` that begins at `start`. Raises `DataError` if its images differ from the driver's."""
         if len(dataset) == self.count:
             part = dataset.select(np.arange(start, min(start + self.size, self.count)))
             if content_hash(part) == self.batches[start // self.size]:
@@ -59,7 +59,7 @@ class Origin:
 
 
 def absolute_data(data: str) -> str:
-    """A data set's name or path as it holds in another process's folder."""
+    """A data set's name, or its path in a form that is valid in another process's folder."""
     return str(Path(data).absolute()) if Path(data).exists() else data
 
 
@@ -91,7 +91,7 @@ def runner_on_ray(
 
 
 class Scorer:
-    """An actor: opens everything at its first batch and answers with the outcomes."""
+    """An actor: it opens everything at its first batch, and answers with the outcomes."""
 
     def __init__(self, job: EvaluationJob) -> None:
         self._job = job
@@ -131,6 +131,6 @@ def _open(job: EvaluationJob, stack: ExitStack) -> _Opened:
 
 
 def _absolute(request: GateRequest) -> GateRequest:
-    """The request with paths that hold in another process's folder."""
+    """The request with paths that are valid in another process's folder."""
     weights = None if request.weights is None else request.weights.absolute()
     return replace(request, data=absolute_data(request.data), weights=weights, results=None, ray=None)

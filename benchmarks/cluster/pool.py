@@ -1,6 +1,6 @@
-"""Batches of a data set on a Ray cluster: a pool of actors, the answers in the order of the batches.
+"""Batches of a data set on a Ray cluster: a pool of actors, with answers in the order of the batches.
 
-Bundle and data lie at the same path on every node. A batch whose worker died is computed again by another.
+Bundle and data must be at the same path on every node. A batch whose worker died is computed again by another worker.
 """
 
 import json
@@ -23,7 +23,7 @@ Columns = dict[str, npt.NDArray[Any]]
 class Pool:
     """Actors of the class `worker`, made with `job`, each on `cpus` cores, or with `gpu` also on a GPU.
 
-    An actor is called with `start` `(1,)` and gives what `answer` gives. `address` is `auto` (the cluster running
+    An actor is called with `start` `(1,)` and returns the result of `answer`. `address` is `auto` (the cluster running
     here), `local` (one started for this run) or an address.
     """
 
@@ -34,9 +34,9 @@ class Pool:
     gpu: bool = False
 
     def run(self, starts: range) -> Iterator[bytes]:
-        """The answers for the batches that begin at `starts`, in order, as soon as each and all before it are there.
+        """The answers for the batches that begin at `starts`, in order, each as soon as all before it are there.
 
-        Raises `BackendMissing` without Ray or a cluster, and what any actor raises.
+        Raises `BackendMissing` without Ray or a cluster, and whatever an actor raises.
         """
         ray = import_ray()
         with _Connection(ray, self.address):
@@ -73,7 +73,7 @@ class Pool:
 
 
 def answer(rows: Columns, compute: Callable[[int], bytes]) -> Columns:
-    """What an actor gives back: `start`, `part`, and `error`, as JSON, empty if there is none."""
+    """What an actor returns: `start`, `part`, and `error` as JSON, empty if there is none."""
     part, error = b"", ""
     try:
         part = compute(int(rows["start"][0]))
@@ -83,7 +83,7 @@ def answer(rows: Columns, compute: Callable[[int], bytes]) -> Columns:
 
 
 def import_ray() -> Any:
-    """Ray, with its usage report and its own log lines off; raises `BackendMissing` naming the extra."""
+    """Import Ray without usage report and log lines. Raises `BackendMissing` naming the extra."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -98,7 +98,7 @@ def import_ray() -> Any:
 
 
 class _Connection:
-    """The cluster for the time of a run; one that the process is connected to already is used and left alone."""
+    """The cluster for the duration of a run; an existing connection of this process is used and left open."""
 
     def __init__(self, ray: Any, address: str) -> None:
         self._ray, self._address = ray, address
@@ -123,7 +123,7 @@ class _Connection:
 
 
 def _actor_count(ray: Any, cpus: int, gpu: bool) -> int:
-    """Actors that find room, each on one node: it can't take cores of two."""
+    """How many actors fit; each needs its cores on a single node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     rooms = [min([int(node.get("CPU", 0)) // cpus, *([int(node.get("GPU", 0))] if gpu else [])]) for node in nodes]
     if not sum(rooms):
@@ -136,7 +136,7 @@ def _actor_count(ray: Any, cpus: int, gpu: bool) -> int:
 
 
 def _raised(text: str) -> ResnetrtError:
-    """The error that an actor met, as the class it was."""
+    """The error that an actor reported, as an exception of its original class."""
     record = json.loads(text)
     kind = getattr(errors, record["type"], CheckFailed)
     error: ResnetrtError = kind(record["message"])

@@ -1,1 +1,1 @@
-"""Runs of `bench` beside earlier ones: read back, gone on with, and checked for a slowdown."""
+"""Earlier runs of `bench`: read back, resumed, and compared to find a slowdown."""

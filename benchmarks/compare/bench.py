@@ -1,4 +1,4 @@
-"""What `resnetrt bench` does with its options: choose networks, measure, compare."""
+"""What `resnetrt bench` does: choose networks, measure, compare."""
 
 import math
 import os
@@ -35,7 +35,7 @@ from resnetrt.models import DEFINITIONS
 from resnetrt.progress import Say
 from resnetrt.runtime.load import check_threads
 
-LAB_PRECISIONS = ("fp32", "int8")  # of --depths
+LAB_PRECISIONS = ("fp32", "int8")  # the precisions for --depths
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C ended
 
 
@@ -82,8 +82,8 @@ class BenchRequest:
 def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]], None]) -> int:
     """Measure and compare; returns the exit code.
 
-    `note` gets lines for people while it runs, `finish` the record at the end, also that of a run which was
-    interrupted. With `out` what is measured so far lies in its `bench.json` all along.
+    `note` gets lines for people during the run; `finish` gets the record at the end, also after an interrupt. With
+    `out`, its `bench.json` always holds what is measured so far.
     """
     started = time.monotonic()
 
@@ -112,7 +112,7 @@ def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]
     if keep is not None:
         keep(record)
     regression = None
-    try:  # what is measured is shown whatever happens to the rest
+    try:  # show what is measured, whatever happens to the rest
         if record["complete"]:
             for row in _loadgen(request, subjects, options.threads, say):
                 record["loadgen"].append(row)
@@ -130,13 +130,13 @@ def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]
 def _check(
     request: BenchRequest, subjects: Sequence[Subject], options: LabOptions, old: Mapping[str, Any] | None
 ) -> Callable[[dict[str, Any], Say], Regression | None]:
-    """What follows the measuring: further runs, and the regression check that was asked for, stored in the record."""
+    """Make the further runs and the requested regression check, and store them in the record."""
     made = [subject.name for subject in subjects[len(request.bundles) :]]
     precisions = request.precisions or (LAB_PRECISIONS if made else ())
     backends = request.backends or (_cpu_backends() if made else ())
     side = this_side(subjects, options, precisions, backends, _work(request))
     other = None if request.against is None else other_side(request.against, side, made)
-    there = None if other is None else other.prepare()["conditions"]  # should it not work, say so first
+    there = None if other is None else other.prepare()["conditions"]  # first, so that an error shows at once
     count, limit = request.runs or RUNS, parse_percent(request.max_slowdown)
 
     def check(record: dict[str, Any], say: Say) -> Regression | None:
@@ -182,12 +182,12 @@ def _loadgen(request: BenchRequest, subjects: Sequence[Subject], threads: int, s
 
 
 def _keep(folder: Path, record: Mapping[str, Any]) -> None:
-    """What is measured so far, should the rest never come."""
+    """Store what is measured so far, in case the rest fails."""
     write_file(folder / "bench.json", canonical_json({"loadgen": [], **record}))
 
 
 def _pin(cpus: Sequence[str] | None) -> None:
-    """Bind this process, and so all engines, to the given cores."""
+    """Bind this process, and with it all engines, to the given cores."""
     if cpus is None:
         return
     try:
@@ -210,7 +210,7 @@ def _subjects(request: BenchRequest, say: Say) -> Iterator[Subject]:
 
 
 def _work(request: BenchRequest) -> Path:
-    """The folder of what takes long to make: bundles, models of peers."""
+    """The folder for things that take long to make: bundles and models of peers."""
     return request.work or default_work()
 
 

@@ -1,7 +1,7 @@
-"""Further runs for the regression check, each in a process of its own; old and new in turn where both can run here.
+"""Further runs for the regression check, each in its own process; old and new alternate if both can run here.
 
-Engines that are loaded again lie elsewhere in memory and meet another moment of the machine, which is what makes runs
-differ. A run that something else disturbed does not count: it is kept, and its group is measured again, once.
+Runs differ because an engine that is loaded again lies elsewhere in memory, and because the machine changes over time.
+A disturbed run does not count: it is kept in the record, and its group is measured once more.
 """
 
 import json
@@ -21,14 +21,14 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.progress import Say
 
-RUNS = 5  # a side: at offsets of 1 % from run to run 10 % is found in 100 of 100 cases, of 2 % in about 80
-_RUN = "resnetrt.benchmarks.compare.one_run"  # of the other side, whatever version that is
+RUNS = 5  # per side: with run offsets of 1 % a slowdown of 10 % is found in 100 of 100 cases, with 2 % in about 80
+_RUN = "resnetrt.benchmarks.compare.one_run"  # of the other side, whatever its version
 Stored = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A bundle's folder and which of its engines; None: one of `--depths`, made there, and all that is wanted."""
+    """A bundle's folder and its engines to time; None for a network of `--depths`, and for all wanted engines."""
 
     bundle: Path | None
     engines: Sequence[str] | None = None
@@ -36,10 +36,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Side:
-    """What is timed on one side: networks by name; `precisions`, `backends`, `work` where one leaves that open.
+    """What is timed on one side: networks by name; `precisions`, `backends` and `work` for networks that don't say.
 
-    `python` is the interpreter of the environment, `renamed` gives networks the names they have on the other side,
-    `content` is what the networks must hold (`Subject.content`); None where that is open.
+    `python` is the environment's interpreter. `renamed` maps networks to their names on the other side. `content` is
+    what the networks must hold (`Subject.content`); None if that is open.
     """
 
     networks: Mapping[str, Network]
@@ -52,9 +52,9 @@ class Side:
     content: Mapping[str, Any] | None = None
 
     def run(self, groups: Mapping[Group, float | None]) -> Stored:
-        """Time `groups` (names of the other side) in a new process, each for so many seconds; None is no limit.
+        """Time `groups` (with the other side's names) in a new process, each for the given seconds; None is no limit.
 
-        Raises `EnvironmentFault` with the last line of a process that fails, or if other files were timed.
+        Raises `EnvironmentFault` with the last line of a failed process, or if the wrong files were timed.
         """
         found = self._call(groups, self.options.rounds)
         self.check(found)
@@ -63,12 +63,12 @@ class Side:
         return {"results": rows, "noise": noise, "conditions": found["conditions"]}
 
     def prepare(self) -> dict[str, Any]:
-        """Make what is not there yet, time nothing: `conditions` there and the networks' `content`."""
+        """Make what is missing, without timing; returns the `conditions` there and the networks' `content`."""
         groups = {(self._name(name), batch): None for name in self.networks for batch in self.options.batches}
         return self._call(groups, rounds=0)
 
     def check(self, found: Mapping[str, Any]) -> None:
-        """Raise `EnvironmentFault` if a process of this side opened other files than it must."""
+        """Raise `EnvironmentFault` if a process of this side opened the wrong files."""
         for name, content in found["content"].items():
             if self.content is not None and content != self.content.get(name):
                 raise EnvironmentFault(f"bench: {name} changed while it was measured; start again")
@@ -100,7 +100,7 @@ class Side:
         with tempfile.TemporaryDirectory(prefix="resnetrt-run-") as folder:
             asked, rows = Path(folder, "request.json"), Path(folder, "rows.json")
             asked.write_text(json.dumps(request))
-            # -P: this folder may hold modules whose names others also use
+            # -P: modules in the current folder must not shadow others of the same name
             command = [self.python, "-P", "-m", _RUN, str(asked), str(rows)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -120,10 +120,10 @@ class Side:
 
 @dataclass
 class Runs:
-    """The runs so far of both sides, and how to get more: `old` is None where that side is stored or not there.
+    """The runs of both sides so far, and how to get more; `old` is None if that side is stored or absent.
 
-    `there` are the conditions of `old`. `record` is the `bench.json` of the run in this process; what is measured goes
-    into its `runs` and `other_runs`.
+    `there` are the conditions of `old`. `record` is the `bench.json` of the run in this process; new runs go into its
+    `runs` and `other_runs`.
     """
 
     record: dict[str, Any]
@@ -134,9 +134,9 @@ class Runs:
 
     @property
     def groups(self) -> dict[Group, float | None]:
-        """All that the run in this process measured, and for how many seconds to measure it again.
+        """All groups that the run in this process measured, with the seconds to spend on each again.
 
-        Where there is a budget as long as it took, and half as long again: a run that only lacks rounds is lost.
+        With a budget that is 1.5 times as long as the first time, because a run with too few rounds is lost.
         """
         blocks = {(block["network"], block["batch"]): 1.5 * block["seconds"] for block in self.record["noise"]}
         limited = self.new.options.budget_s is not None
@@ -144,15 +144,15 @@ class Runs:
         return {group: blocks.get(group) if limited else None for group in found}
 
     def new_runs(self) -> list[Run]:
-        """All of this side; beside another in turn without the run in this process, which had no partner."""
+        """All runs of this side; if both sides alternate, without the run in this process, which had no partner."""
         return runs_of(self.record)[0 if self.old is None else 1 :]
 
     def other_runs(self) -> list[Run]:
-        """Those of `old`."""
+        """All runs of `old`."""
         return [run["results"] for run in self.record.get("other_runs", ())]
 
     def measure(self, count: int, groups: Iterable[Group]) -> None:
-        """`count` further runs of `groups`, of each side in turn: old new, new old, old new, ..."""
+        """Make `count` further runs of `groups` on each side, alternating: old new, new old, old new, ..."""
         known = self.groups
         wanted = {group: known[group] for group in groups}
         for index in range(count if wanted else 0):
@@ -163,7 +163,7 @@ class Runs:
                 self.say(f"run {index + 1} of {count}{' (other side)' * (place == 'other_runs')}{_noise(run)}")
 
     def measure_disturbed(self, needed: int) -> None:
-        """Groups that have fewer than `needed` quiet runs get as many again as they lack."""
+        """Groups with fewer than `needed` quiet runs get as many further runs as they lack."""
         sides = [self.new_runs()] + ([] if self.old is None else [self.other_runs()])
         quiet = [Counter(group for run in runs for group in _quiet(run)) for runs in sides]
         lacking = {group: needed - min(found[group] for found in quiet) for group in self.groups}
@@ -174,14 +174,14 @@ class Runs:
 
 
 def compare_with_stored(stored: Sequence[Run], runs: Runs, count: int, limit_percent: float) -> Regression:
-    """`count` runs of this side, the first of which is measured, against those of an earlier one."""
+    """Compare `count` runs of this side, of which the first is measured already, with the runs of an earlier record."""
     runs.measure(count - 1, runs.groups)
     runs.measure_disturbed(count)
     return _with_second_look(lambda: compare_runs(stored, runs.new_runs(), limit_percent), runs, count)
 
 
 def compare_in_turn(runs: Runs, count: int, limit_percent: float) -> Regression:
-    """`count` runs of each side in turn. By time where the sides have another torch: then eager is another too."""
+    """Compare `count` alternating runs of each side; by time if the sides' torch, and so their eager, differs."""
     here, there = runs.record["conditions"], runs.there
     assert there is not None
     runs.record["other_conditions"] = there
@@ -196,7 +196,7 @@ def compare_in_turn(runs: Runs, count: int, limit_percent: float) -> Regression:
 
 
 def check_itself(runs: Runs, count: int, limit_percent: float) -> Regression:
-    """Twice `count` runs of this side: every other one against the rest. Nothing changed, so nothing may be found."""
+    """Compare every other of `2 * count` runs of this side with the rest: nothing changed, so nothing may be found."""
     runs.measure(2 * count - 1, runs.groups)
     runs.measure_disturbed(2 * count)
     found = runs.new_runs()
@@ -204,9 +204,9 @@ def check_itself(runs: Runs, count: int, limit_percent: float) -> Regression:
 
 
 def _with_second_look(compare: Callable[[], Regression], runs: Runs, count: int) -> Regression:
-    """Undecided groups get `count` more runs, once: each look has half of the error."""
+    """Undecided groups get `count` more runs, once; each of the two looks uses half of the error probability."""
     found = compare()
-    runs.record["regression"] = found.to_json()  # should the rest be interrupted
+    runs.record["regression"] = found.to_json()  # in case the rest is interrupted
     if found.verdict == "INCONCLUSIVE" and found.unsure:
         runs.say(f"undecided, measured again: {_list(found.unsure)}")
         runs.measure(count, found.unsure)
@@ -225,7 +225,7 @@ def this_side(
 
 
 def python_of(other: Path) -> Path | None:
-    """The Python that `--against OTHER` names, by itself or by a checkout with a `.venv`; None for a bundle.
+    """The Python that `--against OTHER` names, directly or as a checkout with a `.venv`; None for a bundle.
 
     Raises `UsageError` for anything else.
     """
@@ -238,13 +238,13 @@ def python_of(other: Path) -> Path | None:
             f"--against {other}: expected a bundle, the python of another environment or a checkout with .venv/bin/"
             "python, found none of them"
         )
-    return found.absolute()  # not resolved: a link to it is what makes an environment
+    return found.absolute()  # not resolved: the link is what makes it an environment
 
 
 def other_side(other: Path, new: Side, made: Collection[str] = ()) -> Side:
-    """What `--against OTHER` names (see `python_of`); networks in `made` are made there by its own code.
+    """The side that `--against OTHER` names (see `python_of`); the networks in `made` are made there by its own code.
 
-    Raises `UsageError` for what it can't be, and for a bundle where the new side is not one bundle.
+    Raises `UsageError` for any other OTHER, and for a bundle if the new side is not exactly one bundle.
     """
     python = python_of(other)
     if python is None:

@@ -2,8 +2,9 @@
 
     PYTHON -P -m resnetrt.benchmarks.compare.one_run REQUEST.json ROWS.json
 
-Started by `more_runs`, perhaps by the Python of another environment, which then runs *its* copy of this module. So the
-module's name, and what stands in the two files, is a protocol between versions: keys may be added, none may change.
+Started by `more_runs`, perhaps with the Python of another environment, which then runs *its* copy of this module. So
+this module's name and the content of the two files are a protocol between versions: keys may be added, but none may
+change.
 """
 
 import json
@@ -42,7 +43,7 @@ def one_run(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Told(Shares):
-    """Seconds of each group as they are told, however long loading takes; None is no limit."""
+    """The given seconds for each group, however long loading takes; None is no limit."""
 
     def __init__(self, seconds: Sequence[float | None]) -> None:
         super().__init__(None)
@@ -65,7 +66,7 @@ def _say(line: str) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Read the request, write the rows; an error is one line on stderr."""
+    """Read the request and write the rows; an error is one line on stderr."""
     request, rows = map(Path, words)
     try:
         rows.write_text(json.dumps(one_run(json.loads(request.read_text()))))

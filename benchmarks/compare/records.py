@@ -10,14 +10,14 @@ from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.errors import EnvironmentFault, UsageError, reason
 
-# what the picture of accuracy against latency draws
+# the fields that the picture of accuracy against latency draws
 _NUMBERS = ("n", "top1", "fp32_top1", "drop_pp")
 
 
 def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
-    """An earlier `bench.json`, if `complete` of a finished run.
+    """An earlier `bench.json`; with `complete`, only that of a finished run.
 
-    Raises `EnvironmentFault` for a file that can't be read, `UsageError` for one that is no such run.
+    Raises `EnvironmentFault` for an unreadable file, `UsageError` for one that is no such run.
     """
     record = _read_object(path, "resnetrt bench")
     if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
@@ -31,7 +31,7 @@ def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
 
 
 def _learnt_again(record: dict[str, Any]) -> dict[str, Any]:
-    """Earlier versions' lines had no intervals and could start below zero; their INT8 ratios had no run's offset."""
+    """Fit again: earlier lines had no intervals and could start below zero; INT8 ratios ignored offsets of runs."""
     rows = record["results"]
     if any("fixed_ms_ci" not in fit for fit in record.get("fits", ())):
         record["fits"] = fit_all(rows)
@@ -41,7 +41,7 @@ def _learnt_again(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_factors_of_few_rounds(record: dict[str, Any]) -> dict[str, Any]:
-    """Earlier versions stored factors of any number of rounds."""
+    """Drop factors from few rounds, which earlier versions stored."""
     for row in record["results"]:
         if len(row.get("round_medians_ms", range(ENOUGH_ROUNDS))) < ENOUGH_ROUNDS:
             row |= {"times_faster": None, "times_faster_ci": None}
@@ -52,14 +52,14 @@ def _without_factors_of_few_rounds(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rounds(row: Mapping[str, Any]) -> int:
-    """How many rounds gave an interval of so little confidence: `1 - 2 * 0.5**n` for the whole range of n."""
+    """The number of rounds n whose whole range has this low confidence, `1 - 2 * 0.5**n`."""
     return round(1 - math.log2(1 - row["ci_confidence"]))
 
 
 def read_accuracy(path: Path) -> list[dict[str, Any]]:
-    """The `engines[]` of `evaluate --json`, as far as a picture needs them.
+    """The `engines[]` of `evaluate --json`, reduced to what a picture needs.
 
-    Raises `EnvironmentFault` for a file that can't be read, `UsageError` for one without such rows.
+    Raises `EnvironmentFault` for an unreadable file, `UsageError` for one without such rows.
     """
     rows = _read_object(path, "resnetrt evaluate").get("engines")
     if not isinstance(rows, list) or not all(map(_is_row, rows)):

@@ -1,18 +1,18 @@
 """Is this code slower than earlier code? Whole runs of one against whole runs of the other, cell by cell.
 
-A cell is an engine of a network at a batch size. A run says one number for it: the median over rounds of its time over
-eager's in the same round, which takes the machine's mood out. Runs differ by more than their rounds show, so the
-interval comes from the spread between runs (`between_runs`).
+A cell is an engine of a network at a batch size. A run gives one number per cell: the median over rounds of the
+engine's time divided by eager's time in the same round, which cancels the machine's changing speed. Runs differ more
+than the rounds of one run suggest, so the interval comes from the spread between runs (`between_runs`).
 
-What a verdict of the command claims, for runs that differ by chance only:
+What a verdict of the command claims, if runs differ only by chance:
 
-- FAIL: some cell is slower than the limit. It says so wrongly in 5 % of the cases at most, however many cells there
-  are: cells are corrected for their number by Holm's method.
-- PASS: no cell is slower than the limit, wrong in 5 % at most. That needs no correction: all cells must pass, and a
-  cell that is slower does so in 5 % at most, alone or among others (the intersection-union test: Berger 1982,
+- FAIL: some cell is slower than the limit. This is wrong in at most 5 % of the cases, however many cells there are:
+  Holm's method corrects for their number.
+- PASS: no cell is slower than the limit. This is wrong in at most 5 % of the cases. No correction is needed: all cells
+  must pass, and a slower cell passes in at most 5 %, alone or among others (the intersection-union test: Berger 1982,
   Technometrics 24, 295-300).
 
-Both 5 % are two looks of 2.5 %, as undecided cells are measured once more (`more_runs`).
+Each 5 % is the sum of two looks of 2.5 %, because undecided cells are measured once more (`more_runs`).
 """
 
 import math
@@ -29,24 +29,24 @@ from resnetrt.errors import UsageError
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Row = Mapping[str, Any]
-Run = Sequence[Row]  # rows of one process: `results[]`, or as much of it as `slim` keeps
+Run = Sequence[Row]  # rows of one process: `results[]`, or the part of it that `slim` keeps
 Key = tuple[str, str, int, int]
 _Rows = Mapping[Key, Row]  # of one run
 Group = tuple[str, int]  # network and batch
 EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-LEVEL = (1 - CONFIDENCE) / 2  # of one look, to one side
-_MISSED = 0.10  # of slowdowns of `detectable_percent` in one look
+LEVEL = (1 - CONFIDENCE) / 2  # one-sided, for one look
+_MISSED = 0.10  # the share of slowdowns of `detectable_percent` that one look misses
 _KEPT = ("network", "engine", "batch", "threads", "round_medians_ms", "disturbed")
 
 
 @dataclass(frozen=True)
 class CellVerdict:
-    """`slowdown_percent` of one cell, its 95 % interval, and what follows from it; None where nothing can be said.
+    """`slowdown_percent` of one cell, its 95 % interval, and the verdict; None where nothing can be said.
 
-    `against` is what times were divided by: `eager-fp32`, or `time` without that baseline. `runs` are those that count
-    of either side, `disturbed` those that don't because something else used the machine, `few_rounds` because they are
-    too short. `spread_percent` is the standard deviation from run to run, `detectable_percent` the slowdown that
-    so many runs would find in nine cases of ten at this limit.
+    `against` is the divisor of the times: `eager-fp32`, or `time` without that baseline. For either side, `runs` counts
+    the runs that are used, `disturbed` those left out because something else used the machine, and `few_rounds` those
+    left out because they are too short. `spread_percent` is the standard deviation between runs. `detectable_percent`
+    is the slowdown that this number of runs would find in nine of ten cases at this limit.
     """
 
     network: str
@@ -66,9 +66,9 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class Regression:
-    """The verdicts of all cells that both sides have; `only_old` and `only_new` name the others.
+    """The verdicts of all cells that both sides have; `only_old` and `only_new` name the other cells.
 
-    `machine` is how eager's own time changed: a statement about the machine, and no verdict.
+    `machine` is the change of eager's own time: a statement about the machine, not a verdict.
     """
 
     limit_percent: float
@@ -79,7 +79,7 @@ class Regression:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if a cell fails or an old one is gone, else INCONCLUSIVE if one is, else PASS."""
+        """FAIL if a cell fails or an old cell is gone; else INCONCLUSIVE if any cell is; else PASS."""
         found = {cell.verdict for cell in self.cells}
         if "FAIL" in found or self.only_old:
             return "FAIL"
@@ -87,7 +87,7 @@ class Regression:
 
     @property
     def unsure(self) -> set[Group]:
-        """Network and batch of the cells that more runs may decide."""
+        """Network and batch of the undecided cells that more runs may decide."""
         return {(c.network, c.batch) for c in self.cells if c.verdict == "INCONCLUSIVE" and c.ci_percent is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -114,19 +114,19 @@ def parse_percent(text: str) -> float:
 
 
 def runs_of(record: Mapping[str, Any]) -> list[Run]:
-    """The runs of a `bench.json`: its own results, and further processes where there were some."""
+    """The runs of a `bench.json`: its own results, and those of further processes if there were any."""
     return [record["results"], *(run["results"] for run in record.get("runs", ()))]
 
 
 def slim(rows: Run) -> list[dict[str, Any]]:
-    """Of each row what a comparison needs."""
+    """The rows, reduced to what a comparison needs."""
     return [{name: row[name] for name in _KEPT if name in row} for row in rows]
 
 
 def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, baseline: bool = True) -> Regression:
-    """Compare two sides of some runs each. Without `baseline` by time, as where the two have another eager.
+    """Compare the runs of two sides; without `baseline` by time, for example because eager differs between the sides.
 
-    Raises `UsageError` if they share no cell, or if only one of them timed eager.
+    Raises `UsageError` if the sides share no cell, or if only one of them timed eager.
     """
     sides = [[{_key(row): row for row in run} for run in runs] for runs in (old, new)]
     before, after = (dict.fromkeys(key for rows in runs for key in rows) for runs in sides)
@@ -147,7 +147,7 @@ def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, b
 
 @dataclass(frozen=True)
 class _Side:
-    """The rounds of one cell, over the baseline's, in each run that counts; and how many do not."""
+    """The rounds of one cell, divided by the baseline's, in each run that counts; and how many runs don't count."""
 
     rounds: list[list[float]]
     against: str
@@ -155,7 +155,7 @@ class _Side:
     few: int
 
     def values(self, rounds: int) -> list[float]:
-        """The logarithm of each run's median, all of equally many rounds: so their precision is the same."""
+        """The logarithm of each run's median; all use the same number of rounds, so that their precision is equal."""
         return [math.log(median(run[:rounds])) for run in self.rounds]
 
 
@@ -190,11 +190,12 @@ def _cell(key: Key, sides: tuple[_Side, _Side]) -> CellVerdict:
 
 
 def _judge(cells: Sequence[CellVerdict], pairs: Sequence[tuple[_Side, _Side]], limit: float) -> list[CellVerdict]:
-    """Put numbers and verdicts into the cells that have runs enough: three of both sides together."""
+    """Fill numbers and verdicts into the cells with enough runs: three of both sides together."""
     values = [_values(*sides) for sides in pairs]
     variances = [run_variance(*pair) for pair in values if pair is not None]
-    # few runs may lie close by chance: no cell is taken for steadier than the median one of the same runs. With one
-    # stored run whose rounds have two modes intervals hold in 95.7 % with it and in 92.6 without, by simulation
+    # a few runs may agree by chance, so no cell is assumed to be steadier than the median cell of the same runs. By
+    # simulation, with one stored run whose rounds have two modes, intervals hold in 95.7 % with this floor and in 92.6
+    # % without
     floor = median(variances) if variances else 0.0
     found = [None if pair is None else differ(*pair, floor) for pair in values]
     log_limit = math.log1p(limit / 100)
@@ -236,7 +237,7 @@ def _machine(key: Key, old: Sequence[_Rows], new: Sequence[_Rows]) -> dict[str, 
 
 
 def _percent(log_ratio: float) -> float:
-    return 100 * math.expm1(min(log_ratio, 50.0))  # of three runs an interval may be wider than any number
+    return 100 * math.expm1(min(log_ratio, 50.0))  # an interval from three runs can be wider than a float holds
 
 
 def _key(row: Row) -> Key:

@@ -1,6 +1,6 @@
-"""Which runs belong together: compared under the same conditions, gone on with for the same request, machine and state.
+"""Which runs belong together: a comparison needs the same conditions, resuming also the same request and source.
 
-What is under test itself may differ between two runs that are compared, but not between the halves of one.
+What is under test may differ between two runs that are compared, but not between the two halves of one run.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ _MISSING = "nothing"
 
 
 def check_conditions(old: Mapping[str, Any], new: Mapping[str, Any], accept: Iterable[str] = ()) -> None:
-    """Raise `UsageError` naming every condition that differs, save those in `accept` and what is under test."""
+    """Raise `UsageError` naming every condition that differs, except those in `accept` and what is under test."""
     differing = differences(old, new, {*_MAY_DIFFER, *accept})
     if differing:
         raise UsageError(
@@ -26,7 +26,7 @@ def check_conditions(old: Mapping[str, Any], new: Mapping[str, Any], accept: Ite
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], accepted: Container[str] = ()) -> list[str]:
-    """Every condition that differs, then and now, save those that are accepted."""
+    """Every condition that differs, with its old and new value, except the accepted ones."""
     before, after = _flat(old), _flat(new)
     return [
         f"{name} {before.get(name, _MISSING)} then, {after.get(name, _MISSING)} now"
@@ -36,10 +36,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], accepted: Contai
 
 
 def read_partial(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """The `bench.json` of an unfinished run under `conditions`; whether it asked for the same is for `check_request`.
+    """The `bench.json` of an unfinished run under `conditions`; `check_request` then compares the requests.
 
-    Raises `UsageError` for anything else, naming all that differs. Only the budget may. Unlike in a comparison the
-    source's revision counts: half a run of one and half of another is a run of neither.
+    Raises `UsageError` for anything else, naming all that differs; only the budget may differ. Unlike in a comparison,
+    the revision of the source must be the same: a run must not mix two revisions.
     """
     partial = read_record(path, complete=False)
     if partial.get("complete") is not False and not any(line.endswith(SPENT) for line in partial.get("left_out", ())):
@@ -59,7 +59,7 @@ def _refuse(path: Path, differing: Sequence[str]) -> None:
 
 
 def _spread(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request with the content of each network apart, so that only what differs is named."""
+    """The request with one entry for the content of each network, so that only what differs is named."""
     content = request.get("content", {})
     files = {f"{network}/{name}": found for network in content for name, found in content[network].items()}
     return {name: value for name, value in request.items() if name != "content"} | files

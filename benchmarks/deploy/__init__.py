@@ -1,1 +1,1 @@
-"""The whole pipeline of `resnetrt deploy`, and which engine it keeps."""
+"""The whole pipeline of `resnetrt deploy`, and the choice of the engine that it keeps."""

@@ -1,4 +1,4 @@
-"""Which engine to deploy: everything this machine can run is tried, and the fastest that holds is kept."""
+"""Which engine to deploy: everything that this machine can run is tried, and the fastest one that passes is kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,13 +19,13 @@ CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "ver
 
 
 def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:
-    """Compile, verify and audit every precision on the default target of every backend; what fails says why."""
+    """Compile, verify and audit every precision on the default target of every backend; failures carry the reason."""
     for backend in COMPILERS:
         for precision in _TRIED:
             attempt = _try(bundle, backend, precision, min_share)
             yield attempt
             if attempt.outcome == ABSENT and precision == _TRIED[0]:
-                break  # the backend itself is not here
+                break  # the backend itself is missing
 
 
 def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Attempt:
@@ -47,17 +47,17 @@ def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Atte
 
 
 def share_among(engines: Sequence[str]) -> dict[str, tuple[Spending, Spending]]:
-    """What the verdict on each of `engines` may spend, where the choice is one of those that pass.
+    """What the verdict on each of `engines` may spend if one of the passing engines is then chosen.
 
-    A lucky engine is chosen as well as a good one, so the chances of all false PASSes have to add up to what is
-    promised.
+    The choice can fall on an engine that passed by luck, so the probabilities of all false PASSes must add up to at
+    most the promised one.
     """
     share = Spending(1 / max(1, len(engines)), 1 / max(1, len(engines)))
     return dict.fromkeys(engines, (share, share))
 
 
 def choice_claim(engines: int, budget: Budget) -> str:
-    """What a choice among so many judged engines claims."""
+    """The claim of a choice among so many judged `engines`."""
     return (
         f"the choice: outside the budget ({budget}) with a chance of at most {1 - budget.confidence:.2%}, over all "
         f"{engines} engines that were judged"
@@ -67,9 +67,9 @@ def choice_claim(engines: int, budget: Budget) -> str:
 def choose(
     attempts: Sequence[Attempt], accuracy: Sequence[Mapping[str, Any]], latency: Sequence[Mapping[str, Any]]
 ) -> list[Attempt]:
-    """The attempts with their numbers and outcomes, the fastest that PASSes first, then by time.
+    """The attempts with their numbers and outcomes; the fastest that PASSes comes first, the others are sorted by time.
 
-    `accuracy` are rows of the gate, `latency` rows of one batch size measured side by side.
+    `accuracy` are rows of the gate; `latency` are rows of one batch size, measured side by side.
     """
     judged, timed = ({row["engine"]: row for row in rows} for rows in (accuracy, latency))
     found = [_with_numbers(item, judged, timed) for item in attempts]
@@ -117,7 +117,7 @@ def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: 
     found = paired_ratio(own, least)
     if found is None:
         return replace(item, outcome=SLOWER, why=no_ratio(len(own), "deploy again where the machine is quiet"))
-    # the chosen one has the least median; paired by rounds, another may be as fast
+    # the chosen one has the smallest median; paired by rounds, another may be as fast
     apart = "" if found.low > 1 else "not told apart: "
     why = f"{apart}takes {found.value:.2f} times as long [{found.low:.2f}, {found.high:.2f}]"
     return replace(item, outcome=SLOWER, why=why)

@@ -40,9 +40,9 @@ _DEPLOYED = ("fp32", "int8")
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What to deploy and how to judge it. `model_options` are those of `prepare_export`.
+    """What to deploy and how to judge it. `model_options` go to `prepare_export`.
 
-    With `budget` everything that this machine can run is tried, and only the fastest engine that passes is kept. An
+    With `budget`, everything that this machine can run is tried, and only the fastest engine that passes is kept. An
     engine that does less than `min_share` of its work in the precision of its name is refused.
     """
 
@@ -63,11 +63,10 @@ class DeployRequest:
 
 
 def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]]:
-    """Run the pipeline; `say` gets one line a stage. Returns the bundle, the report and the files written beside it.
+    """Run the pipeline; `say` gets one line per stage. Returns the bundle, the report and the files written beside it.
 
-    The bundle is at `out/<name>.bundle`, the report at `out/report.*`. An engine that fails a check is left out, and
-    stands under `refused` of the report. Raises what its stages raise; the bundle is
-    valid after each of them.
+    The bundle is at `out/<name>.bundle`, the report at `out/report.*`. An engine that fails a check is left out and
+    listed under `refused` of the report. Raises what its stages raise; the bundle is valid after each stage.
     """
     if request.budget is not None:
         scipy_stats()  # before the long run, not after it
@@ -76,7 +75,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
     labels = export.labels
-    for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # too, before the long run
+    for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # also before the long run
         open_dataset(data, export.preprocessing, labels, labelled=labelled, classes=len(labels) or None)
     bundle, fold = export_bundle(export, path, request.overwrite)
     parity = bundle.manifest.variants["fp32"].evidence["parity"]
@@ -110,7 +109,7 @@ def _try_all(bundle: Bundle, min_share: float, say: Say) -> Iterator[Attempt]:
 
 
 def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget: Budget | None, say: Say) -> Report:
-    """The report with what was tried; the bundle is left with the chosen engine, or with all if none was."""
+    """The report with what was tried; the bundle keeps the chosen engine, or all engines if none was chosen."""
     rows = [row for row in report.results if row["batch"] == report.batch]
     tried = choose(attempts, report.engines, rows)
     best = next((item.engine for item in tried if item.outcome == CHOSEN), None)
@@ -122,9 +121,9 @@ def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget:
 
 
 def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) -> list[str]:
-    """Every precision on every backend that is here; an absent backend is said, not hidden.
+    """Compile every precision for every backend that is here; a missing backend is reported.
 
-    What fails a check is added to `refused`. Raises `CheckFailed` if nothing else is left.
+    Engines that fail a check are added to `refused`. Raises `CheckFailed` if no other engine is left.
     """
     engines = []
     for precision in _DEPLOYED:
@@ -169,7 +168,7 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
             contenders.append(Contender(name, record.backend, record.precision, infers[name], threads))
         images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
         shares = {name: session.record.own_share for name, session in sessions.items()}
-        # a large network takes longer than the budget: factors need their rounds
+        # a large network may exceed the budget: factors need enough rounds
         schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
         with watch() as noise:
             latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)

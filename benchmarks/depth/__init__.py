@@ -1,1 +1,1 @@
-"""The latency-vs-depth lab: networks, engines and peers side by side, and what depth costs."""
+"""The latency-vs-depth lab: networks, engines and peers side by side, and the cost of depth."""

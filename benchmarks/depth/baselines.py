@@ -1,6 +1,6 @@
-"""What engines are compared with in the same run, and how near it comes.
+"""The peers that engines are compared with in the same run, and the ratios.
 
-These peers are eager PyTorch, torch.compile, and NNCF with OpenVINO.
+The peers are eager PyTorch, torch.compile, and NNCF with OpenVINO.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +27,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer that runs here. `infer` takes what `prepare` makes of uint8 `(N, H, W, C)` frames.
+    """A peer that runs here. `infer` takes the result of `prepare` for uint8 `(N, H, W, C)` frames.
 
-    `on_images` says that this is float32 `(N, C, H, W)`, as engines are timed on; else frames go in as they are.
+    If `on_images`, that result is float32 `(N, C, H, W)`, as engines are timed on; else it is the frames themselves.
     """
 
     engine: str
@@ -42,7 +42,7 @@ class Peer:
 
     @property
     def contender(self) -> Contender:
-        """For the engine alone."""
+        """The peer as a contender for the timing of the engine alone."""
         return Contender(self.engine, self.backend, self.precision, self.infer, self.threads)
 
 
@@ -56,7 +56,7 @@ def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
 
 
 def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: int) -> Iterator[Peer | str]:
-    """Each peer, or a line that says why it is not here. Models that take long to make are kept in `work`."""
+    """Each peer, or a line that says why it is missing. Models that take long to make are kept in `work`."""
     normalize = bundle.manifest.preprocessing.normalize
 
     def compiled() -> Peer:
@@ -75,7 +75,7 @@ def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: 
             yield make()
         except BackendMissing as error:
             yield str(error)
-        except Exception as error:  # torch.compile and nncf raise whatever their compilers raise
+        except Exception as error:  # torch.compile and NNCF raise whatever their compilers raise
             yield f"{bundle.manifest.name} {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -84,12 +84,12 @@ def _as_they_are(frames: UInt8Array) -> UInt8Array:
 
 
 def _nncf(bundle: Bundle, work: Path) -> Path:
-    """NNCF's model, calibrated as the lab's own bundles are."""
+    """NNCF's model, calibrated on the same images as the lab's own bundles."""
     return nncf_model(bundle, work, CALIBRATION_DATA, CALIBRATION_IMAGES)
 
 
 def _compiled(module: "nn.Module | None") -> Infer:
-    """Inductor with frozen weights, channels-last, compiled for each batch size: the fastest of torch's own ways."""
+    """Inductor with frozen weights, channels-last, compiled for each batch size: the fastest way within torch."""
     if module is None:
         raise BackendMissing(f"{COMPILED}: expected the eager module, found none; install resnetrt[torch]")
     import copy
@@ -97,7 +97,7 @@ def _compiled(module: "nn.Module | None") -> Infer:
     import torch
     from torch._inductor import config as inductor
 
-    torch._dynamo.reset()  # past eight networks it would give up and run them eagerly
+    torch._dynamo.reset()  # after eight networks it would fall back to eager
     inductor.freezing = True
     frozen = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     compiled: Any = torch.compile(frozen, dynamic=False)
@@ -112,11 +112,11 @@ def _compiled(module: "nn.Module | None") -> Infer:
 
 
 def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row]:
-    """One row for each network, batch, source and peer: the time of the fastest own engine over the peer's.
+    """One row for each network, batch, source and peer: the time of our fastest engine divided by the peer's.
 
-    `source` is `engine` for the engine alone, float32 images in, else where the path begins. `ratio` is the median of
-    the rounds' ratios, below one where the own engine is faster; None from fewer than six `rounds`. Empty unless peers
-    other than eager were timed.
+    `source` is `engine` for the engine alone on float32 images, else the start of the path (`frame`, `jpeg`). `ratio`
+    is the median of the rounds' ratios, below one if our engine is faster; None with fewer than six `rounds`. Empty
+    unless peers other than eager were timed.
     """
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in results:
@@ -142,7 +142,7 @@ def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iter
 
 
 def closest(rows: Sequence[Row]) -> list[Row]:
-    """The row of the nearest peer for each network, batch and source that has a ratio."""
+    """For each network, batch and source with a ratio, the row of the peer that comes closest."""
     found: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if row["ratio"] is None:

@@ -1,7 +1,7 @@
-"""Bundles for the depth lab, kept in a folder: made once for each network, version of the tools and source code.
+"""Bundles for the depth lab, kept in a folder and made once per network, tool versions and source code.
 
-Weights are random, so what is timed is the architecture. Each stage is skipped if its result is there already: an
-interrupted run goes on where it stopped.
+Weights are random, so the architecture is what is timed. A stage is skipped if its result exists already, so an
+interrupted run resumes where it stopped.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ from resnetrt.export.fp32.export import export_bundle
 from resnetrt.progress import Say
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
-GOLDEN_IMAGES = 12  # the self-test's four images alone, then a batch of eight
+GOLDEN_IMAGES = 12  # four images that the self-test runs alone, then a batch of eight
 
 
 def default_work() -> Path:
-    """The folder of the user's cache where bundles of the lab are kept."""
+    """The folder in the user's cache for the lab's bundles."""
     return Path.home() / ".cache" / "resnetrt" / "bench"
 
 
 def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:
-    """The bundle of `network` with every engine that this machine can make; INT8 ones also for frames.
+    """The bundle of `network` with every engine that this machine can make; INT8 engines also in a version for frames.
 
-    Raises `UsageError` for a precision that there is not.
+    Raises `UsageError` for an unknown precision.
     """
     known = ("fp32", *RECIPES)
     for precision in precisions:
@@ -57,7 +57,7 @@ def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str],
 def _open(path: Path) -> Bundle | None:
     try:
         return Bundle.open(path)
-    except BundleError:  # none yet, or damaged: made anew
+    except BundleError:  # missing or damaged: make it again
         return None
 
 
@@ -68,7 +68,7 @@ def _export(network: str, path: Path, say: Say) -> Bundle:
 
 
 def _engine(bundle: Bundle, backend: str, precision: str, kind: str, say: Say) -> str:
-    """The id of the engine that takes `kind`, float32 images or uint8 frames; compiled if it is not there."""
+    """The id of the engine that takes `kind` (float32 images or uint8 frames); it is compiled if missing."""
     dialect = find_compiler(backend).DIALECT
     wanted = f"int8.{dialect}" + (UINT8 if kind == "uint8" else "")
     if precision == "int8" and wanted not in bundle.manifest.variants:

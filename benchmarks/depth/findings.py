@@ -1,4 +1,4 @@
-"""What the depth lab has measured so far, as the record of a run and back from one that was interrupted."""
+"""What the depth lab has measured so far: written as the record of a run, and read back from an interrupted one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ SPENT = ": the budget was spent"
 
 @dataclass
 class Findings:
-    """What has been measured so far."""
+    """Everything measured so far."""
 
     results: list[Row] = field(default_factory=list)
     models: list[Row] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Findings:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Findings":
-        """Those of an interrupted run, to go on from; what its budget left out is open again."""
+        """The findings of an interrupted run, to be continued; what its budget left out is open again."""
         found = cls(peaks=dict(record["peaks"]))
         for name in _LISTS:
             setattr(found, name, list(record[name]))
@@ -44,30 +44,30 @@ class Findings:
         return found
 
     def has_latency(self, network: str, batch: int) -> bool:
-        """Whether these cells are measured."""
+        """Whether the latency of these cells is measured."""
         return any((row["network"], row["batch"]) == (network, batch) for row in self.results)
 
     def has_end_to_end(self, network: str) -> bool:
-        """Whether these paths are measured."""
+        """Whether these end-to-end paths are measured."""
         return any(row["network"] == network for row in self.end_to_end)
 
     def has_memory(self, network: str, engine: str) -> bool:
-        """Whether this process was measured."""
+        """Whether the memory of this engine's process is measured."""
         return any((row["network"], row["engine"]) == (network, engine) for row in self.memory)
 
     def leave_out(self, *lines: str) -> None:
-        """Say what is not measured and why, each line once."""
+        """Note what is not measured and why; each line is kept once."""
         self.left_out += [line for line in dict.fromkeys(lines) if line not in self.left_out]
 
     def is_spent(self, what: str, *shares: Shares) -> bool:
-        """Whether `what` must be left out because one of the budgets is spent; that is noted."""
+        """Whether `what` must be left out because one of the budgets is spent; if so, it is noted."""
         spent = any(share.spent for share in shares)
         if spent:
             self.leave_out(f"{what}{SPENT}")
         return spent
 
     def record(self, seconds: float, complete: bool) -> Row:
-        """All that was measured and what follows from it, but for conditions."""
+        """All that was measured and what follows from it, without the conditions."""
         results = annotate(self.results, self.costs, self.peaks)
         return {
             "complete": complete,

@@ -1,4 +1,4 @@
-"""What depth costs: a line of time against GMACs for each engine, and the depth from which INT8 pays."""
+"""The cost of depth: a line of time against GMACs for each engine, and the depth from which INT8 pays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -24,13 +24,13 @@ def fit_all(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
-    """`ms = fixed_ms + ms_per_gmac * GMACs` of the batch, least squares of relative errors, with residuals in percent.
+    """`ms = fixed_ms + ms_per_gmac * GMACs` of the batch: least squares of relative errors, residuals in percent.
 
-    Relative, because a millisecond is much on ResNet-18 and little on ResNet-152. A residual above zero is a network
-    slower than its GMACs say. No time is below zero: where the free line starts below, `fixed_ms` is zero and the slope
-    that of the line through it. `fixed_ms_ci` and `ms_per_gmac_ci` are 95 % intervals of Student's t, from how far the
-    networks lie from the line; `is_line` is False where even the upper end of the free line's start is below zero:
-    then time grows faster than GMACs.
+    Errors are relative because a millisecond is a lot for ResNet-18 and little for ResNet-152. A residual above zero
+    means that a network is slower than its GMACs predict. Times can't be negative: if the unconstrained line has a
+    negative intercept, `fixed_ms` is zero and the slope is that of the line through the origin. `fixed_ms_ci` and
+    `ms_per_gmac_ci` are 95 % intervals of Student's t, from the residuals. `is_line` is False if even the upper end of
+    the unconstrained intercept's interval is below zero: then time grows faster than GMACs.
     """
     work = np.array([row["gmacs"] * row["batch"] for row in rows])
     ms = np.array([row["median_ms"] for row in rows])
@@ -41,7 +41,7 @@ def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
     slope_ci = [slope - t * errors[1], slope + t * errors[1]]
     if fixed < 0:
         (slope,), (error,), t = _least_squares(design[:, 1:])
-        # the start is known to be zero or more, so the slope is not above what zero gives
+        # the intercept is zero or more, so the slope is at most that of a zero intercept
         fixed, slope_ci = 0.0, [min(slope_ci[0], slope - t * error), slope + t * error]
     residuals = 100 * (ms / (fixed + slope * work) - 1)
     return {
@@ -49,14 +49,14 @@ def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
         "fixed_ms_ci": [float(value) for value in fixed_ci],
         "ms_per_gmac": float(slope),
         "ms_per_gmac_ci": [max(0.0, float(value)) for value in slope_ci],
-        "is_line": bool(above >= -1e-9 * ms.min()),  # but for rounding
+        "is_line": bool(above >= -1e-9 * ms.min()),  # up to rounding
         "residual_percent": {row["network"]: float(value) for row, value in zip(rows, residuals, strict=True)},
         "largest_residual_percent": float(np.abs(residuals).max()),
     }
 
 
 def _least_squares(design: npt.NDArray[np.float64]) -> tuple[Floats, Floats, float]:
-    """Coefficients so that the rows sum up to one, their standard errors, and the `t` of a 95 % interval."""
+    """The coefficients for which the rows sum to one, their standard errors, and the `t` of a 95 % interval."""
     ones, df = np.ones(len(design)), len(design) - design.shape[1]
     found, *_ = np.linalg.lstsq(design, ones, rcond=None)
     variance = float(np.square(design @ found - ones).sum()) / df
@@ -65,12 +65,13 @@ def _least_squares(design: npt.NDArray[np.float64]) -> tuple[Floats, Floats, flo
 
 
 def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Per backend and batch: how many times faster INT8 is than FP32 at each depth, and the depth from which it pays.
+    """Per backend and batch: the speed-up of INT8 over FP32 at each depth, and the depth from which INT8 pays.
 
     `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio is above one; None if
-    there is none. `always` says that it is the shallowest measured. Intervals (`ci`) hold for all depths of a curve
-    together with 95 %, also in another run: they allow each cell `offset_percent`. Depths of fewer than six rounds have
-    no ratio: they stand in `few_rounds`, with their number. Engines that take frames have no FP32 partner.
+    there is none. `always` says that this is the shallowest measured depth. The intervals (`ci`) hold for all depths of
+    a curve together with 95 %, also for another run: they allow each cell an offset of `offset_percent`. Depths with
+    fewer than six rounds have no ratio and are listed in `few_rounds`, with their number of rounds. Engines that take
+    frames have no FP32 partner.
     """
     found = []
     fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
@@ -98,7 +99,7 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The ratio at each depth, shallowest first; None from few rounds."""
+    """The ratio at each depth, shallowest first; None if there are too few rounds."""
     for (depth, network), group in _grouped(rows, "depth", "network"):
         by_precision = {row["precision"]: row["round_medians_ms"] for row in group}
         if len(by_precision) == 2 and len(group) == 2:
@@ -108,7 +109,7 @@ def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The deepest points of the curve that all lie above one."""
+    """The deepest points of the curve, as far as all of them lie above one."""
     start = len(curve)
     while start and curve[start - 1]["ci"][0] > 1:
         start -= 1

@@ -1,4 +1,4 @@
-"""The latency-vs-depth lab: networks x engines x batches beside eager PyTorch, and what the numbers say."""
+"""The latency-vs-depth lab: networks x engines x batches beside eager PyTorch, and what follows from the numbers."""
 
 import subprocess
 import time
@@ -37,13 +37,13 @@ def run_lab(
     keep: Keep | None = None,
     earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure every subject and return the whole record: `results[]` and all that was learnt from it.
+    """Measure every subject and return the whole record: `results[]` and everything derived from it.
 
-    `keep` gets the record so far, `complete` false, after every group of cells. Ctrl-C ends the measuring once there
-    is a first group: the record is then that far, `complete` false. `earlier` is such a record of the same request
-    (see `compare.same_conditions`): its groups are not measured again.
+    After every group of cells `keep` gets the record so far, with `complete` false. After the first group, Ctrl-C ends
+    the measuring, and the record so far is returned, with `complete` false. `earlier` is such a record of the same
+    request (see `compare.same_conditions`): its groups are not measured again.
 
-    Raises `UsageError` without subjects, with two of one name, or for a profile of an engine that none has.
+    Raises `UsageError` without subjects, for two subjects of one name, or for a profile of an unknown engine.
     """
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names):
@@ -97,8 +97,10 @@ def _kinds(subjects: Sequence[Subject]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Lab:
-    """Measures one network after the other: adds to `found` what `options` asks and `found` has not, as far as `share`
-    goes. `note_group` follows each group of cells.
+    """Measures one network after the other.
+
+    It adds to `found` what `options` asks for and `found` lacks, as far as the budget in `share` lasts. `note_group` is
+    called after each group of cells.
     """
 
     options: LabOptions
@@ -108,7 +110,7 @@ class Lab:
     note_group: Callable[[], None]
 
     def measure(self, subject: Subject) -> None:
-        """Latency at each batch size, end to end, layers, memory."""
+        """Measure latency at each batch size, end-to-end times, layers and memory."""
         bundle, options, found = subject.bundle, self.options, self.found
         found.leave_out(*subject.left_out)
         module = _module(bundle, found)
@@ -131,7 +133,7 @@ class Lab:
             self._memory(subject)
 
     def _rivals(self, bundle: Bundle, module: Any) -> list[Peer]:
-        """Eager, and the other peers if they are asked for; why one is not here is noted."""
+        """Eager, and the other peers if asked for; why a peer is missing is noted."""
         options, name = self.options, bundle.manifest.name
         rivals = [] if module is None else [eager(module, bundle, options.threads)]
         if options.peers is not None:
@@ -167,7 +169,7 @@ class Lab:
             return
         routes = {rival.engine: Route(rival.prepare, rival.infer) for rival in rivals}
         routes |= {engine: Route(session.prepare, session.infer) for engine, session in sessions.items()}
-        # two paths of each engine: less warm-up, or that takes a third of the time
+        # two paths per engine: with a full warm-up, that would take a third of the time
         schedule = replace(self.options.schedule(share_s), warm_up_s=0.1)
         with found.parts.part("end to end"):
             found.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
@@ -176,7 +178,7 @@ class Lab:
     def _profiles(
         self, subject: Subject, sessions: Mapping[str, Session], frames: UInt8Array
     ) -> Iterator[dict[str, Any]]:
-        """Time by layer of the chosen engine, at batch 1."""
+        """Time per layer of the chosen engine, at batch 1."""
         names = {"network": subject.name, "engine": self.options.profile, "batch": 1}
         session = sessions.get(self.options.profile or "")
         if session is not None and not any(names.items() <= row.items() for row in self.found.layers):
@@ -197,7 +199,7 @@ class Lab:
 
 
 def _module(bundle: Bundle, found: Findings) -> Any:
-    """The eager module, checked against the golden logits; None, and said so, where it can't be rebuilt."""
+    """The eager module, checked against the golden logits; None, with a note, if it can't be rebuilt."""
     reference = find_reference(bundle)
     if reference.name == BASELINE:
         return rebuild_eager(bundle, None)
@@ -206,7 +208,7 @@ def _module(bundle: Bundle, found: Findings) -> Any:
 
 
 def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
-    """Add the network to `models[]` and return its depth, where known."""
+    """Add the network to `models[]` and return its depth, if known."""
     from resnetrt.models import DEFINITIONS, cost
 
     manifest = bundle.manifest
@@ -222,7 +224,7 @@ def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
 
 
 def _contender(engine: str, session: Session, frames: UInt8Array) -> Contender:
-    """An engine of the bundle; one that takes frames gets these."""
+    """An engine of the bundle as a contender; an engine that takes frames gets frames."""
     record = session.record
     on_device = session.execution_ms if session.on_device else None
     own = frames if session.inputs[0].dtype == "uint8" else None

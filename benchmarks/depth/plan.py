@@ -1,4 +1,4 @@
-"""What the depth lab is asked for: networks with their engines, and what to measure of each."""
+"""The depth lab's task: networks with their engines, and what to measure of each."""
 
 import os
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from resnetrt.golden import FILE as GOLDEN
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to measure and its engines; `left_out` says in lines what is not measured and why.
+    """A network to measure and its engines; the lines of `left_out` say what is not measured and why.
 
-    `frame_engines` are measured end to end only: the same engines that take uint8 frames.
+    `frame_engines` are versions of the engines that take uint8 frames; they are measured end to end only.
     """
 
     bundle: Bundle
@@ -27,11 +27,11 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The network's."""
+        """The network's name."""
         return self.bundle.manifest.name
 
     def content(self) -> dict[str, Any]:
-        """Short hashes of the files that are timed, or timed with, and the preprocessing."""
+        """Short hashes of all files that take part in the timing, and the preprocessing."""
         manifest = self.bundle.manifest
         engines = (manifest.engines[name].file for name in (*self.engines, *self.frame_engines))
         names = sorted({manifest.variants["fp32"].file, GOLDEN, *engines})
@@ -41,10 +41,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What to measure of every network. `budget_s` is for latency, end to end and memory together; None is no limit.
+    """What to measure of every network. `budget_s` covers latency, end to end and memory; None is no limit.
 
-    What does not fit is left out and said. Peaks, and making bundles and peers, are not within it. `peers` is the
-    folder where models of peers are kept; None measures none but eager.
+    What does not fit the budget is left out and reported. Peaks, bundles and peer models are made outside the budget.
+    `peers` is the folder where models of peers are kept; None measures no peer but eager.
     """
 
     batches: Sequence[int] = (1, 8)
@@ -57,11 +57,11 @@ class LabOptions:
     profile: str | None = None
 
     def schedule(self, share_s: float | None) -> Schedule:
-        """Rounds for one group of cells; one that still moves may take three times as many."""
+        """Rounds for one group of cells; a group that has not settled may take three times as many."""
         return Schedule(rounds=self.rounds, max_rounds=3 * self.rounds, budget_s=share_s)
 
     def check_profile(self, subjects: Sequence[Subject]) -> None:
-        """Raise `UsageError` if the layers of an engine are asked for that no subject has."""
+        """Raise `UsageError` if layer times are requested for an engine that no subject has."""
         known = {engine for subject in subjects for engine in subject.engines}
         if self.end_to_end:
             known |= {engine for subject in subjects for engine in subject.frame_engines}
@@ -69,9 +69,9 @@ class LabOptions:
             raise UsageError.unknown("engine of --profile", self.profile, known)
 
     def weights(self, subject: Subject) -> list[float]:
-        """What each group of cells needs beside the others, roughly in seconds, in the order they are measured.
+        """The weight of each group of cells, roughly in seconds, in the order of measuring.
 
-        Blocks, and the start of a process, have a least length; the rest grows with the network and the batch.
+        Blocks and the start of a process have a minimum length; the rest grows with the network and the batch.
         """
         size = subject.bundle.variant_file("fp32").stat().st_size / 1e6
         latency = [15 + 0.025 * size * (1 + batch) for batch in self.batches]
@@ -79,7 +79,7 @@ class LabOptions:
 
 
 def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, Any]:
-    """What a run was asked for, as the record holds it: another request is another run."""
+    """The request of a run, as stored in the record; a different request is a different run."""
     return {
         "engines": {subject.name: [*subject.engines, *subject.frame_engines] for subject in subjects},
         "content": {subject.name: subject.content() for subject in subjects},
@@ -93,14 +93,14 @@ def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, An
 
 
 def lab_conditions(options: LabOptions) -> dict[str, Any]:
-    """The machine and versions, the cores this process is bound to, and how was measured."""
+    """The machine and versions, the cores that this process is bound to, and how the run measured."""
     schedule = asdict(options.schedule(options.budget_s))
     pinned = {"cpus": sorted(os.sched_getaffinity(0)), "threads": options.threads}
     return conditions() | pinned | {"schedule": schedule}
 
 
 def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence[str]) -> Subject:
-    """The engines of a user's bundle at the wanted precisions on the wanted backends (empty: all).
+    """The engines of a user's bundle for the wanted precisions and backends (empty: all).
 
     Raises `UsageError` if there is none.
     """

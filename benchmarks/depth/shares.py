@@ -1,4 +1,4 @@
-"""Where the lab's time goes: the budget dealt out to groups of cells, and the seconds that each part took."""
+"""The lab's time: the budget divided among groups of cells, and the seconds that each part took."""
 
 import time
 from collections import deque
@@ -9,7 +9,7 @@ Now = Callable[[], float]
 
 
 class Shares:
-    """Deals a budget in seconds out: each group gets of what is left as much as it weighs; None is no limit."""
+    """Divides a budget in seconds: each group gets its weight's share of what is left; None is no limit."""
 
     def __init__(self, budget_s: float | None, weights: Sequence[float] = (1.0,), now: Now = time.monotonic) -> None:
         self._now = now
@@ -18,11 +18,11 @@ class Shares:
 
     @property
     def spent(self) -> bool:
-        """Whether nothing is left."""
+        """Whether the budget is used up."""
         return self._end is not None and self._now() >= self._end
 
     def next(self) -> float | None:
-        """Seconds for the next group. A group that begins finishes its warm-up and one round, so it may take more."""
+        """Seconds for the next group. A group always finishes its warm-up and one round, so it may take longer."""
         if self._end is None:
             return None
         total = sum(self._weights)
@@ -30,7 +30,7 @@ class Shares:
 
 
 class Parts:
-    """Seconds by part of a run."""
+    """Seconds for each part of a run."""
 
     def __init__(self, now: Now = time.monotonic) -> None:
         self._now = now
@@ -38,7 +38,7 @@ class Parts:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to part `name`, also if it raises."""
+        """Add the duration of the block to part `name`, also if the block raises."""
         started = self._now()
         try:
             yield

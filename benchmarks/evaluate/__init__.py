@@ -1,1 +1,1 @@
-"""What `resnetrt evaluate` does over a bundle: run or resume, judge, explain, report."""
+"""What `resnetrt evaluate` does with a bundle: run or resume, judge, explain, report."""

@@ -1,4 +1,4 @@
-"""The images whose class changed: a list, worst first, and a picture of them."""
+"""The images whose predicted class changed: a list, worst first, and a picture of them."""
 
 import io
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _RED, _GREEN, _GREY, _INK = (190, 40, 30), (20, 120, 70), (120, 120, 120), (30, 
 
 
 def worst_flips(comparison: PairedOutcomes, engine: str, count: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """At most `count` images that flip: losses first, then by the sum of both margins, the largest first.
+    """At most `count` flipped images: losses first, then by the sum of both margins, largest first.
 
-    A large margin on both sides is two sure answers that disagree; small ones are coin tosses.
+    Large margins on both sides mean two confident answers that disagree; small margins mean coin tosses.
     """
     reference, candidate = comparison.reference, comparison.candidates[engine]
     flipped = np.flatnonzero(reference.predicted != candidate.predicted)
@@ -48,7 +48,7 @@ def worst_flips(comparison: PairedOutcomes, engine: str, count: int, names: Sequ
 
 
 def check_suffix(path: Path) -> str:
-    """The picture format that Pillow writes for the suffix; raises `UsageError` if there is none."""
+    """The picture format that Pillow writes for the suffix. Raises `UsageError` if there is none."""
     known = Image.registered_extensions()
     if path.suffix.lower() not in known:
         raise UsageError(f"--contact-sheet {path}: expected a picture's suffix as .png or .jpg, found {path.suffix!r}")
@@ -56,14 +56,14 @@ def check_suffix(path: Path) -> str:
 
 
 def write_contact_sheet(path: Path, flips: Sequence[dict[str, Any]], dataset: Dataset, title: str) -> None:
-    """Write the flipped images with their three classes as a PNG, or what `check_suffix` says."""
+    """Write the flipped images with their three classes, as PNG or in the format that `check_suffix` finds."""
     blob = io.BytesIO()
     draw_contact_sheet(flips, dataset, title).save(blob, format=check_suffix(path))
     write_file(path, blob.getvalue())
 
 
 def draw_contact_sheet(flips: Sequence[dict[str, Any]], dataset: Dataset, title: str) -> Image.Image:
-    """The picture: tiles of equal size, captions label, reference and candidate; green right, red wrong."""
+    """The picture: equal tiles with label, reference and candidate as captions; green is right, red is wrong."""
     columns = min(_COLUMNS, max(3, len(flips)))
     rows = max(1, -(-len(flips) // columns))
     height = _TILE + 3 * _LINE + _GAP + 6
@@ -97,14 +97,14 @@ def _tile(frame: UInt8Array) -> Image.Image:
     scale = _TILE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     tile = Image.new("RGB", (_TILE, _TILE), (235, 235, 235))
-    nearest = scale >= 2  # a small picture enlarged shows its own pixels
+    nearest = scale >= 2  # an enlarged small picture shows its own pixels
     resized = picture.resize(size, Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
     tile.paste(resized, ((_TILE - size[0]) // 2, (_TILE - size[1]) // 2))
     return tile
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
-    """`text`, cut with an ellipsis in its middle where it is wider than `width` pixels."""
+    """`text`, shortened by an ellipsis in its middle if it is wider than `width` pixels."""
     if draw.textlength(text, font) <= width:
         return text
     for keep in range(len(text) - 1, 0, -1):

@@ -1,9 +1,9 @@
-"""Why an engine failed: the usual mistakes, each tried on a few images.
+"""Why an engine failed: the usual mistakes are tried on a few images.
 
-A mistake in an engine's preprocessing is found by making it in front of the reference: if that reproduces the engine's
-answers, it is the cause. A mistake in the data or the bundle's own recipe is found by undoing it: if that makes the
-reference right far more often than luck would, it was the cause. How often a sound network is blamed is measured by
-`resnetrt.benchmarks.studies.hints`.
+To find a mistake in an engine's preprocessing, the same mistake is made in front of the reference: if that reproduces
+the engine's answers, the mistake is the cause. To find a mistake in the data or in the bundle's preprocessing, it is
+undone: if that makes the reference right far more often than luck would, it was the cause.
+`resnetrt.benchmarks.studies.hints` measures how often a sound network is blamed.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,18 +19,18 @@ from resnetrt.calibration.images.data import IntArray
 from resnetrt.parity import sqnr_db
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 
-IMAGES, MOST_IMAGES = 96, 480  # that every mistake is tried on, and the one that helps most
-LEVEL = 3e-3  # of all mistakes together
-# by so much another recipe must multiply what the reference knows beyond chance: the mistakes below leave ResNet-20 on
-# Fashion-MNIST 51 % of its 94 % or less, mirroring apart; of noisy images (sigma 40 of 255: 30 %), which are
-# no fault of a recipe, a wrong one makes it right 1.2 times as often
+IMAGES, MOST_IMAGES = 96, 480  # images for trying every mistake, and for testing the one that helps most
+LEVEL = 3e-3  # probability of a false finding, over all mistakes together
+# The factor by which another recipe must raise the reference's accuracy beyond chance. Under the mistakes below, except
+# mirroring, ResNet-20 on Fashion-MNIST falls from 94 % to 51 % or less. On noisy images (sigma 40 of 255: 30 %), where
+# no recipe is at fault, a wrong recipe raises the accuracy by a factor of 1.2.
 _BETTER = 1.5
 Transform = Callable[[FloatArray, UInt8Array, Preprocessing], FloatArray]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong way to prepare images; `apply` maps right inputs and their frames to wrong ones."""
+    """A wrong way to prepare images; `apply` maps correct inputs and their frames to wrong inputs."""
 
     words: str
     apply: Transform
@@ -69,7 +69,7 @@ MISTAKES = (
 def engine_preprocessing(
     candidate: FloatArray, reference: Infer, frames: UInt8Array, preprocessing: Preprocessing
 ) -> str | None:
-    """The mistake that explains an engine's logits `(n, classes)` on `frames`, in words; None if none does."""
+    """The mistake that explains an engine's logits `(n, classes)` on `frames`, in words; None if no mistake does."""
     images = preprocessing.normalize(frames)
     right = np.asarray(reference(images))
     as_it_is, agrees = sqnr_db(right, candidate), _agreement(right, candidate)
@@ -89,9 +89,9 @@ def engine_preprocessing(
 def reference_preprocessing(
     reference: Infer, frames: UInt8Array, labels: IntArray, preprocessing: Preprocessing
 ) -> str | None:
-    """The other way to prepare images that makes the reference right far more often, in words; None if none does.
+    """The other preprocessing that makes the reference right far more often, in words; None if there is none.
 
-    All are tried on the first `IMAGES` images, the best one, if it is any better, on all of them.
+    All are tried on the first `IMAGES` images; the best one, if it is better at all, is tested on all images.
     """
     images = preprocessing.normalize(frames)
     few = slice(0, IMAGES)
@@ -122,16 +122,16 @@ def reference_preprocessing(
 
 
 def most_improved(right: Right, tried: Sequence[Right], labels: IntArray) -> int | None:
-    """Which of `tried` is right most often, each class counting as much; None if none is better than `right`."""
+    """Which of `tried` is right most often, with equal weight for each class; None if none is better than `right`."""
     if len(np.unique(labels)) < 2:
-        return None  # of one class a broken recipe may be always right
+        return None  # with a single class, a broken recipe may always be right
     found = [improvement(right, other, labels) for other in tried]
     best = max(range(len(found)), key=lambda index: found[index].after, default=None)
     return None if best is None or found[best].after <= found[best].before else best
 
 
 def is_recipe(right: Right, other: Right, labels: IntArray, tried: int) -> bool:
-    """Whether `other`, the best of so many `tried`, is better than `right` beyond luck, and not a little."""
+    """Whether `other`, the best of `tried` recipes, beats `right` significantly and by a wide margin."""
     found, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
     return tried * found.p <= LEVEL and found.after - chance >= _BETTER * (found.before - chance)
 

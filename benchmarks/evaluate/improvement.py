@@ -1,4 +1,4 @@
-"""Are other answers right more often on the same images? An exact paired test that one large class can't decide."""
+"""Are other answers right more often on the same images? An exact paired test that one large class can't dominate."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -12,11 +12,11 @@ from resnetrt.calibration.images.data import IntArray
 
 @dataclass(frozen=True)
 class Improvement:
-    """What `after` gets right beside `before`: images only one of them does, and both balanced accuracies.
+    """How `after` compares with `before`: the images that only one gets right, and both balanced accuracies.
 
-    `p` is the chance of as much by luck: McNemar's exact one-sided p over all images, and no less than what is left
-    where one large class can't decide: the sign test's p with each class counting as much, or the exact p without the
-    class that gains most, whichever is smaller.
+    `p` is the larger of two p values, so that one large class can't decide. The first is McNemar's exact one-sided p
+    over all images. The second is the smaller of the sign test's p with equal weight for each class, and the exact p
+    without the class that gains most.
     """
 
     gained: int
@@ -27,7 +27,7 @@ class Improvement:
 
 
 def improvement(before: Right, after: Right, labels: IntArray) -> Improvement:
-    """Compare which of the same images two sets of answers get right; all `(n,)`, n at least one."""
+    """Compare which images two sets of answers get right; all arrays are `(n,)`, with n at least one."""
     weights = class_weights(labels)
     gains, losses = (
         np.bincount(labels[part], minlength=labels.max() + 1) for part in (after & ~before, before & ~after)
@@ -51,6 +51,6 @@ def beats_chance(right: Right, labels: IntArray, confidence: float = 0.95) -> bo
 
 
 def class_weights(labels: IntArray) -> npt.NDArray[np.float64]:
-    """Weights `(n,)` of images that sum to one, each class as much."""
+    """Weights `(n,)` of the images: they sum to one, and each class has the same total."""
     counts = np.bincount(labels)
     return 1 / (counts[labels] * np.count_nonzero(counts))

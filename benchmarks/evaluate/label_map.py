@@ -1,8 +1,8 @@
-"""Are classes only renamed? The usual orders are tried as they are, any other renaming is learnt from half the images.
+"""Are classes only renamed? The usual orders are tried directly; any other renaming is learnt from half of the images.
 
-A renaming is named where it makes answers right beyond luck, corrected for all that were tried, and where it is no
-matter of a few classes that a weak network confuses. How often that blames a sound network, and finds a planted
-renaming, is measured by `resnetrt.benchmarks.studies.hints`.
+A renaming is reported if it makes significantly more answers right, corrected for the number of trials, and if it is
+not just a few classes that a weak network confuses. `resnetrt.benchmarks.studies.hints` measures how often this blames
+a sound network, and how often it finds a planted renaming.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ from resnetrt.benchmarks.accuracy.gate import gain_p
 from resnetrt.benchmarks.evaluate.improvement import Improvement, beats_chance, improvement
 from resnetrt.calibration.images.data import IntArray, rank_in_group
 
-LEVEL = 3e-3  # of all renamings together
-_WHOLE = 1.3  # balanced accuracy once renamed over that before, of a network that knows nothing of the classes as named
-_NEARLY_ALL = 0.87  # of the images that change, of a network that does
-_TIE = 1e-6  # of two renamings that agree as well, the one that renames less
+LEVEL = 3e-3  # significance level of all renamings together
+_WHOLE = 1.3  # least factor of balanced accuracy, for a network that knows nothing about the classes as named
+_NEARLY_ALL = 0.87  # least share of gains among changed images, for a network that knows the classes as named
+_TIE = 1e-6  # among renamings that agree equally well, prefer the one that renames less
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """Answer `c` stands for the class `meaning[c]`; `order` says how that came about, empty where it was learnt."""
+    """Answer `c` stands for the class `meaning[c]`; `order` names a usual order, and is empty for a learnt renaming."""
 
     meaning: IntArray
     order: str
@@ -31,7 +31,7 @@ class Renaming:
 
 
 def label_map(expected: IntArray, found: IntArray, classes: int, names: Sequence[str], what: str) -> str | None:
-    """Whether the `classes` are only renamed: `found` `(n,)` agrees with `expected` once they are; None if not."""
+    """The renaming of the `classes` after which `found` `(n,)` agrees with `expected`; None if there is none."""
     renaming = find_renaming(expected, found, classes, names)
     if renaming is None:
         return None
@@ -49,16 +49,16 @@ def label_map(expected: IntArray, found: IntArray, classes: int, names: Sequence
 
 
 def find_renaming(expected: IntArray, found: IntArray, classes: int, names: Sequence[str] = ()) -> Renaming | None:
-    """The renaming that explains the answers best, None if none does; images of one class only show none."""
+    """The renaming that explains the answers best, or None; images of a single class show no renaming."""
     if len(np.unique(expected)) < 2:
         return None
     tries = [_try(expected, found, meaning, order) for order, meaning in _orders(classes, names)]
-    halves = 2 if classes > 2 else 0  # two classes have one other order
+    halves = 2 if classes > 2 else 0  # two classes have only one other order
     level = LEVEL / (len(tries) + halves)
-    second = rank_in_group(expected) % 2 == 1  # halves that share the classes, whatever the order of the images
+    second = rank_in_group(expected) % 2 == 1  # split every class in two halves, whatever the order of the images
     for learn, test in ((~second, second), (second, ~second))[:halves]:
         meaning = _learn(expected[learn], found[learn], classes)
-        tested = test & np.isin(found, found[learn])  # of other answers nothing was learnt
+        tested = test & np.isin(found, found[learn])  # nothing was learnt about other answers
         tries += [_try(expected[tested], found[tested], meaning, "")] if tested.any() else []
     knows = beats_chance(found == expected, expected)
     good = [item for item in tries if len(item.moved) > 1 and _explains(item.found, level, knows)]
@@ -66,7 +66,7 @@ def find_renaming(expected: IntArray, found: IntArray, classes: int, names: Sequ
 
 
 def _orders(classes: int, names: Sequence[str]) -> Iterator[tuple[str, IntArray]]:
-    """The orders that classes get by mistake, other than the right one, each once."""
+    """The wrong orders that classes usually get by mistake, each once."""
     right = np.arange(classes)
     as_text = np.array(sorted(range(classes), key=str))
     usual = [
@@ -87,10 +87,10 @@ def _orders(classes: int, names: Sequence[str]) -> Iterator[tuple[str, IntArray]
 
 
 def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
-    """The one-to-one renaming that agrees best; what was not seen stays as it is.
+    """The one-to-one renaming that agrees best; classes that were not seen keep their names.
 
-    Only classes that have images are renamed: a class without any loses nothing when its name goes to a class that a
-    sound network takes for it.
+    Only classes that have images are renamed. Otherwise the name of a class without images could go, at no cost, to a
+    class that a sound network confuses with it.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -108,16 +108,16 @@ def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
 def _try(expected: IntArray, found: IntArray, meaning: IntArray, order: str) -> Renaming:
     renamed = meaning[found]
     moved = np.unique(found[renamed != found])
-    if not beats_chance(renamed == expected, expected):  # a ruined engine's answers mean nothing under any name
+    if not beats_chance(renamed == expected, expected):  # a ruined engine's answers mean nothing under any names
         moved = moved[:0]
     return Renaming(meaning, order, moved, improvement(found == expected, renamed == expected, expected))
 
 
 def _explains(found: Improvement, level: float, knows: bool) -> bool:
-    """Whether the answers are better beyond luck, and a weak network's own confusions can't be why.
+    """Whether the answers get significantly better, and a weak network's own confusions can't be the reason.
 
-    A network that is right on a fifth of the images and takes classes for their siblings gains up to six images for
-    each it loses once these are renamed. So where it `knows` its classes as they are named, nearly all must be gained.
+    If siblings are renamed, a network that is right on a fifth of the images and confuses siblings gains up to six
+    images for each one it loses. So if it `knows` its classes as they are named, nearly all changes must be gains.
     """
     if found.p > level:
         return False

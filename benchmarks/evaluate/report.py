@@ -30,7 +30,7 @@ HEADER = ("engine", "images", "FP32 top-1 %", "top-1 %", "drop pp", "flips %", "
 
 
 def row_cells(row: Record) -> list[str]:
-    """The cells of one engine under `HEADER`."""
+    """The cells of one engine, as `HEADER` names them."""
     low, high = row["drop_ci_pp"]
     return [
         row["engine"],
@@ -46,7 +46,7 @@ def row_cells(row: Record) -> list[str]:
 
 
 def counted(row: Record) -> str:
-    """How many images an engine was judged on, and what of them counts."""
+    """How many images an engine was judged on, and how many of them count."""
     copies = f" (+{row['copies']} copies that don't count)" if row["copies"] else ""
     return f"{row['n']}{_in_groups(row)}{copies}"
 
@@ -56,7 +56,7 @@ def _in_groups(row: Record) -> str:
 
 
 def explain(row: Record, budget: Record) -> str:
-    """One sentence on why an engine got its verdict, also of a row of `baseline`; empty without one."""
+    """One sentence on why an engine, or a row of `baseline`, got its verdict; empty without a verdict."""
     if row["verdict"] is None:
         return ""
     decided = row.get("verdict_why", STATISTICS)
@@ -66,7 +66,7 @@ def explain(row: Record, budget: Record) -> str:
 
 
 def explain_baseline(row: Record, budget: Record) -> str:
-    """What a row of `baseline` says, behind the engine's name."""
+    """The text for a row of `baseline`, after the engine's name."""
     if row["paired"] is None:
         verdict = "" if row["verdict"] is None else f"{row['verdict']}: "
         return f"since the baseline: {verdict}{_ALONE[row['verdict_why']]}"
@@ -95,7 +95,7 @@ def _statistics(row: Record, budget: Record) -> str:
 
 
 def _of_all(row: Record) -> str:
-    """Whose FAILs together are wrong with the chance that is promised."""
+    """Which verdicts share the promised probability of a wrong FAIL."""
     return "" if row.get("verdicts", 1) == 1 else f" (of all {row['verdicts']} verdicts together)"
 
 
@@ -107,7 +107,7 @@ def _look(row: Record) -> str:
 
 def _more(row: Record) -> str:
     if not row.get("paired", True):
-        return ""  # how many would decide is not known
+        return ""  # the number that would decide is unknown
     if row["more_images"] is None:
         return "; the drop is so near the budget that no number of images would decide"
     what = "images" if row["groups"] is None else "groups"
@@ -127,7 +127,7 @@ def _is_forgotten(row: Record) -> bool:
 def to_junit(record: Record) -> bytes:
     """JUnit XML: one test case per engine, and one more for each row of `baseline`.
 
-    INCONCLUSIVE is an error, FAIL a failure, as a CI shows them apart.
+    INCONCLUSIVE becomes an error and FAIL a failure, because a CI shows them differently.
     """
     rows = [*record["engines"], *record["baseline"]]
     skipped = sum(row["paired"] is None and row["verdict"] is None for row in record["baseline"])
@@ -158,7 +158,7 @@ def _add_case(suite: ElementTree.Element, name: str, row: Record, why: str, numb
 
 
 def to_markdown(record: Record) -> str:
-    """A comment for a pull request: table, why, classes that lose, the worst flips, the baseline, the conditions."""
+    """A comment for a pull request: table, reasons, classes that lose, worst flips, baseline, conditions."""
     lines = [f"### Accuracy gate: {_MARKS[record['verdict']]}", ""]
     if record["budget"]:
         lines += [f"Budget: {record['budget_text']}. Data: {record['data']}. Reference: {record['reference']}.", ""]
@@ -210,5 +210,5 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Without the control characters that XML 1.0 (section 2.2) forbids."""
+    """The text without the control characters that XML 1.0 (section 2.2) forbids."""
     return "".join(char for char in text if char in "\t\n" or ord(char) >= 32)

@@ -54,8 +54,8 @@ class GateRun:
 def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     """Evaluate engines of `bundle` as `request` says.
 
-    An engine that fails its self-test is still measured under a budget, so that the cause can be named, but
-    can't pass. Raises `UsageError`, `DataError` (also for images that calibration has used), `BackendMissing`, and
+    With a budget, an engine that fails its self-test is still measured, so that the cause can be named, but it can't
+    pass. Raises `UsageError`, `DataError` (also for images that calibration has used), `BackendMissing`, and
     `CheckFailed` for outputs that are not finite.
     """
     if request.budget is not None:
@@ -65,7 +65,7 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
     baseline = None if request.baseline is None else BaselineRun.read(request.baseline)
-    # all that may FAIL, and with it the command; paired before the long run, too
+    # every verdict that may FAIL, and so fail the command; pairing errors, too, show before the long run
     verdicts = len(names) + (0 if baseline is None else len(baseline.pair(names, request.renamed)))
     dataset = open_images(bundle, request)
     groups = None if request.group_by is None else read_groups(dataset, request.group_by)
@@ -99,9 +99,9 @@ def _compare(
     engines: dict[str, Engine],
     looks: Looks | None,
 ) -> tuple[PairedOutcomes, dict[str, int | None]]:
-    """The outcomes, stored if asked for, and which look at each engine this is; None where none are remembered."""
+    """The outcomes, stored if asked for, and the number of this look at each engine; None if looks are not kept."""
     journal, numbers = None, dict.fromkeys(engines)
-    # only what goes on later, or elsewhere, is bound to the images
+    # hash the images only for a run that may be resumed, or that runs elsewhere
     bound = request.results is not None or request.ray is not None
     hashes = batch_hashes(dataset, request.batch_size) if bound else []
     key = _key(bundle, request, hashes, len(dataset), reference, list(engines))
@@ -133,7 +133,7 @@ def _compare(
 def _key(
     bundle: Bundle, request: GateRequest, hashes: list[str], count: int, reference: Reference, names: list[str]
 ) -> dict[str, Any]:
-    """What a run depends on; a journal of other content is another run's."""
+    """Everything that a run depends on; a journal with a different key belongs to another run."""
     files, engines = bundle.manifest.files, bundle.manifest.engines
     return {
         "data": request.data,
@@ -152,7 +152,7 @@ def _key(
 
 
 def _describe(rows: list[dict[str, Any]], comparison: PairedOutcomes, dataset: Dataset, faults: dict[str, str]) -> None:
-    """Add classes, flips and the self-test's findings; an engine that failed that does not pass."""
+    """Add classes, flips and the self-test's findings; an engine that failed its self-test does not pass."""
     names = list(dataset.class_names)
     for row in rows:
         name = row["engine"]
@@ -176,11 +176,11 @@ def _explain(
     reference: Reference,
     engines: dict[str, Engine],
 ) -> None:
-    """Add `hints` to rows that fail; a reference that is itself wrong for a known cause fails every engine."""
+    """Add `hints` to rows that fail; if the reference itself is wrong for a known cause, every engine fails."""
     few = dataset.subset(min(MOST_IMAGES, len(dataset)))
     batch = next(few.batches(len(few)))
     preprocessing, names, classes = bundle.manifest.preprocessing, dataset.class_names, bundle.manifest.classes
-    # where labels are only renamed, every recipe is wrong, and which is a little less so says nothing
+    # if labels are renamed, every recipe looks wrong, and the least wrong one means nothing
     shared = label_map(comparison.labels, comparison.reference.predicted, classes, names, "labels and reference")
     shared = shared or reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
     for row in rows:
@@ -231,7 +231,7 @@ def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
     record = bundle.manifest.variants.get(made.variant)
     if record is None or record.precision != "int8" or record.input != "float32":
         return None
-    name = made.file if made.file.endswith(".onnx") else record.file  # what runs, where it can be read
+    name = made.file if made.file.endswith(".onnx") else record.file  # the file that runs, if it can be read
     try:
         faults = scale_faults(bundle.file(name), images[:32], bundle.variant_file("fp32"))
     except BackendMissing:
@@ -264,4 +264,4 @@ def _record(
         "results": request.results and str(request.results),
         "conditions": conditions(),
     }
-    return dict(json.loads(json.dumps(record)))  # plain values only; fails here rather than when printed
+    return dict(json.loads(json.dumps(record)))  # plain values only; an error shows here rather than in printing

@@ -1,4 +1,4 @@
-"""Bad scales in an INT8 file: activations that saturate or use a few steps only, weights that left their grid."""
+"""Bad scales in an INT8 file: activations that saturate or use few steps, weights far from their FP32 values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from resnetrt.preprocess import FloatArray
 if TYPE_CHECKING:
     import onnx
 
-_SATURATED = 0.05  # clipping for the least squared error cuts well below one in a hundred
+_SATURATED = 0.05  # clipping by least squared error cuts well below one value in a hundred
 _FEWEST_STEPS = 12.0
 _WEIGHT_ERROR = 0.15  # relative; per-channel int8 gives about 0.01
 _LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
@@ -21,16 +21,17 @@ _LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16"
 
 @dataclass(frozen=True)
 class ScaleFault:
-    """A tensor whose scale is wrong, and in words how."""
+    """A tensor whose scale is wrong, and what is wrong, in words."""
 
     tensor: str
     words: str
 
 
 def scale_faults(variant: Path, images: FloatArray, fp32: Path | None = None) -> list[ScaleFault]:
-    """Tensors of the INT8 file `variant` with a bad scale, seen on `images` `(n, C, H, W)`, in graph order.
+    """Tensors of the INT8 file `variant` with a bad scale, judged on `images` `(n, C, H, W)`, in graph order.
 
-    With `fp32`, stored weights are compared with the float ones of the same name. Raises `BackendMissing` without onnx.
+    With `fp32`, stored weights are compared with the float weights of the same name. Raises `BackendMissing` without
+    onnx.
     """
     try:
         import onnx

@@ -1,7 +1,7 @@
-"""`make gpu-check`: whatever this machine's GPU and libraries can run, in one JSON; without a GPU, why nothing ran.
+"""`make gpu-check`: run whatever this machine's GPU and libraries can run; without a GPU, say why nothing ran.
 
-Every check compares with numpy or with the eager model's golden outputs, or takes times by CUDA events. A check whose
-needs are not met is skipped with the reason; a check that ran and was wrong fails the command.
+Every check compares with numpy or with the eager model's golden outputs, or measures times by CUDA events. A check
+whose requirements are not met is skipped, with the reason; a check that ran and failed fails the command.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Check = Callable[[], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check that `passed`, `failed` or was `skipped`, with what it measured, or why."""
+    """A check that `passed`, `failed` or was `skipped`, with its measurements or the reason."""
 
     name: str
     status: str
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def run_check(name: str, check: Check) -> Outcome:
-    """Run one check; what is missing on this machine skips it, any other exception is its failure."""
+    """Run one check. A missing part of this machine skips it; any other exception is a failure."""
     try:
         return Outcome(name, "passed", measured=check())
     except (BackendMissing, ImportError) as error:
@@ -44,13 +44,13 @@ def run_check(name: str, check: Check) -> Outcome:
 
 
 def all_checks(folder: Path) -> Iterator[tuple[str, Check]]:
-    """Every check by name; `folder` takes the bundles that some make."""
+    """Every check by name; some checks make bundles in `folder`."""
     yield from memory_checks()
     yield from engine_checks(folder)
 
 
 def run_all(folder: Path) -> dict[str, Any]:
-    """The whole record: conditions, devices, outcomes and how many of each."""
+    """The whole record: conditions, devices, outcomes and their counts."""
     outcomes = [run_check(name, check) for name, check in all_checks(folder)]
     counts = {status: sum(item.status == status for item in outcomes) for status in ("passed", "failed", "skipped")}
     return {

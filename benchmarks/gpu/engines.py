@@ -12,7 +12,7 @@ from resnetrt.errors import BackendMissing, CheckFailed
 from resnetrt.runtime.cuda import find_devices
 
 _CHECKED = ("fp32", "fp16", "int8")
-# backend and target; None is the compiler's own choice for this machine
+# backend and target; None is the compiler's default for this machine
 ENGINES = (("onnxruntime", "cuda"), ("onnxruntime", "trt-ep"), ("tensorrt", None), ("tensorrt_rtx", None))
 DEPTHS = (18, 34, 50, 101, 152)
 BATCHES = (1, 8)
@@ -33,7 +33,7 @@ def engine_checks(folder: Path) -> Iterator[tuple[str, Callable[[], dict[str, An
 
 
 def make_bundle(path: Path) -> Bundle:
-    """The embedded network, exported, calibrated and quantized for CPUs and for TensorRT."""
+    """The bundle of the embedded network, calibrated and quantized for CPUs and for TensorRT."""
     from resnetrt.benchmarks.verify.prepare import prepare_export
     from resnetrt.calibration.observe.collect import calibrate_bundle
     from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
@@ -46,25 +46,25 @@ def make_bundle(path: Path) -> Bundle:
 
 
 def check_parity(make: Callable[[], Bundle], backend: str, target: str | None, precision: str) -> dict[str, Any]:
-    """Compile for this GPU, load, compare with the eager model's golden outputs; audit what TensorRT made of it."""
+    """Compile for this GPU, load, compare with the eager model's golden outputs; audit TensorRT's engines."""
     from resnetrt.export.engines.compile import choose_variant, compile_variant
     from resnetrt.runtime import load
 
     require_gpu()
     bundle = make()
-    # ONNX Runtime on a GPU takes TensorRT's dialect: symmetric, as its CUDA and TensorRT providers need it
+    # on a GPU, ONNX Runtime uses TensorRT's dialect: its CUDA and TensorRT providers need symmetric ranges
     gpu_dialect = backend == "onnxruntime" and precision == "int8"
     variant = "int8.tensorrt" if gpu_dialect else choose_variant(bundle, backend, precision)
     engine = compile_variant(bundle, variant, backend, target)
     with load(bundle, engine) as session:
         assert session.selftest is not None
         found = {"engine": engine, "parity": session.selftest.to_json()}
-    # ONNX Runtime's GPU providers do not show the graph that they run
+    # ONNX Runtime's GPU providers do not expose the graph that they run
     return found if backend == "onnxruntime" else found | audited(bundle, engine, precision)
 
 
 def audited(bundle: Bundle, engine: str, precision: str) -> dict[str, Any]:
-    """Shares of the multiply-accumulates; raises `CheckFailed` if less than 95% of it runs in `precision`."""
+    """Shares of the multiply-accumulates. Raises `CheckFailed` if less than 95% of them run in `precision`."""
     from resnetrt.export.audit import Requirement, audit_engine, broken_requirements
 
     audit = audit_engine(bundle, engine)

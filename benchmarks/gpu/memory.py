@@ -1,4 +1,4 @@
-"""GPU checks of the CUDA protocol: copies, graph replays and torch's memory against numpy."""
+"""GPU checks of the CUDA protocol: copies, graph replays and torch's memory, compared with numpy."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,7 +28,7 @@ def _with_cuda(name: str, check: Callable[[Cuda], dict[str, Any]]) -> dict[str, 
 
 
 def check_copies(cuda: Cuda, size_bytes: int = _SIZE) -> dict[str, Any]:
-    """Random bytes to the device and back; milliseconds of both together."""
+    """Copy random bytes to the device and back; milliseconds of both copies together."""
     stream, start, end = cuda.create_stream(), cuda.create_event(), cuda.create_event()
     source, target = PinnedBuffer(cuda, size_bytes), PinnedBuffer(cuda, size_bytes)
     device = DeviceBuffer(cuda, size_bytes)
@@ -45,7 +45,7 @@ def check_copies(cuda: Cuda, size_bytes: int = _SIZE) -> dict[str, Any]:
 
 
 def check_graph(cuda: Cuda) -> dict[str, Any]:
-    """A captured copy there and back, replayed with new input each time."""
+    """Capture a copy to the device and back, and replay it with new input each time."""
     if not cuda.supports_graphs:
         raise BackendMissing(f"{cuda.name} has no CUDA graphs")
     stream = cuda.create_stream()
@@ -66,7 +66,7 @@ def check_graph(cuda: Cuda) -> dict[str, Any]:
 
 
 def check_torch(cuda: Cuda) -> dict[str, Any]:
-    """A torch tensor is read where it lies, and our memory is seen by torch, without a copy."""
+    """Read a torch tensor in place, and let torch read our memory, both without a copy."""
     import torch
 
     if cuda.dlpack_device[0] != 1 and not torch.cuda.is_available():

@@ -1,1 +1,1 @@
-"""Many requests at once: LoadGen scenarios, streams of cameras, the server."""
+"""Concurrent requests: LoadGen scenarios, streams of cameras, the server."""

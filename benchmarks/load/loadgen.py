@@ -1,6 +1,7 @@
-"""MLPerf LoadGen scenarios against any engine, one process each; INVALID and its reason are shown as they are.
+"""MLPerf LoadGen scenarios against any engine, each in its own process; INVALID is shown with its reason.
 
-Numbers are read from `mlperf_log_detail.txt`. No MLPerf scores: "Result not verified by MLCommons Association".
+Numbers are read from `mlperf_log_detail.txt`. They are not MLPerf scores: "Result not verified by MLCommons
+Association".
 """
 
 import importlib.util
@@ -15,14 +16,14 @@ from typing import Any
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 
-# the number that a scenario is about: key in the log, unit, what it is divided by
+# the number that a scenario reports: key in the log, unit, divisor
 METRICS = {
     "SingleStream": ("early_stopping_latency_ss", "ms, p90", 1e6),
     "MultiStream": ("early_stopping_latency_ms", "ms for 8 samples, p99", 1e6),
     "Offline": ("result_samples_per_second", "samples/s", 1.0),
     "Server": ("result_completed_samples_per_sec", "queries/s within 15 ms, p99", 1.0),
 }
-# shown where early stopping had too few queries to give a number
+# shown if early stopping had too few queries to give a number
 _FALLBACK = {
     "SingleStream": "result_90.00_percentile_latency_ns",
     "MultiStream": "result_99.00_percentile_per_query_latency_ns",
@@ -43,9 +44,9 @@ def check_scenarios(scenarios: Sequence[str]) -> None:
 def run_loadgen(
     bundle: Bundle, engine: str, scenario: str, threads: int, seconds: float, qps: float | None = None
 ) -> dict[str, Any]:
-    """One row of `loadgen[]`. `seconds` is LoadGen's least duration (the benchmark's own is 600).
+    """One row of `loadgen[]`. `seconds` is LoadGen's minimum duration (600 in the benchmark's rules).
 
-    Raises `EnvironmentFault` with the last line of a process that fails.
+    Raises `EnvironmentFault` with the last line of a failed process.
     """
     with tempfile.TemporaryDirectory(prefix="resnetrt-loadgen-") as folder:
         config = {"bundle": str(bundle.path), "engine": engine, "scenario": scenario, "threads": threads}
@@ -64,7 +65,7 @@ def run_loadgen(
 
 
 def read_log(text: str) -> dict[str, Any]:
-    """Keys and values of a detail log; of several values the last. Lines that are no records are passed over."""
+    """Keys and values of a detail log; the last value of each key counts. Lines that are not records are skipped."""
     found = {}
     for line in text.splitlines():
         if line.startswith(_PREFIX):
@@ -74,9 +75,9 @@ def read_log(text: str) -> dict[str, Any]:
 
 
 def summarise_log(scenario: str, log: Mapping[str, Any]) -> dict[str, Any]:
-    """What the log says about the scenario: VALID or INVALID with the reason, its number, and early stopping.
+    """The log's result for the scenario: VALID, or INVALID with the reason; its number; and early stopping.
 
-    `value` comes from early stopping where that has one (`early_stopping` true), else from the raw percentile.
+    `value` comes from early stopping if that gives one (`early_stopping` true), else it is the raw percentile.
     """
     key, unit, divisor = METRICS[scenario]
     number, early = log.get(key) or None, scenario in _FALLBACK

@@ -1,4 +1,4 @@
-"""One LoadGen scenario against one engine, in a process of its own: LoadGen keeps settings between tests of a process.
+"""One LoadGen scenario against one engine, in its own process: LoadGen keeps settings between the tests of a process.
 
 python -m resnetrt.benchmarks.load.loadgen_process CONFIG.json
 """
@@ -19,10 +19,10 @@ from resnetrt.golden import Golden
 from resnetrt.runtime import load
 from resnetrt.runtime.session import Array, Session
 
-MULTI_STREAM_SAMPLES = 8  # of the benchmark's rules for resnet50
+MULTI_STREAM_SAMPLES = 8  # from the benchmark's rules for resnet50
 OFFLINE_BATCH = 8
 SERVER_LATENCY_NS = 15_000_000
-SERVER_LOAD = 0.6  # of the single-stream rate, where no rate is given
+SERVER_LOAD = 0.6  # share of the single-stream rate, if no rate is given
 
 
 def run_scenario(config: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ def run_scenario(config: dict[str, Any]) -> None:
 
 
 class System:
-    """Answers LoadGen's queries with an engine: at once, or from a queue in a thread of its own."""
+    """Answers LoadGen's queries with an engine: immediately, or from a queue in a worker thread."""
 
     def __init__(self, session: Session, images: Array, batch: int, lg: Any) -> None:
         self._session = session
@@ -56,11 +56,11 @@ class System:
         self._worker: threading.Thread | None = None
 
     def answer(self, query: Sequence[Any]) -> None:
-        """Infer the samples of `query` in batches and report each batch as it is done."""
+        """Infer the samples of `query` in batches and report each batch when it is done."""
         for start in range(0, len(query), self._batch):
             part = query[start : start + self._batch]
             logits = next(iter(self._session.infer(self._images[[sample.index for sample in part]]).values()))
-            classes = logits.argmax(1).astype(np.int32)  # alive until the call below returns
+            classes = logits.argmax(1).astype(np.int32)  # must live until the call below returns
             address, size = classes.ctypes.data, classes.itemsize
             responses = [
                 self._lg.QuerySampleResponse(sample.id, address + place * size, size)
@@ -69,14 +69,14 @@ class System:
             self._lg.QuerySamplesComplete(responses)
 
     def enqueue(self, query: Sequence[Any]) -> None:
-        """Leave `query` to the worker, so that LoadGen can go on issuing."""
+        """Queue `query` for the worker, so that LoadGen can issue the next one."""
         if self._worker is None:
             self._worker = threading.Thread(target=self._work, daemon=True)
             self._worker.start()
         self._waiting.put(list(query))
 
     def stop(self) -> None:
-        """End the worker after the queries it still has."""
+        """End the worker after the queries that are still queued."""
         if self._worker is not None:
             self._waiting.put(None)
             self._worker.join()

@@ -1,9 +1,9 @@
-"""What the server costs: its throughput and latency over gRPC beside the bare engine's, in alternating rounds.
+"""The cost of the server: throughput and latency over gRPC compared with the bare engine, in alternating rounds.
 
 python -m resnetrt.benchmarks.load.serving BUNDLE [--engine ID] [--json]
 
-The clients send requests that were serialised before, and run on the same cores as the server, so their work is part
-of what is measured.
+The clients send requests that were serialised before. They run on the same cores as the server, so their work is part
+of the measurement.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _START_S = 120
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """`rounds` times the bare engine and the server for `seconds` each, with `clients` requests of `batch` at once."""
+    """`rounds` of the bare engine and the server for `seconds` each, with `clients` concurrent requests of `batch`."""
 
     rounds: int = 3
     seconds: float = 5.0
@@ -48,14 +48,14 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class Running:
-    """A server process, a call that sends one request and waits for its answer, and one for its statistics."""
+    """A server process, a call that sends one request and waits for the answer, and a call for its statistics."""
 
     process_id: int
     send: Callable[[bytes], Any]
     statistics: Callable[[bytes], bytes]
 
     def engine_ns(self) -> int:
-        """How long the engine has worked in all, counted as often as a batch had requests."""
+        """The engine's total working time; each batch counts once per request in it."""
         from tritonclient.grpc import service_pb2
 
         (model,) = service_pb2.ModelStatisticsResponse.FromString(self.statistics(b"")).model_stats
@@ -65,8 +65,9 @@ class Running:
 def measure_serving(bundle: Bundle, engine: str | None, plan: LoadPlan) -> dict[str, Any]:
     """Images a second of the bare engine and over gRPC, the latencies of one client, memory.
 
-    What the server adds is, request by request, the client's time without the engine's: an engine that rests between
-    requests is slower than one called in a row (`bare_ms`), server or not.
+    The server's overhead is, request by request, the client's time minus the engine's time. The bare engine (`bare_ms`)
+    is no reference for that: an engine that rests between requests is slower than one called in a row, with or without
+    a server.
 
     Raises `EnvironmentFault` if the server does not start or a request fails.
     """
@@ -148,7 +149,7 @@ def _images(session: Session, count: int) -> np.ndarray[Any, Any]:
 
 
 def _request(model: str, session: Session, count: int) -> bytes:
-    """A serialised ModelInferRequest of noise."""
+    """A serialised ModelInferRequest with random pixels."""
     from tritonclient.grpc import service_pb2
 
     from resnetrt.runtime.serving.datatypes import v2_name
@@ -177,7 +178,7 @@ def _offline(sessions: Sequence[Session], batch: np.ndarray[Any, Any], seconds: 
 
 
 def _saturate(server: Running, request: bytes, plan: LoadPlan) -> float:
-    """Requests a second with `clients` of them always under way."""
+    """Requests a second with `clients` requests always in flight."""
 
     def drive(_: int) -> int:
         count = 0
@@ -203,7 +204,7 @@ def _latencies(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _one_client(server: Running, request: bytes, seconds: float) -> tuple[list[float], list[float]]:
-    """Milliseconds of consecutive requests, and of each without the engine's."""
+    """Milliseconds of consecutive requests, and of each request without the engine's time."""
     end, totals, added = time.monotonic() + seconds, [], []
     before = server.engine_ns()
     while time.monotonic() < end:

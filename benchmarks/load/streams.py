@@ -1,9 +1,9 @@
-"""Several cameras at once: frames a second of N streams that share an engine, beside the best batch of one caller.
+"""Several cameras at once: frames a second of N streams that share an engine, compared with one caller's best batch.
 
 python -m resnetrt.benchmarks.load.streams BUNDLE [--engine ID] [--streams 4,8,16] [--json]
 
-Each stream keeps two frames under way, as a camera with a second buffer does: while the engine runs one of each stream,
-the others wait. All are timed in rotated blocks.
+Each stream keeps two frames in flight, as a camera with two buffers does: while the engine runs one frame of each
+stream, the second one waits. All candidates are timed in rotated blocks.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.stream import Batcher, BatchOptions
 
 BATCHES = (1, 2, 4, 8, 16)
-_UNDER_WAY = 2  # frames of one stream that are queued or run
-_CALL_S = 1.0  # what a timed call of streams takes about: filling and emptying the queue is then a small part of it
+_UNDER_WAY = 2  # frames of one stream that are queued or running
+_CALL_S = 1.0  # approximate duration of a timed call: filling and emptying the queue is a small part of it
 
 
 def measure_streams(
@@ -43,11 +43,11 @@ def measure_streams(
     threads: int | None = None,
     rounds: int = 11,
 ) -> dict[str, Any]:
-    """`batches[]`: frames a second of one caller at each batch size. `streams[]`: of N streams in common batches.
+    """`batches[]`: frames a second of one caller at each batch size; `streams[]`: those of N streams in shared batches.
 
-    Streams are tried with one instance of the engine on all threads and with an instance for each thread. `ratio` is
-    their frames a second over those of the best batch, paired by rounds, None from fewer than six. Frames are uint8,
-    preprocessing counts.
+    Streams are timed with one instance of the engine on all threads, and with one instance per thread. `ratio` is their
+    frames a second divided by those of the best batch, paired by rounds; None with fewer than six rounds. Frames are
+    uint8, and preprocessing is included.
     """
     name, count = bundle.select_engine(engine), check_threads(threads)
     frames = Golden.of(bundle).frames
@@ -97,7 +97,7 @@ def _quick_rate(calls: Mapping[str, Callable[[], object]], sizes: Mapping[str, i
 
 
 def _drive(batcher: Batcher, number: int, turns: int, frame: UInt8Array) -> None:
-    """`turns` frames of each of `number` streams, each with `_UNDER_WAY` at a time."""
+    """Run `turns` frames of each of `number` streams, each with `_UNDER_WAY` frames in flight."""
     streams = [batcher.stream() for _ in range(number)]
     waiting = deque((stream, stream.infer_async(frame)) for _ in range(_UNDER_WAY) for stream in streams)
     left = number * (turns - _UNDER_WAY)

@@ -1,1 +1,1 @@
-"""How time, noise and memory are measured, and what the machine reaches at most."""
+"""How time, noise and memory are measured, and the machine's peak rates."""

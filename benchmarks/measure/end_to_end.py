@@ -1,4 +1,4 @@
-"""What an application waits for at batch 1: from an encoded JPEG and from a raw frame."""
+"""The time that an application waits at batch 1, from an encoded JPEG and from a raw frame."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class Route:
-    """How an engine gets from uint8 `(N, H, W, C)` frames to logits: `infer` takes what `prepare` makes of them."""
+    """The way of an engine from uint8 `(N, H, W, C)` frames to logits: `prepare`, then `infer`."""
 
     prepare: Callable[[UInt8Array], Any]
     infer: Callable[[Any], object]
@@ -68,7 +68,7 @@ def _calls(
 
 
 def sample_jpeg() -> bytes:
-    """A synthetic photograph, the same every time: smooth colours with some texture, about 60 kB."""
+    """A deterministic synthetic photograph: smooth colours with some texture, about 60 kB."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3)).astype(np.uint8)).resize(PHOTO, Image.Resampling.BICUBIC)
     noisy = np.asarray(coarse).astype(np.int16) + rng.normal(0, 6, (PHOTO[1], PHOTO[0], 1)).astype(np.int16)

@@ -23,8 +23,8 @@ Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
 class Contender:
     """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host.
 
-    `execution_ms`, on a GPU, takes batch size and number of runs: their milliseconds by the device's own clock.
-    `images` are what it takes instead of the run's: uint8 frames `(N, H, W, C)`.
+    On a GPU, `execution_ms` maps batch size and number of runs to the runs' milliseconds by the device's clock.
+    `images` replace the run's images for an engine that takes uint8 frames `(N, H, W, C)`.
     """
 
     engine: str
@@ -47,8 +47,8 @@ def measure_latency(
 ) -> list[dict[str, Any]]:
     """One row per batch size and contender; `times_faster` is paired with the contender named `BASELINE`.
 
-    `images` `(N, C, H, W)` are repeated as needed to fill a batch. `schedule` holds for each batch size.
-    Raises `UsageError` for no contenders, twins or batches below one.
+    `images` `(N, C, H, W)` are repeated as needed to fill a batch. `schedule` applies to each batch size.
+    Raises `UsageError` without contenders, for two of one name, and for batches below one.
     """
     names = [contender.engine for contender in contenders]
     if len(set(names)) != len(names):
@@ -70,7 +70,7 @@ def measure_latency(
 
 
 def fill_batch(images: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
-    """The first `batch` images as a new contiguous array, repeated from the start where there are fewer."""
+    """The first `batch` images as a new contiguous array, repeated from the start if there are fewer."""
     if batch < 1:
         raise UsageError(f"batch size: expected a positive number, found {batch}")
     if len(images) == 0:

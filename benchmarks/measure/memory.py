@@ -1,4 +1,4 @@
-"""Memory and start-up of one engine, in a process of its own that loads nothing else.
+"""Memory and start-up time of one engine, in its own process that loads nothing else.
 
 python -m resnetrt.benchmarks.measure.memory BUNDLE ENGINE THREADS
 """
@@ -22,8 +22,8 @@ _TIMEOUT_S = 120
 def measure_memory(bundle: Bundle, engine: str, threads: int, repeats: int = 3) -> dict[str, Any]:
     """Peak RSS and times of a fresh process, medians over `repeats`; sizes of the engine's file.
 
-    `start_to_first_ms` is what an edge device waits: from the start of the process, over import, load and self-test,
-    to the first outputs. Raises `EnvironmentFault` with the last line of a process that fails.
+    `start_to_first_ms` is the waiting time on an edge device: from the start of the process, through import, load and
+    self-test, to the first outputs. Raises `EnvironmentFault` with the last line of a failed process.
     """
     runs = [_run(bundle.path, engine, threads) for _ in range(repeats)]
     record = bundle.manifest.files[bundle.manifest.engines[engine].file]
@@ -51,7 +51,7 @@ def _run(path: Path, engine: str, threads: int) -> dict[str, float]:
 
 
 def report(path: Path, engine: str, threads: int, started: float) -> dict[str, float]:
-    """Load and infer once in this process; `started` is the monotonic time when the process was started."""
+    """Load and infer once in this process; `started` is the monotonic time of the process's start."""
     import numpy as np
 
     imported_from = time.monotonic()
@@ -85,4 +85,4 @@ if __name__ == "__main__":
     answer = report(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # what a runtime does while the interpreter ends is not measured here
+    os._exit(0)  # skip what a runtime does at interpreter exit: it is not measured here

@@ -1,6 +1,6 @@
-"""What else the machine did while something was timed: other processes, stolen time, frequency, throttling.
+"""What else the machine did during a measurement: other processes, stolen time, frequency, throttling.
 
-A disturbed run is marked, never hidden. Everything is read from /proc and /sys; what is not there is None.
+A disturbed run is marked, never hidden. Everything is read from /proc and /sys; missing values are None.
 """
 
 import os
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OTHERS_LIMIT = 0.04  # of the usable cores' time; more, and medians of short calls begin to move
+OTHERS_LIMIT = 0.04  # share of the usable cores' time; above it, medians of short calls begin to move
 STEAL_LIMIT = 0.01
-FREQUENCY_LIMIT = 0.10  # fall of the mean frequency between beginning and end
+FREQUENCY_LIMIT = 0.10  # largest drop of the mean frequency from beginning to end
 _SHOWN = 3
 _BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq of proc(5)
 _STEAL = 7
@@ -36,7 +36,7 @@ class Snapshot:
 
 @dataclass
 class Noise:
-    """Shares are of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does."""
+    """Shares of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does."""
 
     seconds: float = 0.0
     others_share: float | None = None
@@ -49,7 +49,7 @@ class Noise:
 
     @property
     def disturbed(self) -> bool:
-        """Whether anything beside the measurement may have moved its numbers."""
+        """Whether anything other than the measurement may have changed its numbers."""
         return bool(self.reasons)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _throttles() -> int | None:
 
 
 def _processes(tick: int) -> Iterator[tuple[int, tuple[str, float]]]:
-    """Other processes: pid, name and CPU seconds, without those that this one started and has waited for."""
+    """Other processes: pid, name and CPU seconds, without this process and its children."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         if int(path.parent.name) == os.getpid():
             continue

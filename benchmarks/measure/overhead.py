@@ -1,8 +1,8 @@
-"""What the runtime adds to an inference: `Session.infer` beside the backend's own call, on a network of microseconds.
+"""The runtime's overhead per inference: `Session.infer` beside the backend's own call, on a network of microseconds.
 
-The runtime's part does not depend on the network: it checks the input and names the outputs, and copies nothing. On a
-small network it can be told from noise. Caches are emptied before each call, as a large network leaves them: warm, the
-same code takes a fraction of the time.
+The overhead does not depend on the network: the runtime checks the input and names the outputs, and copies nothing. On
+a small network the overhead can be told from noise. Caches are emptied before each call, because a large network leaves
+them like that; with warm caches the same code takes a fraction of the time.
 """
 
 import tempfile
@@ -77,7 +77,7 @@ def _openvino(model: Path, threads: int, x: FloatArray) -> Callable[[], object]:
     request: Any = shared_core().compile_model(model, "CPU", properties("fp32", threads)).create_infer_request()
 
     def infer() -> object:
-        request.set_input_tensor(ov.Tensor(x, shared_memory=True))  # as the session does; infer({0: x}) takes longer
+        request.set_input_tensor(ov.Tensor(x, shared_memory=True))  # as the session does it; infer({0: x}) takes longer
         return request.infer()
 
     return infer

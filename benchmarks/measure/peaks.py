@@ -1,4 +1,4 @@
-"""What this machine reaches at most, measured in the run it is compared with: matrix products and memory copy."""
+"""The machine's peak rates for matrix products and memory copy, measured in the run that they are compared with."""
 
 import tempfile
 import time
@@ -16,7 +16,7 @@ from resnetrt.export.compilers import find_compiler
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.session import Session
 
-# rows, columns of square products, products in a row: large enough to be limited by arithmetic, short to measure
+# rows, columns of square products, products in a row: limited by arithmetic, and quick to measure
 SHAPES = ((512, 1024, 4), (784, 512, 8))
 _MULTIPLIED = ("fp32", "int8")
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.06, settle_s=0.04, warm_up_s=0.15)
@@ -27,8 +27,9 @@ _OPSET = 20
 def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: int) -> dict[str, Any]:
     """Billions of operations a second of matrix products, by backend and precision, and GB/s of a memory copy.
 
-    One multiply-accumulate is two operations; a copied byte counts twice, read and written. `best` is the largest of
-    each precision over backends and shapes: the fastest block's median, as a peak is what was reached.
+    One multiply-accumulate is two operations; a copied byte counts twice, as read and as written. `best` is each
+    precision's largest rate over backends and shapes, from the median of the fastest block, because a peak is what was
+    reached.
     """
     rows = []
     for backend in backends:
@@ -50,7 +51,7 @@ def merge_peaks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]
 
 
 def copy_rate(threads: int) -> float:
-    """GB/s of copying memory larger than caches with `threads` threads; read and written bytes both count."""
+    """GB/s of a copy of memory larger than the caches, with `threads` threads; read and written bytes both count."""
     source, target = np.ones(_COPY_BYTES, np.uint8), np.zeros(_COPY_BYTES, np.uint8)
     edges = np.linspace(0, _COPY_BYTES, threads + 1).astype(int)
     parts = list(pairwise(edges))
@@ -89,7 +90,7 @@ def _rate(backend: str, precision: str, shape: tuple[int, int, int], threads: in
 
 
 def open_session(model: Path, backend: str, precision: str, threads: int) -> Session:
-    """The ONNX file compiled for the CPU and loaded; the engine lies beside it."""
+    """A session of the ONNX file compiled for the CPU; the engine file lies beside the ONNX file."""
     compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
     path = model.with_name(f"engine.{compiled.extension}")
     path.write_bytes(compiled.blob)
@@ -130,7 +131,7 @@ def _float_layer(index: int, value: str, columns: int, nodes: list[Any], weights
 
 
 def _int8_layer(index: int, value: str, columns: int, nodes: list[Any], weights: list[Any]) -> str:
-    """uint8 inputs, int8 weights per column: the form that both backends run fastest."""
+    """uint8 inputs and int8 weights per column: the form that both backends run fastest."""
     from onnx import helper, numpy_helper
 
     rng = np.random.default_rng(index)

@@ -1,9 +1,9 @@
-"""How close each cell is to what the machine reaches, and which limit it meets: arithmetic or memory.
+"""How close each cell comes to the machine's peak, and which limit it meets: arithmetic or memory.
 
-Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009, layer by layer: a layer takes at least the time of its
-operations at the peak, and at least that of its traffic at the rate of a copy. Traffic is what must move if nothing
-stays in a cache between layers: its weights read once, its output written and read once. Caches beat it, so a cell may
-take less than its `floor_ms`.
+The roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009), layer by layer: a layer takes at least the time of
+its operations at the peak, and at least the time of its memory traffic at the rate of a copy. Traffic assumes that
+nothing stays in a cache between layers: weights are read once, outputs written once and read once. Caches can beat
+this, so a cell may take less than its `floor_ms`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ def layer_bytes(layer: "LayerCost", precision: str, batch: int) -> int:
 
 
 def annotate(rows: Sequence[Row], costs: Mapping[str, "Cost"], peaks: Mapping[str, Any]) -> list[Row]:
-    """Each row with what it reaches (`gops`), of which peak, and the `limit` it meets; None where unknown.
+    """Each row with its rate (`gops`), the percentage of the peak, and the `limit` that it meets; None if unknown.
 
-    `floor_ms` is the least time by the roofline of each layer, `memory_percent` the part of it that layers take whose
-    traffic is slower than their arithmetic; `limit` is `memory` if that is more than half.
+    `floor_ms` is the minimum time by the roofline of each layer. `memory_percent` is the part of it spent in layers
+    whose traffic takes longer than their arithmetic; `limit` is `memory` if that is more than half.
     """
     return [row | _judge(row, costs.get(row["network"]), peaks) for row in rows]
 

@@ -1,8 +1,8 @@
-"""The one timing function: blocks of consecutive calls per candidate, the order changed between rounds.
+"""The one timing function: blocks of consecutive calls per candidate, in an order that changes between rounds.
 
-Alternating candidates call by call is wrong: the spinning thread pool of one slows the next. Running one candidate
-after the other is wrong too: drift then looks like a difference. So each round gives every candidate one block, and
-ratios are taken within rounds.
+Alternating candidates call by call is wrong: the spinning threads of one candidate slow the next. Running the
+candidates one after the other is wrong too: drift then looks like a difference. So each round gives every candidate one
+block, and ratios are taken within rounds.
 """
 
 import gc
@@ -22,10 +22,10 @@ from resnetrt.errors import UsageError
 Clock = Callable[[], int]
 Call = Callable[[], object]
 Interval = tuple[float, float]
-OnDevice = Callable[[int], Sequence[float]]  # milliseconds of so many runs by the device's own clock
+OnDevice = Callable[[int], Sequence[float]]  # maps a number of runs to their milliseconds by the device's clock
 CONFIDENCE = 0.95
-ENOUGH_ROUNDS = 6  # with fewer no interval of a median over rounds holds with CONFIDENCE
-_MOST_ALIKE = 0.9  # correlation of neighbours; what is more than that can't be told from so few rounds
+ENOUGH_ROUNDS = 6  # with fewer rounds no interval of a median over rounds reaches CONFIDENCE
+_MOST_ALIKE = 0.9  # cap of the neighbours' correlation; a larger one can't be estimated from so few rounds
 _ON_DEVICE = ("device_median_ms", "device_p90_ms", "device_p99_ms")
 
 
@@ -33,10 +33,10 @@ _ON_DEVICE = ("device_median_ms", "device_p90_ms", "device_p99_ms")
 class Schedule:
     """How long to measure. Times in seconds; `budget_s` covers warm-up and rounds of all candidates together.
 
-    A block is `block_calls` calls, or as many as fill `min_block_s`, fewer where the budget would not last for
-    `rounds`. Each block starts with untimed calls for `settle_s` (at least one): caches and thread pools change hands.
-    While a candidate still moves (half its interval is more than `steady` of its median) all get another round, up to
-    `max_rounds` and the budget. A spent budget ends no run before `least_rounds`.
+    A block is `block_calls` calls, or as many as fill `min_block_s`, or fewer if the budget would not last for
+    `rounds`. Each block starts with untimed calls for `settle_s` (at least one), because caches and thread pools change
+    hands. While a candidate has not settled (half its interval is more than `steady` of its median), all candidates get
+    another round, up to `max_rounds` and the budget. A spent budget never ends a run before `least_rounds`.
     """
 
     rounds: int = 15
@@ -60,7 +60,7 @@ class Schedule:
             raise UsageError(f"timing budget: expected a positive number of seconds, found {self.budget_s}")
 
     def most_s(self, call_s: float) -> float:
-        """What one candidate takes in `rounds`, in seconds, if a call takes `call_s`, which may end any wait late."""
+        """The most seconds for `rounds` of one candidate if a call takes `call_s`; each phase may end a call late."""
         block_s = self.min_block_s if self.block_calls is None else self.block_calls * call_s
         return self.warm_up_s + 3 * call_s + self.rounds * (self.settle_s + block_s + 2 * call_s)
 
@@ -73,9 +73,9 @@ class Timing:
     """`n` timed calls of one candidate, in milliseconds; warm-up and settling calls are not among them.
 
     `spread_ms` is the interquartile range. `ci_ms` is the interval of the median over rounds, which allows for drift
-    between rounds; `ci_confidence` is below 0.95 only where there are too few rounds for it, or these are too much
-    alike. `run` tells runs apart.
-    `device` has median, p90 and p99 by the device's own clock; None where the host computes.
+    between rounds; `ci_confidence` is below 0.95 only if there are too few rounds, or if they are too strongly
+    correlated. `run` identifies the run. `device` has median, p90 and p99 by the device's clock; None if the host
+    computes.
     """
 
     n: int
@@ -90,7 +90,7 @@ class Timing:
     device: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers under their names."""
+        """The numbers under their field names."""
         names = ("n", "median_ms", "p90_ms", "p99_ms", "spread_ms", "ci_confidence")
         return {name: getattr(self, name) for name in names} | {
             "ci_ms": list(self.ci_ms),
@@ -117,7 +117,7 @@ def measure(
 ) -> dict[str, Timing]:
     """Time `candidates` side by side. Each call must return only when its work is done (synchronised).
 
-    A candidate in `on_device` runs as often again behind each of its blocks, timed by its device (CUDA events).
+    A candidate in `on_device` repeats each of its blocks, timed by its device (CUDA events).
     `progress` wraps the sequence of round numbers; `clock` counts nanoseconds. Stops early when the budget is spent.
     Raises `UsageError` if there is nothing to measure; exceptions of a candidate pass through.
     """
@@ -155,7 +155,7 @@ def _device_summary(ms: Sequence[float]) -> tuple[float, float, float]:
 
 
 def order(names: Sequence[str], index: int) -> list[str]:
-    """The order of round `index`: rotated each round, reversed each full turn, so that neighbours change too."""
+    """The order of round `index`: rotated each round, reversed after each full turn, so that neighbours change too."""
     shift, turn = index % len(names), index // len(names)
     rotated = [*names[shift:], *names[:shift]]
     return rotated[::-1] if turn % 2 else rotated
@@ -175,7 +175,7 @@ def summarise(blocks: Sequence[npt.ArrayLike], run: int = 0) -> Timing:
 def ratio(slow: Timing, fast: Timing) -> Ratio | None:
     """`slow / fast`, paired by rounds; see `paired_ratio`.
 
-    Raises `ValueError` for timings of different runs; their conditions differ, so their ratio means nothing.
+    Raises `ValueError` for timings of different runs: their conditions differ, so the ratio means nothing.
     """
     if slow.run != fast.run or len(slow.round_medians_ms) != len(fast.round_medians_ms):
         raise ValueError("a paired ratio needs two timings of the same run")
@@ -183,9 +183,9 @@ def ratio(slow: Timing, fast: Timing) -> Ratio | None:
 
 
 def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio | None:
-    """The median of the rounds' ratios with its interval, from the medians of the same rounds.
+    """The median of the rounds' ratios with its interval, from medians of the same rounds.
 
-    None from fewer than `ENOUGH_ROUNDS`: no interval of 95 % says what such a factor is worth.
+    None with fewer than `ENOUGH_ROUNDS`: no 95 % interval says how reliable such a factor is.
     """
     if len(slow) < ENOUGH_ROUNDS:
         return None
@@ -202,10 +202,10 @@ def no_ratio(rounds: int, remedy: str) -> str:
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
     """Low, high and attained confidence of the median's order-statistic interval; `values` in the order of time.
 
-    Free of any assumption on the distribution (David and Nagaraja, Order Statistics, 3rd ed., section 7.1): the median
-    lies outside `[x(k), x(n+1-k)]` with probability `2 P(Binomial(n, 1/2) < k)`. Neighbours that are alike tell less
-    than so many values: ranks are then counted further out (`_stretch`). Where that needs more than the whole range,
-    as always with fewer than six values, the range is given and its confidence is below 0.95.
+    The interval assumes nothing about the distribution (David and Nagaraja, Order Statistics, 3rd ed., section 7.1):
+    the median lies outside `[x(k), x(n+1-k)]` with probability `2 P(Binomial(n, 1/2) < k)`. Correlated neighbours carry
+    less information, so the ranks are then taken further out (`_stretch`). If that exceeds the whole range, as always
+    with fewer than six values, the range is returned with its confidence, which is below 0.95.
     """
     ranked = sorted(values)
     n = len(ranked)
@@ -217,19 +217,19 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
         k, outside = k + 1, wider
     attained, stretch = max(0.0, 1 - outside), _stretch(values)
     wide = math.floor((n + 1) / 2 - stretch * ((n + 1) / 2 - k))
-    if wide < 1:  # by the normal approximation of the binomial; a whole range of few values has less than it says
+    if wide < 1:  # by the normal approximation of the binomial, which overstates the range of few values
         reach = (n - 1) / (math.sqrt(n) * stretch)
         wide, attained = 1, min(attained, 2 * NormalDist().cdf(reach) - 1)
     return ranked[wide - 1], ranked[n - wide], attained
 
 
 def _stretch(values: Sequence[float]) -> float:
-    """How many times wider the median's interval must be because values depend on the ones before; at least one.
+    """How many times wider the median's interval must be because consecutive values are correlated; at least one.
 
     `sqrt((1 + r) / (1 - r))`, as for the mean of a first-order autoregression (Bartlett 1946, JRSS Supplement 8,
     27-41), with the correlation `r` of neighbours' ranks, which is `(1 + 3 r) / n` too small on average (Marriott and
-    Pope 1954, Biometrika 41, 390-402). By simulation (`studies.runs`) intervals then cover the median in 93 % or more
-    at correlations up to 0.6 of 11 rounds and up to 0.8 of 33; without it in 87 and 59 %.
+    Pope 1954, Biometrika 41, 390-402). By simulation (`studies.runs`) intervals then cover the median in 93 % or more,
+    at correlations up to 0.6 with 11 rounds and up to 0.8 with 33; without it in 87 and 59 %.
     """
     n = len(values)
     below = np.searchsorted(np.sort(values), values, "left") + np.searchsorted(np.sort(values), values, "right")

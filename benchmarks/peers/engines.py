@@ -1,4 +1,4 @@
-"""Sessions of everybody's models, through the same code: same compiler call, same settings, same `infer`."""
+"""Sessions of all tools' models, through the same code: same compiler call, same settings, same `infer`."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from resnetrt.runtime.session import Session
 
 
 def open_own(model: Path, backend: str, threads: int) -> Session:
-    """An engine of this project: compiled in its bundle, loaded and checked as for users."""
+    """An engine of this project, compiled in its bundle, loaded and checked as for users."""
     bundle = Bundle.open(model.parent)
     variant = next(name for name, record in bundle.manifest.variants.items() if record.file == model.name)
     return load(bundle, compile_variant(bundle, variant, backend), threads=threads)
@@ -24,7 +24,7 @@ def open_own(model: Path, backend: str, threads: int) -> Session:
 def open_file(
     model: Path, backend: str, threads: int, preprocessing: Preprocessing, precision: str = "int8"
 ) -> Session:
-    """An engine of any model file, ONNX or OpenVINO's IR, with the settings that this project's engines get."""
+    """An engine of any model file, ONNX or OpenVINO's IR, with the settings of this project's engines."""
     compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
     blob = model.parent / f"{model.stem}-{backend}.engine.{compiled.extension}"
     blob.write_bytes(compiled.blob)
@@ -35,9 +35,9 @@ def open_file(
 
 
 def by_formula(frames: UInt8Array, preprocessing: Preprocessing) -> FloatArray:
-    """`(x / 255 - mean) / std` and the transpose, as scripts have it: uint8 `(N, H, W, C)` to float32 `(N, C, H, W)`.
+    """`(x / 255 - mean) / std` and the transpose, as in common scripts: uint8 `(N, H, W, C)` to float32 `(N, C, H, W)`.
 
-    In float32, the quicker way: uint8 divided by a Python number would be float64, three times slower.
+    Computed in float32: uint8 divided by a Python number would give float64 and be three times slower.
     """
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
     normalized = (frames.astype(np.float32) / np.float32(255) - mean) / std

@@ -1,4 +1,4 @@
-"""One quantizer in a process of its own: how long it takes, how much memory it needs, and the model it makes.
+"""One quantizer in its own process: its time, its memory, and the model that it makes.
 
 python -m resnetrt.benchmarks.peers.isolated TOOL BUNDLE DATA SAMPLES OUT
 """
@@ -19,7 +19,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, EnvironmentFault
 
 _TIMEOUT_S = 1800
-# what a tool imports on first use is loaded before its time counts
+# packages that a tool imports on first use are loaded before its time counts
 _IMPORTS = {"onnxruntime": ("onnxruntime.quantization",), "nncf": ("nncf", "openvino"), "resnetrt": ("onnxruntime",)}
 
 
@@ -27,7 +27,7 @@ _IMPORTS = {"onnxruntime": ("onnxruntime.quantization",), "nncf": ("nncf", "open
 class Made:
     """A quantized model. `seconds` from images and FP32 model on disk to INT8 model on disk, without imports.
 
-    `peak_rss_bytes` is of the whole process, `imports_rss_bytes` what it had before the work began.
+    `peak_rss_bytes` is the peak of the whole process, `imports_rss_bytes` its size before the work began.
     """
 
     tool: str
@@ -39,18 +39,18 @@ class Made:
 
     @property
     def path(self) -> Path:
-        """The model's file; this project's lies in a bundle."""
+        """The model's file; our models lie in a bundle."""
         return Path(self.model)
 
 
 def make(tool: Tool, bundle: Bundle, data: str, samples: int, folder: Path) -> Made:
     """Quantize a copy of `bundle` in a new process; `folder` receives the model.
 
-    Raises `BackendMissing` without its package, `EnvironmentFault` with the last line of a process that fails.
+    Raises `BackendMissing` without the tool's package, `EnvironmentFault` with the last line of a failed process.
     """
     if not tool.installed:
         raise BackendMissing(f"{tool.name}: {tool.package} is not installed; pip install 'resnetrt[peers]'")
-    folder = folder.resolve()  # it is where the process runs
+    folder = folder.resolve()  # the process runs in this folder
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{tool.name}-{samples}.bundle"
     shutil.rmtree(own, ignore_errors=True)
@@ -79,7 +79,7 @@ def work(tool: Tool, job: ToolJob) -> Made:
 
 
 def _resident(field: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far), in bytes."""
+    """VmRSS (current) or VmHWM (peak), in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
@@ -89,4 +89,4 @@ if __name__ == "__main__":
     found = work(TOOLS[name], ToolJob(Bundle.open(bundle_path), spec, int(count), Path(target)))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # what a tool does while the interpreter ends is not measured here
+    os._exit(0)  # skip what a tool does at interpreter exit: it is not measured here

@@ -1,7 +1,7 @@
-"""The closest peer: NNCF's MIXED preset, run by OpenVINO, with the bundle's own float model and calibration images.
+"""The closest peer: NNCF's MIXED preset, run by OpenVINO, on the bundle's own float model and calibration images.
 
-NNCF works in a process of its own, as it patches torch where both are imported. Its model is kept: the next run with
-the same network and versions takes it as it is.
+NNCF runs in its own process, because it patches torch if both are imported. Its model is kept and used again by the
+next run with the same network and versions.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.runtime.backends.openvino import properties, shared_core
 
 NNCF = "nncf-openvino-int8"
-NNCF_FRAMES = "nncf-openvino-int8-ppp"  # OpenVINO's PrePostProcessor in front: takes frames
+NNCF_FRAMES = "nncf-openvino-int8-ppp"  # with OpenVINO's PrePostProcessor in front, takes frames
 
 
 def nncf_model(bundle: Bundle, work: Path, data: str, samples: int) -> Path:
-    """The model as OpenVINO's IR, quantized with `samples` images of `data`; made if it is not there.
+    """The model as OpenVINO's IR, quantized with `samples` images of `data`; it is made if missing.
 
     Raises `BackendMissing` without NNCF or OpenVINO, `EnvironmentFault` if NNCF fails.
     """
@@ -37,21 +37,21 @@ def nncf_model(bundle: Bundle, work: Path, data: str, samples: int) -> Path:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="nncf-", dir=work) as folder:
             made = make(TOOLS[REFERENCE], bundle, data, samples, Path(folder)).path
-            made.with_suffix(".bin").replace(path.with_suffix(".bin"))  # the weights first: the .xml says it is whole
+            made.with_suffix(".bin").replace(path.with_suffix(".bin"))  # weights first: the .xml says it is complete
             made.replace(path)
     return path
 
 
 def bake_frames(model: Path, preprocessing: Preprocessing) -> Path:
-    """The model that takes uint8 `(N, H, W, C)`, preprocessed as OpenVINO does it; kept beside `model`."""
+    """The model with OpenVINO's preprocessing, for uint8 `(N, H, W, C)`; kept beside `model`."""
     path = model.with_name(f"{model.stem}-frames.xml")
     return path if path.exists() else bake_preprocessing(model, preprocessing)
 
 
 def open_request(model: Path, threads: int) -> Infer:
-    """The model compiled with the settings of this project's engines; a call is the bare request's.
+    """The model compiled with the settings of this project's engines; a call is a bare infer request.
 
-    As in these, single images have a compiled model of their own.
+    As in these engines, single images have their own compiled model.
     """
     core, settings = shared_core(), properties("int8", threads)
     single = core.read_model(model)
@@ -67,7 +67,7 @@ def open_request(model: Path, threads: int) -> Infer:
 
 
 def _recipe(bundle: Bundle, data: str, samples: int) -> str:
-    """Twelve hex digits over the float model, the preprocessing, the images and the versions."""
+    """A hash of twelve hex digits over the float model, the preprocessing, the images and the versions."""
     manifest = bundle.manifest
     fp32 = manifest.files[manifest.variants["fp32"].file].sha256
     decides = repr((fp32, manifest.preprocessing.to_json(), sorted(peer_versions().items()), (data, samples)))

@@ -1,4 +1,4 @@
-"""What to compare, and the networks it is compared on."""
+"""What to compare, and on which networks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from resnetrt.errors import UsageError, WeightsError
 from resnetrt.export.fp32.export import export_bundle
 
 STEPS = ("calibration", "fidelity", "latency", "frames")
-DEPTH_STEPS = ("latency", "frames")  # weights are random there
-# what is worth timing on large networks: one of each kind of graph
+DEPTH_STEPS = ("latency", "frames")  # the depths have random weights
+# the tools worth timing on large networks: one for each kind of graph
 DEPTH_TOOLS = (
     "nncf-performance",
     "nncf-mixed",
@@ -25,10 +25,10 @@ DEPTH_TOOLS = (
 
 @dataclass(frozen=True)
 class PeersRequest:
-    """`networks` are trained, with weights in `weights_dir` (None: those shipped); `depths` are timed only.
+    """`networks` are trained, with weights in `weights_dir` (None: the shipped ones); `depths` are only timed.
 
-    `calib` and `eval_data` are data sets of the trained networks, `depth_calib` one for the others. `more_samples` is
-    a second number of images for this project's calibration. `tools` empty means all that are installed.
+    `calib` and `eval_data` are data sets for the trained networks, `depth_calib` is one for the depths. `more_samples`
+    is a second number of images for this project's calibration. Empty `tools` means all installed tools.
     """
 
     networks: Sequence[str] = ()
@@ -61,7 +61,7 @@ class PeersRequest:
 
 @dataclass(frozen=True)
 class FloatNetwork:
-    """One network as a bundle with `fp32.onnx` and no more; `weights` is None where they are shipped or random."""
+    """One network as a bundle with `fp32.onnx` only; `weights` is None for shipped or random weights."""
 
     bundle: Bundle
     weights: Path | None
@@ -77,7 +77,7 @@ class FloatNetwork:
 
     @property
     def folder(self) -> Path:
-        """Where everything made from it goes."""
+        """The folder for everything made from this network."""
         return self.bundle.path.parent
 
 
@@ -97,7 +97,7 @@ def open_subject(request: PeersRequest, network: str | int) -> FloatNetwork:
     return FloatNetwork(
         bundle,
         weights,
-        str(Path(calib).resolve()) if Path(calib).exists() else calib,  # tools run in folders of their own
+        str(Path(calib).resolve()) if Path(calib).exists() else calib,  # tools run in their own folders
         request.samples if trained else request.depth_samples,
         tuple(step for step in possible if step in request.steps),
         tools,
@@ -105,7 +105,7 @@ def open_subject(request: PeersRequest, network: str | int) -> FloatNetwork:
 
 
 def find_weights(folder: Path | None, network: str) -> Path | None:
-    """The file of `folder` whose name ends like the network's: `cifar10-resnet20.safetensors` for `cifar_resnet20`.
+    """The file in `folder` whose name ends like the network's: `cifar10-resnet20.safetensors` for `cifar_resnet20`.
 
     Raises `WeightsError` unless there is exactly one.
     """

@@ -1,4 +1,4 @@
-"""The four comparisons on one network; each returns rows and lines that say what was left out and why."""
+"""The four comparisons on one network; each returns rows, and lines that say what was left out and why."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ from resnetrt.golden import Golden
 from resnetrt.preprocess import Preprocessing, UInt8Array
 from resnetrt.runtime.session import Session
 
-_PATIENCE_S = 15.0  # a calibration is not repeated beyond this
+_PATIENCE_S = 15.0  # a calibration is not repeated after this time
 
 
 def calibration(shop: Workshop, tools: Sequence[Tool]) -> Rows:
-    """Time and memory of each tool, in processes of their own."""
+    """Time and memory of each tool, each in its own process."""
     subject, request = shop.subject, shop.request
     rows = []
     for tool in tools:
@@ -93,7 +93,7 @@ def _infer(session: Session) -> Infer | OnFrames:
 
 
 def latency(shop: Workshop, tools: Sequence[Tool]) -> Rows:
-    """The engine alone, on the input it takes: rotated blocks, the ratio to `REFERENCE` paired by rounds."""
+    """The engine alone, on the input that it takes: rotated blocks; the ratio to `REFERENCE` is paired by rounds."""
     subject, request = shop.subject, shop.request
     found: dict[str, tuple[str, str | None, str, Session]] = {}
     for made_by, backend, session in shop.sessions(tools):
@@ -124,7 +124,7 @@ def _open_float(shop: Workshop, backend: str) -> Session:
 def frames(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """From a decoded uint8 NHWC frame to logits, all in OpenVINO: who does the preprocessing, and how fast.
 
-    Numpy stands there twice: the formula as people write it, and this project's `normalize`, in place.
+    Numpy appears twice: the formula as in common scripts, and this project's `normalize`, which works in place.
     """
     subject, request = shop.subject, shop.request
     preprocessing = subject.bundle.manifest.preprocessing
@@ -167,8 +167,9 @@ def _schedule(request: PeersRequest) -> Schedule:
 
 
 def _timing(timings: dict[str, Timing], name: str) -> dict[str, Any]:
-    """`ratio` is the paired one, None from fewer than six rounds; `quiet_ratio` is of the fastest rounds, which a busy
-    machine disturbs least.
+    """`ratio` is paired by rounds, None with fewer than six; `quiet_ratio` is that of the fastest rounds.
+
+    A busy machine disturbs the fastest rounds least.
     """
     reference = timings.get(f"{REFERENCE}|openvino")
     paired = None if reference is None else ratio(timings[name], reference)

@@ -1,9 +1,9 @@
-"""The results on disk: one group for each step on each network, kept when it is finished and not made again.
+"""The results on disk: one group for each step on each network, stored when finished and not made again.
 
-Where tools need not be measured side by side, each has its own group, so that a long run can be cut anywhere.
+If tools need not be measured side by side, each has its own group, so that a long run can be split anywhere.
 
-A group belongs to a recipe: the versions of the tools, this project's source code, the processor and the arguments.
-One of another recipe is replaced.
+A group belongs to a recipe: the versions of the tools, this project's source code, the processor and the arguments. A
+group with a different recipe is replaced.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 
 class ResultStore:
-    """Groups in a JSON file, written after each. With `again` nothing that is there counts as finished."""
+    """Groups in a JSON file, written after each group. With `again`, no existing group counts as finished."""
 
     def __init__(self, path: Path, again: bool = False) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class ResultStore:
         run: Callable[[], tuple[Rows, list[str]]],
         tool: str | None = None,
     ) -> bool:
-        """Keep the rows and lines about what was left out that `run` returns; whether it had to run."""
+        """Store the rows and the lines about what was left out that `run` returns; returns whether it had to run."""
         recipe = recipe_of(arguments)
         place = (step, network, tool)
         old = self.groups.get(place)
@@ -62,7 +62,7 @@ class ResultStore:
         return [row for (kind, _, _), group in self.groups.items() if kind == step for row in group["rows"]]
 
     def to_json(self) -> dict[str, Any]:
-        """What the file holds."""
+        """The content of the file."""
         return {
             "schema_version": SCHEMA_VERSION,
             "conditions": conditions() | {"peers": peer_versions()},
@@ -74,7 +74,7 @@ class ResultStore:
 
 
 def recipe_of(arguments: dict[str, Any]) -> str:
-    """Twelve hex digits over everything that decides a result."""
+    """A hash of twelve hex digits over everything that decides a result."""
     decides = json.dumps([recipe_hash(), peer_versions(), arguments], sort_keys=True)
     return hashlib.sha256(decides.encode()).hexdigest()[:12]
 

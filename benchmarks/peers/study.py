@@ -1,4 +1,4 @@
-"""All steps on all networks, each finished group kept."""
+"""All steps on all networks; each finished group is kept."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ from resnetrt.errors import UsageError
 from resnetrt.progress import Say
 
 TOOL_BY_TOOL = ("calibration", "fidelity")
-# the arguments that decide the result of a step, beside those of its subject
+# the arguments that decide the result of a step, besides those of its subject
 _DECIDES = {
     "calibration": ("more_samples", "repeats"),
     "fidelity": ("eval_data", "eval_samples"),
@@ -27,7 +27,7 @@ _DECIDES = {
 
 
 def run_study(request: PeersRequest, results: ResultStore, say: Say) -> None:
-    """Add to `results` what the request asks for and is not there. Raises `UsageError` if it asks for no network."""
+    """Add to `results` what the request asks for and `results` lacks. Raises `UsageError` if it asks for no network."""
     networks: list[str | int] = [*request.networks, *request.depths]
     if not networks:
         raise UsageError("peers: expected at least one network or depth, found none; name them with --networks")
@@ -45,7 +45,7 @@ def run_study(request: PeersRequest, results: ResultStore, say: Say) -> None:
 
 
 def _groups(subject: FloatNetwork) -> Iterator[tuple[str, Tool | None]]:
-    """Steps with the tool they are for; None for all tools side by side."""
+    """Steps with their tool; None for all tools side by side."""
     for step in subject.steps:
         yield from ((step, tool) for tool in (subject.tools if step in TOOL_BY_TOOL else (None,)))
 
@@ -57,7 +57,7 @@ def _run(step: str, shop: Workshop, tools: Sequence[Tool]) -> tuple[Rows, list[s
 
 
 def _content(request: PeersRequest, subject: FloatNetwork) -> dict[str, str | None]:
-    """Hashes of the network and of all images: what was measured on others is another result."""
+    """Hashes of the network and of all images: a result holds only for these."""
     manifest = subject.bundle.manifest
     calib = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
     judged = None

@@ -1,4 +1,4 @@
-"""The results as text: one table of everything, one of frames to logits, one of calibration on more images."""
+"""The results as text: a table of everything, one of frames to logits, and one of calibration on more images."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,9 +8,9 @@ from resnetrt.benchmarks.peers.store import ResultStore
 
 
 def render(results: ResultStore) -> str:
-    """All tables, in Markdown; a ratio is to NNCF MIXED: paired with its interval, then that of the quiet rounds.
+    """All tables, in Markdown. Ratios are to NNCF MIXED: paired, with the interval, then of the fastest rounds.
 
-    From fewer than six rounds there is none, and a line says so.
+    With fewer than six rounds there is no paired ratio, and a line says so.
     """
     batches = sorted({row["batch"] for row in results.rows("latency")})
     times = [name for batch in batches for name in (f"ms, batch {batch}", "ratio")]

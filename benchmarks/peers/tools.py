@@ -1,7 +1,7 @@
-"""The quantizers that are compared: a name, what it is, and a function from FP32 ONNX and images to an INT8 model.
+"""The quantizers that are compared: a name, a description, and a function from FP32 ONNX and images to an INT8 model.
 
-Every tool gets the same `fp32.onnx` and the same images in the same order, and quantizes everything, the first
-convolution and the last layer included.
+Every tool gets the same `fp32.onnx` and the same images in the same order, and quantizes everything, including the
+first convolution and the last layer.
 """
 
 import importlib.util
@@ -20,13 +20,13 @@ from resnetrt.export.compilers import find_compiler
 from resnetrt.preprocess import FloatArray
 
 CPU_BACKENDS = ("openvino", "onnxruntime")
-REFERENCE = "nncf-mixed"  # what latencies are divided by
-BATCH = 16  # the best for NNCF, see `_nncf`; to ORT's ranges it makes no difference
+REFERENCE = "nncf-mixed"  # latencies are divided by its latency
+BATCH = 16  # the best size for NNCF, see `_nncf`; it does not affect ONNX Runtime's ranges
 
 
 @dataclass(frozen=True)
 class ToolJob:
-    """What a tool works on: a bundle of its own to change, images, and where its model goes."""
+    """What a tool works on: its own bundle, which it may change, images, and the place for its model."""
 
     bundle: Bundle
     data: str
@@ -39,7 +39,7 @@ class ToolJob:
         return self.bundle.variant_file("fp32")
 
     def dataset(self) -> Dataset:
-        """The calibration images: those that `calibrate_bundle` chooses."""
+        """The calibration images, the same that `calibrate_bundle` chooses."""
         found = open_dataset(self.data, self.bundle.manifest.preprocessing, labelled=False)
         return found.subset(self.samples, 0) if len(found) > self.samples else found
 
@@ -51,9 +51,9 @@ class ToolJob:
 
 @dataclass(frozen=True)
 class Tool:
-    """One quantizer with one setting. `dialect` `tensorrt` is symmetric int8 everywhere, others have uint8.
+    """One quantizer with one setting. `dialect` `tensorrt` means symmetric int8 everywhere; the others use uint8.
 
-    `package` must be installed; `input` is what its model takes (as in `VariantRecord`); `backends` run its model.
+    `package` must be installed. `input` is what its model takes (as in `VariantRecord`); `backends` run its model.
     `quantize` returns the model's file.
     """
 
@@ -79,10 +79,10 @@ def _register(tool: Tool) -> None:
 
 
 def _nncf(preset: str, batch: int) -> Callable[[ToolJob], Path]:
-    """NNCF on the OpenVINO model, its defaults but for the preset.
+    """NNCF on the OpenVINO model, with its defaults except for the preset.
 
-    It averages the extremes over batches, so the batch decides the ranges: on ResNet-20 the MIXED preset reaches 20.6
-    dB with single images, 30.0 with batches of 16, 29.6 with 64, 29.3 with 128.
+    NNCF averages the extremes over batches, so the batch size decides the ranges: on ResNet-20 the MIXED preset reaches
+    20.6 dB with single images, 30.0 with batches of 16, 29.6 with 64, 29.3 with 128.
     """
 
     def quantize(job: ToolJob) -> Path:
@@ -130,7 +130,7 @@ def _reader(job: ToolJob) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands out one batch after the other."""
+        """Gives one batch after the other."""
 
         def __init__(self) -> None:
             self._images = job.images(BATCH)
@@ -143,7 +143,7 @@ def _reader(job: ToolJob) -> Any:
 
 
 def _own(dialect: str, kind: str, learned: bool = False) -> Callable[[ToolJob], Path]:
-    """Ours as the command line runs it: calibrate, then quantize with the default options or learned rounding."""
+    """Our quantizer as the command line runs it: calibrate, then quantize with default options or learned rounding."""
 
     def quantize(job: ToolJob) -> Path:
         record = calibrate_bundle(job.bundle, job.data, job.samples)
@@ -158,7 +158,7 @@ def _own(dialect: str, kind: str, learned: bool = False) -> Callable[[ToolJob], 
 
 
 def _backends_of(dialect: str) -> tuple[str, ...]:
-    """The CPU backends that the dialect is made for; all of them where it is made for a GPU."""
+    """The CPU backends that the dialect is made for; all CPU backends if it is made for a GPU."""
     return tuple(name for name in CPU_BACKENDS if dialect == find_compiler(name).DIALECT) or CPU_BACKENDS
 
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Workshop:
-    """The models and sessions of one network, each made once; `left_out` collects what can't be made."""
+    """The models and sessions of one network, each made once; `left_out` lists what can't be made."""
 
     def __init__(self, subject: FloatNetwork, request: PeersRequest, stack: ExitStack) -> None:
         self.subject = subject
@@ -31,13 +31,13 @@ class Workshop:
         self._sessions: dict[str, Session | None] = {}
 
     def made(self, tool: Tool) -> Made | None:
-        """The tool's model, from an earlier run if nothing changed; None if it can't make one."""
+        """The tool's model, from an earlier run if nothing changed; None if the tool can't make one."""
         if tool.name not in self._made:
             self._made[tool.name] = self._earlier(tool) or self.make(tool, self.subject.samples)
         return self._made[tool.name]
 
     def make(self, tool: Tool, samples: int) -> Made | None:
-        """A new model in a process of its own."""
+        """A new model, made in its own process."""
         subject = self.subject
         action = partial(make, tool, subject.bundle, subject.calib, samples, subject.folder)
         made = self.attempt(tool.name, action)
@@ -58,14 +58,14 @@ class Workshop:
                     yield tool, backend, session
 
     def session(self, name: str, opener: Callable[[], Session]) -> Session | None:
-        """The session of this name, opened once."""
+        """The session of this name; it is opened once."""
         if name not in self._sessions:
             session = self.attempt(name, opener)
             self._sessions[name] = None if session is None else self._stack.enter_context(session)
         return self._sessions[name]
 
     def attempt(self, what: str, action: Callable[[], T]) -> T | None:
-        """What `action` returns; None, and a line in `left_out`, if this machine or version can't do it."""
+        """The result of `action`; None, with a line in `left_out`, if this machine or version can't do it."""
         try:
             return action()
         except ResnetrtError as error:

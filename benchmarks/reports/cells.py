@@ -16,13 +16,13 @@ def format_ms(value: float | None) -> str:
 
 
 def few_rounds(row: Mapping[str, Any]) -> str:
-    """What to write behind a row's interval: the confidence that its rounds allow, nothing if that is 95 %."""
+    """The text after a row's interval: the confidence that its rounds allow, or nothing if that is 95 %."""
     confidence = row.get("ci_confidence")
     return "" if confidence is None or confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """`value` with so many digits behind the point."""
+    """`value` with `digits` digits after the decimal point."""
     return UNKNOWN if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
 
 

@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 
 def draw_all(record: Record) -> dict[str, "Figure"]:
-    """Every picture that the record has numbers for, by file name without suffix."""
+    """Every picture for which the record has numbers, by file name without suffix."""
     found: dict[str, Figure] = {}
     curves = [row for row in record["results"] if row.get("depth") is not None]
     for batch in sorted({row["batch"] for row in curves}):
@@ -63,7 +63,7 @@ def write_charts(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
 
 
 def draw_depth(rows: Sequence[Row], batch: int) -> "Figure":
-    """Median latency against depth with intervals, one curve an engine, each named at its right end."""
+    """Median latency against depth with intervals: one curve per engine, named at its right end."""
     with dressed() as figure_class:
         figure: Figure = figure_class(figsize=(9.0, 5.2), facecolor=PAPER, layout="constrained")
         axes = figure.add_subplot(facecolor=PAPER)
@@ -84,7 +84,7 @@ def draw_depth(rows: Sequence[Row], batch: int) -> "Figure":
 
 
 def draw_int8(break_even: Sequence[Row]) -> "Figure":
-    """How many times faster INT8 is than FP32 on the same backend, against depth; above the line it pays."""
+    """The speed-up of INT8 over FP32 on the same backend, against depth; above the line INT8 pays."""
     with dressed() as figure_class:
         figure: Figure = figure_class(figsize=(9.0, 4.4), facecolor=PAPER, layout="constrained")
         axes = figure.add_subplot(facecolor=PAPER)
@@ -108,7 +108,7 @@ def draw_int8(break_even: Sequence[Row]) -> "Figure":
 
 
 def draw_roofline(record: Record) -> "Figure":
-    """Achieved operations a second against operations a byte, under the measured roofs."""
+    """Achieved operations per second against operations per byte, under the measured roofs."""
     rows = [row for row in record["results"] if row.get("ops_per_byte")]
     peaks = record["peaks"]
     with dressed() as figure_class:
@@ -138,7 +138,7 @@ def draw_roofline(record: Record) -> "Figure":
 
 
 def draw_layers(record: Row) -> "Figure":
-    """The slowest layers of one engine, by precision; the others as one bar."""
+    """The slowest layers of one engine, coloured by precision; all others as one bar."""
     layers = sorted(record["layers"], key=lambda layer: -layer["ms"])
     shown, rest = layers[:_MOST_LAYERS], layers[_MOST_LAYERS:]
     total = sum(layer["ms"] for layer in layers)
@@ -173,7 +173,7 @@ def _draw_pareto(record: Record) -> "Figure":
 
 
 def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Engines in the order of their slowest network, each with its rows by depth."""
+    """Engines, ordered by their slowest network, each with its rows by depth."""
     ranked = sorted(rows, key=lambda row: (row["engine"] != BASELINE, row["engine"], row["depth"] or 0, row["batch"]))
     for engine, group in groupby(ranked, lambda row: str(row["engine"])):
         yield engine, list(group)
@@ -196,7 +196,7 @@ def _colour(row: Row) -> str:
 
 
 def _name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str]], x: float) -> None:
-    """Write each curve's name right of the axes at its end, pushed apart so that none covers another."""
+    """Write each curve's name at its end, right of the axes, spaced so that none covers another."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     box = axes.get_window_extent()
     line = 15.0 * axes.figure.dpi / 72 * 10 / 11
@@ -230,5 +230,5 @@ def _caption(figure: "Figure", rows: Sequence[Row], text: str) -> None:
 
 
 def _short(name: str) -> str:
-    name = name.replace("/WithoutBiases", "")  # OpenVINO's own word in every convolution's name
+    name = name.replace("/WithoutBiases", "")  # OpenVINO adds this to every convolution's name
     return name if len(name) <= 36 else f"{name[:17]}…{name[-18:]}"

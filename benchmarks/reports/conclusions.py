@@ -1,4 +1,4 @@
-"""What a bench run says, in sentences."""
+"""What follows from a bench run, in sentences."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 def conclusions(record: Record) -> list[str]:
-    """Fastest engine, what depth costs, where INT8 pays, how far from the limit, and whether the run was quiet."""
+    """Fastest engine, cost of depth, where INT8 pays, distance from the limit, and whether the run was quiet."""
     parts = (_unfinished, _fastest, _int8, _limit, _against_peers, _start, _overhead, _noise)
     return [sentence for part in parts for sentence in part(record)]
 
@@ -25,7 +25,7 @@ def _unfinished(record: Record) -> Iterator[str]:
 
 
 def _fastest(record: Record) -> Iterator[str]:
-    """The engine with the largest geometric mean of times faster than eager, at each batch; those it may not beat."""
+    """At each batch, the engine with the largest geometric mean speed-up over eager, and those that it may not beat."""
     for batch, rows in _by_batch(record["results"]):
         yield from _race(record, batch, [row for row in rows if row["engine"] not in PEERS and row["times_faster"]])
         few = [len(row["round_medians_ms"]) for row in rows if len(row["round_medians_ms"]) < ENOUGH_ROUNDS]
@@ -35,7 +35,7 @@ def _fastest(record: Record) -> Iterator[str]:
 
 
 def _race(record: Record, batch: int, rows: Sequence[Row]) -> Iterator[str]:
-    """Engines beside each other on the same networks; one that lacks some of them is named and takes no part."""
+    """Engines compared on the same networks; an engine that lacks some of them is named and left out."""
     cells: dict[str, dict[str, Row]] = {}
     for row in rows:
         cells.setdefault(row["engine"], {})[row["network"]] = row
@@ -65,7 +65,7 @@ def _mean(cells: Mapping[str, Row], networks: Iterable[str]) -> tuple[float, flo
 
 
 def _beats(first: Mapping[str, Row], second: Mapping[str, Row]) -> bool:
-    """Whether the mean lead is beyond doubt; eager is the same for both and leaves."""
+    """Whether the mean lead is significant; eager's time is the same for both and cancels."""
     both = sorted(first.keys() & second.keys())
     leads = [first[name]["times_faster"] / second[name]["times_faster"] for name in both]
     errors = [math.hypot(_error(first[name]), _error(second[name])) for name in both]
@@ -94,7 +94,7 @@ def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
 
 
 def _int8(record: Record) -> Iterator[str]:
-    """The depths where INT8 pays, where it is undecided and where it does not, by the intervals of the ratios."""
+    """The depths where INT8 pays, where that is undecided, and where it does not, by the intervals of the ratios."""
     for found in record.get("break_even", ()):
         curve: Sequence[Row] = found["curve"]
         paying = [point for point in curve if point["ci"][0] > 1]
@@ -123,7 +123,7 @@ def _where_it_pays(found: Row, paying: Sequence[Row]) -> str:
 
 
 def _limit(record: Record) -> Iterator[str]:
-    """How far the engine that is fastest is from the roofs, at each batch."""
+    """How far the fastest engine is from the roofline, at each batch."""
     for batch, rows in _by_batch([row for row in record["results"] if row.get("percent_of_floor")]):
         own = [row for row in rows if row["engine"] not in PEERS]
         best = min(own, key=lambda row: float(row["median_ms"]), default=None)
@@ -141,7 +141,7 @@ def _limit(record: Record) -> Iterator[str]:
 
 
 def _against_peers(record: Record) -> Iterator[str]:
-    """Own time over that of the closest peer, for each way to measure it."""
+    """Our time divided by the closest peer's, for each way of measuring."""
     names = {"engine": "engine alone", "frame": "from a uint8 frame", "jpeg": "from a JPEG"}
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in closest(record.get("against_peers", ())):

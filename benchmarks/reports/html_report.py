@@ -1,4 +1,4 @@
-"""A bench run as one HTML file: no network, no scripts, light or dark as the reader's system is."""
+"""A bench run as one HTML file: no network access, no scripts, light or dark like the reader's system."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""Where to put the labels of points so that they cover neither each other nor anything drawn."""
+"""Placing the labels of points so that they cover neither each other nor anything drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ _DISTANCES = (7.0, 14.0, 24.0, 38.0, 56.0, 80.0, 110.0, 150.0, 200.0)
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _LEADER_FROM = 36.0  # a label this far from its anchor is joined to it by a line
 _DOT = 2.0
-_AIR = 14.0  # closer than this to another point, a label seems to be that point's
-# what a square pixel covered, outside, or in the air of another point costs, against a pixel of distance
+_AIR = 14.0  # a label closer than this to another point seems to belong to that point
+# cost of a square pixel that is covered, outside, or too close to another point, relative to a pixel of distance
 _COVERED, _OUTSIDE, _CROWDED, _DISTANT = 10.0, 30.0, 0.3, 3.0
 _NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label of `size` for what covers the boxes `drawn`; it may sit at any of `anchors`."""
+    """A label of `size` for an item that covers the boxes `drawn`; it may be placed at any of `anchors`."""
 
     size: Point
     anchors: Sequence[Point]
@@ -31,7 +31,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a label goes, how far from its anchor, and the line `leader` to it if that is far."""
+    """The box of a label, its distance from the anchor, and the line `leader` to the anchor if that is far."""
 
     box: Box
     distance: float
@@ -39,9 +39,9 @@ class Placement:
 
 
 def place_labels(labels: Sequence[Label], obstacles: Sequence[Box], bounds: Box) -> list[Placement]:
-    """A box for each label, greedily the cheapest: near, inside `bounds`, covering nothing, away from other points.
+    """A box for each label, chosen greedily by cost: near, inside `bounds`, covering nothing, away from other points.
 
-    All in pixels. Leaders count as drawn, so no label crosses another's.
+    All numbers are pixels. Leaders count as drawn, so no label crosses another label's leader.
     """
     taken = [*obstacles, *(box for label in labels for box in label.drawn)]
     placements: list[Placement] = []
@@ -57,7 +57,7 @@ def place_labels(labels: Sequence[Label], obstacles: Sequence[Box], bounds: Box)
 
 
 def overlap(box: Box, others: Sequence[Box]) -> float:
-    """The area of `box` that `others` cover, counted once for each."""
+    """The area of `box` that `others` cover, counted once for each of them."""
     if not others:
         return 0.0
     left, bottom, right, top = np.asarray(others, np.float64).T
@@ -69,7 +69,7 @@ def overlap(box: Box, others: Sequence[Box]) -> float:
 def _cost(
     found: Placement, taken: Sequence[Box], air: Sequence[Box], labels: Sequence[Box], bounds: Box
 ) -> tuple[bool, float]:
-    """Whether it covers anything or reaches outside, which no nearness makes good, and the price of all there is."""
+    """Whether the label covers anything or reaches outside, which outweighs any distance; and its total cost."""
     left, bottom, right, top = found.box
     outside = (right - left) * (top - bottom) - overlap(found.box, [bounds])
     covered = overlap(found.box, taken) + sum(overlap(dot, labels) for dot in _dots(found))

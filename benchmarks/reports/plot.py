@@ -1,4 +1,4 @@
-"""The latency/accuracy picture: each engine a point with error bars and its own label, as SVG and PNG."""
+"""The latency/accuracy picture: each engine is a point with error bars and a label; as SVG and PNG."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# after Okabe and Ito, told apart by colour-blind readers; the light ones darkened, since labels bear them too
+# after Okabe and Ito, told apart by colour-blind readers; the light ones are darkened, because labels use them too
 _COLOURS = {"fp32": "#0072B2", "fp16": "#009E73", "bf16": "#A3447F", "int8": "#D55E00", "fp8": "#9A6700"}
 _EAGER, _OTHER, _INK, _FAINT = "#333333", "#666666", "#222222", "#8a8a8a"
-_LOG_FROM = 4.0  # latencies further apart than this factor get a logarithmic axis
+_LOG_FROM = 4.0  # if latencies span more than this factor, the axis is logarithmic
 Row = Mapping[str, Any]
 
 
@@ -43,7 +43,7 @@ def write_tradeoff(summary: Sequence[Row], title: str, stem: Path) -> list[Path]
 
 
 def draw_tradeoff(summary: Sequence[Row], title: str) -> "Figure":
-    """Top-1 against median latency of the rows of a report's summary, on white."""
+    """Top-1 against median latency for the rows of a report's summary, on white."""
     figure_class = _figure_class()
     rows = [row for row in summary if row["median_ms"] is not None and row["top1"] is not None]
     if not rows:
@@ -84,7 +84,7 @@ def _draw_engine(axes: "Axes", row: Row) -> None:
 
 
 def _intervals(row: Row) -> tuple[Point, Point]:
-    """Of the median latency, and of top-1 relative to the FP32 top-1 on the same images."""
+    """The intervals of the median latency, and of top-1 relative to the FP32 top-1 on the same images."""
     x, y = row["median_ms"], row["top1"]
     if row["drop_ci_pp"] is None:
         return row["ci_ms"] or (x, x), (y, y)
@@ -144,7 +144,7 @@ def _logarithmic(axes: "Axes", latencies: Sequence[float]) -> None:
 
 
 def _label(figure: "Figure", axes: "Axes", rows: Sequence[Row]) -> None:
-    """Write each engine's name beside its point; texts are measured first, then placed apart."""
+    """Write each engine's name beside its point; texts are measured first, then placed without overlap."""
     figure.draw_without_rendering()
     texts = [_measured_text(axes, row) for row in rows]
     extents = [text.get_window_extent() for text in texts]
@@ -182,7 +182,7 @@ def _measured_text(axes: "Axes", row: Row) -> Any:
 
 
 def _drawn_boxes(axes: "Axes", row: Row) -> list[Box]:
-    """Pixels that the marker and the error bars cover, with a little air."""
+    """Boxes, in pixels, that the marker and the error bars cover, with a small margin."""
     (left, right), (low, high) = _intervals(row)
     x, y = axes.transData.transform((row["median_ms"], row["top1"]))
     (x0, y0), (x1, y1) = axes.transData.transform([(left, low), (right, high)])

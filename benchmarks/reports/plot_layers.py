@@ -1,4 +1,4 @@
-"""The picture of a layer report: SQNR over depth, and what each layer's range cuts."""
+"""The picture of a layer report: SQNR over depth, and the share that each layer's range clips."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OWN, _WHOLE, _CLIP, _INK, _FAINT = "#0072B2", "#D55E00", "#A3447F", "#222222", "#8a8a8a"
-_TOP_DB = 70.0  # what is better is drawn here
+_TOP_DB = 70.0  # better values are drawn here
 _NAMED = 3  # the worst layers, whose names are printed bold
 _FORMATS = (".svg", ".png")
 

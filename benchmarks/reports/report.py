@@ -54,11 +54,11 @@ _HOW_TO_READ = """\
 
 @dataclass(frozen=True)
 class Attempt:
-    """One backend at one precision: its engine if there is one, and how it ended.
+    """One backend at one precision: its engine if there is one, and the outcome.
 
     `outcome` is empty while undecided, then `chosen`, `slower`, `accuracy` (outside the budget, or undecided),
-    `verification` (its outputs, or the precision that it runs in) or `not here` (this machine or backend can't); `why`
-    in words.
+    `verification` (wrong outputs, or too little work in its precision) or `not here` (this machine or backend can't run
+    it); `why` is the reason in words.
     """
 
     backend: str
@@ -79,9 +79,9 @@ class Attempt:
 class Report:
     """What a deployment measured: `engines[]` of `evaluate`, `results[]` of `bench`, `sizes` in bytes by engine.
 
-    `batch` chooses the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
-    is what the engine was chosen from, None where nothing was chosen. `shares` are of the work in an engine's own
-    precision, None where that is unknown; `refused` says which engines failed a check and were left out.
+    `batch` selects the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
+    lists what the engine was chosen from, None without a choice. `shares` are the shares of work in each engine's own
+    precision, None if unknown; `refused` lists the engines that failed a check and were left out.
     """
 
     title: str
@@ -96,7 +96,7 @@ class Report:
     refused: Sequence[str] = field(default=())
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row per engine, eager FP32 first; what was not measured is None."""
+        """One row per engine, eager FP32 first; values that were not measured are None."""
         accuracy = {str(row["engine"]): row for row in self.engines}
         latency = {str(row["engine"]): row for row in self.results if row["batch"] == self.batch}
         names = sorted(dict.fromkeys([*latency, *accuracy]), key=lambda name: name != BASELINE)
@@ -168,7 +168,7 @@ def tried_cells(tried: Sequence[Attempt]) -> list[list[str]]:
 
 
 def few_rounds_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line that says why the table has no factors, where its rounds are too few for them."""
+    """A line that says why the table has no factors, if it has too few rounds for them."""
     few = [row["rounds"] for row in summary if row["rounds"] is not None and row["rounds"] < ENOUGH_ROUNDS]
     return [f"times faster: {no_ratio(min(few), 'time the engines longer with resnetrt bench')}"] if few else []
 

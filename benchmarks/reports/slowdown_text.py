@@ -1,4 +1,4 @@
-"""A regression check in words: of `regression` of `bench --json`, also of earlier versions."""
+"""A regression check in words, from `regression` of `bench --json`, also of earlier versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from resnetrt.benchmarks.measure.latency import BASELINE
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS
 
-_WORTH_SAYING = 5.0  # percent that eager changed
+_WORTH_SAYING = 5.0  # least change of eager's time that is reported, in percent
 VERDICT_HEADER = ("network", "engine", "batch", "slowdown %", "95 % interval", "runs", "finds from %", "verdict")
 
 
@@ -20,7 +20,7 @@ def verdict_cells(cell: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def verdict_text(cell: Mapping[str, Any]) -> str:
-    """The verdict of a cell, why it has no better one, and whether a baseline is missing."""
+    """The verdict of a cell, why it is not a better one, and whether a baseline is missing."""
     why = list(_why(cell)) if cell["verdict"] == "INCONCLUSIVE" else []
     if cell["against"] != BASELINE and cell["engine"] != BASELINE:
         why.append(f"by time, without {BASELINE}")
@@ -28,7 +28,7 @@ def verdict_text(cell: Mapping[str, Any]) -> str:
 
 
 def _why(cell: Mapping[str, Any]) -> list[str]:
-    if "runs" not in cell:  # an earlier version's: one run a side
+    if "runs" not in cell:  # from an earlier version: one run per side
         then, now = cell.get("rounds", (ENOUGH_ROUNDS, ENOUGH_ROUNDS))
         return [f"{then} rounds then, {now} now, {ENOUGH_ROUNDS} needed"] if min(then, now) < ENOUGH_ROUNDS else []
     why = [
@@ -43,7 +43,7 @@ def _why(cell: Mapping[str, Any]) -> list[str]:
 
 
 def slowdown_text(cell: Mapping[str, Any]) -> tuple[str, str]:
-    """The slowdown of a cell in percent and its interval; `-` where too few runs give none."""
+    """The slowdown of a cell in percent and its interval; `-` if there are too few runs."""
     if cell["slowdown_percent"] is None:
         return "-", "-"
     low, high = cell["ci_percent"]
@@ -51,7 +51,7 @@ def slowdown_text(cell: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def other_lines(regression: Mapping[str, Any]) -> list[str]:
-    """A line for each cell that only one side has, and for the machine's own change where it is 5 % or more."""
+    """A line for each cell that only one side has, and for the machine's own change if that is 5 % or more."""
     lines = [f"gone, which fails: {name}" for name in regression.get("only_old", ())]
     lines += [f"new: {name}" for name in regression.get("only_new", ())]
     lines += [

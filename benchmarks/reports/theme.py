@@ -1,4 +1,4 @@
-"""One look for all pictures: colours, fonts, and figures as SVG, PNG, or SVG that follows the page's light or dark."""
+"""One look for all pictures: colours, fonts, and figures as SVG, PNG, or SVG that follows the page's theme."""
 
 import io
 import re
@@ -19,7 +19,7 @@ MARKERS = {"eager": "D", "onnxruntime": "o", "openvino": "s", "tensorrt": "^", "
 DASHES: dict[str, Any] = {"onnxruntime": (0, (5, 2)), "eager": (0, (1, 1.5))}
 for _peer, _marker in (("torch-compile", "P"), ("nncf-openvino", "X")):
     MARKERS[_peer], DASHES[_peer] = _marker, (0, (4, 1, 1, 1))
-# CSS variable, light and dark value of every colour that a picture may hold
+# CSS variable, and light and dark value, of every colour that a picture may use
 VARIABLES = {
     INK: ("ink", "#222222", "#e8e8e8"),
     FAINT: ("faint", "#8a8a8a", "#8f8f8f"),
@@ -37,7 +37,7 @@ _FONT: dict[Any, Any] = {"font.size": 10.0, "svg.fonttype": "path", "axes.titles
 
 
 def colour(engine: str, precision: str) -> str:
-    """The colour of an engine: that of its precision, ink for the baseline."""
+    """The colour of an engine: its precision's colour, or ink for the baseline."""
     return EAGER if engine.startswith("eager") else COLOURS.get(precision, OTHER)
 
 
@@ -98,7 +98,7 @@ def themed_svg(figure: "Figure", name: str, description: str) -> str:
         text = re.sub(re.escape(found), f"var(--{variable})", text, flags=re.IGNORECASE)
     text = re.sub("#ffffff", "var(--paper)", text, flags=re.IGNORECASE)
     text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
-    # ids of clip paths and glyphs are the page's: keep those of two pictures apart
+    # ids of clip paths and glyphs are shared by the page: keep those of two pictures apart
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{description}" fill="var(--ink)" ', 1)
 

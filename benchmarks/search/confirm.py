@@ -1,7 +1,8 @@
-"""The held-out half of a search: which trials to confirm on it, at which confidence, and what drop a PASS then claims.
+"""The held-out half of a search: which trials to confirm on it, at which confidence, and the drop that a PASS claims.
 
-The least number of blocks that passes on one half of the images is one at the edge: on the other half it passes about
-every second time. So the choice weighs blocks against the chance of a confirmation, and there may be a second attempt.
+The smallest number of blocks that passes on one half of the images is a borderline case: on the other half it passes
+about every second time. So the choice weighs blocks against the probability of a confirmation, and there may be a
+second attempt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,24 +17,24 @@ from resnetrt.benchmarks.search.strategy import Trial
 from resnetrt.benchmarks.stats.noninferiority import drop_bounds, falling_root
 from resnetrt.calibration.images.data import IntArray
 
-SURE = 0.9  # a chance of confirmation beyond which one more block is not looked for
+SURE = 0.9  # a probability of confirmation that needs no further block
 ATTEMPTS = 2
-_DRAWS = 1000  # a chance of 0.9 is known to 0.01
-_PRIOR = 0.5  # of each of the four outcomes of an image (Jeffreys)
+_DRAWS = 1000  # estimates a probability of 0.9 to within 0.01
+_PRIOR = 0.5  # prior weight of each of the four outcomes of an image (Jeffreys)
 
 
 @dataclass(frozen=True)
 class TrialToConfirm:
-    """A trial to confirm, at this confidence."""
+    """A trial to confirm, and the confidence for it."""
 
     trial: Trial
     confidence: float
 
 
 def halves(groups: IntArray) -> tuple[IntArray, IntArray]:
-    """Positions to search on and to confirm on, each in order: of every class as many, one image more or less.
+    """Positions to search on and to confirm on, each in order; the count of each class differs by at most one.
 
-    `groups` `(n,)` are the classes. The halves are as large as each other; an odd image is left out.
+    `groups` `(n,)` are the classes. The halves have the same size; an odd image is left out.
     """
     by_class = np.argsort(groups, kind="stable")
     even = 2 * (len(groups) // 2)
@@ -41,16 +42,16 @@ def halves(groups: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def corrected(budget: Budget, attempts: int) -> Budget:
-    """The budget of each of several attempts, so that all of them together are wrong as seldom as one (Bonferroni)."""
+    """The budget for each of several attempts: all together are wrong no more often than a single one (Bonferroni)."""
     return replace(budget, confidence=1 - (1 - budget.confidence) / attempts)
 
 
 def chance_to_pass(row: Mapping[str, Any], budget: Budget, images: int) -> float:
-    """How likely the gate passes on `images` others, after `row` on the images searched.
+    """The probability that the gate passes on `images` other images, given `row` from the images searched.
 
-    The predictive distribution of counts: shares of both right, lost, gained and neither from the Dirichlet
-    distribution that the row leaves of a flat prior, then images drawn by these shares (Geisser 1993, Predictive
-    Inference). By 1,000 draws that are the same every time, so that it grows with what it should grow with.
+    From the predictive distribution of counts: the shares of both right, lost, gained and neither are drawn from their
+    Dirichlet posterior, then images are drawn with these shares (Geisser 1993, Predictive Inference). The 1,000 draws
+    use the same random numbers every time, so that the estimate is monotonic.
     """
     rng = np.random.default_rng(0)
     both = round(row["top1"] * row["n"] / 100) - row["gained"]
@@ -60,10 +61,10 @@ def chance_to_pass(row: Mapping[str, Any], budget: Budget, images: int) -> float
 
 
 def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, attempts: int) -> list[TrialToConfirm]:
-    """Which of the passing trials to confirm, the first first: one at the budget's confidence, or two corrected ones.
+    """The passing trials to confirm, in order: one at the budget's confidence, or two at a corrected one.
 
-    The plan with the least expected number of blocks kept, where nothing confirmed costs all `blocks` and one more. Two
-    attempts share their images, so the second is taken to have no luck of its own. Empty if no trial passed.
+    The plan has the smallest expected number of blocks kept, where "nothing confirmed" costs `blocks` + 1. Two attempts
+    use the same images, so the second is assumed to have no luck of its own. The plan is empty if no trial passed.
     """
     fewest: dict[int, Trial] = {}
     for trial in trials:
@@ -85,12 +86,13 @@ def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, atte
 
 
 def drop_of_passed(row: Mapping[str, Any], budget: Budget) -> float:
-    """The drop in pp of a candidate that passed, with the luck taken out that made it pass.
+    """The drop in pp of a candidate that passed, corrected for the selection by that pass.
 
-    Only what passes is reported, so the drop seen is too small on average. Given how many images differ, those lost are
-    binomial, cut off at the most that still pass; the estimate is the median-unbiased one of that cut-off distribution
-    (mid-p), which has a long tail, hence at most the gate's own bound: the hybrid estimator of Andrews, Kitagawa and
-    McCloskey (2024, "Inference on Winners", Quarterly Journal of Economics 139(1)).
+    Only candidates that pass are reported, so the observed drop is too small on average. Given the number of images
+    that differ, the number lost is binomial, truncated at the largest count that still passes. The estimate is the
+    median-unbiased one of this truncated distribution (mid-p). It has a long tail, so it is capped at the gate's own
+    bound: the hybrid estimator of Andrews, Kitagawa and McCloskey (2024, "Inference on Winners", Quarterly Journal of
+    Economics 139(1)).
     """
     lost, gained, n = row["lost"], row["gained"], row["n"]
     differ, right = lost + gained, round(row["fp32_top1"] * row["n"] / 100)

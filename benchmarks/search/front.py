@@ -32,7 +32,7 @@ def measure_front(
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """For each row whether no other is both as fast and as accurate, and better in one (`median_ms`, `top1`)."""
+    """For each row, whether no other row is at least as good in both `median_ms` and `top1`, and better in one."""
 
     def beaten(row: Mapping[str, Any]) -> bool:
         return any(

@@ -1,4 +1,4 @@
-"""In which precision kept blocks are cheapest on a backend: built, run, asked what they run in, and timed."""
+"""The precision in which kept blocks are fastest on a backend: each is built, run, checked and timed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +11,16 @@ from resnetrt.errors import ResnetrtError
 from resnetrt.preprocess import FloatArray
 
 _RACED = ("fp32", "bf16", "fp16")
-_SHARE, _MOST = 0.9, 3  # the race is run with the noisiest blocks: this share of all noise, so many at most
+_SHARE, _MOST = 0.9, 3  # the race keeps the noisiest blocks: this share of all noise, and at most this many
 
 
 @dataclass(frozen=True)
 class Racer:
-    """One precision with `kept` in it. `runs_in` is the backend's own account of these layers, empty without one.
+    """One precision with `kept` in it. `runs_in` is the backend's own report on these layers, empty without one.
 
-    `faster_ci` is the interval of FP32's time over its own, paired by rounds. It and `median_ms` are None if it can't
-    run, it also where there was time for fewer than six rounds; `out` says why it can't be chosen, None if it can.
+    `faster_ci` is the interval of FP32's time divided by this one's, paired by rounds. `faster_ci` and `median_ms` are
+    None if it can't run; `faster_ci` is also None with fewer than six rounds. `out` says why it can't be chosen, None
+    if it can.
     """
 
     precision: str
@@ -69,7 +70,7 @@ def _wrong(precision: str, runs_in: Sequence[str]) -> str | None:
 
 
 def winner(racers: Sequence[Racer]) -> str:
-    """The fastest precision that really runs; FP32 unless the whole interval says that another is faster."""
+    """The fastest precision that really runs; FP32 unless another is faster over its whole interval."""
     faster = [
         (racer.median_ms, racer.precision)
         for racer in racers
@@ -79,7 +80,7 @@ def winner(racers: Sequence[Racer]) -> str:
 
 
 def noisiest_blocks(noise: Mapping[str, float]) -> frozenset[str]:
-    """The blocks that make most of the noise, and so will probably be kept; never all there are."""
+    """The blocks that cause most of the noise, and so will probably be kept; never all blocks."""
     ranked = sorted(noise, key=lambda name: noise[name], reverse=True)
     total = sum(noise.values())
     most = min(_MOST, len(ranked) - 1)

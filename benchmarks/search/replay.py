@@ -1,4 +1,4 @@
-"""Images decoded once and a reference run once, for many trials on the same data."""
+"""Images that are decoded once, and a reference that runs once, for many trials on the same data."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from resnetrt.preprocess import FloatArray, UInt8Array
 
 
 class Frames:
-    """Decoded frames in memory, as an image source: each trial reads the same ones."""
+    """Decoded frames in memory as an image source, which every trial reads."""
 
     def __init__(self, frames: UInt8Array, dataset: Dataset) -> None:
         self._frames = frames
@@ -26,7 +26,7 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class DataHalf:
-    """Half of the data with the reference's logits, which every trial uses again."""
+    """Half of the data with the reference's logits, used by every trial."""
 
     dataset: Dataset
     logits: FloatArray
@@ -43,6 +43,6 @@ class DataHalf:
         return cls(replace(dataset, source=source), np.concatenate(logits))
 
     def replay(self, size: int) -> Infer:
-        """The reference, answering batch after batch of `size` from memory."""
+        """The reference, which answers from memory, batch after batch of `size`."""
         parts = iter(self.logits[start : start + size] for start in range(0, len(self.logits), size))
         return lambda _images: next(parts)

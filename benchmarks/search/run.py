@@ -51,15 +51,15 @@ from resnetrt.progress import track
 
 _BATCH = 50
 _CONFIRMED = ("confidence", "unselected_drop_pp")
-_SCORED = 32  # images of the cheap score
+_SCORED = 32  # images for the cheap score
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.03, settle_s=0.01, warm_up_s=0.05)
-_RACE = Schedule(rounds=11, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)  # three engines that decide all the rest
+_RACE = Schedule(rounds=11, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)  # three engines that decide everything else
 _FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """`samples` images at most, half to search on and half to confirm; `minutes` at most for all of it.
+    """At most `samples` images, half to search on and half to confirm; at most `minutes` for everything.
 
     Raises `UsageError` unless `minutes` are positive and finite.
     """
@@ -79,7 +79,7 @@ class SearchRequest:
 
 
 class SearchRun:
-    """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best so far.
+    """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best result so far.
 
     `left_out` says what the budget did not allow.
     """
@@ -99,10 +99,10 @@ class SearchRun:
         self.time = SearchTime(60 * request.minutes, clock)
 
     def run(self) -> dict[str, Any]:
-        """Search, confirm on the other half of the data, store the chosen variant and measure the front.
+        """Search, confirm on the other half of the data, store the chosen variant and measure the Pareto front.
 
         Raises `Inconclusive` if the data is too small for even an unchanged network to pass, or if the reference is no
-        better on it than a constant answer.
+        better on the data than a constant answer.
         """
         searching, held_out = self._split()
         with TemporaryDirectory(prefix="resnetrt-search-") as folder:
@@ -116,16 +116,16 @@ class SearchRun:
         return self._record(front, stored)
 
     def engines(self, folder: Path) -> TrialEngines:
-        """What makes this search's trials, with its files in `folder`."""
+        """The maker of this search's trials, with files in `folder`."""
         request = self.request
         build = request.build or self._quantize
         made_for = (self.bundle, request.backend, request.target)
         return TrialEngines(*made_for, self.blocks, build, folder, self.time.opened)
 
     def _search(self, engines: TrialEngines, dataset: Dataset) -> None:
-        """Race the precisions, rank the blocks, and find how many of them to keep.
+        """Time the precisions, rank the blocks, and find how many of them to keep.
 
-        If a 16-bit precision helps only with every block kept, which is FP32, the search is repeated in FP32.
+        If a 16-bit precision passes only with every block kept, which is the FP32 file, the search is repeated in FP32.
         """
         split = self._cached(dataset)
         right = split.logits.argmax(1) == dataset.labels
@@ -158,7 +158,7 @@ class SearchRun:
         dataset = open_dataset(request.data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
         dataset = dataset.subset(min(request.samples, len(dataset)))
         half = len(dataset) // 2
-        needed = fewest_images(request.budget)  # of a network that is unchanged
+        needed = fewest_images(request.budget)  # for an unchanged network
         if half < needed:
             raise Inconclusive(
                 f"search: expected enough images to tell {request.budget}, found {half} in each half of "
@@ -169,7 +169,7 @@ class SearchRun:
         return dataset.select(searching), dataset.select(held_out)
 
     def _cached(self, dataset: Dataset) -> DataHalf:
-        """The images to search on and the reference's answers; how long they take is how long others will."""
+        """The images to search on and the reference's answers; their duration predicts that of other images."""
         started = self.time.clock()
 
         def infer(frames: UInt8Array) -> FloatArray:
@@ -185,7 +185,7 @@ class SearchRun:
         return run_onnx(self.bundle.variant_file("fp32"), images, _BATCH)
 
     def _rank(self, engines: TrialEngines, dataset: Dataset) -> tuple[str, list[str]]:
-        """The precision to keep blocks in, and the blocks, most noise for its time first."""
+        """The precision for kept blocks, and the blocks, sorted by noise per time, highest first."""
         few = dataset.select(np.arange(min(_SCORED, len(dataset))))
         images = self.bundle.manifest.preprocessing.normalize(next(few.batches(len(few))).frames)
         noise = self._noise(engines, images)
@@ -203,7 +203,7 @@ class SearchRun:
         return precision, rank(self.sensitivities, max(full.spread_ms, 0.01 * full.median_ms))
 
     def _noise(self, engines: TrialEngines, images: FloatArray) -> dict[str, float]:
-        """By block, what quantizing it alone does to the logits."""
+        """For each block, the error of the logits if only this block is quantized."""
         expected = run_onnx(self.bundle.variant_file("fp32"), images).astype(np.float64)
         names = [block.name for block in self.blocks]
         noise = {}
@@ -214,7 +214,7 @@ class SearchRun:
         return noise
 
     def _evaluate(self, engines: TrialEngines, split: DataHalf, mix: Mix) -> dict[str, Any]:
-        """The gate's row on the search split; raises `OutOfTime` where the trial runs into the reserve."""
+        """The gate's row on the search split. Raises `OutOfTime` if the trial runs into the reserve."""
         with engines.open(mix) as opened:
             started = self.time.clock()
             candidate = {engines.label(mix): engines.infer(opened)}
@@ -227,7 +227,7 @@ class SearchRun:
         return gate_rows(comparison, self.request.budget)[0]
 
     def _confirm_one(self, engines: TrialEngines, dataset: Dataset) -> dict[str, str] | None:
-        """Confirm the planned trials until one passes, and store that; a second one only if there is time for both."""
+        """Confirm the planned trials until one passes, and store it; a second is planned only if time allows both."""
         again = self.time.confirming() + self.time.storing()
         tries = 1 if self.time.short_of(self.time.confirming() + again) else ATTEMPTS
         for attempt in plan(self.trials, len(self.blocks), self.request.budget, len(dataset), tries):
@@ -241,7 +241,7 @@ class SearchRun:
         return None
 
     def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: TrialToConfirm) -> dict[str, Any]:
-        """The gate's row on held-out images: on as many as the time allows, so that fewer images decide less."""
+        """The gate's row on held-out images, on as many as the time allows; fewer images decide less often."""
         mix, budget = attempt.trial.mix, replace(self.request.budget, confidence=attempt.confidence)
         stop = partial(self.time.short_of, self.time.storing())
         with engines.open(mix) as opened:
@@ -266,22 +266,22 @@ class SearchRun:
 
     @cached_property
     def calibration(self) -> CalibrationRecord:
-        """The bundle's calibration record, read and checked once."""
+        """The bundle's calibration record; it is read and checked once."""
         return load_record(self.bundle)
 
     def _reserve(self) -> float:
-        """Seconds for what follows the search, with one more trial to be timed, and FP32."""
+        """Seconds for what follows the search, with one more trial and FP32 to be timed."""
         return self.time.reserve(len(self.trials) + 2, _FINAL)
 
     def _check_time(self, needed_s: float = 0.0) -> None:
-        """Raise `OutOfTime` unless `needed_s` can be spent without touching the reserve."""
+        """Raise `OutOfTime` unless `needed_s` can be spent without using the reserve."""
         self.time.check(needed_s + self._reserve())
 
     def _within(self, schedule: Schedule) -> Schedule:
         return self.time.within(schedule, self._reserve())
 
     def _front(self, engines: TrialEngines) -> list[dict[str, Any]]:
-        """Every trial and FP32 with its time, if there is time for it."""
+        """Every trial and FP32 with its time, if there is time to measure."""
         if not self.trials:
             return []
         count = len(self.trials) + 1
@@ -307,11 +307,11 @@ class SearchRun:
             "held_out": _facts(confirmed) | {name: confirmed[name] for name in _CONFIRMED},
             "islands": [item.to_json() for item in self.racers],
         }
-        # ONNX Runtime's CPU runs no BF16 and leaves FP16 roundings out, so 16 bits are judged by their float twin
+        # ONNX Runtime's CPU has no BF16 and skips FP16 roundings, so 16-bit files are judged by their float32 twins
         half = chosen.mix.precision != "fp32" and precision == "int8"
         blob, run = engines.file(chosen.mix).read_bytes(), rounded_outputs if half else golden_outputs
         store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, run=run)
-        request = self.request  # a mixed variant is not named after one precision: any share will do
+        request = self.request  # a mixed variant is not named after one precision, so any share is accepted
         engine = compile_variant(self.bundle, name, request.backend, request.target, min_share=0.0)
         return {"variant": name, "engine": engine}
 

@@ -1,8 +1,8 @@
-"""Which blocks to keep in higher precision: few evaluations, the guilty and cheap first.
+"""Which blocks to keep in higher precision: few evaluations, with the noisiest and cheapest blocks first.
 
-Blocks are ranked by what quantizing each alone does to the logits, for what keeping it costs. The first k of that
-ranking are kept, k galloping 0, 1, 2, 4, ... until the gate passes, then bisected down to the least that passes, and
-from there on as far as a confirmation on other images is likely.
+Blocks are ranked by the error in the logits from quantizing each alone, divided by the cost of keeping it. The first k
+blocks of this ranking are kept: k grows as 0, 1, 2, 4, ... until the gate passes (galloping), then bisection finds the
+smallest k that passes, and k grows again until a confirmation on other images is likely.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,12 @@ from typing import Any
 
 from resnetrt.benchmarks.accuracy.gate import PASS
 
-_NOISE_SHARE = 1e-3  # blocks below this share of all noise come last, however cheap
+_NOISE_SHARE = 1e-3  # blocks with less than this share of all noise come last, however cheap
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Full INT8 but for the blocks `kept`, which compute in `precision`."""
+    """INT8 except for the blocks `kept`, which compute in `precision`."""
 
     kept: frozenset[str]
     precision: str = "fp32"
@@ -27,9 +27,9 @@ Evaluate = Callable[[Mix], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """`noise`: sum of squared logit errors over that of the logits with only this block quantized.
+    """`noise`: squared error of the logits divided by the squared logits, with only this block quantized.
 
-    `cost_ms`: measured time of keeping only this block in higher precision, over full INT8.
+    `cost_ms`: measured extra time, compared with full INT8, of keeping only this block in higher precision.
     """
 
     block: str
@@ -39,7 +39,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation on the search split, and the gate's row."""
+    """One evaluation on the search split, with the gate's row."""
 
     mix: Mix
     row: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Trial:
 
 
 def rank(sensitivities: Sequence[Sensitivity], least_ms: float) -> list[str]:
-    """Block names, the most noise per millisecond first; a cost below `least_ms` is no more than its noise."""
+    """Block names, most noise per millisecond first; costs below `least_ms` are only measurement noise."""
     total = sum(item.noise for item in sensitivities) or 1.0
 
     def worth(item: Sensitivity) -> tuple[bool, float]:
@@ -68,9 +68,9 @@ def search(
     fails: int = -1,
     passes: int | None = None,
 ) -> None:
-    """Append every trial to `found`, so that what was learnt survives an exception of `evaluate`.
+    """Find the smallest k; every trial is appended to `found`, so that it survives an exception of `evaluate`.
 
-    It is known already that the first `fails` blocks are too few and that the first `passes` are enough.
+    The first `fails` blocks are known to be too few, the first `passes` are known to be enough.
     """
 
     def works(count: int) -> bool:
@@ -99,9 +99,9 @@ def widen(
     chance: Callable[[Trial], float],
     enough: float,
 ) -> None:
-    """Append trials that keep 1, 2, 4, ... blocks more than the least that passed, while that raises `chance` to pass.
+    """Append trials with 1, 2, 4, ... more blocks than the least that passed, while that raises the `chance` to pass.
 
-    Ends where it is `enough`.
+    Stops when the chance is `enough`.
     """
     least = best([trial for trial in found if trial.mix.precision == precision])
     if least is None:

@@ -39,9 +39,9 @@ class Opened:
 
 
 class TrialEngines:
-    """Makes mixes for `backend` and `target` in `folder`; `build` gives the INT8 file with the named nodes in FP32.
+    """Makes mixes for `backend` and `target` in `folder`; `build` returns the INT8 file with the named nodes in FP32.
 
-    `opened` is told how many seconds it took to make and load each one.
+    `opened` is called with the seconds that it took to make and load each one.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class TrialEngines:
         self._numbers = count()
 
     def is_all(self, mix: Mix) -> bool:
-        """Whether every block is kept, which is the FP32 file whatever the precision."""
+        """Whether every block is kept: then the mix is the FP32 file, whatever the precision."""
         return len(mix.kept) == len(self.blocks)
 
     def label(self, mix: Mix) -> str:
-        """`fp32`, `int8`, or `int8, 3 bf16`."""
+        """The name for tables: `fp32`, `int8`, or for example `int8, 3 bf16`."""
         if self.is_all(mix):
             return "fp32"
         return "int8" if not mix.kept else f"int8, {len(mix.kept)} {mix.precision}"
 
     def precision(self, mix: Mix) -> str:
-        """The precision that the engine goes by."""
+        """The precision that the engine is named after."""
         return "fp32" if self.is_all(mix) else "int8"
 
     def file(self, mix: Mix) -> Path:
@@ -83,7 +83,7 @@ class TrialEngines:
         if mix.precision == "fp32":
             return path
         carried = "int8" in find_compiler(self.backend).CASTS and mix.precision == RECIPES["int8"].half
-        if carried:  # such a backend gets INT8 over 16 bits everywhere, full INT8 too
+        if carried:  # such a backend always gets INT8 over a 16-bit carrier, also for full INT8
             path.write_bytes(cast_carrier(path, mix.precision, self._amax))
         elif nodes:
             path.write_bytes(cast_islands(path, mix.precision, nodes, self._amax))
@@ -95,7 +95,7 @@ class TrialEngines:
 
     @contextmanager
     def open(self, mix: Mix) -> Iterator[Opened]:
-        """Compile and load `mix`. Raises what compiler and backend raise, if they can't."""
+        """Compile and load `mix`. Raises what compiler and backend raise if they can't."""
         started = time.monotonic()
         source, precision = self.file(mix), self.precision(mix)
         compiled = find_compiler(self.backend).compile_engine(source, precision, self.target, {})
@@ -121,7 +121,7 @@ class TrialEngines:
     def time(
         self, mixes: Mapping[str, Mix], image: FloatArray, schedule: Schedule, check: Callable[[], None]
     ) -> dict[str, Timing]:
-        """Times of all `mixes` side by side; `check` is called before each is made and may raise."""
+        """Times of all `mixes`, measured side by side; `check` is called before each is made, and may raise."""
         with ExitStack() as stack:
             calls = {}
             for name, mix in mixes.items():
@@ -130,9 +130,9 @@ class TrialEngines:
             return measure(calls, schedule, lambda rounds: track(rounds, "timing", len(rounds), "rounds"))
 
     def runs_in(self, mix: Mix) -> tuple[str, ...]:
-        """The precisions in which the backend, by its own account, computes the layers that `mix` keeps.
+        """The precisions in which the backend, by its own report, computes the layers that `mix` keeps.
 
-        Empty if it gives no account.
+        Empty if the backend reports nothing.
         """
         nodes = self.nodes(mix.kept)
         try:

@@ -1,1 +1,1 @@
-"""Tests and intervals, of numbers alone: paired outcomes of images, times of whole runs."""
+"""Statistical tests and intervals on plain numbers: paired outcomes of images, times of whole runs."""

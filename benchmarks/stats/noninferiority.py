@@ -1,10 +1,11 @@
-"""Is an engine's accuracy at most so much below the reference's? One-sided score tests on paired outcomes.
+"""Is an engine's accuracy at most a given amount below the reference's? One-sided score tests on paired outcomes.
 
-`lost` images only the reference gets right, `gained` only the candidate, `both` both; fractions of images where groups
-count as one (`accuracy.groups`). All tests are corrected for continuity by half an image, those for FAIL also for the
-skewness of what is counted: losses are rare, so their upper tail is longer than the normal one. Enumerated over `n`
-from 50 to 50,000, budgets from 0.2 to 10 pp and flip rates from the budget to 50 %, so many engines exactly at
-the budget get the wrong verdict at most (Tango's own score lets 6.0 % pass at 5 %):
+`lost` counts the images that only the reference gets right, `gained` those that only the candidate gets right, `both`
+those that both get right; counts are fractional if groups count as one image (`accuracy.groups`). All tests have a
+continuity correction of half an image; those for FAIL are also corrected for skewness: losses are rare, so their upper
+tail is longer than the normal one. The table shows the largest share of wrong verdicts for engines exactly at the
+budget, enumerated over `n` from 50 to 50,000, budgets from 0.2 to 10 pp and flip rates from the budget to 50 % (Tango's
+own score lets 6.0 % pass at 5 %):
 
     promised                     5 %      1 %      0.1 %     0.01 %
     PASS                         4.97 %   0.993 %  0.0992 %  0.0099 %
@@ -28,8 +29,8 @@ def drop_score(
 ) -> Floats:
     """Score statistic for the hypothesis that the true drop is `drop` (a fraction); falls as `drop` grows.
 
-    Tango (1998), Statistics in Medicine 17, 891-908, equation 3: `(lost - gained - n drop)` over its standard deviation
-    at the constrained maximum of the likelihood. `correction` is added to the numerator. Arrays broadcast.
+    Tango (1998), Statistics in Medicine 17, 891-908, equation 3: `(lost - gained - n drop)` divided by its standard
+    deviation at the constrained maximum of the likelihood. `correction` is added to the numerator. Arrays broadcast.
     """
     lost, gained, n, drop = (np.asarray(value, np.float64) for value in (lost, gained, n, drop))
     return _over(lost - gained - n * drop + correction, n * (_flip_rate(lost, gained, n, drop) - drop * drop))
@@ -38,17 +39,18 @@ def drop_score(
 def drop_passes(
     lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, drop: npt.ArrayLike, confidence: float
 ) -> Floats:
-    """At most 0 where the true drop is below `drop` with `confidence`; falls as `drop` grows."""
+    """At most 0 if the true drop is below `drop` with `confidence`; falls as `drop` grows."""
     return drop_score(lost, gained, n, drop, CORRECTION) + critical(confidence)
 
 
 def drop_fails(
     lost: npt.ArrayLike, gained: npt.ArrayLike, n: npt.ArrayLike, drop: npt.ArrayLike, confidence: float
 ) -> Floats:
-    """At least 0 where the true drop is above `drop` with `confidence`; falls as `drop` grows.
+    """At least 0 if the true drop is above `drop` with `confidence`; falls as `drop` grows.
 
-    The quantile is that of a distribution as skewed as `lost - gained` at the constrained maximum of the likelihood, by
-    Cornish and Fisher's first term (Hall 1992, The Bootstrap and Edgeworth Expansion, section 2.5).
+    The quantile is that of a distribution with the skewness of `lost - gained` at the constrained maximum of the
+    likelihood, by the first term of the Cornish-Fisher expansion (Hall 1992, The Bootstrap and Edgeworth Expansion,
+    section 2.5).
     """
     lost, gained, n, drop = (np.asarray(value, np.float64) for value in (lost, gained, n, drop))
     flips = _flip_rate(lost, gained, n, drop)
@@ -70,10 +72,10 @@ def ratio_score(
 ) -> Floats:
     """Score statistic for the hypothesis that candidate top-1 / reference top-1 is `ratio`; falls as `ratio` grows.
 
-    `right - ratio reference_right` over its standard deviation at the constrained maximum of the likelihood, as Nam and
-    Blackwelder (2002), Statistics in Medicine 21, 689-699. Given that the total share of images that either gets right
-    is free, `gain = g`, `both = ratio - (1 + ratio) g`, `loss = 1 - ratio + ratio g` maximise it where a quadratic in
-    `g` is zero. `correction` is added to the numerator. Arrays broadcast.
+    `right - ratio reference_right` divided by its standard deviation at the constrained maximum of the likelihood, as
+    in Nam and Blackwelder (2002), Statistics in Medicine 21, 689-699. The total share of images that at least one gets
+    right is free; `gain = g`, `both = ratio - (1 + ratio) g` and `loss = 1 - ratio + ratio g` maximise the likelihood
+    where a quadratic in `g` is zero. `correction` is added to the numerator. Arrays broadcast.
     """
     both, lost, gained, r = (np.asarray(value, np.float64) for value in (both, lost, gained, ratio))
     variance, _ = _ratio_moments(both, lost, gained, r)
@@ -83,14 +85,14 @@ def ratio_score(
 def ratio_passes(
     both: npt.ArrayLike, lost: npt.ArrayLike, gained: npt.ArrayLike, ratio: npt.ArrayLike, confidence: float
 ) -> Floats:
-    """At least 0 where candidate top-1 / reference top-1 is above `ratio` with `confidence`; falls as `ratio` grows."""
+    """At least 0 if candidate top-1 / reference top-1 is above `ratio` with `confidence`; falls as `ratio` grows."""
     return ratio_score(both, lost, gained, ratio, -CORRECTION) - critical(confidence)
 
 
 def ratio_fails(
     both: npt.ArrayLike, lost: npt.ArrayLike, gained: npt.ArrayLike, ratio: npt.ArrayLike, confidence: float
 ) -> Floats:
-    """At most 0 where that ratio is below `ratio` with `confidence`, its skewness as in `drop_fails`."""
+    """At most 0 if that ratio is below `ratio` with `confidence`, corrected for skewness as in `drop_fails`."""
     both, lost, gained, r = (np.asarray(value, np.float64) for value in (both, lost, gained, ratio))
     variance, third = _ratio_moments(both, lost, gained, r)
     z = critical(confidence)
@@ -114,14 +116,14 @@ def _ratio_moments(both: Floats, lost: Floats, gained: Floats, r: Floats) -> tup
 
 
 def _skew_term(third: Floats, variance: Floats, z: float) -> Floats:
-    """What a skewness to the side of the tail adds to its quantile `z`."""
+    """The correction of the quantile `z` for a skewness towards this tail."""
     with np.errstate(divide="ignore", invalid="ignore"):
         skewness = np.where(variance > 0, third / np.maximum(variance, 1e-300) ** 1.5, 0.0)
     return np.asarray(np.maximum(skewness, 0) * (z * z - 1) / 6, np.float64)
 
 
 def drop_bounds(lost: float, gained: float, n: int, below: float, above: float) -> tuple[float, float]:
-    """The drop's lower bound, which holds with confidence `below`, and its upper one, with `above`; as fractions."""
+    """The drop's lower bound, with confidence `below`, and its upper bound, with confidence `above`; as fractions."""
     estimate = (lost - gained) / n
     low = falling_root(lambda drop: float(drop_fails(lost, gained, n, drop, below)), -1.0, estimate)
     high = falling_root(lambda drop: float(drop_passes(lost, gained, n, drop, above)), estimate, 1.0)
@@ -129,7 +131,7 @@ def drop_bounds(lost: float, gained: float, n: int, below: float, above: float) 
 
 
 def ratio_bounds(both: float, lost: float, gained: float, below: float, above: float) -> tuple[float, float]:
-    """Bounds of candidate top-1 / reference top-1: the lower holds with confidence `below`, the upper with `above`."""
+    """Bounds of candidate top-1 / reference top-1: the lower with confidence `below`, the upper with `above`."""
     estimate = (both + gained) / max(1, both + lost)
     low = falling_root(lambda r: float(ratio_passes(both, lost, gained, r, below)), 1e-9, estimate)
     high = falling_root(lambda r: float(ratio_fails(both, lost, gained, r, above)), estimate, estimate * 4 + 4)
@@ -142,7 +144,7 @@ def critical(confidence: float) -> float:
 
 
 def falling_root(falling: Score, low: float, high: float) -> float:
-    """Where a falling function crosses zero between `low` and `high`; the nearer end if it does not."""
+    """The zero of a falling function between `low` and `high`; the nearer end if there is none."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if falling(middle) > 0 else (low, middle)
@@ -150,7 +152,7 @@ def falling_root(falling: Score, low: float, high: float) -> float:
 
 
 def _over(difference: Floats, variance: Floats) -> Floats:
-    """`difference / sqrt(variance)`; infinite, with the sign of the difference, where the variance is zero."""
+    """`difference / sqrt(variance)`; infinite, with the sign of the difference, if the variance is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         score = difference / np.sqrt(np.maximum(variance, 0))
     return np.where(variance > 0, score, np.where(difference == 0, 0.0, np.copysign(np.inf, difference)))
@@ -159,9 +161,10 @@ def _over(difference: Floats, variance: Floats) -> Floats:
 def drop_interval(lost: float, gained: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of the drop `(lost - gained) / n`, as a fraction.
 
-    `lost` images only the reference gets right, `gained` only the candidate. Tango (1998), Statistics in Medicine 17,
-    891-908: the drops that the score test does not reject; honest at few or no discordant images, unlike Wald's.
-    Raises `ValueError` for counts that make no sense.
+    `lost` counts the images that only the reference gets right, `gained` those that only the candidate gets right. The
+    interval holds the drops that the score test does not reject (Tango 1998, Statistics in Medicine 17, 891-908).
+    Unlike Wald's interval it is valid with few or no discordant images. Raises `ValueError` for counts that make no
+    sense.
     """
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n * (1 + 1e-9):
         raise ValueError(f"expected 0 <= lost + gained <= n, found {lost}, {gained}, {n}")

@@ -1,1 +1,1 @@
-"""Run by hand, `python -m resnetrt.benchmarks.studies.NAME`: what the documented numbers rest on."""
+"""Simulations and experiments behind the documented numbers: `python -m resnetrt.benchmarks.studies.NAME`."""

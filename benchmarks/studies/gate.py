@@ -1,10 +1,10 @@
-"""How often the gate's verdicts are wrong and its numbers of images suffice: enumerated or simulated, seeded.
+"""How often the gate's verdicts are wrong, and its numbers of images suffice: enumerated or simulated, seeded.
 
     python -m resnetrt.benchmarks.studies.gate [--trials 20000] [--seed 0]
 
-Engines are drawn as shares of images that are lost and gained; what is decided from the counts is the product's own
-code. Beside each figure stands the one that a plainer rule gives: the whole level at every look and for every engine,
-frames counted as images, the shares seen taken for the true ones, no correction for skewness.
+Engines are drawn as shares of images that are lost and gained; the product's own code decides from the counts. Each
+figure is shown beside that of a simpler rule: the whole level at every look and for every engine, frames counted as
+images, observed shares taken for the true ones, no correction for skewness.
 """
 
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ from resnetrt.benchmarks.accuracy.plan import plan
 from resnetrt.benchmarks.stats.noninferiority import CORRECTION, critical, drop_score, ratio_score
 from resnetrt.benchmarks.studies.command import print_study
 
-_SIGMAS = 5.5  # beyond it lies a chance of 4e-8
+_SIGMAS = 5.5  # the probability beyond is 4e-8
 Rng = np.random.Generator
 Verdicts = npt.NDArray[np.str_]
 Counts = npt.NDArray[np.int64]
 
 
 class Worst:
-    """The largest chances of PASS, of FAIL and of a FAIL without its skewness, by confidence."""
+    """The largest probabilities of PASS, of FAIL, and of FAIL without the correction for skewness, by confidence."""
 
     def __init__(self) -> None:
         self.rates = {confidence: [0.0, 0.0, 0.0] for confidence in (0.9, 0.95, 0.99, 0.999)}
@@ -52,7 +52,7 @@ class Worst:
         points: float | None,
         ratio: float | None,
     ) -> None:
-        """Take in a setting: `chance` of each of the counts, of an engine exactly at the budget."""
+        """Include a setting: `chance` is the probability of each of the counts for an engine exactly at the budget."""
         if points is not None:
             score = -drop_score(lost, gained, n, points / 100, -CORRECTION)
         else:
@@ -64,7 +64,7 @@ class Worst:
 
 
 def draw(rng: Rng, n: int, drop: float, flips: float, shape: tuple[int, ...], top1: float = 0.9) -> Counts:
-    """`both`, `lost`, `gained`, neither `(..., 4)` of `n` images; the true drop is `drop`, so many flip."""
+    """Draw `both`, `lost`, `gained`, neither `(..., 4)` for `n` images, given the true drop and the flip rate."""
     lost, gained = (flips + drop) / 2, (flips - drop) / 2
     return rng.multinomial(n, [top1 - lost, lost, gained, 1 - top1 - gained], shape)
 
@@ -75,7 +75,7 @@ def judge(counts: Counts, n: int, budget: Budget, spending: Spending = WHOLE) ->
 
 
 def looks(rng: Rng, budget: Budget, drop: float, flips: float, step: int, count: int, trials: int) -> list[Verdicts]:
-    """The verdicts `(count, trials)` after every `step` more images: with the whole level at each, and spent."""
+    """The verdicts `(count, trials)` after every further `step` images, without and with alpha spending."""
     cells = draw(rng, step, drop, flips, (count, trials)).cumsum(0)
     spendings = [look_spending(number, 1)[0] for number in range(1, count + 1)]
     return [
@@ -85,7 +85,7 @@ def looks(rng: Rng, budget: Budget, drop: float, flips: float, step: int, count:
 
 
 def as_seen(pairs: Pairs, budget: Budget) -> int | None:
-    """The plainer rule for more images: as many as decide if the shares seen go on."""
+    """The simpler rule for further images: as many as decide if the observed shares stay the same."""
     factors = np.geomspace(1, 1000, 2000)
     decided = decide(
         factors * pairs.both, factors * pairs.lost, factors * pairs.gained, factors * pairs.n, budget
@@ -96,10 +96,10 @@ def as_seen(pairs: Pairs, budget: Budget) -> int | None:
 def suffices(
     rng: Rng, budget: Budget, n: int, drops: tuple[float, float], flips: float, trials: int
 ) -> list[tuple[float, float]]:
-    """Of engines that `n` images leave undecided, the share that a number of further images decides, and its median.
+    """Of engines that `n` images leave undecided, the share that further images decide, and their median number.
 
-    The number is that of the shares seen, the one that is said to decide, and the one that is said to let an engine
-    PASS which is as good as its reference: there it is the share that passes.
+    There are three numbers of images: that of the observed shares, `more_images`, and `more_images_if_equal`. For the
+    last one, the share is that of equally good engines that PASS.
     """
     first, second = look_spending(1, 1)
     found: list[list[tuple[bool, int]]] = [[], [], []]
@@ -126,9 +126,9 @@ def suffices(
 def grouped(
     rng: Rng, budget: Budget, drop: float, flips: float, groups: int, size: int, together: float, trials: int
 ) -> tuple[float, float]:
-    """How often an engine passes whose frames flip together: counted as frames, and as groups.
+    """How often an engine passes whose frames flip together, with frames counted and with groups counted.
 
-    A group is touched with a chance of `flips / together`; of its frames a share `together` is then lost, or gained.
+    A group is affected with probability `flips / together`; then a share `together` of its frames is lost, or gained.
     """
     lost, gained = (flips + drop) / 2 / together, (flips - drop) / 2 / together
     touched = rng.multinomial(1, [lost, gained, 1 - lost - gained], (trials, groups))[..., :2]
@@ -140,7 +140,7 @@ def grouped(
 
 
 def likely(n: int, lose: float, gain: float) -> tuple[npt.NDArray[np.float64], Counts, Counts]:
-    """How many of `n` images are lost `(L, 1)` and gained `(G,)`, as far as it is likely, and the chances `(L, G)`."""
+    """The likely numbers of lost `(L, 1)` and gained `(G,)` images among `n`, and their probabilities `(L, G)`."""
     lost, gained = (
         np.arange(max(0, int(n * share - wide)), min(n, int(n * share + wide)) + 1)
         for share in (lose, gain)
@@ -152,7 +152,7 @@ def likely(n: int, lose: float, gain: float) -> tuple[npt.NDArray[np.float64], C
 
 
 def worst_drop() -> Worst:
-    """The largest chance of each wrong verdict on an engine exactly at a budget in points, over all settings."""
+    """The largest probability of each wrong verdict for an engine exactly at a budget in points, over all settings."""
     worst = Worst()
     for n in (50, 100, 200, 500, 1000, 2000, 5000, 50_000):
         for limit in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
@@ -164,7 +164,7 @@ def worst_drop() -> Worst:
 
 
 def worst_ratio() -> Worst:
-    """The same for a relative budget, given how many images the reference or the engine is right on."""
+    """The same for a relative budget, given the number of images that the reference or the engine gets right."""
     worst = Worst()
     for n in (100, 500, 2000, 10_000, 50_000):
         for ratio in (0.9, 0.98, 0.99, 0.995):

@@ -2,8 +2,8 @@
 
     python -m resnetrt.benchmarks.studies.hints [--trials 20] [--seed 0]
 
-Networks are drawn as tables of what they answer for each class, images as answers from these tables. What the gate
-decides from answers and labels is the product's own code: `find_renaming`, `most_improved`, `is_recipe`, `doubt_of`.
+Networks are drawn as tables of answers for each class, images as answers from these tables. The product's own code
+decides from answers and labels: `find_renaming`, `most_improved`, `is_recipe`, `doubt_of`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from resnetrt.calibration.images.data import IntArray
 TOP1, CLASSES, COUNTS = (0.2, 0.4, 0.7, 0.95), (2, 10, 100, 1000), (100, 200, 500, 1000, 5000)
 NETWORKS = ("even", "uneven", "siblings", "few classes matter")
 FAULTS = ("reversed", "one too high", "permuted", "two swapped", "recipe")
-_FAMILY = 5  # classes that are taken for each other
+_FAMILY = 5  # classes that are confused with each other
 Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Networks of top-1 `top1` over `classes`, judged on `count` images."""
+    """Networks with top-1 `top1` over `classes`, judged on `count` images."""
 
     top1: float
     classes: int
@@ -35,13 +35,13 @@ class Setting:
 
     @property
     def sensible(self) -> bool:
-        """Whether such a network knows anything: at least half as good again as guessing among equal classes."""
+        """Whether such a network knows anything: at least 1.5 times as good as guessing among equal classes."""
         return self.top1 >= 1.5 / self.classes or (self.classes == 2 and self.top1 >= 0.7)
 
 
 @dataclass(frozen=True, eq=False)
 class RandomClassifier:
-    """`recall` `(K,)`; a wrong answer is one of `siblings` `(K, m)` with the cumulated chances `(K, m)`."""
+    """`recall` `(K,)`; a wrong answer is one of `siblings` `(K, m)`, with the cumulative probabilities `(K, m)`."""
 
     shares: npt.NDArray[np.float64]
     recall: npt.NDArray[np.float64]
@@ -54,17 +54,17 @@ class RandomClassifier:
         return labels, self.answers(labels, rng)
 
     def answers(self, labels: IntArray, rng: Rng) -> IntArray:
-        """What it says to images of these classes."""
+        """The network's answers to images of these classes."""
         place = (self.chances[labels] < rng.random(len(labels))[:, None]).sum(1)
         wrong = self.siblings[labels, np.minimum(place, self.siblings.shape[1] - 1)]
         return np.where(rng.random(len(labels)) < self.recall[labels], labels, wrong)
 
 
 def draw_network(kind: str, top1: float, classes: int, rng: Rng) -> RandomClassifier:
-    """`even`: every class as good, any other class for a wrong answer. `uneven`: recalls from a beta distribution.
+    """`even`: equal recalls, and wrong answers spread over all classes. `uneven`: recalls from a beta distribution.
 
-    `siblings`: these, and wrong answers go to four classes, mostly to one or two. `few classes matter`: these, and the
-    classes' shares of the images fall as 1 / rank.
+    `siblings`: as `uneven`, and wrong answers go to four classes, mostly to one or two. `few classes matter`: as
+    `siblings`, and the classes' shares of the images fall as 1 / rank.
     """
     recall = np.full(classes, top1) if kind == "even" else rng.beta(6 * top1, 6 * (1 - top1), classes)
     recall = np.clip(recall * top1 / recall.mean(), 0, 1)
@@ -82,7 +82,7 @@ def draw_network(kind: str, top1: float, classes: int, rng: Rng) -> RandomClassi
 
 
 def is_blamed(network: RandomClassifier, count: int, rng: Rng) -> bool:
-    """Whether sound labels and a sound recipe are blamed: the label map, or one of ten recipes that are worse."""
+    """Whether sound labels or a sound recipe are blamed: by the label map, or by one of ten worse recipes."""
     labels, answers = network.images(count, rng)
     if find_renaming(labels, answers, len(network.recall)) is not None:
         return True
@@ -91,7 +91,7 @@ def is_blamed(network: RandomClassifier, count: int, rng: Rng) -> bool:
 
 
 def finds(fault: str, network: RandomClassifier, count: int, rng: Rng) -> tuple[bool, bool]:
-    """Whether the gate finds a planted fault, and whether a test does that is told which fault to look for."""
+    """Whether the gate finds a planted fault, and whether a test finds it that is told which fault to look for."""
     labels, answers = network.images(count, rng)
     classes = len(network.recall)
     if fault == "recipe":
@@ -106,7 +106,7 @@ def finds(fault: str, network: RandomClassifier, count: int, rng: Rng) -> tuple[
 
 
 def _planted(fault: str, classes: int, rng: Rng) -> IntArray:
-    """The wrong number of each class."""
+    """The wrong index of each class."""
     right = np.arange(classes)
     if fault == "two swapped":
         pair = rng.choice(classes, 2, replace=False)
@@ -118,13 +118,13 @@ def _planted(fault: str, classes: int, rng: Rng) -> IntArray:
 
 
 def _spoil(labels: IntArray, answers: IntArray, harm: float, rng: Rng) -> IntArray:
-    """A share `harm` of the answers becomes that of a network which mostly says the same."""
+    """Replace a share `harm` of the answers by those of a network with mostly constant answers."""
     favourite = rng.choice(labels)
     return np.where(rng.random(len(labels)) < harm, favourite, answers)
 
 
 def _finds_recipe(labels: IntArray, answers: IntArray, tried: Sequence[IntArray]) -> bool:
-    """As `reference_preprocessing` decides."""
+    """Decide as `reference_preprocessing` does."""
     few, some = slice(0, IMAGES), slice(0, MOST_IMAGES)
     best = most_improved((answers == labels)[few], [(other == labels)[few] for other in tried], labels[few])
     if best is None:
@@ -138,14 +138,14 @@ def _is_clear(right: npt.NDArray[np.bool_], broken: npt.NDArray[np.bool_]) -> bo
 
 
 def useless_passes(classes: int, count: int, kind: str, rng: Rng) -> bool:
-    """Whether answers that know nothing of the images are taken for a reference that is worth comparing with."""
+    """Whether answers that are independent of the images pass as a usable reference."""
     shares = draw_network(kind, 0.5, classes, rng).shares
     labels, answers = (rng.choice(classes, count, p=chances) for chances in (shares, rng.permutation(shares)))
     return len(np.unique(labels)) > 1 and doubt_of(answers == labels, labels, 0.95) is None
 
 
 def settings() -> Iterator[Setting]:
-    """All sensible ones."""
+    """All sensible settings."""
     found = (Setting(top1, classes, count) for classes in CLASSES for top1 in TOP1 for count in COUNTS)
     return (setting for setting in found if setting.sensible)
 
@@ -188,7 +188,7 @@ def _fault_rows(fault: str, trials: int, rng: Rng) -> Iterator[str]:
 
 
 def _found(fault: str, setting: Setting, trials: int, rng: Rng) -> str:
-    """How many percent are found, and how many by a test that is told the fault."""
+    """The percentage that is found, and the percentage found by a test that is told the fault."""
     drawn = (draw_network("uneven", setting.top1, setting.classes, rng) for _ in range(trials))
     found = np.array([finds(fault, network, setting.count, rng) for network in drawn])
     return " / ".join(f"{100 * share:.0f}" for share in found.mean(0))

@@ -1,10 +1,10 @@
-"""What limits an INT8 engine of OpenVINO layer by layer: each layer in its network beside the same layer alone.
+"""What limits an INT8 engine of OpenVINO: each layer in its network, compared with the same layer alone.
 
 python -m resnetrt.benchmarks.studies.layer_limits BUNDLE [--engine ID] [--batch 1] [--json]
 
-Alone, the same call is repeated and the weights stay in the cache next to the cores. Alone with caches emptied, 32 MB
-are copied between two calls: weights and inputs come from further away, as in a network larger than that cache. Beside
-them stands a matrix product of the same size, and the peak of matrix products.
+"Alone" repeats the same call, so the weights stay in the cache next to the cores. "Alone with caches emptied" copies 32
+MB between two calls, so weights and inputs come from further away, as in a network larger than that cache. Both are
+compared with a matrix product of the same size, and with the peak of matrix products.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class ConvShape:
 
     @property
     def weight_bytes(self) -> int:
-        """Of int8 weights."""
+        """The size of the int8 weights."""
         return self.inputs * self.outputs * self.kernel**2
 
     def rows(self, batch: int) -> int:
@@ -57,7 +57,7 @@ class ConvShape:
         return int(batch * (-(-self.size // self.stride)) ** 2)
 
     def operations(self, batch: int) -> int:
-        """Two for a multiply-accumulate."""
+        """Operations: two per multiply-accumulate."""
         return 2 * self.rows(batch) * self.weight_bytes
 
 
@@ -86,9 +86,9 @@ def conv_shapes(module: "nn.Module", input_shape: tuple[int, int, int]) -> dict[
 
 
 def measure_layers(bundle: Bundle, engine: str | None, batch: int = 1, threads: int | None = None) -> dict[str, Any]:
-    """`layers[]`: microseconds of each convolution in the network, alone, alone with caches emptied, and as a product.
+    """`layers[]`: microseconds of each convolution in the network, alone, with caches emptied, and as a product.
 
-    Raises `UsageError` for an engine that is not OpenVINO's in INT8, or a network that can't be rebuilt.
+    Raises `UsageError` for an engine that is not INT8 in OpenVINO, or a network that can't be rebuilt.
     """
     name, count = bundle.select_engine(engine), check_threads(threads)
     record = bundle.read_engine(name)
@@ -115,7 +115,7 @@ def measure_layers(bundle: Bundle, engine: str | None, batch: int = 1, threads: 
 
 
 def measure_alone(shape: ConvShape, batch: int, threads: int) -> dict[str, float]:
-    """Microseconds of the convolution alone, with caches emptied, and of the matrix product, with operations."""
+    """Microseconds of the convolution alone, with caches emptied, and as a matrix product; and the operations."""
     with tempfile.TemporaryDirectory(prefix="resnetrt-layer-") as folder:
         path = Path(folder) / "layer.onnx"
         image = _write(path, shape, batch, product=False)
@@ -126,7 +126,7 @@ def measure_alone(shape: ConvShape, batch: int, threads: int) -> dict[str, float
 
 
 def _time(path: Path, x: FloatArray, threads: int, empty: bool = False) -> float:
-    """Mean microseconds of the layer by OpenVINO's own account, conversions at the ends of the network apart."""
+    """Mean microseconds of the layer by OpenVINO's own report, without conversions at the ends of the network."""
     settings = properties("int8", threads) | {"PERF_COUNT": True}
     request: Any = shared_core().compile_model(path, "CPU", settings).create_infer_request()
     source, target = np.ones(_EMPTY_BYTES, np.uint8), np.zeros(_EMPTY_BYTES, np.uint8)
@@ -141,7 +141,7 @@ def _time(path: Path, x: FloatArray, threads: int, empty: bool = False) -> float
 
 
 def _write(path: Path, shape: ConvShape, batch: int, product: bool) -> FloatArray:
-    """The layer with uint8 in and out and int8 weights, as ONNX; returns an input for it."""
+    """Write the layer with uint8 input and output and int8 weights as ONNX; returns an input for it."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """A line for each layer, and what the sums say."""
+    """A line for each layer, and the sums."""
     layers, times = found["layers"], ("in_network_us", "alone_us", "emptied_us", "product_us")
     lines = [f"{found['network']} {found['engine']}, batch {found['batch']}", f"us: {', '.join(times)}; GOPS"]
     for row in layers:

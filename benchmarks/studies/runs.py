@@ -1,10 +1,10 @@
-"""How often the regression check is wrong, by simulation and on real runs of the same thing; seeded.
+"""How often the regression check is wrong, by simulation and on real runs of identical code; seeded.
 
     python -m resnetrt.benchmarks.studies.runs [--trials 1000] [--seed 0] [--measured BENCH.json]
 
-Simulated are commands over six cells with six rounds a run, of which the last cell or none was planted to be slower.
-What is judged is the product's own code: `compare_runs`, twice where the first look is undecided. "by rounds" is what
-the check did before: one run a side, rounds resampled. `--measured` takes a `bench.json` of several runs of one thing.
+A simulated command has six cells with six rounds per run; the last cell, or none, is planted to be slower. The
+product's own code is judged: `compare_runs`, called twice if the first look is undecided. "by rounds" is the former
+check: one run per side, rounds resampled. `--measured` takes a `bench.json` with several runs of identical code.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from resnetrt.benchmarks.measure.timing import median_interval
 LIMIT, CELLS, ROUNDS = 5.0, 6, 6
 OFFSETS = (0.0, 0.01, 0.02, 0.03)
 Floats = npt.NDArray[np.float64]
-Noise = Callable[[tuple[int, int, int], np.random.Generator], Floats]  # logarithms (runs, cells, rounds)
+Noise = Callable[[tuple[int, int, int], np.random.Generator], Floats]  # maps (runs, cells, rounds) to logarithms
 
 
 def _independent(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
@@ -56,7 +56,7 @@ def _alike(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
 
 
 def _offset(percent: float) -> Noise:
-    """A shift of each cell in each run, half of its variance common to the run's cells."""
+    """A shift of each cell in each run; half of its variance is common to the run's cells."""
 
     def noise(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
         shift = rng.standard_normal((*shape[:2], 1)) + rng.standard_normal((shape[0], 1, 1))
@@ -84,7 +84,7 @@ NOISES: dict[str, Noise] = {
 
 
 def rows(logs: Floats, slower: Floats | float = 0.0) -> list[Run]:
-    """Runs of `logs` `(runs, cells, rounds)` beside an eager that always takes one millisecond."""
+    """Runs from `logs` `(runs, cells, rounds)`, with an eager that always takes one millisecond."""
     times = np.exp(logs + np.reshape(slower, (-1, 1)))
     names = {"network": "n", "batch": 1, "threads": 1}
     eager = names | {"engine": BASELINE, "round_medians_ms": [1.0] * logs.shape[2]}
@@ -101,7 +101,7 @@ def command(noise: Noise, design: str, slower: Floats, rng: np.random.Generator)
         return _by_rounds(old, new + slower[:, None], slower, rng)
     stored = 1 if design == "one stored" else RUNS
     logs = noise((stored + 2 * RUNS + (RUNS if design == "in turn" else 0), CELLS, ROUNDS), rng)
-    if design == "in turn":  # old new, new old, ...: then a second look
+    if design == "in turn":  # alternating (old new, new old, ...), with a second look
         places = np.arange(4 * RUNS).reshape(-1, 2)
         places[1::2] = places[1::2, ::-1]
         old, new = logs[places[:, 0]], logs[places[:, 1]]
@@ -124,7 +124,7 @@ def _covers(interval: tuple[float, float] | None, log_truth: float) -> bool:
 
 
 def _by_rounds(old: Floats, new: Floats, slower: Floats, rng: np.random.Generator) -> tuple[str, float]:
-    """One run a side, rounds resampled, the worst cell's verdict: what the check was."""
+    """The former check: one run per side, rounds resampled, the worst cell's verdict."""
     medians = [np.median(side[:, rng.integers(0, side.shape[1], (1000, side.shape[1]))], -1) for side in (old, new)]
     low, high = np.percentile(medians[1] - medians[0], [2.5, 97.5], axis=1)
     limit = math.log1p(LIMIT / 100)
@@ -135,7 +135,7 @@ def _by_rounds(old: Floats, new: Floats, slower: Floats, rng: np.random.Generato
 def simulate(noise: str, design: str, trials: int, seed: int) -> dict[str, float]:
     """Percentages over `trials` commands for each planted slowdown.
 
-    0 and 3 % are planted in all cells, 7 and 10 % in one of them, where the others hide it best.
+    0 and 3 % are planted in all cells; 7 and 10 % in a single cell, where the other cells hide it best.
     """
     found: dict[str, float] = {}
     covered = []
@@ -153,7 +153,7 @@ def simulate(noise: str, design: str, trials: int, seed: int) -> dict[str, float
 
 
 def measured(runs: Sequence[Run], seed: int) -> Iterator[str]:
-    """The same on real runs of one thing, disturbed or not: every pair as it was judged before, then splits of all."""
+    """Real runs of identical code, disturbed or not: every pair by the former check, then splits of all runs."""
     kept = [[{name: value for name, value in row.items() if name != "disturbed"} for row in slim(run)] for run in runs]
     marked = sum(any(row.get("disturbed") for row in run) for run in runs)
     rng = np.random.default_rng(seed)
@@ -193,7 +193,7 @@ def _slowed(row: Any, log_factor: float) -> dict[str, Any]:
 
 
 def _normalised(run: Run, network: str, engine: str, batch: int) -> list[float]:
-    """The cell's first rounds over eager's, as many in each run."""
+    """The cell's first rounds divided by eager's, equally many in each run."""
     times = {
         row["engine"]: row["round_medians_ms"] for row in run if (row["network"], row["batch"]) == (network, batch)
     }

@@ -1,9 +1,9 @@
-"""False alarms of the shadow check where requests depend on each other, and what a larger baseline finds: simulated.
+"""Simulation of the shadow check: false alarms if requests depend on each other, and the effect of a larger baseline.
 
     python -m resnetrt.benchmarks.studies.scenes [--runs 30] [--seed 0]
 
-A scene is a random picture; each request shows it with the noise, shake, light and passers-by of a static camera, and
-the sound engine flips on all of its requests or on none. What decides is the product's own code: `Scenes`, `Baseline`,
+A scene is a random picture; each request shows it with the noise, shake, light and passers-by of a static camera. The
+sound engine flips on all requests of a scene or on none. The product's own code decides: `Scenes`, `Baseline`,
 `RateEvidence`.
 """
 
@@ -21,7 +21,7 @@ from resnetrt.runtime.shadow.evidence import RateEvidence, upper_rate
 from resnetrt.runtime.shadow.scenes import Scenes
 
 SIZE, SAMPLES, OUTCOMES = 64, 300, 20
-GAP_S = 33.0  # between sampled requests: 30 frames a second at a rate of 0.001
+GAP_S = 33.0  # seconds between sampled requests: 30 frames a second at a rate of 0.001
 OPTIONS = ShadowOptions(rate=0.001)
 BASELINES = ((32, True), (1000, True), (1000, False))  # images, and whether the engine is as bad as allowed
 Rng = np.random.Generator
@@ -31,7 +31,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Traffic:
-    """Which scene each sampled request shows: `length` requests of one after another, or `cameras` in turn for ever."""
+    """The scene of each sampled request: `length` requests of one scene after another, or `cameras` in turn forever."""
 
     name: str
     length: int = 1
@@ -54,7 +54,7 @@ TRAFFIC = (
 
 
 def draw_noise(rng: Rng, count: int, runs: int) -> tuple[Flags, Values]:
-    """Flips and noise `(runs, count)` of a sound engine: about 5 % flip, noisy ones more often."""
+    """Flips and noise `(runs, count)` of a sound engine: about 5 % flip, more often at high noise."""
     noise = rng.lognormal(-6, 1.0, (runs, count))
     return rng.random((runs, count)) < np.minimum(30 * noise, 1) * 0.5, noise
 
@@ -67,7 +67,7 @@ class Camera:
         self._scenes: dict[int, npt.NDArray[np.float32]] = {}
 
     def picture(self, scene: int) -> UInt8Array:
-        """Noise of 8 levels, a shake of 1 pixel, light and contrast up or down a tenth, something new on a tenth."""
+        """A picture: noise of 8 levels, shake of 1 pixel, light and contrast up or down a tenth, a tenth of it new."""
         rng = self._rng
         if scene not in self._scenes:
             coarse = Image.fromarray(rng.integers(0, 256, (7, 7, 3)).astype(np.uint8))
@@ -94,11 +94,11 @@ def counted(traffic: Traffic, by_content: bool, rng: Rng) -> Flags:
 
 
 def false_alarms(traffic: Traffic, images: int, at_limit: bool, rules: Sequence[Flags], rng: Rng) -> list[float]:
-    """By rule, the share of runs in which a sound engine is called drifted, each with its own baseline of `images`.
+    """For each rule, the share of runs in which a sound engine is called drifted; each run has a baseline of `images`.
 
-    A rule says which requests count, `(runs, SAMPLES)`; each run is played with 20 draws of what the engine does.
-    `at_limit`, its scenes disagree exactly as often as the baseline allows at most, in every test, which is as bad as
-    a sound engine may be.
+    A rule says which requests count, `(runs, SAMPLES)`; each run is played with 20 draws of the engine's behaviour.
+    With `at_limit`, its scenes disagree in every test exactly as often as the baseline allows at most: as bad as a
+    sound engine may be.
     """
     runs, chance, of_scene = len(rules[0]) * OUTCOMES, baseline_chance(OPTIONS.alpha_each), traffic.scenes()
     flips, noise = draw_noise(rng, images, runs)
@@ -118,11 +118,11 @@ def false_alarms(traffic: Traffic, images: int, at_limit: bool, rules: Sequence[
 
 
 def highest(rates: Values, hits: Flags, counts: Flags) -> Values:
-    """For each run the highest evidence ever.
+    """For each run, the highest evidence ever reached.
 
-    `rates` `(runs, tests)`, `hits` `(runs, n, tests)`, `counts` `(runs, n)`: which of the n are evidence.
+    `rates` `(runs, tests)`, `hits` `(runs, n, tests)`, `counts` `(runs, n)` says which of the n are evidence.
     """
-    order = np.argsort(~counts, axis=1, kind="stable")  # those that count, in order, first
+    order = np.argsort(~counts, axis=1, kind="stable")  # requests that count come first, in order
     hits, length = np.take_along_axis(hits, order[..., None], 1), counts.sum(1)
     tests, most = RateEvidence(rates), np.ones(len(rates))
     for step in range(int(length.max())):
@@ -132,15 +132,15 @@ def highest(rates: Values, hits: Flags, counts: Flags) -> Values:
 
 
 def requests_to_find(images: int, runs: int, rng: Rng, before: float = 0.02, after: float = 0.1) -> list[int | None]:
-    """Requests counted until the alarm, after 500 sound ones, when flips rise and noise stays as it was; at most 2,000.
+    """Requests counted until the alarm if, after 500 sound ones, flips rise and noise stays the same; at most 2,000.
 
-    A baseline of `images`; None where no alarm came.
+    The baseline has `images` images; None if no alarm came.
     """
     found: list[int | None] = []
     for _ in range(runs):
         hits = int(rng.binomial(images, before))
         test = RateEvidence(upper_rate(hits, images, baseline_chance(OPTIONS.alpha_each)))
-        least = 8 / OPTIONS.alpha_each - 3  # the mean of four tests, of which three say nothing, is to be 2 / alpha
+        least = 8 / OPTIONS.alpha_each - 3  # the mean of four tests, three of which show nothing, must reach 2 / alpha
         late = None
         for step in range(2500):
             value = float(test.add(rng.random() < (before if step < 500 else after)))

@@ -1,10 +1,10 @@
-"""How often a search stores something, what it keeps for that, and whether what it says of it is true: by simulation.
+"""Simulation of the search: how often it stores a variant, how many blocks that keeps, and whether its claims are true.
 
     python -m resnetrt.benchmarks.studies.search [--trials 200] [--seed 0]
 
-A network is a table of the images lost and gained with the first k blocks of its ranking kept; an image that is lost
-with k blocks kept is lost with fewer. Both halves are drawn anew. What decides is the product's own code: `search`,
-`widen`, `plan`, the gate's `decide` and `drop_of_passed`.
+A network is a table of the shares of images lost and gained if the first k blocks of its ranking are kept; an image
+that is lost with k blocks kept is also lost with fewer. Both halves are drawn for each trial. The product's own code
+decides: `search`, `widen`, `plan`, the gate's `decide` and `drop_of_passed`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class DropCurve:
 
 
 def networks() -> list[DropCurve]:
-    """Drops of 4 pp in INT8 that fall block by block, and one that is just beyond a budget of 1 pp until the end."""
+    """Networks whose INT8 drop of 4 pp falls block by block, and one that stays just beyond a budget of 1 pp."""
     kept = np.arange(BLOCKS + 1)
     left = {
         "one guilty block": np.where(kept == 0, 1.0, 0.1),
@@ -68,7 +68,7 @@ def _shares(drop_pp: Shares, gained: Shares) -> tuple[Shares, Shares]:
 
 @dataclass(frozen=True)
 class Found:
-    """One simulated search. `kept` is None if nothing was stored; drops in pp, of what was stored."""
+    """One simulated search. `kept` is None if nothing was stored; drops of the stored variant are in pp."""
 
     kept: int | None
     evaluations: int
@@ -79,9 +79,9 @@ class Found:
 
 
 class Half:
-    """Answers on `images`: an image has one threshold, so that what is lost with k blocks kept is so with fewer.
+    """Answers on `images`. Each image has one threshold, so an image lost with k blocks kept is lost with fewer.
 
-    Not `nested`, the images are others for every k, so that a second attempt has a luck of its own.
+    Unless `nested`, every k has different images, so that a second attempt has independent luck.
     """
 
     def __init__(self, network: DropCurve, images: int, rng: Rng, nested: bool = True) -> None:
@@ -96,7 +96,7 @@ class Half:
         self._lost, self._gained = np.sort(draws[right] * TOP1), np.sort(draws[~right] * (1 - TOP1))
 
     def row(self, kept: int, budget: Budget) -> dict[str, Any]:
-        """As the gate's row."""
+        """The counts in the form of the gate's row."""
         if not self._nested:
             self._draw()
         lost = int(np.searchsorted(self._lost, self._network.lost[kept]))
@@ -112,9 +112,9 @@ class Half:
 def run(
     network: DropCurve, images: int, budget: Budget, rng: Rng, planned: bool, searched: DropCurve | None = None
 ) -> Found:
-    """One search and its confirmation: `planned` as the product does, else the least that passes, once.
+    """One search and its confirmation: `planned` as in the product, else one attempt with the smallest k that passes.
 
-    With `searched`, that is what the images searched show, and attempts are independent.
+    If `searched` is given, the half to search on is drawn from it, and attempts are independent.
     """
     searching = Half(searched or network, images, rng)
     held_out = Half(network, images, rng, nested=searched is None)
@@ -178,7 +178,7 @@ def _line(network: DropCurve, images: int, planned: bool, found: Sequence[Found]
 
 
 def _error_lines(trials: int, seed: int, budget: Budget) -> Iterator[str]:
-    """True drop 1 pp on the held-out images whatever is kept; those searched show one that falls, so two attempts."""
+    """Held-out images have a true drop of 1 pp whatever is kept; those searched show a falling one: two attempts."""
     *others, edge = networks()
     for searched in (others[1], others[3]):
         for images in HALVES[1:]:

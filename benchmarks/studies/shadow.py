@@ -1,10 +1,10 @@
-"""How many compared requests the shadow check needs to notice one flipped bit in an engine's weights.
+"""How many compared requests the shadow check needs to detect one flipped bit in an engine's weights.
 
     python -m resnetrt.benchmarks.studies.shadow BUNDLE --engine ID --data D [--trials N]
 
-For engines whose file is ONNX. Each trial flips one bit of one randomly chosen weight or scale and plays the second
-half of the images to the judges that serving uses: beside the FP32 reference, with the baseline measured on the golden
-images or on the first half, and beside a copy of the engine without the fault.
+For engines whose file is ONNX. Each trial flips one bit of one randomly chosen weight or scale, and gives the second
+half of the images to the judges that serving uses: against the FP32 reference, with the baseline measured on the golden
+images or on the first half, and against a copy of the engine without the fault.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from resnetrt.runtime.shadow import Baseline, Judge, Reference, Sample, baseline
 from resnetrt.runtime.shadow.baseline import measure_copy
 
 _BATCH = 50
-_ALPHA = 0.01 / 2  # of each comparison
+_ALPHA = 0.01 / 2  # for each comparison
 FAULTS = {
     "int8 weight, sign bit": (7, 8),
     "int8 weight, any bit": (0, 8),
@@ -43,7 +43,7 @@ FAULTS = {
 
 @dataclass(frozen=True, eq=False)
 class Against:
-    """What the answers are compared with: `expected` `(N, classes)` and what a sound engine does beside it."""
+    """What the answers are compared with: `expected` `(N, classes)`, and the baseline of a sound engine."""
 
     name: str
     expected: FloatArray
@@ -52,9 +52,9 @@ class Against:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of fault beside the reference or the copy, one entry a trial.
+    """One kind of fault, compared with the reference or the copy; one entry per trial.
 
-    `requests` were compared until the alarm, None if none came; `cost_db` is how much SQNR over all images was lost.
+    `requests` were compared until the alarm, None if none came; `cost_db` is the loss of SQNR over all images.
     """
 
     fault: str
@@ -63,7 +63,7 @@ class Row:
     cost_db: tuple[float, ...]
 
     def lines(self) -> Iterator[str]:
-        """A line for each degree of damage that occurred."""
+        """A line for each level of damage that occurred."""
         for low, high, degree in ((-np.inf, 1, "below 1 dB"), (1, 3, "1 to 3 dB"), (3, np.inf, "3 dB or more")):
             counts = [n for n, cost in zip(self.requests, self.cost_db, strict=True) if low <= cost < high]
             caught = sorted(n for n in counts if n is not None)
@@ -74,7 +74,7 @@ class Row:
 
 
 def study(bundle: Bundle, engine: str, data: str, trials: int) -> Iterator[Row]:
-    """Yield a row for each kind of fault that the engine's file has bits for, after one without any fault."""
+    """Yield one row without a fault, then a row for each kind of fault for which the engine's file has bits."""
     manifest = bundle.manifest
     path = bundle.file(manifest.engines[engine].file)
     if path.suffix != ".onnx":
@@ -121,7 +121,7 @@ def _row(
 
 
 def _faulty_files(path: Path, fault: str, trials: int, rng: np.random.Generator) -> Iterator[Path]:
-    """Copies of the ONNX file, each with one bit flipped; none if it has no such bits."""
+    """Copies of the ONNX file, each with one bit flipped; none if the file has no such bits."""
     model = onnx.load(path)
     scales = {node.input[1] for node in model.graph.node if node.op_type.endswith("Linear")}
     stored = [item for item in model.graph.initializer if _holds(fault, item, scales)]
@@ -193,7 +193,7 @@ def _baseline(expected: FloatArray, found: FloatArray, source: str) -> Baseline:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print a line for each kind of fault and what it is compared with."""
+    """Print a line for each kind of fault and each comparison."""
     parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.studies.shadow", description=main.__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine", help="default: the only one")

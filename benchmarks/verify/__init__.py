@@ -1,1 +1,1 @@
-"""The eager model: what is exported from it, the reference it gives, and parity with it down to blocks."""
+"""The eager model: the export request, the reference, and parity with eager down to single blocks."""

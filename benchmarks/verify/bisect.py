@@ -1,4 +1,4 @@
-"""Which block diverges first: features block by block, of the reference and of an engine's ONNX file."""
+"""Which block diverges first: features of the reference and of an engine's ONNX file, block by block."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,15 +20,15 @@ from resnetrt.runtime import load
 from resnetrt.runtime.selftest import batch_size, infer_all
 
 Features = Mapping[str, npt.NDArray[np.float64]]
-Scales = dict[str, float | FloatArray]  # of one number or for each channel, in the tensor's units
+Scales = dict[str, float | FloatArray]  # one number, or one for each channel, in the tensor's units
 _IMAGES = 16
 
 
 @dataclass(frozen=True)
 class BlockError:
-    """How far one block's output is from the reference's; `within` says whether `sqnr_db` reaches `limit_db`.
+    """The distance of one block's output from the reference's; `within` says whether `sqnr_db` reaches `limit_db`.
 
-    `max_abs` and `rms` are in units of the tensor, `max_steps` and `rms_steps` in steps of its INT8 grid if it has one.
+    `max_abs` and `rms` are in the tensor's units, `max_steps` and `rms_steps` in quantization steps if it is INT8.
     """
 
     block: str
@@ -42,20 +42,21 @@ class BlockError:
 
     @property
     def within(self) -> bool:
-        """Whether the block keeps its tolerance; NaN does not."""
+        """Whether the block is within its tolerance; NaN is not."""
         return self.sqnr_db >= self.limit_db
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers under their names; None for one that is not finite."""
+        """The numbers under their field names; None for a number that is not finite."""
         record = asdict(self) | {"within": self.within}
         return {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in record.items()}
 
 
 @dataclass(frozen=True)
 class Bisection:
-    """`rows` in graph order; `first` is the first outside its tolerance, `before` the row above it, None without.
+    """`rows` in graph order; `first` is the first outside its tolerance, `before` the row above; either may be None.
 
-    The last row is named `engine` if the engine's own answer was compared: only it fails when the backend is to blame.
+    The last row is named `engine` if the engine's own output was compared: if only this row fails, the backend is to
+    blame.
     """
 
     engine: str
@@ -89,8 +90,8 @@ class Bisection:
 def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = _IMAGES) -> Bisection:
     """Compare engine or variant `name` with the reference, block by block, on at most `count` golden images.
 
-    The reference is the live eager model where torch and its weights are here, else the FP32 ONNX file. Raises
-    `UsageError` for an unknown name, or if only the FP32 file is there to judge itself.
+    The reference is the live eager model if torch and its weights are here, else the FP32 ONNX file. Raises
+    `UsageError` for an unknown name, or if the FP32 file would be compared with itself.
     """
     manifest = bundle.manifest
     engine = manifest.engines.get(name)
@@ -139,9 +140,9 @@ def compare_block(
 
 
 def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> tuple[Features, Scales]:
-    """The named tensors of the ONNX file `path` run as written, without fusions, and their INT8 scales where there are.
+    """The named tensors of the ONNX file `path`, run as written, without fusions; and their INT8 scales, if any.
 
-    Tensors that the file does not have are left out.
+    Tensors that the file lacks are left out.
     """
     import onnx
 

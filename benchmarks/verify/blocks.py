@@ -1,4 +1,4 @@
-"""A network's blocks, from the graph's structure: residual blocks, and each layer that is in none."""
+"""A network's blocks, from the graph's structure: residual blocks, and each layer outside of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _FOLLOWERS = ("Relu", "Clip", "LeakyRelu")
 
 @dataclass(frozen=True)
 class Block:
-    """`name` after its module, `nodes` its layers and its add, `output` the value that leaves it."""
+    """`name` is its module's, `nodes` are its layers and its add, `output` is the block's output value."""
 
     name: str
     nodes: frozenset[str]
@@ -43,7 +43,7 @@ def find_blocks(path: Path) -> list[Block]:
 
 
 def _between(first: ir.Value, second: ir.Value) -> list[ir.Node]:
-    """Nodes above exactly one of the two values: both branches down from the fork."""
+    """Nodes above exactly one of the two values: both branches, from the fork down."""
     above = [{id(node): node for node in _ancestors(value)} for value in (first, second)]
     return [node for key, node in (above[0] | above[1]).items() if (key in above[0]) != (key in above[1])]
 
@@ -60,7 +60,7 @@ def _ancestors(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _end(node: ir.Node) -> ir.Node:
-    """The bias of a MatMul and the activation behind `node`, each if it is all that reads, else `node` itself."""
+    """The end of a layer: `node`, or the MatMul's bias add or the activation behind it if that is the only reader."""
     uses = list(node.outputs[0].uses())
     if len(uses) != 1:
         return node
@@ -71,7 +71,7 @@ def _end(node: ir.Node) -> ir.Node:
 
 
 def _name(nodes: list[ir.Node]) -> str:
-    """The module that holds all `nodes`: the parts that their names begin with in common."""
+    """The module that holds all `nodes`: the common beginning of their names."""
     prefix = []
     for parts in zip(*((node.name or "").split(".") for node in nodes), strict=False):
         if len(set(parts)) > 1:

@@ -1,4 +1,4 @@
-"""The values inside an eager module that stand for tensors of its ONNX file."""
+"""The values inside an eager module that correspond to tensors of its ONNX file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,23 +18,23 @@ _CLAMPS = {
     *("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "threshold"),
     *("clamp", "clamp_", "clamp_min", "clamp_min_"),
 }
-# eager's operators for an ONNX operator that no rewrite of ours makes or takes away; a Clip and a Relu become one Clip
+# eager's operators for ONNX operators that our rewrites neither add nor remove; a Clip and a Relu become one Clip
 _OPERATORS = {"Add": {"add", "add_"}, "Relu": _CLAMPS, "Clip": _CLAMPS}
 
 
 def eager_features(
     module: nn.Module, path: Path, images: FloatArray, exported: Features, logits: str
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """What `module` computes in place of the tensors `exported` of the ONNX file at `path`, by their names.
+    """The values in `module` that correspond to the tensors `exported` of the ONNX file at `path`, by name.
 
-    For each it is the nearest of all values of its shape, of the same operator for a residual add or activation. So a
-    folded convolution is compared with what leaves the BatchNorm behind it, wherever that stands, and each call of a
-    shared module with itself. A tensor that no value of the module has the shape of is left out; `logits`, if it is
-    asked for, is the output.
+    For each tensor this is the nearest of all values of its shape; for a residual add or activation, only values of the
+    same operator count. So a folded convolution is compared with the output of its BatchNorm, wherever that is, and
+    each call of a shared module with the same call. A tensor is left out if no value of the module has its shape.
+    `logits`, if asked for, is the output.
     """
     graph = onnx.load(path).graph
     constants = {item.name for item in graph.initializer}
-    # a bias is added by eager's matrix product itself
+    # eager's matrix product adds the bias itself
     operators = {
         output: "bias" if node.op_type == "Add" and constants.intersection(node.input) else node.op_type
         for node in graph.node
@@ -48,7 +48,7 @@ def eager_features(
 
 
 class _Nearest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees each value when it is computed, before anything changes it in place, and keeps the nearest ones."""
+    """Sees each value when it is computed, before any in-place change, and keeps the nearest ones."""
 
     def __init__(self, exported: Features, operators: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

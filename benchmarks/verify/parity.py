@@ -1,4 +1,4 @@
-"""Parity of a bundle's engines with the eager model: the golden images, and live eager where torch is there."""
+"""Parity of a bundle's engines with the eager model: on the golden images, and with live eager if torch is here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ _LIVE_BATCH = 8
 
 @dataclass(frozen=True)
 class EngineVerdict:
-    """`golden` and `live` parity of one engine (None if not run), in batches; `problems` is empty if it passed.
+    """`golden` and `live` parity of one engine in batches (None if not run); `problems` is empty if it passed.
 
-    Single images are judged too.
+    Single images are checked too.
     """
 
     engine: str
@@ -46,7 +46,7 @@ class EngineVerdict:
 def verify_bundle(
     bundle: Bundle, engines: Sequence[str] = (), weights: Path | None = None, data: str | None = None, count: int = 64
 ) -> tuple[Reference, list[EngineVerdict]]:
-    """Check `engines` (default all) on the golden images and against the reference on `count` images of `data`.
+    """Check `engines` (default: all) on the golden images, and against the reference on `count` images of `data`.
 
     Without `data` the live check uses the golden frames. Raises `UsageError` if the bundle has no engine.
     """
@@ -64,7 +64,7 @@ def verify_bundle(
 
 
 def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray, noise: float) -> EngineVerdict:
-    """Engines get frames, or what preprocessing makes of them: whatever each takes; first in batches, then alone."""
+    """Each engine gets frames or preprocessed images, whichever it takes; first in batches, then one by one."""
     output = bundle.manifest.output
     try:
         with load(bundle, name) as session:

@@ -1,4 +1,4 @@
-"""From command-line words to an export request: model, preprocessing, golden images; and what decides the result."""
+"""From command-line arguments to an export request: model, preprocessing, golden images; and a hash of its inputs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from resnetrt.models.resolve import ResolvedModel, resolve
 from resnetrt.preprocess import Preprocessing, UInt8Array
 
 GOLDEN_SEED = 20
-_MAKERS = ("core", "models", "export", "calibration")  # folders whose code decides what a bundle holds
+_MAKERS = ("core", "models", "export", "calibration")  # folders whose code determines the content of a bundle
 
 
 def prepare_export(
@@ -36,7 +36,7 @@ def prepare_export(
 ) -> ExportRequest:
     """Resolve `model` and choose its golden images.
 
-    Raises `UsageError`, `WeightsError`, `DataError` or `BackendMissing` with one clear line.
+    Raises `UsageError`, `WeightsError`, `DataError` or `BackendMissing` with a one-line message.
     """
     resolved = resolve(model, weights, **options)
     preprocessing = _preprocessing(resolved, size, resize, mean, std)
@@ -76,18 +76,18 @@ def _preprocessing(
             raise UsageError(f"{name}: expected {found.channels} numbers for {resolved.name}, found {len(values)}")
     edge = min(found.size)
     chosen = found.size if size is None else (size, size)
-    # the margin that the recipe crops stays the same share
+    # the cropped margin stays the same share
     shorter = resize if resize is not None else round(found.resize * min(chosen) / edge)
     return replace(found, size=chosen, resize=shorter, mean=tuple(mean or found.mean), std=tuple(std or found.std))
 
 
 @cache
 def recipe_hash() -> str:
-    """Twelve hex digits over all that decides what a bundle holds: source code, versions of the tools, processor."""
+    """A hash of twelve hex digits over what determines a bundle's content: source code, tool versions, processor."""
     digest = hashlib.sha256(repr((sorted(tool_versions().items()), read_cpu())).encode())
     root = Path(__file__).resolve().parents[2]
     for folder in _MAKERS:
-        place = root / folder if (root / folder).is_dir() else root  # installed, core lies in the package itself
+        place = root / folder if (root / folder).is_dir() else root  # in an installation, core is the package itself
         for path in sorted(place.rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The reference that engines are compared with: live eager where torch and the weights are here, else FP32 ONNX."""
+"""The reference that engines are compared with: live eager if torch and the weights are here, else FP32 ONNX."""
 
 import importlib.util
 from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """`infer` maps float32 `(N, C, H, W)` to logits; `why` says why the stand-in `onnx-fp32` is used, if it is."""
+    """`infer` maps float32 `(N, C, H, W)` to logits; `why` is the reason if the substitute `onnx-fp32` is used."""
 
     name: str
     infer: Infer
@@ -28,9 +28,8 @@ class Reference:
 def find_reference(bundle: Bundle, weights: Path | None = None) -> Reference:
     """The eager model of a bundle, checked against its golden logits; else its FP32 ONNX file in ONNX Runtime.
 
-    `weights` is the file it was exported with, needed unless the weights are shipped with the definition or random.
-    Raises `WeightsError` for other weights than the bundle's, `CheckFailed` if eager does not reproduce the golden
-    logits.
+    `weights` is the file that it was exported with; it is needed unless the weights are shipped or random. Raises
+    `WeightsError` for weights other than the bundle's, `CheckFailed` if eager does not reproduce the golden logits.
     """
     try:
         module = rebuild_eager(bundle, weights)
@@ -68,7 +67,7 @@ def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
 
 
 def eager_infer(module: "nn.Module") -> Infer:
-    """Logits by the eager module, no gradients."""
+    """Logits from the eager module, without gradients."""
     import torch
 
     def infer(images: FloatArray) -> FloatArray:

@@ -1,1 +1,1 @@
-"""Which layers lose what, and which to suspect."""
+"""How much each layer loses, and which layers are suspicious."""

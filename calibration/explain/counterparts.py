@@ -1,6 +1,6 @@
 """Which tensors of a Q/DQ file hold what the FP32 file holds under the same name.
 
-Another tool may keep BatchNorms apart, scale channels or move an activation, and leave the names as they were.
+Another tool may keep BatchNorms separate, scale channels or move an activation, and still keep the names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,17 +27,17 @@ def other_quantities(
     batch: npt.NDArray[Any],
     limits: Mapping[str, tuple[float, float]],
 ) -> frozenset[str]:
-    """Names among `exact`, the FP32 file's values for `batch`, under which `quantized` holds something else.
+    """Names among `exact`, the FP32 file's values for `batch`, under which `quantized` holds a different quantity.
 
-    Values are compared within `limits` where those are given. None if the outputs differ too: then a layer is at fault.
-    None in a file made here: what differs there, quantization spoilt.
+    Values are compared within `limits` if given. No names are returned if the outputs differ too, because then a layer
+    is at fault; nor for a file made here, where any difference comes from quantization.
     """
     if any(item.key == METADATA for item in quantized.metadata_props):
         return frozenset()
     outputs = [value.name for value in quantized.graph.output]
     try:
         found = InnerValues(without_quantizers(quantized), exact.keys() - set(outputs)).of(batch)
-    except Exception:  # another tool's file may compute on integers between its pairs: then every layer is judged
+    except Exception:  # another tool's file may compute on integers between its pairs; then every layer is judged
         return frozenset()
 
     def agreement(name: str) -> float:
@@ -50,13 +50,13 @@ def other_quantities(
 
 
 def without_quantizers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that clips activations where it quantized them, as to a ReLU the limits are all there is of it."""
+    """A copy that clips activations instead of quantizing them: the limits may be all that is left of a ReLU."""
     copy, graph = onnx.ModelProto(), QdqGraph(model)
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     quantizes = [n for n in copy.graph.node if n.op_type == "QuantizeLinear" and not _is_constant(graph, n)]
     made = {node.output[0] for node in quantizes}
-    for node in copy.graph.node:  # in order: what moves quantized values is seen before their dequantization
+    for node in copy.graph.node:  # in order: operators that move quantized values come before the dequantization
         if node.op_type in COMMUTING and node.input[0] in made:
             made.add(node.output[0])
         elif node.op_type == "DequantizeLinear" and node.input[0] in made:  # frames are integers from the start

@@ -1,8 +1,8 @@
 """What quantization did to each layer, measured on the golden images.
 
 The FP32 and the INT8 file run side by side in ONNX Runtime without graph optimisations, so that Q/DQ run as written. A
-third run feeds every quantizer of the INT8 file with the FP32 value: what is wrong there is the layer's own doing, not
-inherited from the layers before it.
+third run feeds every quantizer of the INT8 file with the FP32 value: an error there comes from the layer itself, not
+from the layers before it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,7 +58,7 @@ class LayerRow:
         return asdict(self)
 
 
-_PIXELS = 32 * 64 * 64  # per-layer statistics need pixels, not images: four of 224x224 say as much and take seconds
+_PIXELS = 32 * 64 * 64  # layer statistics need pixels, not images: four images of 224x224 are enough and take seconds
 _LEAST_IMAGES = 4
 
 
@@ -134,8 +134,8 @@ class _Runs:
     def limits(self, node: onnx.NodeProto) -> tuple[float, float] | None:
         """What bounds the output of a layer that bears the name of an activation; None for any other.
 
-        ONNX Runtime's quantizer leaves an activation to the limits of the integers behind it, and gives its name to the
-        layer in front.
+        ONNX Runtime's quantizer replaces an activation by the limits of the integers after it, and gives the
+        activation's name to the layer before it.
         """
         name = node.output[0]
         if self._made_by[name] not in _ACTIVATIONS:

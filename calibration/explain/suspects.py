@@ -1,6 +1,7 @@
 """What looks wrong in a quantized network: the layer's name, the symptom, and a remedy, one line each.
 
-Nothing here fails a run; the parity check does. These checks say why, and speak up before a weak layer sinks the whole.
+Nothing here fails a run; the parity check does. These checks give the reason, and warn before a weak layer ruins the
+network.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from resnetrt.export.variants.qdq import output_axis
 # Layers of healthy ResNets have 35 to 48 dB of their own (8 bits of a uniform signal give 50).
 LEAST_OWN_DB = 20.0
 MOST_CLIPPED = 0.01  # MSE ranges clip below 0.02 % on healthy ResNets
-FEW_STEPS = 2.0  # MSE gave up 1.3 for the 44 % of black pixels in Fashion-MNIST, and the network kept 40 dB
+FEW_STEPS = 2.0  # MSE clipped 1.3 steps due to Fashion-MNIST's 44 % of black pixels; the network kept 40 dB
 LEAST_LEVELS = 4.0  # integers left for the median channel; trained ResNets leave it 15 and more
 LOST_INFLUENCE = 0.05
 FEW_IMAGES = 32
@@ -122,7 +123,7 @@ def blaming(bundle: Bundle, quantized: Path) -> Iterator[None]:
             rows = explain_file(bundle, quantized)
             found = suspects_of(bundle, quantized, rows)
         except Exception:
-            raise error from None  # the collapse is what matters, not that it can't be explained
+            raise error from None  # the collapse matters, not that it can't be explained
         worst = min(rows, key=lambda row: row.own_sqnr_db)
         names = " | ".join(map(str, found[:3])) or f"lowest of its own: {worst.layer}, {worst.own_sqnr_db:.1f} dB"
         raise CheckFailed(f"{error}. Suspicious: {names}") from error
@@ -147,8 +148,8 @@ def unjudged(clues: Clues) -> Iterator[Suspect]:
 
 @check
 def low_sqnr(clues: Clues) -> Iterator[Suspect]:
-    """A layer whose own quantization leaves little of its output."""
-    guilty = False  # a layer since the last add; its noise goes straight into the next one, which is not to blame
+    """A layer whose own quantization destroys much of its output."""
+    guilty = False  # whether a layer since the last add is; its noise enters the next add, which is then not to blame
     for row in clues.rows:
         inherited, guilty = guilty and row.op == "Add", guilty and row.op != "Add"
         if row.own_sqnr_db < LEAST_OWN_DB and not inherited:

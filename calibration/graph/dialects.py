@@ -1,4 +1,4 @@
-"""Each target's Q/DQ rules, as data; docs/decisions/003 says what was measured for each."""
+"""Each target's Q/DQ rules, as data; docs/decisions/003 has the reasons."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,18 +13,15 @@ class Dialect:
     """How ranges become Q/DQ nodes for one family of engines.
 
     `symmetric`: activations int8 with zero point 0; else uint8 (zero point 0 where a tensor is non-negative).
-    `every_output`: also quantize what a convolution hands on to other operators, and the main input of a residual add;
-    the shortcut always is.
-    `both_sides`: repeat the pair behind pools and slices with the same scale, so that they run on integers.
-    `extrema`: quantize what is computed from a maximum or minimum over axes. OpenVINO (2026.4) fuses the quantization
-    into the ReduceMax, whose result is then cut to integers before it is divided by the scale.
-    `padded_integers`: pad channels, and average over padding, of integers whose zero point is not 0. OpenVINO (2026.4)
-    then takes other values than zeros.
-    `integer_bias`: store biases as int32 with the scale of the accumulator.
-    `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or `centred`
-    to p - 128 behind a symmetric pair.
-    `host`: made for kernels of the CPU, which without an INT8 dot product add two products in 16 bits, where 8-bit
-    weights saturate.
+    `every_output`: also quantize the outputs of convolutions that other operators read, and the main input of a
+    residual add. The shortcut is always quantized. `both_sides`: repeat the pair behind pools and slices with the same
+    scale, so that they run on integers. `extrema`: quantize values computed from a maximum or minimum over axes.
+    OpenVINO (2026.4) fuses this quantization into the ReduceMax, and then truncates the result to integers before it
+    divides by the scale. `padded_integers`: pad channels, and average over padding, in integers whose zero point is not
+    0. OpenVINO (2026.4) then uses values other than zero. `integer_bias`: store biases as int32 with the scale of the
+       accumulator. `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired` behind a uint8 pair, or
+       `centred` to p - 128 behind a symmetric pair. `host`: made for CPU kernels. Without an INT8 dot product they add
+       two products in 16 bits, which saturates with 8-bit weights.
     """
 
     name: str

@@ -56,9 +56,9 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def convolution_outputs(graph: ir.Graph, left_out: Collection[str] = ()) -> list[ir.Value]:
-    """What convolutions hand on, but those named in `left_out`.
+    """The outputs of convolutions, except of those named in `left_out`.
 
-    It is the output, or that of the ReLU or Clip which alone reads it.
+    If a ReLU or Clip is the only reader, its output is taken instead.
     """
     found = []
     for layer in weighted_layers(graph):
@@ -100,7 +100,7 @@ def commutes(node: ir.Node) -> bool:
 def computed_from_extremum(value: ir.Value | None) -> bool:
     """Whether `value` is computed, element by element or joined with others, from a maximum or minimum over axes.
 
-    Not where it is only moved: then it is one of the values that the maximum was taken of.
+    False if it is only moved: then it is one of the values over which the maximum was taken.
     """
     node = _maker(value)
     return node is not None and node.op_type not in _EXTREMA and _from_extremum(value)

@@ -1,1 +1,1 @@
-"""What calibration images show: histograms, ranges, and networks equalized by them."""
+"""Statistics of the calibration images: histograms, ranges, and the equalization based on them."""

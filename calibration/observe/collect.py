@@ -32,7 +32,7 @@ from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.progress import track
 
 _log = logging.getLogger("resnetrt.calibration")
-_BATCH_BYTES = 64 << 20  # activations of one batch; as many are held as threads run
+_BATCH_BYTES = 64 << 20  # activations of one batch; each running thread holds one batch
 _MAX_BATCH = 16
 _EQUALIZING = 128  # images that decide the equalization: 32 are worth 0.3 dB less, 512 no more
 
@@ -45,10 +45,10 @@ def calibrate(
 ) -> CalibrationRecord:
     """Run every image of `dataset` through the FP32 ONNX model and return the record.
 
-    With `equalized` it is the record of the equalized model (see `equalize`), by what the first images show; unless
-    that computes something else than the model, which is logged as a warning.
-    Raises `DataError` naming the tensor when an activation is NaN, infinite or constant. Only what nothing but a
-    residual add reads may be constant: a branch whose last BatchNorm has no scale yet (gamma 0) is.
+    With `equalized` it is the record of the equalized model (see `equalize`), with factors from the first images. If
+    the equalized model computes something else, equalization is left out, with a warning in the log. Raises `DataError`
+    naming the tensor when an activation is NaN, infinite or constant. A tensor may be constant only if residual adds
+    are its only readers: the output of a branch whose last BatchNorm still has scale 0 is constant.
     """
     trial = None
     if equalized:
@@ -62,14 +62,14 @@ def calibrate_bundle(
 ) -> CalibrationRecord:
     """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle.
 
-    Variants made from another record are dropped, with what was cast from them and their engines: the hashes of their
-    images, which none may be judged on, go with the old record. The same images and options give the same record.
-    `runner` runs the batches, by default on the cores of this machine.
+    Variants made from another record are dropped, with their casts and engines, because the old record holds the hashes
+    of their images, on which they must not be judged. The same images and options give the same record. `runner` runs
+    the batches, by default on the cores of this machine.
     """
     preprocessing, path = bundle.manifest.preprocessing, bundle.variant_file("fp32")
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_some, data, preprocessing, samples, seed)
-        probe = Probe(path, samples)  # meanwhile
+        probe = Probe(path, samples)  # made meanwhile
         dataset = opening.result()
     if len(dataset) < samples:
         probe = Probe(path, len(dataset))
@@ -115,9 +115,9 @@ class _Trial:
 def _collect(
     probe: Probe, dataset: Dataset, preprocessing: Preprocessing, trial: _Trial | None, runner: Runner
 ) -> CalibrationRecord:
-    """Statistics of the equalized network are those of the network itself, divided: no pass of its own is needed.
+    """Statistics of the equalized network are the network's own, divided by the factors: no second pass is needed.
 
-    The network is equalized if there is a `trial`, and by what that accepts.
+    The network is equalized if there is a `trial`, with the factors that it accepts.
     """
     size = _batch_size(probe.watched)
     batches = track(
@@ -154,7 +154,7 @@ def run_here(probe: Probe, dataset: Dataset, preprocessing: Preprocessing, size:
 
 
 def _several(batches: Iterable[Seen]) -> Iterator[list[Seen]]:
-    """Batches of `_EQUALIZING` images together or more; the last time fewer."""
+    """Groups of batches with at least `_EQUALIZING` images each; the last group may have fewer."""
     several: list[Seen] = []
     for seen in batches:
         several.append(seen)
@@ -166,7 +166,7 @@ def _several(batches: Iterable[Seen]) -> Iterator[list[Seen]]:
 
 
 def _find_factors(probe: Probe, seen: list[list[Measured]]) -> Factors:
-    """Equalization factors from the channels' extremes; main branches of adds are left alone mostly."""
+    """Equalization factors from the channels' extremes; the ranges of main branches of adds are ignored."""
     main = {add.main.name for add in residual_adds(probe.graph)}
     amax: Factors = {}
     for group, parts in zip(probe.groups, seen, strict=True):

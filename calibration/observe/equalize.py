@@ -29,7 +29,7 @@ METADATA = "resnetrt.equalization"
 _EXPONENT = 0.5
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _LEAST = 1e-6  # of a tensor's range; a channel below is as good as dead
-# operators that commute with positive factors; where they move axes, `_same_channels` must prove axis 1 to stay
+# operators that commute with positive factors; if they move axes, `_same_channels` must prove that axis 1 stays
 _HOMOGENEOUS = (
     *("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceMax"),
     *("Identity", "Dropout", "Slice", "Reshape", "Flatten", "Squeeze"),

@@ -1,7 +1,7 @@
-"""The FP32 network with its statistics inside: what leaves the graph is small, however large the activations are.
+"""The FP32 network with statistics inside the graph: the outputs are small, however large the activations are.
 
-Of each watched value: the largest, the mean and, unless a ReLU made it, the smallest of each channel, and a share of
-the values for a histogram. Values of one shape leave side by side, in a few arrays.
+For each watched value: each channel's maximum, mean and, unless a ReLU made the value, minimum; and a share of the
+elements for a histogram. Values of one shape are returned together, in a few arrays.
 """
 
 import math
@@ -22,8 +22,8 @@ from resnetrt.export.variants.nodes import add_constant, named_node
 from resnetrt.preprocess import FloatArray
 from resnetrt.settings import read_settings
 
-MOST_VALUES = 1 << 18  # of a tensor, over all images, that are counted; at least one of each channel and image
-_MOST_AXES = 3  # behind the channels, that ONNX Runtime's pools and convolutions take
+MOST_VALUES = 1 << 18  # elements of a tensor, over all images, that are counted; at least one per channel and image
+_MOST_AXES = 3  # axes after the channels that ONNX Runtime's pools and convolutions accept
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -31,7 +31,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class Measured:
     """One batch of `n` images and `k` tensors of `C` channels: float32 `(n, k, C)`, and `values` `(n, k, C, counted)`.
 
-    Where a ReLU made the tensor `low` may be any of its values: none is negative, and ranges begin at zero anyway.
+    If a ReLU made the tensor, `low` may be any of its values: none is negative, and its ranges begin at zero anyway.
     """
 
     low: FloatArray
@@ -71,7 +71,7 @@ class Group:
 class Probe:
     """The network at `path`, instrumented for `images` images; `run` may be called by `workers` threads at once.
 
-    One core a batch and no pool inside: threads that spin would take the cores from those that count.
+    Each batch uses one core and no thread pool: spinning threads would take cores from the threads that count.
     Raises `DataError` for weights that are not finite, naming the first tensor that they spoil.
     """
 
@@ -141,7 +141,7 @@ def _instrument(graph: ir.Graph, most: int) -> list[Group]:
 
 
 def _add_group(graph: ir.Graph, prefix: str, values: list[ir.Value], most: int) -> Group:
-    """Pools and depthwise convolutions: ONNX Runtime runs them in the blocked layout of its convolutions."""
+    """Uses pools and depthwise convolutions, which ONNX Runtime runs in the blocked layout of its convolutions."""
     sizes = _sizes(values[0])
     names = tuple(value.name or "" for value in values)
     if len(sizes) > 1 + _MOST_AXES:
@@ -188,7 +188,7 @@ def _strides(sizes: Sequence[int], most: int) -> tuple[int, ...]:
 def _picker(channels: int, strides: Sequence[int]) -> FloatArray:
     """Weights `(C, 1, ...)` that take one value of each cell, each channel at its own place.
 
-    So borders, whose values differ, count as much as they should.
+    So borders, where values differ, get their proper weight.
     """
     size = math.prod(strides)
     kernel = np.zeros((channels, size), np.float32)
@@ -205,7 +205,7 @@ def _add(graph: ir.Graph, operator: str, inputs: list[ir.Value], attributes: dic
 def _session(blob: bytes, optimized: Path | None = None) -> Any:
     """A session of one thread. With `optimized` it writes its optimized graph there; without, it runs the graph as is.
 
-    Of the nodes that could run, it runs the one first in the file: those of the statistics.
+    Among the nodes that are ready, it runs the first in the file: those of the statistics.
     """
     import onnxruntime
 
@@ -221,9 +221,9 @@ def _session(blob: bytes, optimized: Path | None = None) -> Any:
 
 
 def _optimized(model: onnx.ModelProto, own: Sequence[str]) -> onnx.ModelProto:
-    """As ONNX Runtime optimizes it, with what the network's `own` outputs need behind all else.
+    """The model as ONNX Runtime optimizes it, with the nodes for the network's `own` outputs after all others.
 
-    A statistic then runs while its tensor is in the cache: otherwise whole stages of the network come first.
+    A statistic then runs while its tensor is in the cache; otherwise whole stages of the network would run first.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"

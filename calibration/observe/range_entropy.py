@@ -57,7 +57,7 @@ def kl_divergences(bins: Float64Array, candidates: IntArray, merged: int) -> Flo
     inside = mass[candidates]
     outside = mass[-1] - inside
     last = bins[candidates - 1]
-    lone = (last == 0) & (outside > 0)  # only what lies beyond makes P occupy the last bin
+    lone = (last == 0) & (outside > 0)  # P occupies the last bin only because of the values beyond
     level_bins[:, -1] += lone
     p_mass = level_mass.copy()
     p_mass[:, -1] += outside

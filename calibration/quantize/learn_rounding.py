@@ -28,7 +28,7 @@ _PATCHES = 200_000  # of a layer, over all images
 _MOMENT_BYTES = 400 << 20  # covariances that are held at once
 _SWEEPS = 4
 _BLOCK = 64
-_DAMPING = 1e-4  # of the mean variance: what calibration images never show must not become free
+_DAMPING = 1e-4  # share of the mean variance: directions that calibration images never show must not become free
 
 Int8 = npt.NDArray[np.int8]
 Float32 = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class Learning:
     def of(cls, data: str, preprocessing: Preprocessing, hashes: Collection[str], seconds: float) -> "Learning":
         """Take the images of the data set `data` that calibration saw, `IMAGES` at most.
 
-        Others would be seen by nobody who looks for images that are used twice. Raises `DataError` if there are none.
+        Other images would escape the check for images that are used twice. Raises `DataError` if there are none.
         """
         dataset, wanted = open_dataset(data, preprocessing, labelled=False), set(hashes)
         found: list[UInt8Array] = []
@@ -137,7 +137,7 @@ def descend(rows: Float32, integers: Int8, scales: Float32, covariance: Float32,
     ideal = rows / steps
     low, high = np.clip(np.floor(ideal), -limit, limit), np.clip(np.ceil(ideal), -limit, limit)
     chosen = integers.astype(np.float32)
-    low, high = np.minimum(low, chosen), np.maximum(high, chosen)  # where a scale was raised, nearest may be beyond
+    low, high = np.minimum(low, chosen), np.maximum(high, chosen)  # nearest may be beyond if a scale was raised
     gradient = (chosen - ideal) @ covariance
     diagonal = np.diag(covariance)
     for _ in range(_SWEEPS):

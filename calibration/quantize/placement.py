@@ -22,9 +22,9 @@ Params = dict[str, QuantParams]
 def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozenset()) -> Points:
     """Map each value to quantize to the value whose statistics give its range, in graph order.
 
-    Values joined by operators that only move data (pools, slices, zero padding, reshapes) share one range: that of
-    the topmost if it is itself quantized for a layer, else that of the value a layer consumes. Layers and adds named
-    in `keep_float` ask for nothing, nor do layers that read what the dialect leaves float.
+    Values joined by operators that only move data (pools, slices, zero padding, reshapes) share one range: that of the
+    topmost if it is itself quantized for a layer, else that of the value a layer consumes. Layers and adds named in
+    `keep_float` need no pairs, nor do layers that read values that the dialect leaves float.
     """
     consumed = _consumed(graph, dialect, keep_float)
     points: Points = {}
@@ -39,9 +39,9 @@ def place(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str] = frozen
 
 
 def without_padded_integers(graph: ir.Graph, params: Params) -> tuple[Params, frozenset[str]]:
-    """`params` where no integers are padded whose zero point is not 0, and names of nodes that must read floats.
+    """`params` without padded integers whose zero point is not 0, and names of nodes that must read floats.
 
-    A Pad of channels gets no pair behind it there, an average over padding reads no integers.
+    For such values, a Pad of channels gets no pair behind it, and an average over padding reads floats.
     """
     shifted = {name for name, chosen in params.items() if chosen.zero_point != 0}
     padded = {node.outputs[0].name for node in graph if node.op_type == "Pad" and _pads_channels(node)}
@@ -78,8 +78,8 @@ def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> 
 def _mark_chain(value: ir.Value, points: Points, keep_float: frozenset[str]) -> None:
     """Give every value above `value` through commuting operators the same range, so that they run on integers.
 
-    The range of a part would clip what others read of the whole: a slice of a value that they read, too, stays float,
-    unless the whole has a range of its own.
+    The range of a part would clip what others read of the whole value. So if others read the whole value too, a slice
+    of it stays float, unless the whole value has its own range.
     """
     chosen = points[_name(value)]
     own = chosen == _name(scale_source(value))
@@ -94,7 +94,7 @@ def _mark_chain(value: ir.Value, points: Points, keep_float: frozenset[str]) -> 
 
 
 def _readers(value: ir.Value, keep_float: frozenset[str]) -> int:
-    """How many nodes would read the integers of `value`."""
+    """The number of nodes that would read the integers of `value`."""
     return sum(use.node.name not in keep_float for use in value.uses())
 
 

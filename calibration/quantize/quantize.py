@@ -36,9 +36,9 @@ class QuantizeOptions:
     """`method` and `weight_method` name how ranges of activations and weights are found.
 
     `reduce_range` keeps weights to 7 bits, for CPUs without an INT8 dot product: their multiply-add saturates at 16
-    bits, which 7-bit weights can't reach (8-bit ones: 18 instead of 36 dB on a ResNet-20, Xeon without VNNI). None
-    does so in the dialects of the CPU where this machine's is such a one. `bias_correction` takes back the mean error
-    of the rounded weights. `input` is `float32`, or `uint8` for frames `(N, H, W, C)` with the preprocessing baked in.
+    bits, which 7-bit weights can't reach (8-bit ones: 18 instead of 36 dB on a ResNet-20, Xeon without VNNI). None does
+    so in the CPU dialects if this machine's CPU lacks the dot product. `bias_correction` takes back the mean error of
+    the rounded weights. `input` is `float32`, or `uint8` for frames `(N, H, W, C)` with the preprocessing baked in.
     `learning` rounds weights by what it does to the outputs (`learn_rounding`), where there is time for it.
     """
 
@@ -63,8 +63,8 @@ class QuantizeOptions:
 def load_record(bundle: Bundle) -> CalibrationRecord:
     """The bundle's calibration record.
 
-    Raises `UsageError` if it has none, one of another model, or one whose equalization changes the network, which
-    older versions let pass.
+    Raises `UsageError` if the bundle has no record, or one of another model, or one whose equalization changes the
+    network, which older versions accepted.
     """
     record = CalibrationRecord.of(bundle)
     if record is None:
@@ -146,7 +146,7 @@ def quantize_model(
 
 
 def _prepare_checked(bundle: Bundle, record: CalibrationRecord, rules: Dialect, options: QuantizeOptions) -> _Prepared:
-    """The float graph of a bundle's variant; where exact pixels would change the network they are normalised instead.
+    """The float graph of a bundle's variant; if exact pixels would change the network, they are normalised instead.
 
     `load_record` has checked the equalization.
     """
@@ -190,7 +190,7 @@ def _prepare(
         params = {normalised if point == name else point: chosen for point, chosen in params.items()}
         return _Prepared(model, params, inputs, keep_float)
     params = {point: chosen for point, chosen in params.items() if point != name}
-    only_convolution(graph.inputs[0])  # before the record is asked for the means of what such a one reads
+    only_convolution(graph.inputs[0])  # before the record is asked for the means of this convolution's input
     baked = bake_integer(graph, preprocessing, rules, record[name].channel_mean)
     pixels = {} if baked.pair is None else {PIXELS: baked.pair}
     return _Prepared(model, pixels | params, inputs | {baked.layer: baked.source}, keep_float, exact_pixels=True)
@@ -239,7 +239,7 @@ def range_params(record: CalibrationRecord, tensor: str, rules: Dialect, method:
         return QuantParams(1.0, 0, "int8" if rules.symmetric else "uint8")
     if rules.symmetric:
         signed = statistics.minimum < 0
-        if signed:  # the grid reaches as far to both sides, and the method must judge that grid
+        if signed:  # the grid is symmetric, and the method must judge that grid
             statistics = replace(statistics, minimum=-statistics.amax, maximum=statistics.amax)
         low, high = find_range(statistics, method, 254 if signed else 127)
         return symmetric_int8(low, high, tensor)

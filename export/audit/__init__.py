@@ -1,4 +1,4 @@
-"""What an engine really runs: precision by share of its work, what did not fuse, what was put between."""
+"""What an engine really runs: its work by precision, what did not fuse, and what was inserted between layers."""
 
 from resnetrt.export.audit.audit import EngineAudit, audit_engine, audit_file
 from resnetrt.export.audit.layers import ExecutedLayer

@@ -24,7 +24,7 @@ READERS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Unfused:
-    """An ONNX `node` behind convolution `conv` that runs in a layer of its own; `layer` is None if none names it."""
+    """An ONNX `node` after convolution `conv` that runs in its own layer; `layer` is None if no layer names it."""
 
     conv: str
     node: str
@@ -95,7 +95,7 @@ def audit_engine(bundle: Bundle, engine: str | None = None) -> EngineAudit:
 def audit_file(engine: Path, record: EngineRecord, variant: Path) -> EngineAudit:
     """Audit the `engine` file that was made of the ONNX file `variant`.
 
-    One that holds several graphs is as good as the one with the least work in its own precision. Raises `UsageError`
+    If it holds several graphs, the one with the least work in the engine's precision counts. Raises `UsageError`
     for a backend that shows no layers, `CheckFailed` if the variant multiplies nothing, and what loading the engine
     raises.
     """

@@ -19,12 +19,12 @@ UNKNOWN = "unknown"
 class ExecutedLayer:
     """One layer of an engine as its backend runs it.
 
-    `op` is the backend's word; `precision` what it computes in; `kind` tells work from what only changes types
-    (`quantize`, `cast`) or memory order (`reformat`); `multiplies` whether its operator is a convolution or a matrix
-    product, None where that can't be told of the operator; `composite` whether it is one that stands for several nodes,
-    of which the backend may name the last alone. `source` names the ONNX nodes, or their outputs, that it does the work
-    of, `constants` what it reads, `inputs` the layers whose results it reads, and `readers` the `source` of the layers
-    that read its output, all as far as the backend kept them.
+    `op` is the backend's name of the operator; `precision` the type that it computes in. `kind` separates work from
+    layers that only change types (`quantize`, `cast`) or memory order (`reformat`). `multiplies` says whether the
+    operator is a convolution or a matrix product, None if that can't be told. `composite` says whether the layer stands
+    for several nodes, of which the backend may name only the last. As far as the backend kept them, `source` names the
+    ONNX nodes, or their outputs, whose work the layer does, `constants` the constants it reads, `inputs` the layers
+    whose results it reads, and `readers` the `source` of the layers that read its output.
     """
 
     name: str
@@ -43,8 +43,8 @@ class ExecutedLayer:
 class Evidence:
     """Executed layers and where they were read.
 
-    `complete`: every ONNX node is named by the layer that runs it, so that a node which no layer names is a gap. A
-    backend that folds nodes away without a trace (ReLU into an unsigned range) is not complete.
+    `complete`: every ONNX node is named by the layer that runs it, so a node that no layer names is a gap. A backend
+    that removes nodes without a trace (ReLU into an unsigned range) is not complete.
     """
 
     layers: tuple[ExecutedLayer, ...]

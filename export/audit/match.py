@@ -1,12 +1,13 @@
 """Which executed layer does the work of which node of the variant.
 
-Backends rename what they rewrite: a convolution that swallowed a multiplication bears its name, or that of the
-activation behind it, and its weights are new ones. What stays is provenance. In order of trust: the name and the output
-of the node itself, the constants it reads, the nodes behind it, whose results come from it, and the nodes that the
-layers behind it are named after: a convolution whose weights were negated for a subtraction has none of the others.
+Backends rename what they rewrite: a convolution that absorbed a multiplication may have the multiplication's name, or
+that of the activation after it, and new weights. The evidence, in order of trust: the name and the output of the node
+itself; the constants that it reads; the nodes after it, whose inputs come from it; and the nodes that the layers after
+it are named after, which is all that is left if, for example, weights were negated for a subtraction.
 
-A layer that is made of several nodes, such as attention, is often named after the last one alone. The products before
-that are its own if their results go nowhere else, and nothing that could run them stands between it and other layers.
+A layer made of several nodes, such as attention, is often named after the last node only. The products before that node
+belong to the layer if their results go nowhere else, and if no layer that could run them lies between it and other
+layers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ def match_layers(source: SourceGraph, layers: Sequence[ExecutedLayer]) -> Matche
     readers = _readers(source)
     renamed = [layer for layer in work if layer.multiplies and id(layer) not in named]
     candidates = {id(layer): _candidates(source, layer, readers) for layer in renamed}
-    # those that can be only one node first: they leave fewer for the others
+    # layers with a single possible node first: they leave fewer for the others
     for layer in sorted(renamed, key=lambda item: len(candidates[id(item)])):
         free = [name for name in candidates[id(layer)] if name not in found]
         if free:
@@ -59,7 +60,7 @@ def _inside(source: SourceGraph, layers: Sequence[ExecutedLayer], found: Matches
 
 
 def _only_passed_on(source: SourceGraph, layer: ExecutedLayer, layers: Iterable[ExecutedLayer], found: Matches) -> bool:
-    """Whether no layer that could run a product of its own stands between `layer` and those of known nodes."""
+    """Whether no layer that could run a product of its own lies between `layer` and the layers of known nodes."""
     by_name = {item.name: item for item in layers}
     known = {id(item) for item in found.values()}
     seen, waiting = set(), list(layer.inputs)

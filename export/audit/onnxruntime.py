@@ -63,7 +63,7 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
 
 
 def _layer(node: onnx.NodeProto, types: dict[str, int], producers: dict[str, onnx.NodeProto]) -> ExecutedLayer:
-    """`node` by what the optimiser left of its names: a fused node may bear any of its parts' names, or outputs."""
+    """`node` by the names that the optimiser left: a fused node may have any of its parts' names or outputs."""
     kind = _KINDS.get(node.op_type, "compute")
     labels = [_SUFFIX.sub("", name) for name in (node.name, *(node.output if kind == "compute" else ())) if name]
     return ExecutedLayer(

@@ -34,7 +34,7 @@ def read_layers(engine_path: Path, record: EngineRecord, _source: SourceGraph) -
 
 
 def _executed(graph: Any) -> tuple[ExecutedLayer, ...]:
-    behind: dict[str, tuple[str, ...]] = {}  # the constants that what is computed from constants alone comes from
+    behind: dict[str, tuple[str, ...]] = {}  # for each value computed from constants only: the constants behind it
     layers = []
     for node in graph.get_ordered_ops():
         kind, name = _info(node, "layerType"), node.get_friendly_name()

@@ -166,7 +166,7 @@ def _for_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _shapes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, tuple[int, ...]]:
     """Shapes for one image, of all that `nodes` read and write: inferred, or seen in a run where inference stops."""
-    rewrite_ceil_pools(model)  # of a file that another tool made: their sizes would be inferred wrong
+    rewrite_ceil_pools(model)  # in a file from another tool, whose sizes would be inferred wrong
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, tuple[int, ...]] = {item.name: tuple(item.dims) for item in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -1,8 +1,8 @@
 """FP16, BF16 and FP8 variants, and INT8 over an FP16 carrier; float32 inputs and outputs are kept.
 
 Precision lives in the ONNX file: TensorRT 11 and TensorRT-RTX have no flags for it. What was checked, and which layers
-stayed FP32 and why, is stored in the variant's evidence. Of variants that take uint8 frames the preprocessing stays
-FP32: pixels are rounded once, behind it, as they are where the preprocessing runs on the CPU.
+stayed FP32 and why, is stored in the variant's evidence. In variants that take uint8 frames, the preprocessing stays
+FP32: its result is rounded once, as if the preprocessing ran on the CPU.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
 """Which layers do not fit FP16's range and stay FP32, each with the reason.
 
-FP16 holds 2**-24 (subnormal) to 65504. A layer stays FP32 if a weight is larger, if rounding takes one of its output
-channels away, or if a recorded activation at its input or output does not fit. Single weights that round to zero are
-no loss: of normally distributed weights of a large layer some always do.
+FP16 holds 2**-24 (subnormal) to 65504. A layer stays FP32 if a weight is larger, if rounding destroys one of its output
+channels, or if a recorded activation at its input or output does not fit. Single weights that round to zero are no
+loss: in a large layer with normally distributed weights some always do.
 """
 
 import math

@@ -38,7 +38,7 @@ def cast_carrier(path: Path, precision: str, amax: Mapping[str, float]) -> bytes
 
 
 def island_nodes(graph: ir.Graph, layers: Collection[str]) -> set[str]:
-    """`layers` and the nodes that read nothing computed but what these give: activations, pools, reshapes."""
+    """`layers`, and the nodes whose computed inputs all come from them: activations, pools, reshapes."""
     found = set(layers)
     for node in graph:
         computed = [value.producer() for value in node.inputs if value is not None and value.const_value is None]

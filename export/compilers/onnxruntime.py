@@ -1,8 +1,8 @@
 """ONNX Runtime: the engine is the ONNX variant, byte for byte.
 
 Measured on ResNet-50 INT8 (FP32), 2 cores: the ONNX loads in 0.16 s (0.23), ONNX Runtime's own optimised ONNX or ORT
-file in 0.14 to 0.16 s (0.15 to 0.6), at equal speed and equal outputs. A file bound to one version and CPU would buy
-nothing.
+file in 0.14 to 0.16 s (0.15 to 0.6), at equal speed and equal outputs. So a file bound to one version and CPU would
+gain nothing.
 """
 
 from collections.abc import Mapping

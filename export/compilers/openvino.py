@@ -28,8 +28,8 @@ DIALECT = "cpu"
 CASTS = ("fp16", "bf16")
 _SINGLE = 1
 _PAGE = 4096
-# For fixed shapes OpenVINO's code generator takes residual adds out of the convolutions that they are fused into: 12
-# more kernels in ResNet-50, which then takes 8 % longer instead of 3 % less than with a free batch.
+# For fixed shapes OpenVINO's code generator takes residual adds out of the convolutions that they are fused into. That
+# gives ResNet-50 12 more kernels, and it then takes 8 % longer, instead of 3 % less, than with a free batch.
 _FUSED = {"SNIPPETS_MODE": "DISABLE"}
 
 
@@ -67,16 +67,16 @@ def fix_batch(model: Any, batch: int) -> None:
 
 
 def _in_pairs(variant_path: Path) -> bytes | None:
-    """The model with frames read by pairs of pixels, where that is faster; None to take it as it is.
+    """The model that reads frames in pairs of pixels, if that is faster; None to compile the model unchanged.
 
-    Without the package onnx, which a device does not need, it is taken as it is; so is a model in OpenVINO's format,
-    which the peers of `bench --peers` have.
+    The rewrite needs the package onnx. Without it (a device has no onnx) the model is compiled unchanged, and so is a
+    model in OpenVINO's format, as the peers of `bench --peers` have.
     """
     if variant_path.suffix != ".onnx" or not read_cpu().instruction_sets.get("amx_int8"):
         return None
     try:
         takes = shared_core().read_model(variant_path).input().get_element_type().to_dtype()
-    except RuntimeError:  # what is no model is refused when it is compiled
+    except RuntimeError:  # an invalid model is refused when it is compiled
         return None
     if takes != "uint8":
         return None
@@ -89,7 +89,7 @@ def _in_pairs(variant_path: Path) -> bytes | None:
 
 
 def _same(variant_path: Path, paired: bytes) -> bool:
-    """Whether the model reads pairs of pixels as it reads pixels, of random frames; logged if not."""
+    """Whether the model gives the same outputs for random frames, read as pixels and as pairs; logged if not."""
     shape = [size.get_length() for size in list(shared_core().read_model(variant_path).input().get_partial_shape())[1:]]
     frames = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
     wrong = difference(run_onnx(variant_path, frames, as_written=True), paired, frames)
@@ -99,7 +99,7 @@ def _same(variant_path: Path, paired: bytes) -> bool:
 
 
 def _compile(source: Path | bytes, name: str, precision: str, batch: int | None) -> Any:
-    """The ONNX model `source`, called `name`, compiled for batches of `batch`; None: as it has it."""
+    """The ONNX model `source`, called `name`, compiled for batches of `batch`; None keeps its batch axis."""
     core, settings = shared_core(), properties(precision, check_threads(None))
     try:
         model = core.read_model(source)
@@ -114,7 +114,7 @@ def _compile(source: Path | bytes, name: str, precision: str, batch: int | None)
 
 
 def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says went wrong, without the places in its own source that it begins with."""
+    """OpenVINO's error message without the leading positions in its own source."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return textwrap.shorten(" ".join(told or lines), 300, placeholder=" ...")

@@ -1,4 +1,4 @@
-"""Frames two pixels at a time: two neighbours of a row as one position with twice the channels.
+"""Read frames two pixels at a time: two neighbours in a row become one position with twice the channels.
 
 A convolution that steps by two columns is then one that steps by one over half as many columns, with the same products;
 a row of frames `(N, H, W, C)` is already a row of pairs `(N, H, W/2, 2 C)`, so nothing moves. Up to and with the first
@@ -28,10 +28,10 @@ class PairedKernel:
 
 
 def pair_pixels(path: Path) -> bytes | None:
-    """The INT8 model at `path` with its frames `(N, H, W, C)` read in pairs, as integers the same; serialised.
+    """The INT8 model at `path` with its frames `(N, H, W, C)` read in pairs and the same integers; serialised.
 
-    None where the first convolution does not read frames by way of a channel of ones (`quantize --input uint8`), or
-    pairs would not do.
+    None if the first convolution does not read frames with a channel of ones (`quantize --input uint8`), or if pairs
+    are not possible.
     """
     model = ir.load(str(path))
     graph = model.graph
@@ -80,8 +80,8 @@ def _chain(value: ir.Value) -> list[ir.Node]:
 def pair_columns(layer: ir.Node, weights: npt.NDArray[np.float32], width: int) -> PairedKernel | None:
     """The convolution `layer` over an image `width` wide, with `weights` `(outputs, channels, kH, kW)`, for pairs.
 
-    None where pairs would not do: columns that don't step by two, dilation, an odd width, automatic padding. A pair
-    lies inside the image or outside as a whole, so zero padding stays what it was.
+    None if pairs are not possible: a column stride other than two, dilation, an odd width, automatic padding. A pair
+    lies completely inside or outside of the image, so zero padding stays correct.
     """
     rows, columns = layer.attributes.get_ints("strides", (1, 1))
     top, left, bottom, right = layer.attributes.get_ints("pads", (0, 0, 0, 0))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def engine_id(variant: str, record: VariantRecord, backend: str, target: str) -> str:
-    """`backend-precision-target`; a variant that is not the backend's usual one of its precision stands by its name.
+    """`backend-precision-target`; a variant that is not the backend's usual one for the precision appears by its name.
 
     So `int8.cpu` becomes `openvino-int8-cpu`, `int8.tensorrt` on the same backend `openvino-int8.tensorrt-cpu`, and
     `int8.cpu.uint8`, which takes frames, `openvino-int8-cpu-uint8`.

@@ -47,7 +47,7 @@ def module_of(node: Node) -> str:
 def settle_constants(program: ExportedProgram) -> None:
     """Replace, in place, every tensor that `program` computes from parameters alone by a parameter with its values.
 
-    Nothing is done where the program changes a parameter or buffer: then the value depends on when it is read.
+    Nothing is done if the program changes a parameter or buffer: then the value depends on when it is read.
     """
     known: dict[Node, Any] = dict(constants(program))
     for node in program.graph.nodes:
@@ -60,7 +60,7 @@ def settle_constants(program: ExportedProgram) -> None:
             known[node] = node.target(*args, **kwargs)
     names = {node: _name(node, known) for node in known if _is_result(node, known)}
     for node in names:
-        node.args, node.kwargs = (), {}  # it stands for its value until what it came from is gone, with its name
+        node.args, node.kwargs = (), {}  # a placeholder for its value until its inputs, with their names, are removed
     for node in reversed(known):
         if node.op == "call_function" and not node.users:
             program.graph.erase_node(node)
@@ -72,7 +72,7 @@ def settle_constants(program: ExportedProgram) -> None:
 
 
 def _is_result(node: Node, known: Mapping[Node, Any]) -> bool:
-    """Whether `node` is computed, a tensor of numbers, and read by what depends on an image."""
+    """Whether `node` is a computed floating-point tensor that a node depending on the image reads."""
     value = known[node]
     numbers = isinstance(value, Tensor) and value.is_floating_point()
     return node.op == "call_function" and numbers and any(user not in known for user in node.users)

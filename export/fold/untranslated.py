@@ -3,7 +3,7 @@
 - An average pool's `divisor_override` is left out without a word. A network that divides by what it has seen, as a
   normalisation does, hides the wrong size almost entirely.
 - `log_sigmoid` becomes Log(Sigmoid(x)), which is minus infinity below -103 and rounds away what is far from zero.
-- Of a nearest resize by other than whole numbers places are rounded down: of 28 pixels made 4, place 1 was pixel 6.
+- A nearest resize by a fraction rounds positions down: from 28 pixels to 4, position 1 became pixel 6.
 - Attention without an axis for heads is refused.
 - InstanceNorm with running statistics, which is BatchNorm, becomes one with statistics for each image of the batch, of
   which OpenVINO 2026.4 computes another number (9 % of the tensor).
@@ -66,13 +66,13 @@ def _log_sigmoid(program: ExportedProgram, node: Node) -> Node:
 
 
 def _is_fractional(node: Node) -> bool:
-    """Whether a resize is by other than whole numbers, upwards; sizes of one image are known."""
+    """Whether a resize is anything but an enlargement by whole factors; the sizes of one image are known."""
     before, after = node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:]  # type: ignore[union-attr]
     return any(large % small for large, small in zip(after, before, strict=True))
 
 
 def _picked(program: ExportedProgram, node: Node) -> Node:
-    """The rows and columns that eager takes: it is asked to resize their numbers."""
+    """The rows and columns that eager picks, found by letting eager resize their indices."""
     image: Any = node.args[0]
     height, width = image.meta["val"].shape[2:]
     rows = torch.arange(height, dtype=torch.float32)[:, None].expand(1, 1, height, width)
@@ -110,6 +110,6 @@ def _replace(program: ExportedProgram, old: Node, new: Node) -> None:
 
 
 def _each(values: Any, axes: int) -> list[int]:
-    """One number an axis of one for all, or of one an axis."""
+    """One number per axis, from one number for all axes or one for each."""
     listed = list(values) if isinstance(values, Sequence) else [values]
     return listed * axes if len(listed) == 1 else listed

@@ -15,7 +15,7 @@ from torch.nn.modules import module as hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Rounding stays below -100 dB in one operation; what makes logits miss the 80 dB of FP32 is far above.
+# Rounding stays below -100 dB in one operation; a difference that makes logits miss the 80 dB of FP32 is far larger.
 _SAME = 1e-4
 _MOVES = {
     *("view", "_unsafe_view", "reshape", "clone", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze"),
@@ -59,7 +59,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def first_difference(module: nn.Module, images: Tensor, index: int | None = None) -> str:
-    """Why `module` gives something else for image `index` alone than in the batch `images`, in words.
+    """Why `module` gives a different result for image `index` alone than in the batch `images`, in words.
 
     With no `index`: why it does for the same batch again.
     """

@@ -1,7 +1,7 @@
 """The eager model's logits on the golden images: what every later stage is compared with.
 
-A bundle speaks for the model only where the logits of an image depend on that image alone. So eager runs three times:
-twice in batches and once image by image, on copies of the input, which a network may change in place.
+A bundle can represent the model only if the logits of an image depend on that image alone. So eager runs three times:
+twice in batches and once image by image, on copies of the input, because a network may change its input in place.
 """
 
 import copy
@@ -23,8 +23,8 @@ _BATCH = 8
 def reference_logits(module: nn.Module, images: Tensor, name: str) -> tuple[FloatArray, float]:
     """float32 logits `(N, classes)` of eager for `images` `(N >= 2, C, H, W)`, and their noise (`float64_distance`).
 
-    Raises `UsageError` where it does not run or gives no logits, and `CheckFailed` naming the cause where it takes one
-    image only, or where an image has other logits the second time, or alone than in a batch.
+    Raises `UsageError` if eager does not run or gives no logits. Raises `CheckFailed` naming the cause if eager takes
+    only one image, or if an image's logits differ the second time, or differ alone and in a batch.
     """
     forward_once(module, images[:1], name)
     try:

@@ -1,8 +1,8 @@
-"""Write pools in ceil mode as pools in floor mode with so much more padding behind.
+"""Write pools in ceil mode as pools in floor mode with the equivalent extra padding at the end.
 
-A window that would begin in the padding behind is left out, in eager and in ONNX Runtime. Shape inference of ONNX 1.23
-and max pools of OpenVINO 2026.4 count it all the same, so a file says sizes that it does not have, and OpenVINO divides
-the last windows of an average pool by other numbers of pixels. In floor mode all agree.
+Eager and ONNX Runtime leave out a window that would begin in the padding at the end. Shape inference of ONNX 1.23 and
+max pools of OpenVINO 2026.4 count such a window, so the file declares wrong sizes. OpenVINO also divides the last
+windows of an average pool by a different number of pixels. In floor mode all agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def rewrite_ceil_pools(model: onnx.ModelProto) -> None:
     for node in [node for node in model.graph.node if node.op_type in _POOLS]:
         options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         if options.pop("ceil_mode", 0) and options.get("auto_pad", b"NOTSET") == b"NOTSET":
-            # anew for each: sizes behind a pool in ceil mode may be wrong
+            # infer again for each: sizes after a pool in ceil mode may be wrong
             sizes = _sizes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph, node.input[0])
             if sizes:
                 _replace(model.graph, node, _in_floor_mode(node, options, sizes, model.graph))
@@ -56,7 +56,7 @@ def _in_floor_mode(
     nodes = []
     value = node.input[0]
     if options.get("count_include_pad") and more.any():
-        # padding counts in the mean, what hangs over does not: so padding becomes pixels, and what hangs over padding
+        # padding counts in the mean, the overhang does not: so padding becomes pixels, and the overhang becomes padding
         if pads.any():
             amounts = np.pad(pads, ((0, 0), (2, 0))).reshape(-1).astype(np.int64)
             graph.initializer.append(numpy_helper.from_array(amounts, f"{node.name}.pads"))
@@ -68,7 +68,7 @@ def _in_floor_mode(
 
 
 def overhang(options: Mapping[str, Any], pads: Array, sizes: Sequence[int]) -> Array:
-    """By how much the last window of ceil mode hangs over what is padded by `pads` `(2, axes)`, for each axis.
+    """How far the last window of ceil mode reaches beyond the padded image, for each axis; `pads` is `(2, axes)`.
 
     `options` has a pool's ONNX attributes `kernel_shape`, `strides` and `dilations`, `sizes` those of the image.
     """

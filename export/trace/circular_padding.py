@@ -1,7 +1,7 @@
 """Write circular padding as slices of the far side put in front and behind.
 
-ONNX has Pad with mode `wrap`, but OpenVINO 2026.4 and TensorRT have not, and OpenVINO went on without the shape until
-another node crashed the process. Slice and Concat say the same, and every backend has them.
+ONNX has Pad with mode `wrap`, but OpenVINO 2026.4 and TensorRT don't support it, and OpenVINO continued without the
+shape until another node crashed the process. Slice and Concat do the same, and every backend has them.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ def _wraps(node: onnx.NodeProto) -> bool:
 def _sliced(node: onnx.NodeProto, amounts: np.ndarray, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes that stand for `node`; `amounts` `(axes, 2)` of what is put in front and behind.
 
-    A negative amount takes away before anything is put anywhere: what is put behind begins with what was left.
+    A negative amount crops before anything is added: what is added at the end starts from the cropped value.
     """
     value = node.input[0]
     nodes: list[onnx.NodeProto] = []

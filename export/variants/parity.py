@@ -80,10 +80,10 @@ def _session(model: Path | bytes, as_written: bool = False) -> Any:
 
 
 def difference(expected: FloatArray, model: bytes, batch: FloatArray | UInt8Array, noise: float = 0.0) -> str:
-    """What of the FP32 tolerance the ONNX `model` breaks, in words; empty if it computes the same.
+    """The limits of the FP32 tolerance that the ONNX `model` breaks, in words; empty if it computes the same.
 
     `expected` `(n, classes)` are the outputs before the rewrite, of the file as written, `batch` is what the model
-    takes: images or frames. Where eager has `noise` of its own, as much is allowed for as there.
+    takes: images or frames. If eager itself has `noise`, the tolerance is widened as for eager.
     """
     try:
         found = compare(expected, run_onnx(model, batch, as_written=True), noise)

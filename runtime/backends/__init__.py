@@ -37,7 +37,7 @@ def find_backend(name: str) -> Backend:
 
 
 def import_package(name: str) -> Any:
-    """Import the package that backend `name` stands on; raises `BackendMissing` with the command that installs it."""
+    """Import the package that backend `name` needs. Raises `BackendMissing` with the command that installs it."""
     part = next(part for part in PARTS if part.name == name)
     try:
         return importlib.import_module(part.module)

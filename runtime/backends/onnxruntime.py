@@ -12,7 +12,7 @@ from resnetrt.runtime.backends import compile_again, import_package
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
 from resnetrt.tensor_spec import TensorSpec
 
-# Execution providers by target. The CPU one stands behind each for the nodes that ONNX Runtime always keeps there.
+# Execution providers by target. Each is followed by the CPU provider, for nodes that ONNX Runtime always runs there.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -20,8 +20,8 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 }
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
-# A graph optimization that gives float weights between quantized values, as of a layer that a variant keeps in float or
-# of a transposed convolution, 8 bits with one scale for all channels: 1.32 left 1 to 2 % of the logits.
+# A graph optimization that quantizes float weights between quantized values to 8 bits, with one scale for all channels.
+# This affects layers that a variant keeps in float, and transposed convolutions: 1.32 left 1 to 2 % of the logits.
 _NEVER = ["WeightBiasQuantization"]
 _WARM_UP = 2
 

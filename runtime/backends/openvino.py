@@ -53,7 +53,7 @@ class OpenVinoSession(Session):
         self._bound: Array | None = None  # the input's memory, which the request refers to
 
     def _infer(self, batch: Array) -> Outputs:
-        # OpenVINO's own way to take arrays costs 30 us a call, its caches cold, as they are after a network
+        # OpenVINO's own way to take arrays costs 30 us a call with cold caches, as they are after a network has run
         self._bound = batch if batch.flags.carray else batch.copy()
         request = self._requests.get(len(batch)) or self._requests[None]
         request.set_input_tensor(self._tensor(self._bound, shared_memory=True))
@@ -71,7 +71,7 @@ class OpenVinoSession(Session):
 
     @one_at_a_time
     def execution_graphs(self) -> dict[int | None, Any]:
-        """What is executed for a batch of so many, None for any other: layer types and precisions in `rt_info`."""
+        """The execution graph by batch size, None for all other sizes; `rt_info` has layer types and precisions."""
         assert self._blob is not None
         return {
             batch: _import(part, self.record, self.threads).get_runtime_model()
@@ -87,9 +87,9 @@ class OpenVinoSession(Session):
 def shared_core() -> Any:
     """The one `openvino.Core` of this process, which lives as long as the process. Raises `BackendMissing`.
 
-    The CPU plugin of a Core gives the thread that made it an alternate signal stack, and unmaps that with the last
-    model of that Core, in whatever thread this happens. If it is another one, the first thread is left with a stack
-    that is gone, and its next signal, Ctrl-C or SIGTERM, is a segmentation fault.
+    The CPU plugin of a Core gives the thread that made it an alternate signal stack, and unmaps the stack with the
+    Core's last model, in whatever thread that happens. If it is a different thread, the first thread keeps a stack that
+    no longer exists, and its next signal (Ctrl-C or SIGTERM) is a segmentation fault.
     """
     with _making_the_core:
         return _core()

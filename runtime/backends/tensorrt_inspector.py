@@ -1,7 +1,7 @@
 """The layers of a loaded engine, as TensorRT's engine inspector tells them in JSON.
 
 Written from NVIDIA's documentation of the inspector (TensorRT developer guide, "Engine Inspector") and from records of
-TensorRT 8 and 10 that others published; not run on a GPU yet. What it does not understand it calls `unknown`.
+TensorRT 8 and 10 that others published; not run on a GPU yet. Unknown types are called `unknown`.
 """
 
 import json

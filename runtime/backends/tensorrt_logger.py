@@ -17,7 +17,7 @@ ERROR = 1  # ILogger.ERROR; 0 is INTERNAL_ERROR, 2 WARNING, 3 INFO, 4 VERBOSE
 
 _SOURCE = re.compile(r" ?\(?(?:In|at) [\w:~]+ at /_src/[^\s)]+\)?| In \w+ at /_src/\S+")
 _PREFIX = re.compile(r"^(?:\[[^\]]*\] ?)?(?:\w+::\w+: )?Error Code \d+: ")
-# what follows the first error in the same text, without a GPU always about the driver
+# text after the first error in the same record; without a GPU it is always about the driver
 _LATER = re.compile(r"(?<=.) \[\w+\.cpp::\w+::\d+\] Error Code .*| In node -?\d+ with name: and operator: .*")
 
 

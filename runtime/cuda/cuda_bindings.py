@@ -14,8 +14,8 @@ from resnetrt.runtime.cuda.protocol import Bytes
 
 DLPACK_CUDA = 2
 
-# Waiting for the device while a stream of it is captured would spoil the capture. A finalizer may wait for it within a
-# capture of its own thread: that one is spoilt, as by `cudaFree`, but nothing hangs.
+# Waiting for the device while one of its streams is captured would invalidate the capture. A finalizer may wait for the
+# device during a capture in its own thread: that capture becomes invalid, as with `cudaFree`, but nothing hangs.
 _capturing = threading.RLock()
 
 

@@ -1,8 +1,8 @@
 """Device buffers that are lent to consumers and lent again once nobody refers to them.
 
-Who lets go of a buffer may still have a stream read it, and DLPack tells neither the stream nor when it is done. So the
-whole device is waited for before such a buffer is written or freed. (`cudaFree` "may perform implicit synchronization",
-says CUDA, not that it does.)
+A stream may still read a buffer that nobody refers to any more, and DLPack tells neither the stream nor when it is
+done. So the pool waits for the whole device before such a buffer is written or freed. (CUDA only says that `cudaFree`
+"may perform implicit synchronization".)
 """
 
 import weakref

@@ -9,8 +9,8 @@ from resnetrt.runtime.session import Outputs
 class LoopAnswer:
     """The answer to one request of the server; made in the event loop, settled in any thread.
 
-    A `concurrent.futures.Future` behind `asyncio.wrap_future` does the same with three locks and two more rounds of the
-    loop, 0.1 ms with caches that the engine has emptied.
+    A `concurrent.futures.Future` with `asyncio.wrap_future` does the same, but needs three locks and two more
+    iterations of the loop: 0.1 ms with the cold caches that the engine leaves.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LoopAnswer:
             raise
 
     def cancelled(self) -> bool:
-        """Nobody waits any more."""
+        """Whether nobody waits any more."""
         return self._cancelled
 
     def set_running_or_notify_cancel(self) -> bool:

@@ -16,7 +16,7 @@ _NEVER = re.compile(r"\s*q=0(\.0{0,3})?\s*")
 
 
 async def read_body(request: Request, limits: Limits) -> bytearray:
-    """The request's body, decompressed. Raises `RequestFault`: too large, too slow, cut off or not what it says."""
+    """The request's body, decompressed. Raises `RequestFault` if it is too large, too slow, cut off or damaged."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in (*_WINDOW, "identity"):
         raise RequestFault(Kind.ENCODING, f"Content-Encoding: expected gzip or deflate, found {encoding[:60]!r}")

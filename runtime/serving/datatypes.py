@@ -32,7 +32,7 @@ def from_raw(raw: bytes | bytearray | memoryview, dtype: Array | Any, shape: tup
 
 
 class _Writable:
-    """An array's memory, not protected: engines only read their input, but OpenVINO copies one that is protected."""
+    """An array's memory, declared writable: engines only read their input, but OpenVINO copies a protected one."""
 
     def __init__(self, array: Array) -> None:
         self._owner = array
@@ -74,8 +74,9 @@ def from_values(values: Sequence[Any] | Array, dtype: str, shape: tuple[int, ...
 def _numbers_only(values: Sequence[Any], axes: int) -> bool:
     """Whether there are numbers alone in a sequence, or in lists of lists of up to `axes` levels.
 
-    numpy would not refuse a string among them, but give every element room for it: 306 MB for a request of 100 KB.
-    Asking costs less than half of `np.asarray` (9 ms beside 23 for an image of ImageNet's size, on a busy machine).
+    numpy would not refuse a string among the numbers, but give every element room for it: 306 MB for a request of 100
+    KB. The check costs less than half of `np.asarray` (9 ms compared with 23 for an image of ImageNet's size, on a busy
+    machine).
     """
     kinds = set(map(type, values))
     if kinds <= {int, float}:

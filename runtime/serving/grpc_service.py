@@ -20,7 +20,7 @@ from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
 SERVICE = "inference.GRPCInferenceService"
-_IN_FLIGHT = 64  # requests of one stream that are worked on at once
+_IN_FLIGHT = 64  # requests of one stream that are processed at once
 
 Reply = Callable[[Any], Awaitable[Any]]
 
@@ -125,7 +125,8 @@ class GrpcService:
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """ModelStreamInfer: answers in the order of the requests, faults as messages, some requests at once.
 
-        When the server drains it ends behind what was read until then: a client that only listens would hold that up.
+        When the server drains, the stream ends after the requests read so far: a client that only listens would delay
+        the end.
         """
         tasks: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_IN_FLIGHT)
 
@@ -164,7 +165,7 @@ class GrpcService:
 
 
 def _parser(kind: Any) -> Callable[[bytes], Any]:
-    """Gives None for what is no message of that kind."""
+    """A parser that returns None for anything but a message of this kind."""
 
     def read(blob: bytes) -> Any:
         try:

@@ -1,8 +1,8 @@
 """The raw contents of a `ModelInferRequest`, taken out of its bytes without a copy.
 
-Fields of a protobuf message may stand in any order, so what is left without raw_input_contents is the same message
-without them, and protobuf's own parser reads it: it alone decides what is well-formed. For the wire format see
-https://protobuf.dev/programming-guides/encoding/.
+Fields of a protobuf message may come in any order, so the bytes that remain after removing raw_input_contents are the
+same message without this field. Protobuf's own parser reads the rest, and it alone decides what is well-formed. For the
+wire format see https://protobuf.dev/programming-guides/encoding/.
 """
 
 _RAW_INPUT_CONTENTS = 7 << 3 | 2  # the tag of field 7, length-delimited
@@ -15,7 +15,7 @@ def split_raw(blob: bytes) -> tuple[bytes, list[memoryview]] | None:
     """`blob` without its raw_input_contents, and these as views of `blob`; None for more fields than a request has.
 
     Clients send nothing but whole length-delimited fields numbered up to 15; any other blob is given back as it is.
-    Two bytes make a field, and each costs time and memory here, while every other client waits.
+    Two bytes are enough for a field, and each field costs time and memory here, while every other client waits.
     """
     view = memoryview(blob)
     rest: list[memoryview] = []

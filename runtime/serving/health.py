@@ -15,8 +15,8 @@ _Reply = health_pb2.HealthCheckResponse
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """The state of the server, under an empty name and under `service`.
 
-    Watchers hear of a change within a quarter of a second, and are let go when the server drains: they would hold up
-    its end.
+    Watchers hear of a change within a quarter of a second. They are released when the server drains, because they would
+    delay its end.
     """
 
     def __init__(self, repository: Repository, service: str) -> None:

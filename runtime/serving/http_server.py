@@ -1,4 +1,4 @@
-"""uvicorn as part of a larger process: sockets made before, no signal handlers, a limit on slow heads."""
+"""uvicorn as part of a larger process: given sockets, no signal handlers, a time limit for request heads."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
 )
-_KEEP_ALIVE_S = 75  # longer than what proxies keep an idle connection for, so that they end it
+_KEEP_ALIVE_S = 75  # longer than proxies keep an idle connection, so that the proxy closes it
 
 
 def listen(host: str, port: int, what: str) -> socket.socket:
@@ -59,7 +59,7 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to whoever runs the event loop."""
+        """Leave the signals to the code that runs the event loop."""
         yield
 
 
@@ -102,13 +102,13 @@ def _protocol(head_timeout_s: float, most: int) -> type[asyncio.Protocol]:
                 self.transport.close()
 
         def _is_idle(self) -> bool:
-            """It has had an answer and sent nothing since."""
+            """Whether the connection has had an answer and has sent nothing since."""
             answered = self.cycle is not None and self.cycle.response_complete
             between = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
             return answered and between and not self.transport.is_closing()
 
         def _watch(self) -> None:
-            """Run the clock while the client owes the rest of a head, or of a body that was answered already."""
+            """Run the timer while the rest of a head is missing, or of a body that was answered already."""
             idle = self.conn.their_state is h11.IDLE
             owes_head = idle and (self.cycle is None or bool(self.conn.trailing_data[0]))
             owes_body = self.cycle is not None and self.cycle.response_complete and not idle
@@ -118,7 +118,7 @@ def _protocol(head_timeout_s: float, most: int) -> type[asyncio.Protocol]:
                 self._clock = self.loop.call_later(head_timeout_s, self._expired)
 
         def _expired(self) -> None:
-            """Close, after what has arrived meanwhile was read: the process itself may have been held up."""
+            """Close, but first read what has arrived meanwhile: the process itself may have been delayed."""
             self._clock = self.loop.call_later(_LAST_CHANCE_S, self.transport.close)
 
         def _stop(self) -> None:

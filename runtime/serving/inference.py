@@ -50,7 +50,7 @@ class Inference:
                 model = self._repository.find(request.model, request.version)
                 try:
                     return await self._infer(model, request, time_left_s, started)
-                except Closed:  # it was replaced while this request was being read: its successor takes over
+                except Closed:  # the model was replaced while this request was being read: the new one takes over
                     continue
             raise RequestFault(Kind.UNAVAILABLE, f"model {request.model!r} is being loaded again")
         except Exception as error:
@@ -89,7 +89,7 @@ class Inference:
             name, offset, size = _region(given.parameters)
             most = _size_bytes(given.shape, model.input.dtype)
             most = self._limits.max_body_bytes if given.datatype == datatypes.BYTES else most
-            if size > most:  # what is read is copied
+            if size > most:  # reading makes a copy
                 raise invalid(f"input {given.name!r}: expected at most {most} bytes in shared memory, found {size}")
             raw = self._shared_memory.read(name, offset, size)
         if given.datatype != datatypes.BYTES:

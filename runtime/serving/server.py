@@ -31,8 +31,8 @@ from resnetrt.runtime.serving.repository import Repository
 from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
-_SWITCH_S = 0.0005  # an engine's thread that comes back with outputs waits this long for the event loop, not 5 ms
-_LOOKAHEAD_BYTES = 1 << 20  # a client may send so much at once: an image comes without waiting for leave to send more
+_SWITCH_S = 0.0005  # an engine's thread that returns with outputs waits this long for the event loop, not 5 ms
+_LOOKAHEAD_BYTES = 1 << 20  # a client may send this much at once: an image needs no window update
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

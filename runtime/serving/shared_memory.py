@@ -61,7 +61,7 @@ class SharedMemory:
             self._regions[name] = Region(name, key, offset, byte_size, file)
 
     def unregister(self, name: str) -> None:
-        """Close a region, or all of them without a name; a name that is unknown is none of its business."""
+        """Close a region, or all regions without a name; an unknown name is ignored."""
         with self._lock:
             for gone in [name] if name else list(self._regions):
                 region = self._regions.pop(gone, None)

@@ -1,4 +1,4 @@
-"""What an engine that is sound does: how often it flips, and how much noise it adds to a single image's logits."""
+"""The behaviour of a sound engine: how often it flips, and how much noise it adds to a single image's logits."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,11 +19,11 @@ from resnetrt.runtime.shadow.evidence import Values, upper_rate
 Reference = Callable[[FloatArray], FloatArray]  # float32 (N, C, H, W), preprocessed, to logits (N, classes)
 
 _MARGIN_DB = 1.0  # other batch sizes and kernels move noise by less
-_WORSE_DB = 6.0  # twice the error's amplitude: no difference between machines, but a fault
+_WORSE_DB = 6.0  # twice the error's amplitude: too much for a difference between machines, so a fault
 _QUANTILES = (0.5, 0.9, 0.99)
 _FEWEST = 8
 _LARGE = 8  # images of a batch
-# of requests that an engine answers unlike its copy: none would be expected, so this is an assumption, no measurement
+# share of requests that an engine answers unlike its copy: none is expected, so this is assumed, not measured
 _EXACT_RATE = 0.001
 BOUNDS = 1 + len(_QUANTILES)
 
@@ -60,7 +60,7 @@ class Baseline:
         n = len(flipped)
         if n < _FEWEST or noisy.shape != (n,):
             raise UsageError(f"shadow baseline {source}: expected at least {_FEWEST} images, found {n}; give it more")
-        floor = 10 ** (-tolerance("*", "fp32").sqnr_db / 10)  # what an FP32 engine is allowed is noise of rounding
+        floor = 10 ** (-tolerance("*", "fp32").sqnr_db / 10)  # noise that an FP32 engine is allowed counts as rounding
         limits = []
         for quantile in _QUANTILES:
             beyond = max(1, round((1 - quantile) * n))

@@ -22,7 +22,7 @@ from resnetrt.runtime.shadow.store import AlarmStore
 
 ACTIONS = ("warn", "fallback", "unready")
 _LOWEST_PRIORITY = 19
-_BLIND = 30  # samples in a row that look like earlier ones, which is said once
+_BLIND = 30  # consecutive samples that look like earlier ones, after which one warning is logged
 _log = logging.getLogger("resnetrt.runtime.shadow")
 
 
@@ -270,7 +270,7 @@ class ShadowCheck:
             judge.add(sample, item.answer(sample.image))
             if judge.reason is not None and self._alarm is None:
                 self._raise_alarm(judge, f"beside {item.against}: {judge.reason}")
-        if against_reference.compared > before:  # what had no finite reference takes no one's place
+        if against_reference.compared > before:  # a request without a finite reference does not count for its scene
             self._scenes.add(sample.image, sample.at_s)
 
     def _is_of_its_own(self, sample: Sample) -> bool:

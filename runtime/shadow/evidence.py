@@ -6,9 +6,9 @@ ones, its expected value is at most 1 at any stopping time, so it ever reaches 1
 Ramdas (2024, "Estimating means of bounded random variables by betting", JRSS B 86(1)), over
 
 - the rate after the change, on a grid, and
-- the observation at which the change came. A bet that ran from the start would have lost everything in a long sound
-  time before; here a new one begins at every observation (the mixture of Shin, Ramdas and Rinaldo, 2023, "E-detectors",
-  with weights that sum to 1, so that the false alarms of the whole lifetime are bounded and not only their frequency).
+- the observation at which the change came. A bet that ran from the start would have lost everything during a long sound
+  time; here a new one begins at every observation (the mixture of Shin, Ramdas and Rinaldo, 2023, "E-detectors", with
+  weights that sum to 1, so that the false alarms of the whole lifetime are bounded and not only their frequency).
 """
 
 import numpy as np

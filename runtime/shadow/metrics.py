@@ -8,7 +8,7 @@ from resnetrt.runtime.shadow.check import ShadowCheck, ShadowState
 
 
 def _progress(state: ShadowState) -> float:
-    """How far the evidence is on its way to the alarm, on a logarithmic scale: 0 none, 1 alarm."""
+    """The progress of the evidence towards the alarm, on a logarithmic scale: 0 is none, 1 is the alarm."""
     return max(0.0, math.log(max(state.evidence, 1.0)) / math.log(state.threshold))
 
 

@@ -1,7 +1,7 @@
 """Which sampled requests are evidence of their own: of a scene that lasts, or comes back, only one.
 
-What a network gets wrong in one frame of a video it gets wrong in the next. Counted one by one, such requests would
-make a sound engine's rare mistakes look frequent.
+A network that is wrong on one frame of a video is wrong on the next, too. Counted one by one, such requests would make
+a sound engine's rare mistakes look frequent.
 """
 
 from collections import OrderedDict
@@ -16,8 +16,8 @@ _REMEMBERED = 64
 # Alike: after the shift of each channel's brightness, half of the grid's cells differ by less than 0.35 of the
 # contrast. Measured on photographs of 64 pixels, each looked at 40 times with noise of 8 levels, a shake of 1 pixel,
 # light and contrast up or down by 15 %, and something new on a tenth of each picture: 1.1 of the 40 count, at most 2.
-# What is less than surely alike is remembered too, so that a scene is followed as it changes. Of 600 different CIFAR-10
-# images 550 count, but of Fashion-MNIST, all centred on black, 16.
+# Views that are only probably alike are remembered too, so that a scene is followed as it changes. Of 600 different
+# CIFAR-10 images 550 count, but of Fashion-MNIST, all centred on black, 16.
 _AGREEING, _SURELY, _TOLERANCE = 0.5, 0.85, 0.35
 _FLAT_UINT8, _FLAT_FLOAT = 1.0, 0.02  # least contrast: one level, of uint8 and of what is normalized to about 1
 Cells = npt.NDArray[np.float32]

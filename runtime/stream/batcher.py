@@ -124,7 +124,7 @@ class Batcher:
         """Queue a checked request of a stream with `capacity`. Raises `Overloaded` or `Closed`."""
         self.require_here()
         with self._changed:
-            closing = self._closing  # then nothing that waits makes room for what is refused anyway
+            closing = self._closing  # a refused request must not displace waiting ones
             over = self._pending.take_over() if not closing and self._full(request, capacity) else []
             dropped = self._make_room(request, capacity) if not closing and drop_oldest else []
             full = self._full(request, capacity)
@@ -187,7 +187,7 @@ class Batcher:
         )
 
     def _make_room(self, request: Request, capacity: int) -> list[Request]:
-        """Take older requests of the same stream out of the queue, until this one fits or none is left."""
+        """Remove older requests of the same stream from the queue, until this one fits or none is left."""
         dropped = []
         while self._full(request, capacity) and self._pending.count_of(request.owner):
             dropped.append(self._pending.take_oldest_of(request.owner))

@@ -14,19 +14,19 @@ _MOST = 4  # copies that `auto` makes: each has weights of its own
 
 @dataclass(frozen=True)
 class Instances:
-    """Sessions of one engine. `wide`, if there is one, has the cores of all: for a batch with nothing beside it."""
+    """Sessions of one engine. `wide`, if there is one, uses the cores of all sessions, for a batch that runs alone."""
 
     sessions: tuple[Session, ...]
     wide: Session | None = None
 
     @property
     def first(self) -> Session:
-        """The one that was loaded first: it knows what it fell back from."""
+        """The session that was loaded first: it knows which engines it replaces."""
         return self.wide or self.sessions[0]
 
     @property
     def all(self) -> tuple[Session, ...]:
-        """The wide one too."""
+        """All sessions, including the wide one."""
         return self.sessions if self.wide is None else (*self.sessions, self.wide)
 
     def close(self) -> None:
@@ -38,11 +38,12 @@ class Instances:
 def load_instances(
     bundle: Bundle | Path | str, engine: str | None, count: int | str, threads: int | None, fallback: bool
 ) -> Instances:
-    """`count` sessions of one engine with `threads` each, all self-tested; what the first fell back to, all take.
+    """`count` self-tested sessions of one engine with `threads` each; all use the engine that the first fell back to.
 
-    With `AUTO`, on a CPU, one for each of `threads` cores (of fewer cores each, where that would be more than four) and
-    a wide one over all of them: copies on a core each get more images a second from it, the wide one answers a
-    single request sooner. Elsewhere it is one session. Raises as `runtime.load`, and `UsageError` for another count.
+    With `AUTO` on a CPU there is one session for each of `threads` cores (at most four, which then have several cores
+    each) and a wide one over all cores. Sessions on one core each give more images a second, the wide one answers a
+    single request sooner. On other targets `AUTO` is one session. Raises as `runtime.load`, and `UsageError` for
+    another count.
     """
     if count != AUTO and not (isinstance(count, int) and count > 0):
         raise UsageError(f"instances: expected a positive number or {AUTO}, found {count!r}")

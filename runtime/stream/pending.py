@@ -13,10 +13,10 @@ Clock = Callable[[], int]
 
 
 class Answer(Protocol):
-    """Who waits for a request's outputs; what `concurrent.futures.Future` has of it. Called in any thread."""
+    """The receiver of a request's outputs: a part of `concurrent.futures.Future`'s interface. Called in any thread."""
 
     def cancelled(self) -> bool:
-        """Nobody waits any more."""
+        """Whether nobody waits any more."""
 
     def set_running_or_notify_cancel(self) -> bool:
         """From now on it can't be cancelled; False if it was."""

@@ -72,7 +72,7 @@ class Stream:
         started, key = time.monotonic_ns(), id(batch)
         deadline = self._batcher.deadline_ns(timeout_microseconds)
         future: Future[Outputs] = Future()
-        # no reference to the request or its batch: a future keeps its callbacks, and the circle would keep the batch
+        # no reference to the request or its batch: a future keeps its callbacks, so the cycle would keep the batch
         future.add_done_callback(lambda future: self._done(future, key, started, deadline))
         try:
             self._batcher.submit(Request(batch, self, future, deadline), self._capacity, self._drop_oldest)

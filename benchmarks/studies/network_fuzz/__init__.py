@@ -1,1 +1,1 @@
-"""Random small networks, each taken through the whole toolkit and judged by numbers of its own."""
+"""Random small networks, each taken through the whole toolkit and judged by independent numbers."""

@@ -1,4 +1,4 @@
-"""Blocks: layers inside layers. A block gets its bodies built, and makes them fit where its own rule needs it."""
+"""Blocks: layers inside layers. A block receives its bodies already built, and adapts them if its rule needs it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ class Branches(nn.Module):
 
 
 class Split(nn.Module):
-    """Channels in two: the body on one half, the other beside it (ShuffleNet)."""
+    """Channels in two halves: the body on one half, the other half passed on (ShuffleNet)."""
 
     def __init__(self, body: nn.Module, kind: str, at: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Split(nn.Module):
 
 
 class Repeated(nn.Module):
-    """One body, several times: shared weights."""
+    """One body, called several times: shared weights."""
 
     def __init__(self, body: nn.Module, times: int, activated: bool) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Repeated(nn.Module):
 
 
 class Tiles(nn.Module):
-    """The map cut into strips that pass the body as images of a batch."""
+    """The map cut into strips, which pass the body as images of a batch."""
 
     def __init__(self, body: nn.Module, count: int, mixing: bool) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Tiles(nn.Module):
 
 
 class EachChannel(nn.Module):
-    """Every channel through the body as a grey image of its own."""
+    """Every channel passes the body as a grey image of its own."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Passes(nn.Module):
-    """A wrapper that hands everything on, as DataParallel and AveragedModel do."""
+    """A wrapper that passes everything on, as DataParallel and AveragedModel do."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Checkpointed(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A body at half the size, back at full size beside its input (U-Net, feature pyramids)."""
+    """A body at half the size, resized to full size and joined with its input (U-Net, feature pyramids)."""
 
     def __init__(self, body: nn.Module, mode: str, add: bool) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def _residual(
 
 
 def _shortcut(shape: Shape, inner: Shape, kind: str) -> nn.Module:
-    """Identity where shapes agree; else a projection, or pixels dropped and channels padded (option A)."""
+    """Identity if the shapes agree; else a projection, or dropped pixels and padded channels (option A)."""
     if shape == inner:
         return nn.Identity()
     step = (-(-shape[1] // inner[1]), -(-shape[2] // inner[2]))

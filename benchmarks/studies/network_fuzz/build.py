@@ -1,4 +1,4 @@
-"""From a spec to an eager network with weights and statistics, and to its images: always the same ones."""
+"""From a spec to an eager network with weights and statistics, and to its images; equal specs give equal results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ from resnetrt.preprocess import Preprocessing, UInt8Array
 
 MEAN, STD = {"RGB": (0.5, 0.45, 0.4), "L": (0.45,)}, {"RGB": (0.25, 0.22, 0.27), "L": (0.25,)}
 _MOST_CHANNELS, _MOST_VALUES, _MOST_FEATURES = 64, 40_000, 2_048
-_LOUDEST = 1e3  # of a logit
+_LOUDEST = 1e3  # largest magnitude of a logit
 
 
 class Unbuildable(ValueError):
-    """The spec describes no network, or none that means anything; the message says why."""
+    """The spec describes no network, or a meaningless one; the message says why."""
 
 
 def build_network(spec: NetworkSpec) -> nn.Module:
@@ -38,12 +38,12 @@ def build_network(spec: NetworkSpec) -> nn.Module:
 
 
 def preprocessing_of(spec: NetworkSpec) -> Preprocessing:
-    """What stands before the network."""
+    """The preprocessing in front of the network."""
     return Preprocessing(spec.mode, max(spec.size), spec.size, MEAN[spec.mode], STD[spec.mode])
 
 
 def images_of(spec: NetworkSpec, count: int, purpose: int) -> UInt8Array:
-    """`count` smooth, colourful frames uint8 `(n, H, W, C)` with some grain; other ones for each `purpose`."""
+    """`count` smooth, colourful frames uint8 `(n, H, W, C)` with some grain; each `purpose` gets different ones."""
     rng = np.random.default_rng([spec.seed, purpose])
     channels = len(MEAN[spec.mode])
     coarse = torch.from_numpy(rng.normal(size=(count, channels, 5, 5)).astype(np.float32))
@@ -55,20 +55,20 @@ def images_of(spec: NetworkSpec, count: int, purpose: int) -> UInt8Array:
 
 
 def normalized(spec: NetworkSpec, frames: UInt8Array) -> Tensor:
-    """The frames as the network takes them, float64, by arithmetic of our own."""
+    """The normalised frames for the network, float64, computed independently of the product."""
     x = torch.from_numpy(frames.astype(np.float64)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values[spec.mode], dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
     return ((x - mean) / std).contiguous()
 
 
 def shape_after(layers: list[Layer], shape: Shape) -> Shape:
-    """What `layers` make of a map `(C, H, W)`. Raises `Unbuildable`."""
+    """The shape that `layers` make of a map `(C, H, W)`. Raises `Unbuildable`."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         return _chain(layers, shape)[1]
 
 
 def _chain(layers: list[Layer], shape: Shape) -> tuple[nn.Sequential, Shape]:
-    """The layers one after the other, each built for what the one before it gives, and the shape at the end."""
+    """The layers in sequence, each built for the output shape of the one before, and the final shape."""
     built = nn.Sequential()
     for layer in layers:
         try:
@@ -90,7 +90,7 @@ def _chain(layers: list[Layer], shape: Shape) -> tuple[nn.Sequential, Shape]:
 def build_head(
     shape: Shape, kind: str = "pool", classes: int = 6, hidden: int = 0, norm: bool = False, last: str = "none"
 ) -> nn.Module:
-    """From a map to logits: `pool`, `flatten`, `conv`, `max`, `both` (mean and max), `sum`; `last` is on the logits."""
+    """From a map to logits: `pool`, `flatten`, `conv`, `max`, `both` (mean and max), `sum`; `last` on logits."""
     channels, height, width = shape
     pooled: dict[str, Callable[[], nn.Module]] = {
         "pool": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
@@ -140,7 +140,7 @@ class Flat(nn.Module):
 
 
 class Aliased(nn.Module):
-    """The layers bear several names, and are called by the later ones with a keyword."""
+    """The layers have several names, and are called by the later names with a keyword argument."""
 
     def __init__(self, body: nn.Sequential, head: nn.Module) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def _laid_out(body: nn.Sequential, head: nn.Module, layout: str) -> nn.Module:
 
 
 def _randomize(network: nn.Module) -> None:
-    """Parameters as after some training: none is a bare initialisation."""
+    """Give parameters values as after some training: none keeps its plain initialisation."""
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1:
             parameter.add_(0.15 * torch.randn_like(parameter))
@@ -178,7 +178,7 @@ def _randomize(network: nn.Module) -> None:
 
 
 def _settle(network: nn.Module, spec: NetworkSpec) -> None:
-    """Give every norm with running statistics those of real images at its place, then disturb them."""
+    """Give every norm with running statistics those of real images at this layer, then disturb them."""
     hook = _statistics_of(spec.statistics)
     hooks = [
         module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -196,7 +196,7 @@ def _settle(network: nn.Module, spec: NetworkSpec) -> None:
 
 
 def _forget(network: nn.Module) -> None:
-    """As if it had never been called."""
+    """Reset the module to a state as if it had never been called."""
     for module in network.modules():
         if isinstance(module, Remembers):
             module.table = None

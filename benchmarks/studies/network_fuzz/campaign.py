@@ -1,4 +1,4 @@
-"""A run over many networks: resumable, within a budget of time, its failures shrunk and written down."""
+"""A run over many networks: resumable, within a time budget; failures are shrunk and written to files."""
 
 import json
 import re
@@ -25,9 +25,9 @@ _SEEDS = 1_000_000  # networks of one seed
 
 @dataclass(frozen=True)
 class CampaignRequest:
-    """`networks` of a `seed`, judged by `workers` processes for at most `budget_s`, each network for `limit_s`.
+    """`networks` of a `seed`, judged by `workers` processes in at most `budget_s`, each network in at most `limit_s`.
 
-    Of every class of failure up to `shrunk` are shrunk.
+    Up to `shrunk` failures of each class are shrunk.
     """
 
     networks: int
@@ -41,7 +41,7 @@ class CampaignRequest:
 
 @dataclass
 class Campaign:
-    """What a run knows: verdict by network seed, specs of those that failed, `unbuildable` seeds, shrunk failures."""
+    """The state of a run: verdicts by network seed, specs of failed networks, `unbuildable` seeds, shrunk failures."""
 
     verdicts: dict[int, NetworkVerdict] = field(default_factory=dict)
     specs: dict[int, NetworkSpec] = field(default_factory=dict)
@@ -50,17 +50,17 @@ class Campaign:
 
     @property
     def ends(self) -> Counter[str]:
-        """Networks by their end."""
+        """The number of networks by outcome."""
         return Counter(verdict.end for verdict in self.verdicts.values())
 
     @property
     def classes(self) -> Counter[str]:
-        """Networks by class of failure; one network can be in several."""
+        """The number of networks by class of failure; one network can be in several classes."""
         return Counter(text for verdict in self.verdicts.values() for text in {f.label for f in verdict.failures})
 
     @property
     def refusals(self) -> Counter[str]:
-        """Networks by class of refusal."""
+        """The number of networks by class of refusal."""
         return Counter(
             text
             for verdict in self.verdicts.values()
@@ -126,7 +126,7 @@ class _Pool:
             self._idle.put(worker)
 
     def map(self, run: Callable[[WorkerProcess, Any], Any], items: list[Any], deadline: float) -> Iterator[Any]:
-        """`run` of every item with a worker of its own, in the order they end; none begins after `deadline`."""
+        """Results of `run` for every item, each with a worker, as they complete; none starts after `deadline`."""
         waiting, running = iter(items), set[Future[Any]]()
         while True:
             while len(running) < len(self._workers) and time.monotonic() < deadline:
@@ -181,7 +181,7 @@ class _Pool:
 
 
 def _chosen(campaign: Campaign, most: int) -> list[tuple[NetworkSpec, Finding]]:
-    """Of every class of failure the first few, in the networks with the fewest failures beside it."""
+    """The first few failures of each class, from the networks with the fewest other failures."""
     order = sorted(campaign.verdicts, key=lambda seed: len(campaign.verdicts[seed].failures))
     counts: Counter[str] = Counter()
     chosen = []

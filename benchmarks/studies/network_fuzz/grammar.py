@@ -1,4 +1,4 @@
-"""Draws networks: what people use, with every option now and then, never larger than a test can afford."""
+"""Draws networks from what people use, with every option now and then, and small enough for a test."""
 
 import random
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def _draw(rng: random.Random, seed: int) -> NetworkSpec:
 
 
 def draw_layers(rng: random.Random, shape: Shape, depth: int) -> tuple[list[Layer], Shape]:
-    """A few layers that fit `shape`, and the shape behind them; none if nothing drawn fits."""
+    """A few layers that fit `shape`, and their output shape; none if nothing that was drawn fits."""
     weights, draws = zip(*_DRAWS.values(), strict=True)
     for _ in range(8):
         draw = rng.choices(draws, weights)[0]
@@ -81,7 +81,7 @@ def _body(rng: random.Random, shape: Shape, depth: int, most: int = 3) -> list[L
 
 
 def _keeping(rng: random.Random, shape: Shape, depth: int) -> list[Layer]:
-    """A body that keeps its shape: a convolution makes it fit if need be."""
+    """A body that keeps its shape; a convolution is added if necessary."""
     layers = _body(rng, shape, depth, 2)
     for _ in range(6):
         if _shape_of(layers, shape) == shape:
@@ -310,7 +310,7 @@ def _trap(rng: random.Random, _shape: Shape, _depth: int) -> list[Layer]:
 
 
 def _block(draw: Callable[[random.Random, Shape, int], Layer]) -> Draw:
-    """Blocks inside blocks go two deep."""
+    """A block; blocks inside blocks are nested at most two deep."""
 
     def drawn(rng: random.Random, shape: Shape, depth: int) -> list[Layer]:
         if depth >= 2:

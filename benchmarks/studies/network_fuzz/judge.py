@@ -1,8 +1,8 @@
-"""One network through export, calibration, quantization, every local backend, verify and audit, judged by own numbers.
+"""One network through export, calibration, quantization, every local backend, verify and audit, judged independently.
 
-Nothing here trusts the product's own comparisons: the reference is the eager module in float64, built anew, on clones
-of images that the product never saw, in a batch and one by one. An INT8 engine has to be near what its own ONNX file
-gives when ONNX Runtime runs it node by node, and that near the reference.
+Nothing here trusts the product's own comparisons: the reference is the eager module in float64, built again, run on
+clones of images that the product never saw, in a batch and one by one. An INT8 engine has to be near the outputs of its
+own ONNX file, run node by node in ONNX Runtime, and these have to be near the reference.
 """
 
 from collections import Counter
@@ -27,30 +27,30 @@ from resnetrt.runtime.session import Session
 Array = npt.NDArray[np.float64]
 GOLDEN, CALIBRATION, FRESH = (1, 16), (2, 32), (3, 12)  # purpose and number of images
 BACKENDS = ("onnxruntime", "openvino")
-# Relative errors |out - ref| / |ref| that are still right.
+# Relative errors |out - ref| / |ref| that are accepted.
 FLOAT_ERROR = 1e-4  # 80 dB
-FLOAT_NOISE = 10.0  # times what eager float32 is from float64
-# Of an FP32 engine from its own file, if that is right: OpenVINO sums an InstanceNormalization's variance less exactly,
-# 1.4e-4 where the mean is far larger than the deviation.
+FLOAT_NOISE = 10.0  # times the distance of eager float32 from float64
+# Distance of an FP32 engine from its own file, if the file is right: OpenVINO sums an InstanceNormalization's variance
+# less exactly, with an error of 1.4e-4 if the mean is far larger than the deviation.
 FLOAT_KERNEL_ERROR = 3e-4
 FP16_ERROR = 0.02
-INT8_ERROR = 0.5  # 6 dB: of a file that passed 12 dB on other images; see `typical_error`
-# Of an INT8 engine from its own file: so much, or this share of the file's error. Of 118 small networks the right ones
-# were all within 6e-4 and the wrong ones above 0.05; the embedded ResNet-20 is at 3e-3 in both backends.
+INT8_ERROR = 0.5  # 6 dB, for a file that passed 12 dB on other images; see `typical_error`
+# Distance of an INT8 engine from its own file: this much, or this share of the file's error. Of 118 small networks, all
+# right ones were within 6e-4 and all wrong ones above 0.05; the embedded ResNet-20 is at 3e-3 in both backends.
 KERNEL_ERROR, KERNEL_SHARE = 0.01, 0.5
-# Or no farther from eager than so many times the file: ONNX Runtime's softmax on integers moved ten layers' roundings.
+# Or at most this many times the file's distance from eager: ONNX Runtime's integer softmax moved ten layers' roundings.
 KERNEL_WORSE = 1.25
-BATCH_ERROR = 1e-4  # of eager from itself, one by one or again
+BATCH_ERROR = 1e-4  # distance of eager from itself, one by one or in a second run
 _MODULE = "resnetrt_fuzzed_network"
 
 
 def judge(
     spec: NetworkSpec, folder: Path, report: Callable[[str], None] = lambda _: None, focus: str | None = None
 ) -> NetworkVerdict:
-    """Take the network through everything, in the empty `folder`.
+    """Take the network through all stages, in the empty `folder`.
 
-    `report` hears of every stage before it begins, so that a crash has a name. With `focus`, only what that stage
-    needs is done. Raises `Unbuildable` for a spec that is no network.
+    `report` is called with every stage before it begins, so that a crash can be attributed. With `focus`, only the
+    stages that this one needs are run. Raises `Unbuildable` for a spec that is no network.
     """
     trial = _Trial(spec, folder, report, focus)
     with suppress(Stopped):
@@ -59,9 +59,9 @@ def judge(
 
 
 def relative_error(reference: Array, output: npt.ArrayLike) -> float:
-    """|out - ref| / |ref| over all images, or, if that is more, a quarter of it for the worst image.
+    """|out - ref| / |ref| over all images, or a quarter of the worst image's error if that is larger.
 
-    One bad image of many must not drown in the mean. Infinite for another shape and values that aren't finite.
+    One bad image among many must not be lost in the mean. Infinite for a wrong shape and for values that aren't finite.
     """
     out = np.asarray(output, np.float64)
     if out.shape != reference.shape or not np.isfinite(out).all():
@@ -71,10 +71,10 @@ def relative_error(reference: Array, output: npt.ArrayLike) -> float:
 
 
 def typical_error(reference: Array, output: npt.ArrayLike) -> float:
-    """`relative_error` of the best three quarters of the images: a file is judged by what most of them say.
+    """`relative_error` of the best three quarters of the images: a file is judged by most of the images.
 
-    One beyond all that calibration saw is clipped, as it must be, and a mask or two normalisations in a row turn a
-    rounding into another answer.
+    An image beyond everything that calibration saw is clipped, as it must be; and a mask, or two normalisations in a
+    row, can turn a rounding into a different answer.
     """
     out = np.asarray(output, np.float64)
     if out.shape != reference.shape or not np.isfinite(out).all():
@@ -117,7 +117,7 @@ class _Trial:
             yield
 
     def _wants(self, stage: str) -> bool:
-        """Whether `stage` is the one in focus, or stands before it in the way of making it."""
+        """Whether `stage` is the one in focus, or a stage that this one needs."""
         return self.focus is None or self.focus.removeprefix("run ").endswith(stage.removeprefix("compile "))
 
     def _export(self) -> Bundle:
@@ -140,7 +140,7 @@ class _Trial:
             self._equalized(bundle, record.equalization)
 
     def _equalized(self, bundle: Bundle, factors: Any) -> None:
-        """Equalization claims to change nothing: the rewritten FP32 file is run."""
+        """Equalization must not change the network: the rewritten FP32 file is run and compared."""
         import onnx_ir as ir
 
         from resnetrt.calibration.observe.equalize import equalize
@@ -185,7 +185,7 @@ class _Trial:
                         self._engine(bundle, backend, precision, input_type)
 
     def _file(self, bundle: Bundle, variant: str, limit: float) -> None:
-        """A variant, run node by node, against eager."""
+        """Compare a variant, run node by node, with eager."""
         output = _run_file(bundle.variant_file(variant), self._inputs(variant))
         error = typical_error(self.reference, output)
         self._number(variant, error)
@@ -198,7 +198,7 @@ class _Trial:
 
         name = f"{backend} {precision}{'.uint8' if input_type == 'uint8' else ''}"
         variant = choose_variant_or_none(lambda: choose_variant(bundle, backend, precision, input_type))
-        if variant is None:  # its quantization was refused, which is noted
+        if variant is None:  # its quantization was refused, which is noted already
             return
         with self._step(f"compile {name}"):
             engine = compile_variant(bundle, variant, backend)
@@ -223,7 +223,7 @@ class _Trial:
                 self.verdict.add("wrong", f"run {name}", f"{how}: {text}")
 
     def _judge_the_judges(self, bundle: Bundle) -> None:
-        """Verify, bisect and audit must agree with what was found here."""
+        """Verify, bisect and audit must agree with the findings here."""
         from resnetrt.benchmarks.verify.parity import verify_bundle
 
         if not self.right:
@@ -273,14 +273,14 @@ class _Trial:
 
 
 def _complaint(precision: str, error: float, drift: float, own: float, noise: float) -> str:
-    """What is wrong with an engine `error` from eager and `drift` from its file, which is `own` from eager."""
+    """What is wrong with an engine that is `error` from eager and `drift` from its file, which is `own` from eager."""
     if precision == "fp32":
         limit = max(FLOAT_ERROR, FLOAT_NOISE * noise)
         wrong = error > limit and (own > limit or drift > FLOAT_KERNEL_ERROR)
         return f"{error:.1e} from eager, float32 eager {noise:.1e}, its file {own:.1e}" if wrong else ""
     if drift > max(KERNEL_ERROR, KERNEL_SHARE * own) and error > KERNEL_WORSE * own:
         return f"{drift:.1e} from its own file, that {own:.1e} from eager, the engine {error:.1e}"
-    return ""  # how far the file is from eager was judged when it was made
+    return ""  # the file's distance from eager was judged when it was made
 
 
 def choose_variant_or_none(choose: Callable[[], str]) -> str | None:
@@ -295,7 +295,7 @@ def choose_variant_or_none(choose: Callable[[], str]) -> str | None:
 
 @torch.no_grad()
 def _eager(spec: NetworkSpec, frames: UInt8Array) -> tuple[Array, float, bool]:
-    """Logits in float64, how far float32 is from them, and whether the network is a function of one image."""
+    """Logits in float64, the distance of float32 from them, and whether the network is a function of one image."""
     images = normalized(spec, frames)
     network = build_network(spec)
     batch = network(images.float().clone()).double().numpy()
@@ -314,9 +314,9 @@ def _infer(session: Session, frames: UInt8Array, batch: int) -> Array:
 
 
 def _unrounded(path: Path) -> bytes:
-    """The file without rounding between a convolution and the addition that alone reads it.
+    """The file without the rounding between a convolution and the addition that is its only reader.
 
-    OpenVINO leaves that rounding out where it runs both in one layer: its outputs are then exactly those of this file.
+    OpenVINO leaves this rounding out if it runs both in one layer; then its outputs are exactly those of this file.
     """
     model = onnx.load(str(path))
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -336,7 +336,7 @@ def _unrounded(path: Path) -> bytes:
 
 
 def _run_file(file: Path | bytes, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The first output of an ONNX file, every node by itself: nothing fused, nothing left out."""
+    """The first output of an ONNX file, run node by node: nothing is fused or left out."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,7 +1,7 @@
 """The layers of the grammar: each builder makes one module for feature maps of a shape `(C, H, W)`.
 
-Every option has a default, the plainest there is, so that the shrinker may leave any of them out. Options that are no
-fit for the shape (more groups than channels) are bent to it or refused by torch itself.
+Every option defaults to its plainest value, so that the shrinker may leave any of them out. Options that don't fit the
+shape (more groups than channels) are adapted to it, or refused by torch itself.
 """
 
 import math
@@ -19,12 +19,12 @@ Pair = Sequence[int]
 
 
 def two(pair: Pair) -> tuple[int, int]:
-    """A pair from JSON, as torch's types want it."""
+    """A pair from JSON, typed as torch expects."""
     return pair[0], pair[1]
 
 
 def layer(build: Builder) -> Builder:
-    """Enter a builder under its own name."""
+    """Register a builder under its own name."""
     LAYERS[build.__name__.rstrip("_")] = build
     return build
 
@@ -50,7 +50,7 @@ class StandardizedConv(nn.Conv2d):
 
 
 class FunctionalConv(nn.Module):
-    """The parameters of a convolution that is never called."""
+    """A convolution through `F.conv2d`, with the parameters of a module that is never called."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers that rearrange maps: pools, pads, cuts, reshapes, resizing, and the small arithmetic between layers."""
+"""Layers that rearrange maps: pools, pads, cuts, reshapes, resizing, and small arithmetic between layers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,7 +64,7 @@ def pad(
     mode: str = "constant",
     value: float = 0.0,
 ) -> nn.Module:
-    """`F.pad`: amounts of the last axis first; negative ones cut off, six reach the channels."""
+    """`F.pad`: amounts for the last axis first; negative amounts crop, and six amounts reach the channels."""
     return Do(lambda x: F.pad(x, list(amounts), mode, value if mode == "constant" else None))
 
 
@@ -188,7 +188,7 @@ class Coordinates(nn.Module):
 
 @layer
 def arithmetic(shape: Shape, kind: str = "scale") -> nn.Module:
-    """Small things between layers."""
+    """Small arithmetic between layers."""
     makers: dict[str, Callable[[], nn.Module]] = {
         "scale": lambda: Affine(shape[0], buffers=False),
         "buffers": lambda: Affine(shape[0], buffers=True),

@@ -1,4 +1,4 @@
-"""Layers around matrix products, and what no network may do."""
+"""Layers around matrix products, and traps: layers that no network may contain."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def mlp(shape: Shape, over_pixels: bool = False, residual: bool = False) -> nn.M
 
 
 class DependsOnBatch(nn.Module):
-    """What a network must not do: its answer to one image depends on the others, on chance, or on their number."""
+    """A layer whose answer to one image depends on the other images, on their number, or on chance."""
 
     def __init__(self, kind: str, channels: int) -> None:
         super().__init__()
@@ -95,5 +95,5 @@ TRAPS = (
 
 @layer
 def trap(shape: Shape, kind: str = "softmax_over_batch") -> nn.Module:
-    """What export has to refuse."""
+    """A layer that export has to refuse."""
     return DependsOnBatch(kind, shape[0])

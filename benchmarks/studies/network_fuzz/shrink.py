@@ -1,4 +1,4 @@
-"""From a network that fails to the smallest one that still does."""
+"""From a network that fails to the smallest one that still fails."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,9 +9,9 @@ Fails = Callable[[NetworkSpec], bool]
 
 
 def shrink(spec: NetworkSpec, fails: Fails, most_trials: int = 80) -> NetworkSpec:
-    """The smallest network found, in `most_trials` trials, for which `fails` still holds; it holds for `spec`.
+    """The smallest network found in `most_trials` trials for which `fails` still holds; it must hold for `spec`.
 
-    Layers are left out (large parts first), blocks give way to their bodies, options to their defaults.
+    Layers are left out (large parts first), blocks are replaced by their bodies, and options by their defaults.
     """
     tried = {key_of(spec)}
     trials = 0
@@ -32,7 +32,7 @@ def shrink(spec: NetworkSpec, fails: Fails, most_trials: int = 80) -> NetworkSpe
 
 
 def _smaller(spec: NetworkSpec) -> Iterator[NetworkSpec]:
-    """Specs that are one step simpler, the boldest steps first."""
+    """Specs that are one step simpler, largest steps first."""
     layers = list(spec.layers)
     for size in (len(layers) // 2, len(layers) // 4):
         if size > 1:

@@ -1,4 +1,4 @@
-"""A network as data: what the grammar draws, the builder builds, the shrinker cuts and a file keeps."""
+"""A network as data: the grammar draws it, the builder builds it, the shrinker cuts it, and a file stores it."""
 
 import json
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ Layer = dict[str, Any]  # `op` and the options of its builder; a block has `body
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Everything that decides a network: equal specs build equal weights, images and statistics.
+    """Everything that determines a network: equal specs give equal weights, images and statistics.
 
-    `mode` and `size` `(H, W)` are of its preprocessing, `layout` says how its modules hang together, `statistics` what
-    its norms have seen (`plain`, `spread`, `odd`). `head` has the options of `heads.build_head`.
+    `mode` and `size` `(H, W)` belong to its preprocessing. `layout` says how its modules are nested, `statistics` what
+    its norms have seen (`plain`, `spread`, `odd`). `head` has the options of `build.build_head`.
     """
 
     seed: int
@@ -26,17 +26,17 @@ class NetworkSpec:
     frames: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` takes it back."""
+        """Plain JSON, which `from_json` reads."""
         return asdict(self) | {"layers": list(self.layers), "size": list(self.size)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "NetworkSpec":
-        """The inverse of `to_json`. Raises `KeyError` or `TypeError` for what is no spec."""
+        """The inverse of `to_json`. Raises `KeyError` or `TypeError` for anything but a spec."""
         height, width = record["size"]
         return cls(**(record | {"layers": tuple(record["layers"]), "size": (int(height), int(width))}))
 
     def with_layers(self, layers: list[Layer]) -> "NetworkSpec":
-        """The same network of other layers."""
+        """The same network with other layers."""
         return replace(self, layers=tuple(layers))
 
     def listing(self) -> str:

@@ -1,4 +1,4 @@
-"""What was found in one network, and how findings are sorted into classes."""
+"""The findings about one network, and how they are sorted into classes."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|/\S+|\b\w+(?:\.\w+)+\b|\b\w*\d\w*\b|-?\
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing said or seen: `kind` is one of `FAILURES` or `refused`; `stage` where; `what` in words."""
+    """One observation: `kind` is one of `FAILURES` or `refused`, `stage` says where, `what` says it in words."""
 
     kind: str
     stage: str
@@ -25,7 +25,7 @@ class Finding:
 
     @property
     def label(self) -> str:
-        """The class: kind, stage, and the words without names and numbers."""
+        """The class of the finding: kind, stage, and the words without names and numbers."""
         words = " ".join(_NAMES.sub("*", self.what).split())
         return f"{self.kind}: {self.stage}: {words[:140]}"
 
@@ -40,7 +40,7 @@ class NetworkVerdict:
 
     @property
     def failures(self) -> list[Finding]:
-        """The findings that are no good end."""
+        """The findings that are failures."""
         return [finding for finding in self.findings if finding.kind in FAILURES]
 
     @property
@@ -55,7 +55,7 @@ class NetworkVerdict:
 
     @contextmanager
     def step(self, stage: str, refused: str = "refused") -> Iterator[None]:
-        """A stage of the product: an expected error is a finding `refused`, any other a crash. Both end the stage."""
+        """A stage of the product: an expected error is a finding `refused`, any other a `crash`. Both end the stage."""
         started = perf_counter()
         try:
             yield
@@ -80,11 +80,11 @@ class NetworkVerdict:
 
 
 class Stopped(Exception):
-    """A stage ended without a result; why stands in the verdict."""
+    """A stage ended without a result; the verdict says why."""
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of ours that the error went through."""
+    """The innermost line of our code in the error's traceback."""
     frames = [frame for frame in extract_tb(error.__traceback__) if ".venv" not in frame.filename]
     ours = [frame for frame in frames if "network_fuzz" not in frame.filename] or frames
     return f"{'/'.join(ours[-1].filename.split('/')[-2:])}:{ours[-1].name}" if ours else "nowhere"

@@ -1,4 +1,4 @@
-"""A process that judges networks: a segmentation fault, a hang or an exit of it is a finding, not the end."""
+"""A process that judges networks: its segmentation fault, hang or exit is a finding, and does not end the run."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from resnetrt.benchmarks.studies.network_fuzz.spec import NetworkSpec
 from resnetrt.benchmarks.studies.network_fuzz.verdict import NetworkVerdict
 
-_STARTING = 300.0  # seconds for imports on a busy machine
+_STARTING = 300.0  # seconds allowed for imports on a busy machine
 
 
 class WorkerProcess:
@@ -26,7 +26,7 @@ class WorkerProcess:
     def judge(
         self, what: int | NetworkSpec, focus: str | None = None
     ) -> tuple[NetworkSpec | None, NetworkVerdict | None]:
-        """The network of a seed, or a spec, and its verdict; None where a seed or spec gives no network."""
+        """The network of a seed, or a spec, and its verdict; None if it gives no network."""
         pipe = self._ready()
         spec: NetworkSpec | None = None if isinstance(what, int) else what
         request: object = (what if isinstance(what, int) else what.to_json(), focus)
@@ -54,7 +54,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process that judges next; it is started if need be."""
+        """The id of the process that judges next; the process is started if necessary."""
         self._ready()
         return int(self._process.pid)
 
@@ -92,7 +92,7 @@ def _signal(code: int) -> str:
 
 
 def _serve(pipe: Connection, log: str) -> None:
-    """The worker's side: judge what comes until the pipe closes."""
+    """The worker's side: judge everything that arrives until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -125,9 +125,10 @@ def _serve(pipe: Connection, log: str) -> None:
 
 
 def translate_once() -> None:
-    """Keep torch's table of ONNX translations, which it makes anew in every export, for all exports of this process.
+    """Share torch's table of ONNX translations among all exports of this process; torch rebuilds it in every export.
 
-    Measured on a busy machine: 6.9 s an export with, 3.0 s without. Where torch has it elsewhere, nothing is kept.
+    Measured on a busy machine: 6.9 s an export with rebuilding, 3.0 s without. If torch keeps the table elsewhere,
+    nothing is shared.
     """
     import functools
 

@@ -90,7 +90,7 @@ def build_engine(
 
 
 def _layers_of(inspected: list[EngineLayer], lines: Lines) -> tuple[str, list[EngineLayer]]:
-    """Where the engine's layers were read, and they: the inspector needs the GPU, the log does not."""
+    """The source of the engine's layers, and the layers: the inspector needs the GPU, the log does not."""
     return ("engine inspector", inspected) if inspected else ("build log", parse_layers(text for _, text in lines))
 
 

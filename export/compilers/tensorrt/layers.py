@@ -1,7 +1,7 @@
 """The layers of a built engine (ProfilingVerbosity.DETAILED): from the build log, or from the inspector's records.
 
 A layer of the engine is one kernel; its metadata names the ONNX nodes that it fuses. The log's form is no API: it was
-read from TensorRT-RTX 1.7.1. An engine without layers is said, not passed over.
+read from TensorRT-RTX 1.7.1. An engine without layers is reported.
 """
 
 import re

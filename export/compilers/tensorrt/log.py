@@ -34,7 +34,7 @@ def advice(text: str) -> str:
 def build_error(lines: Lines, what: str, doing: str, nodes: Collection[str] = ()) -> ResnetrtError:
     """The exception for a failure while `doing` something to `what`: the first error and the node behind it.
 
-    `UsageError` where something is known to ask for differently, else `CheckFailed`.
+    `UsageError` if a different request is known to help, else `CheckFailed`.
     """
     text = first_error(lines) or "TensorRT gave no reason"
     node = node_in(text, nodes)
