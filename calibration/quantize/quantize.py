@@ -16,6 +16,7 @@ from resnetrt.calibration.observe.ranges import QuantParams, affine_uint8, find_
 from resnetrt.calibration.quantize.bake import PIXELS, bake_float, bake_integer, only_convolution
 from resnetrt.calibration.quantize.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.quantize.learn_rounding import Learning
+from resnetrt.calibration.quantize.normalizations import guard_normalizations
 from resnetrt.calibration.quantize.placement import Params, place, without_padded_integers
 from resnetrt.calibration_record import FILE, CalibrationRecord, require_same_model
 from resnetrt.errors import UsageError
@@ -180,6 +181,8 @@ def _prepare(
     if not rules.padded_integers:
         params, floats = without_padded_integers(graph, params)
         keep_float |= floats
+    if not rules.normalized_integers:
+        guard_normalizations(graph)
     inputs = _layer_inputs(graph, params, record, keep_float)
     if options.input != "uint8":
         return _Prepared(model, params, inputs, keep_float)

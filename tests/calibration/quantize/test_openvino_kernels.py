@@ -1,10 +1,12 @@
 """What OpenVINO computes otherwise than a file says, and its dialect leaves float for that.
 
 A quantization behind a maximum is fused into it, and the result cut to integers first. Where zero is not the integer 0,
-channels that are added get other values, and an average over padding takes other values.
+channels that are added get other values, and an average over padding takes other values. A normalization of integers
+forgets that eps is not in their units.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,31 @@ class PaddedAverage(nn.Module):
         return out
 
 
+class Faint(nn.Module):
+    """A normalization of values whose variance is near its eps; `quantized` if a convolution reads them too."""
+
+    def __init__(self, normalize: Callable[[Tensor], Tensor], quantized: bool = False) -> None:
+        super().__init__()
+        self.conv, self.body = nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False), nn.Conv2d(CHANNELS, CHANNELS, 1)
+        self.normalize, self.quantized, self.fc = normalize, quantized, nn.Linear(CHANNELS, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.conv(x) * 1e-3).relu()
+        y = self.normalize(x)
+        out: Tensor = self.fc((y + self.body(x) if self.quantized else y).mean((2, 3)))
+        return out
+
+
+def standardized(x: Tensor) -> Tensor:
+    """InstanceNorm in single operators."""
+    x = x - x.mean((2, 3), keepdim=True)
+    return x / (x.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+def of_length_one(x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) + 1e-5).sqrt()
+
+
 def mean(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
@@ -96,6 +123,18 @@ def lowest(x: Tensor) -> Tensor:
     return x.amin((2, 3))
 
 
+NORMALIZATIONS = {
+    "instance norm": nn.functional.instance_norm,
+    "group norm": lambda x: nn.functional.group_norm(x, 2),
+    "layer norm": lambda x: nn.functional.layer_norm(x, x.shape[1:]),
+    "standardized": standardized,
+    "length one": of_length_one,
+}
+NORMALIZED = {
+    f"{name}{' of integers' * quantized}": partial(Faint, normalize, quantized)
+    for quantized in (False, True)
+    for name, normalize in NORMALIZATIONS.items()
+}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "maximum": lambda: Pooled(highest, CHANNELS),
     "minimum": lambda: Pooled(lowest, CHANNELS),
@@ -111,9 +150,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "more channels": lambda: MoreChannels(lambda x: x),
     "more channels of every other pixel": lambda: MoreChannels(lambda x: x[:, :, ::2, ::2], 2),
     "average over padding": PaddedAverage,
+    **NORMALIZED,
 }
 # whose linear layer reads integers all the same
-QUANTIZED = {"maximum", "minimum", "mean plus maximum", "spatial gate"} | {
+QUANTIZED = {"maximum", "minimum", "mean plus maximum", "spatial gate", *NORMALIZED} | {
     *("more channels", "more channels of every other pixel", "average over padding"),
 }
 
