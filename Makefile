@@ -43,7 +43,7 @@ bench: $(VENV)/.run ## latency against depth beside eager PyTorch (DEPTHS=18,50)
 	$(BIN)/resnetrt bench --depths $(DEPTHS)
 
 gpu-check: $(VENV)/.run ## all that this machine's GPU can run, into gpu-check.json; without a GPU, why nothing ran
-	$(BIN)/python -m resnetrt.benchmarks.gpu.check gpu-check.json
+	$(BIN)/python -m resnetrt.benchmarks.gpu.run gpu-check.json
 
 clean: ## remove what was built or measured here
 	rm -rf build quickstart *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -63,7 +63,7 @@ def run_all(folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run everything and write the JSON to the first argument; returns 1 if a check failed, else 0."""
-    parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.gpu.check", description=main.__doc__)
+    parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.gpu.run", description=main.__doc__)
     parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, help="default: %(default)s")
     out: Path = parser.parse_args(arguments).out
     with tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:

@@ -7,9 +7,9 @@ import pytest
 import tiny_bundle
 from host_cuda import HostCuda
 
-from resnetrt.benchmarks.gpu import check as gpu_check
 from resnetrt.benchmarks.gpu import engines as gpu_engines
 from resnetrt.benchmarks.gpu import memory as gpu_memory
+from resnetrt.benchmarks.gpu import run as gpu_run
 from resnetrt.errors import BackendMissing, CheckFailed
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime.cuda import find_devices
@@ -18,7 +18,7 @@ from resnetrt.runtime.cuda import find_devices
 def test_without_a_gpu_everything_is_skipped_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     if find_devices()[0]:
         pytest.skip("there is a device")
-    assert gpu_check.main([str(tmp_path / "new" / "gpu.json")]) == 0
+    assert gpu_run.main([str(tmp_path / "new" / "gpu.json")]) == 0
     record = json.loads((tmp_path / "new" / "gpu.json").read_text())
     assert record["schema_version"] == 1
     assert record["conditions"]["gpu"]["devices"] == []
@@ -71,11 +71,11 @@ def test_what_is_missing_skips_and_what_is_wrong_fails(error: Exception, status:
     def check() -> dict[str, object]:
         raise error
 
-    outcome = gpu_check.run_check("x", check)
+    outcome = gpu_run.run_check("x", check)
     assert outcome.status == status
     assert str(error) in outcome.reason
 
 
 def test_a_failed_check_exits_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(gpu_check, "all_checks", lambda _: iter([("division", lambda: {"x": 1 // 0})]))
-    assert gpu_check.main([str(tmp_path / "gpu.json")]) == 1
+    monkeypatch.setattr(gpu_run, "all_checks", lambda _: iter([("division", lambda: {"x": 1 // 0})]))
+    assert gpu_run.main([str(tmp_path / "gpu.json")]) == 1
