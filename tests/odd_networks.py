@@ -260,13 +260,30 @@ def clamped_twice() -> nn.Module:
     return small_models.randomize(with_head(conv, conv_bn_relu(16, 16)))
 
 
+class NormalizesInPlace(nn.Module):
+    """Writes into the images that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = with_head(conv_bn_relu(3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x.sub_(0.4).div_(0.3))
+        return out
+
+
+def normalizes_in_place() -> nn.Module:
+    """What else reads the images must not see what it writes."""
+    return small_models.randomize(NormalizesInPlace())
+
+
 def convolution_last() -> nn.Module:
     """Scores of each place, averaged: the last layer's output is not the network's."""
     torch.manual_seed(0)
     return small_models.Chain(conv_bn_relu(3, 16), nn.Conv2d(16, 10, 1)).eval()
 
 
-for _factory in (siblings, perceptron, clamped_twice, convolution_last):
+for _factory in (siblings, perceptron, clamped_twice, normalizes_in_place, convolution_last):
     _factory.preprocessing = Preprocessing("RGB", SIZE, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)  # type: ignore[attr-defined]
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -67,12 +67,12 @@ def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
 
 
 def eager_infer(module: "nn.Module") -> Infer:
-    """Logits from the eager module, without gradients."""
+    """Logits from the eager module, without gradients; a module that writes into its input gets a copy of it."""
     import torch
 
     def infer(images: FloatArray) -> FloatArray:
         with torch.inference_mode():
-            logits: FloatArray = module(torch.from_numpy(images)).numpy()
+            logits: FloatArray = module(torch.tensor(images)).numpy()
         return logits
 
     return infer

@@ -161,7 +161,7 @@ def test_an_add_is_compared_with_adds_alone(siblings):
     assert sqnr_db(found["add_30"], branch) < 20
 
 
-@pytest.mark.parametrize("network", ["convolution_last", "perceptron", "clamped_twice"])
+@pytest.mark.parametrize("network", ["convolution_last", "perceptron", "clamped_twice", "normalizes_in_place"])
 def test_healthy_networks_are_judged_to_their_end(network, tmp_path):
     bundle, _ = export_bundle(prepare_export(f"odd_networks:{network}", golden_count=4), tmp_path / "net.bundle")
     engine = compile_variant(bundle, "fp32", "openvino")
