@@ -17,8 +17,9 @@ class Dialect:
     residual add. The shortcut is always quantized. `both_sides`: repeat the pair behind pools and slices with the same
     scale, so that they run on integers. `extrema`: quantize values computed from a maximum or minimum over axes.
     OpenVINO (2026.4) fuses this quantization into the ReduceMax, and then truncates the result to integers before it
-    divides by the scale. `padded_integers`: pad channels, and average over padding, in integers whose zero point is not
-    0. OpenVINO (2026.4) then uses values other than zero. `normalized_integers`: nothing stands between a scale and a
+    divides by the scale. `shifted_integers`: where zero is not the
+    integer 0, also pad channels, average over padding and convolve in odd groups (`placement`). OpenVINO (2026.4) then
+    computes something else. `normalized_integers`: nothing stands between a scale and a
     normalization that reads it. OpenVINO (2026.4) then forgets the scale in eps. `integer_bias`: store biases as int32
     with the scale of the accumulator. `pixels`: how exact pixels enter (`bake`): `raw` bytes dequantized, `paired`
     behind a uint8 pair, or `centred` to p - 128 behind a symmetric pair. `host`: made for CPU kernels. Without an INT8
@@ -33,7 +34,7 @@ class Dialect:
     pixels: Literal["raw", "paired", "centred"]
     host: bool = True
     extrema: bool = True
-    padded_integers: bool = True
+    shifted_integers: bool = True
     normalized_integers: bool = True
 
 
@@ -57,7 +58,7 @@ DIALECTS = {
         integer_bias=False,
         pixels="paired",
         extrema=False,
-        padded_integers=False,
+        shifted_integers=False,
         normalized_integers=False,
     ),
     # ONNX Runtime runs a convolution on integers only if its output is quantized, main branch or not.

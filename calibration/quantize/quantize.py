@@ -17,7 +17,7 @@ from resnetrt.calibration.quantize.bake import PIXELS, bake_float, bake_integer,
 from resnetrt.calibration.quantize.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.quantize.learn_rounding import Learning
 from resnetrt.calibration.quantize.normalizations import guard_normalizations
-from resnetrt.calibration.quantize.placement import Params, place, without_padded_integers
+from resnetrt.calibration.quantize.placement import Params, place, without_misread_integers
 from resnetrt.calibration_record import FILE, CalibrationRecord, require_same_model
 from resnetrt.errors import UsageError
 from resnetrt.export.cast.recipes import UINT8
@@ -178,8 +178,8 @@ def _prepare(
     model.metadata_props[METADATA] = rules.name
     points = place(graph, rules, keep_float)
     params = {name: range_params(record, source, rules, options.method) for name, source in points.items()}
-    if not rules.padded_integers:
-        params, floats = without_padded_integers(graph, params)
+    if not rules.shifted_integers:
+        params, floats = without_misread_integers(graph, params)
         keep_float |= floats
     if not rules.normalized_integers:
         guard_normalizations(graph)
