@@ -7,6 +7,8 @@
 - Attention without an axis for heads is refused.
 - InstanceNorm with running statistics, which is BatchNorm, becomes one with statistics for each image of the batch, of
   which OpenVINO 2026.4 computes another number (9 % of the tensor).
+- An adaptive average pool to one pixel of a tensor in channels-last order, as behind a LayerNorm over channels, becomes
+  a mean and `as_strided`: Range and Gather over the batch, of which OpenVINO 2026.4 gathers other elements.
 """
 
 import math
@@ -15,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch._prims_common import suggest_memory_format
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -37,6 +40,8 @@ def rewrite_untranslated(program: ExportedProgram) -> None:
                 _replace(program, node, _picked(program, node))
             elif node.target is torch.ops.aten.scaled_dot_product_attention.default and _rank(node.args[0]) == 3:
                 _replace(program, node, _one_head(program, node))
+            elif node.target is torch.ops.aten.adaptive_avg_pool2d.default and _is_strided_mean(node):
+                _replace(program, node, _call(program, torch.ops.aten.mean.dim, node.args[0], [-2, -1], True))
             elif node.target is torch.ops.aten.instance_norm.default and not node.args[5]:  # use_input_stats
                 node.target = torch.ops.aten.batch_norm.default  # of the same arguments in the same order
     program.graph_module.recompile()
@@ -63,6 +68,13 @@ def _log_sigmoid(program: ExportedProgram, node: Node) -> Node:
     """-softplus(-x)."""
     negative = _call(program, torch.ops.aten.neg.default, node.args[0])
     return _call(program, torch.ops.aten.neg.default, _call(program, torch.ops.aten.softplus.default, negative))
+
+
+def _is_strided_mean(node: Node) -> bool:
+    """Whether a pool to one pixel is followed by a change of order, which moves nothing where there is one pixel."""
+    image = cast(Node, node.args[0]).meta["val"]
+    one = all(size == 1 for size in node.meta["val"].shape[-2:])
+    return one and image.dim() == 4 and suggest_memory_format(image) is torch.channels_last
 
 
 def _is_fractional(node: Node) -> bool:

@@ -130,3 +130,25 @@ def test_instance_norm_with_running_statistics_is_batch_norm(tmp_path: Path):
     )
     for found in (run_onnx(tmp_path / "norm.onnx", images.numpy(), as_written=True), compiled([images.numpy()])[0]):
         np.testing.assert_allclose(found, module(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pool_behind_another_order_of_axes_gathers_nothing(tmp_path: Path):
+    """OpenVINO gathered other elements where the batch size was free."""
+
+    class Permuted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.pool = nn.LayerNorm(6), nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).flatten(1)
+
+    images, module = torch.randn(3, 6, 5, 5), Permuted().eval()
+    write_onnx(trace(module, images), tmp_path / "pool.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "pool.onnx").graph.node}
+    assert "ReduceMean" in operators
+    assert operators.isdisjoint({"Gather", "Range"})
+    compiled = shared_core().compile_model(
+        shared_core().read_model(tmp_path / "pool.onnx"), "CPU", properties("fp32", 1)
+    )
+    np.testing.assert_allclose(compiled([images.numpy()])[0], module(images).detach().numpy(), rtol=1e-4, atol=1e-6)
