@@ -1,6 +1,6 @@
 """The compilers, one module for each backend, and how to find them."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,7 +12,7 @@ __all__ = ["COMPILERS", "CompiledEngine", "Compiler", "find_compiler"]
 
 
 class Compiler(Protocol):
-    """What a module of this folder defines.
+    """What a module of this folder defines, or an object in one.
 
     `TARGETS` are its targets, `DIALECT` the INT8 dialect made for it, `CASTS` the precisions for which it takes the
     variant of `resnetrt.export.cast.recipes`.
@@ -43,11 +43,12 @@ class Compiler(Protocol):
         """Why an engine for `target` can't run on this machine; empty if it can."""
 
 
+# module, or module:object
 COMPILERS: dict[str, str] = {
     "onnxruntime": "resnetrt.export.compilers.onnxruntime",
     "openvino": "resnetrt.export.compilers.openvino",
-    "tensorrt": "resnetrt.export.compilers.tensorrt.full",
-    "tensorrt_rtx": "resnetrt.export.compilers.tensorrt.rtx",
+    "tensorrt": "resnetrt.export.compilers.tensorrt.compiler:full",
+    "tensorrt_rtx": "resnetrt.export.compilers.tensorrt.compiler:rtx",
 }
 
 
@@ -55,4 +56,4 @@ def find_compiler(backend: str) -> Compiler:
     """The compiler of `backend`; raises `UsageError` for an unknown one. Its package need not be installed."""
     if backend not in COMPILERS:
         raise UsageError.unknown("backend", backend, COMPILERS)
-    return cast(Compiler, importlib.import_module(COMPILERS[backend]))
+    return cast(Compiler, pkgutil.resolve_name(COMPILERS[backend]))
