@@ -17,7 +17,7 @@ from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, Schedule
 from resnetrt.benchmarks.reports.report import Attempt, Report, write_report
 from resnetrt.benchmarks.verify.prepare import prepare_export
-from resnetrt.benchmarks.verify.reference import eager_infer
+from resnetrt.benchmarks.verify.reference import eager_infer, on_a_copy
 from resnetrt.bundle import Bundle, check_destination
 from resnetrt.calibration.images.data import open_dataset
 from resnetrt.calibration.observe.collect import calibrate_bundle
@@ -158,7 +158,7 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
         sessions = {name: stack.enter_context(load(bundle, name)) for name in engines}
         infers = {name: session_infer(session) for name, session in sessions.items()}
         started = time.monotonic()
-        found = compare_accuracy(eager, infers, dataset, manifest.preprocessing, calibration_hashes(bundle))
+        found = compare_accuracy(on_a_copy(eager), infers, dataset, manifest.preprocessing, calibration_hashes(bundle))
         accuracy = gate_rows(found, request.budget, spendings=share_among(engines))
         say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
         threads = read_settings().threads
