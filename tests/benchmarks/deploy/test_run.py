@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny_bundle
 
-from resnetrt.benchmarks.deploy.run import compile_all
+from resnetrt.benchmarks.deploy.run import DeployRequest, compile_all, deploy
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed
 
@@ -41,3 +41,11 @@ def test_it_can_be_kept_all_the_same(bundle: Bundle):
 def test_with_nothing_left_the_first_refusal_is_the_error(bundle: Bundle):
     with pytest.raises(CheckFailed, match=r"at least 200.0% of the multiply-accumulates in fp32"):
         compile_all(bundle, 2.0, [], lambda line: None)
+
+
+def test_engines_are_judged_on_the_images_that_eager_got(tmp_path: Path):
+    """Also if the module writes into its input."""
+    data = {"calib_data": "fashion_calib", "eval_data": "fashion_test", "samples": 16, "eval_samples": 50}
+    request = DeployRequest("odd_networks:normalizes_in_place", tmp_path, **data, picture=False, budget_s=1.0)
+    _, report, _ = deploy(request, lambda line: None)
+    assert {row["engine"]: row["flips_percent"] for row in report.to_json()["engines"]}["openvino-fp32-cpu"] == 0
