@@ -46,7 +46,8 @@ def without_misread_integers(graph: ir.Graph, params: Params) -> tuple[Params, f
     """
     shifted = {name for name, chosen in params.items() if chosen.zero_point != 0}
     padded = {node.outputs[0].name for node in graph if node.op_type == "Pad" and _pads_channels(node)}
-    misreading = (node for node in graph if _counts_padding(node) or _has_odd_groups(node))
+    pools = [node for node in graph if node.op_type == "AveragePool" and _counts_padding(node)]
+    misreading = pools + [layer for layer in weighted_layers(graph) if _has_odd_groups(layer)]
     floats = frozenset(node.name or "" for node in misreading if (value := node.inputs[0]) and value.name in shifted)
     values = {name: value for value in _values(graph) if (name := _name(value)) in shifted}
     unread = {name for name, value in values.items() if not _readers(value, floats)}
@@ -59,22 +60,20 @@ def _pads_channels(node: ir.Node) -> bool:
 
 
 def _counts_padding(node: ir.Node) -> bool:
-    if node.op_type != "AveragePool":
-        return False
     return node.attributes.get_int("count_include_pad", 0) == 1 and any(node.attributes.get_ints("pads", []))
 
 
-def _has_odd_groups(node: ir.Node) -> bool:
+def _has_odd_groups(layer: ir.Node) -> bool:
     """Measured with OpenVINO 2026.4, a constant for each channel behind the activation: 0.1 to 0.6 of the tensor off.
 
     Right are multiples of four channels a group, in and out, and one of each (depthwise).
     """
-    groups, weight = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1, node.inputs[1:2]
-    if groups == 1 or not weight or weight[0] is None or weight[0].const_value is None:
-        return False
-    outputs, inputs = weight[0].const_value.numpy().shape[:2]
+    groups, weight = layer.attributes.get_int("group", 1), layer.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    outputs, inputs = weight.const_value.numpy().shape[:2]
     a_group = (outputs // groups, inputs)
-    return a_group != (1, 1) and any(count % 4 for count in a_group)
+    return groups > 1 and a_group != (1, 1) and any(count % 4 for count in a_group)
 
 
 def _consumed(graph: ir.Graph, dialect: Dialect, keep_float: frozenset[str]) -> dict[str, ir.Value]:

@@ -53,8 +53,9 @@ def store_variant(
         check_onnx(path)
         outputs = run(bundle, path)
         with explain(bundle, path):
-            parity = _require_parity(bundle, name, precision, outputs)
-            others = {key: _require_parity(bundle, name, precision, each(bundle, path)) for key, each in also.items()}
+            golden = Golden.of(bundle)
+            parity = _require_parity(golden, name, precision, outputs)
+            others = {key: _require_parity(golden, name, precision, each(bundle, path)) for key, each in also.items()}
         found = {"parity": parity.to_json()} | {key: other.to_json() for key, other in others.items()}
         record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=evidence | found)
         enter_variant(editor, name, record, outputs)
@@ -68,9 +69,9 @@ def store_variant(
     return parity
 
 
-def _require_parity(bundle: Bundle, name: str, precision: str, outputs: FloatArray) -> Parity:
+def _require_parity(golden: Golden, name: str, precision: str, outputs: FloatArray) -> Parity:
     """Parity of `outputs` with eager. Raises `CheckFailed` naming the variant outside its precision's tolerance."""
-    golden, variant = Golden.of(bundle), f"variant {name}"
+    variant = f"variant {name}"
     try:
         parity = compare(golden.logits, outputs, golden.noise)
     except CheckFailed as error:
