@@ -75,11 +75,9 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
 
 def _write(record: Mapping[str, Any], folder: Path) -> None:
-    """Write `bench.json`, and with matplotlib also `bench.html` and the pictures."""
+    """Write `bench.html` and the pictures beside the run's `bench.json`, with matplotlib."""
     from resnetrt.atomic import write_file
-    from resnetrt.manifest import canonical_json
 
-    write_file(folder / "bench.json", canonical_json(dict(record)))
     try:
         from resnetrt.benchmarks.reports.charts import draw_all, write_charts
         from resnetrt.benchmarks.reports.html_report import html_report

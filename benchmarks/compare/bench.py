@@ -121,6 +121,8 @@ def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]
         record["left_out"].append("the rest of LoadGen and of further runs: interrupted")
         raise
     finally:
+        if keep is not None:
+            keep(record)
         finish(record)
     if not record["complete"]:
         return INTERRUPTED
