@@ -139,17 +139,21 @@ def test_layers_without_bias_get_one_of_zeros(tmp_path: Path):
         np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", [(1, 2), (0, 1), (0, 0)])
-def test_circular_padding_is_slices_that_every_backend_takes(padding: tuple[int, int], tmp_path: Path):
-    torch.manual_seed(0)
-    kernel = tuple(2 * size + 1 for size in padding)
-    net = Chain(nn.Conv2d(3, 4, kernel, padding=padding, padding_mode="circular"), nn.ReLU()).eval()
-    path = tmp_path / "circular.onnx"
+def assert_slices(net: nn.Module, path: Path) -> None:
+    """The file at `path`, which is written, pads by slices and computes what `net` does."""
     trace_to_onnx(net, (3, 8, 10), path)
     assert "Pad" not in {node.op_type for node in onnx.load(path).graph.node}
     images = torch.randn(3, 3, 8, 10)
     with torch.no_grad():
         np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [(1, 2), (0, 1), (0, 0)])
+def test_circular_padding_is_slices_that_every_backend_takes(padding: tuple[int, int], tmp_path: Path):
+    torch.manual_seed(0)
+    kernel = tuple(2 * size + 1 for size in padding)
+    net = Chain(nn.Conv2d(3, 4, kernel, padding=padding, padding_mode="circular"), nn.ReLU()).eval()
+    assert_slices(net, tmp_path / "circular.onnx")
 
 
 class Padded(nn.Module):
@@ -171,12 +175,7 @@ def test_circular_padding_that_also_cuts_off_is_slices_too(amounts: tuple[int, i
     """What is put behind is taken from what the cut left, as eager does it."""
     torch.manual_seed(0)
     net = Padded(amounts, 3 * (10 + sum(amounts[:2])) * (8 + sum(amounts[2:]))).eval()
-    path = tmp_path / "circular.onnx"
-    trace_to_onnx(net, (3, 8, 10), path)
-    assert "Pad" not in {node.op_type for node in onnx.load(path).graph.node}
-    images = torch.randn(3, 3, 8, 10)
-    with torch.no_grad():
-        np.testing.assert_allclose(run_onnx(path, images.numpy()), net(images).numpy(), atol=1e-5)
+    assert_slices(net, tmp_path / "circular.onnx")
 
 
 class Wrapper(nn.Module):
