@@ -106,6 +106,16 @@ def test_a_disturbed_run_is_marked():
     assert conclusions(found)[-1].startswith("DISTURBED: 1 of 1 blocks; resnet18 batch 1: other processes took 30%")
 
 
+@pytest.mark.parametrize(("slow_ms", "quiet"), [(12.0, True), (20.0, False)])
+def test_rounds_of_eager_that_differ_are_said_although_no_process_disturbed(slow_ms, quiet):
+    found = record(noise=[{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}])
+    eager = next(row for row in found["results"] if row["engine"] == "eager-fp32")
+    eager["round_medians_ms"] = [10.0, slow_ms] * 4
+    said = conclusions(found)[-1]
+    assert said.startswith("The machine was quiet" if quiet else "No other process used the cores, but eager's own")
+    assert quiet or f"{eager['network']} batch {eager['batch']}: 10 to 20 ms" in said
+
+
 def test_what_the_run_says():
     said = conclusions(record())
     assert said[0] == (
