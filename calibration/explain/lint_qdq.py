@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,14 @@ class _File:
     graph: QdqGraph
     structure: ir.Graph
     rules: Dialect
+
+    def node(self, proto: onnx.NodeProto) -> ir.Node:
+        """The same node in `structure`. Read alone, without its graph, each node would be warned about as invalid."""
+        return self._makers[proto.output[0]]
+
+    @cached_property
+    def _makers(self) -> dict[str | None, ir.Node]:
+        return {value.name: node for node in self.structure for value in node.outputs}
 
 
 Rule = Callable[[_File], Iterator[QdqFinding]]
@@ -106,24 +115,20 @@ def weights(file: _File) -> Iterator[QdqFinding]:
         if kind != "int8" or (zero is not None and zero.any()):
             severity = "error" if file.rules.symmetric else "warning"
             yield QdqFinding(severity, layer.name, f"its weights are {kind}, expected int8 with zero points 0")
-        yield from _weight_axis(layer, node, stored.shape, scale.size)
+        yield from _weight_axis(file.node(layer), file.node(node), stored.shape, scale.size)
 
 
-def _weight_axis(
-    layer: onnx.NodeProto, node: onnx.NodeProto, shape: tuple[int, ...], scales: int
-) -> Iterator[QdqFinding]:
-    wanted = output_axis(ir.serde.deserialize_node(layer), len(shape))
+def _weight_axis(layer: ir.Node, node: ir.Node, shape: tuple[int, ...], scales: int) -> Iterator[QdqFinding]:
+    wanted, name = output_axis(layer, len(shape)), layer.name or ""
     if scales == 1 and shape[wanted] > 1:
-        yield QdqFinding(
-            "warning", layer.name, "one scale for all of its weights; a scale per output channel is more exact"
-        )
+        yield QdqFinding("warning", name, "one scale for all of its weights; a scale per output channel is more exact")
         return
-    axis = scale_axis(ir.serde.deserialize_node(node)) % len(shape)
+    axis = scale_axis(node) % len(shape)
     if scales > 1 and (axis != wanted or scales != shape[wanted]):
         message = (
             f"its weights {shape} have {scales} scales along axis {axis}, expected {shape[wanted]} along axis {wanted}"
         )
-        yield QdqFinding("error", layer.name, message)
+        yield QdqFinding("error", name, message)
 
 
 @rule

@@ -98,12 +98,14 @@ def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     A MatMul's belong to its input's last axis, not to the channels that records are about.
     """
-    graph = QdqGraph(onnx.load(path))
+    model = onnx.load(path)
+    graph = QdqGraph(model)
+    nodes = {value.name: node for node in ir.serde.deserialize_model(model).graph for value in node.outputs}
     found = {}
     for node in graph.layers(("Conv", "Gemm")):
         weight = graph.constant(node.input[1])
         if weight is not None:
-            axis = output_axis(ir.serde.deserialize_node(node), weight.ndim)
+            axis = output_axis(nodes[node.output[0]], weight.ndim)
             found[node.name] = np.moveaxis(weight, axis, 0)
     return found
 

@@ -119,11 +119,12 @@ def test_a_healthy_network_is_not_suspected(healthy: Clues):
 
 
 @pytest.mark.parametrize("rules", DIALECTS)
-def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: str):
+def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: str, caplog: pytest.LogCaptureFixture):
     variant, _ = quantize_variant(fashion_bundle, rules, QuantizeOptions())
     rows = explain_variant(fashion_bundle, variant)
     found = suspects_of(fashion_bundle, fashion_bundle.variant_file(variant), rows)
     assert [item for item in found if item.layer in {row.layer for row in rows}] == []
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
