@@ -70,9 +70,9 @@ def installed_distributions() -> dict[str, str]:
     """Normalised name to version of every installed distribution; of two of one name the first on the path counts."""
     found: dict[str, str] = {}
     for distribution in distributions():
-        name = distribution.metadata["Name"]
-        if name:  # leftovers of a failed uninstall have no name
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+        metadata = distribution.metadata
+        if "Name" in metadata:  # leftovers of a failed uninstall have no name
+            found.setdefault(re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), distribution.version)
     return found
 
 
@@ -99,7 +99,9 @@ def _can_be_found(module: str) -> bool:
 
 _MARK = "resnetrt-doctor:"
 _PROBE = """
-import importlib, json, sys
+import sys
+sys.path[:] = filter(None, sys.path)
+import importlib, json
 sys.modules.update(dict.fromkeys({silent!r}))
 detail, m = "", importlib.import_module({module!r})
 {facts}
@@ -108,9 +110,11 @@ print({mark!r} + json.dumps({{"version": str(getattr(m, "__version__", "")), "de
 
 
 def _import_elsewhere(part: Part, timeout_s: float) -> dict[str, Any]:
-    """`version` and `detail`, or `error` in one line. `-P` keeps files of the current folder from being imported."""
+    """`version` and `detail`, or `error` in one line. The probe takes the empty path away, so that no file of
+    the current folder is imported; Python 3.10 has no `-P`.
+    """
     code = _PROBE.format(silent=telemetry.PACKAGES, module=part.module, facts=part.facts, mark=_MARK)
-    command = [sys.executable, "-P", "-c", code]
+    command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(
             command,

@@ -66,7 +66,8 @@ def _read_safetensors(blob: bytes, path: Path) -> object:
 def _read_pickled(blob: bytes, path: Path) -> object:
     try:
         _check_crc(blob)
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols; the error below says what matters
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the error below says what matters
             return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, ValueError, RuntimeError
         if not _needs_code(error, blob):

@@ -115,7 +115,7 @@ def test_a_forgotten_package_is_seen(tmp_path: Path):
 
 def test_metadata_names_the_licence_and_the_python(wheel: zipfile.ZipFile):
     found = metadata(wheel)
-    assert (found["Name"], found["License-Expression"], found["Requires-Python"]) == (TOP, "MIT", ">=3.11")
+    assert (found["Name"], found["License-Expression"], found["Requires-Python"]) == (TOP, "MIT", ">=3.10")
     assert b"MIT License" in record(wheel, "licenses/LICENSE")
 
 

@@ -23,6 +23,8 @@ from resnetrt.progress import Say
 
 RUNS = 5  # per side: with run offsets of 1 % a slowdown of 10 % is found in 100 of 100 cases, with 2 % in about 80
 _RUN = "resnetrt.benchmarks.compare.one_run"  # of the other side, whatever its version
+# modules in the current folder must not shadow others of the same name; Python 3.10 has no option for that
+_CODE = f"import sys; sys.path[:] = filter(None, sys.path); from {_RUN} import main; sys.exit(main(sys.argv[1:]))"
 Stored = dict[str, Any]
 
 
@@ -100,8 +102,7 @@ class Side:
         with tempfile.TemporaryDirectory(prefix="resnetrt-run-") as folder:
             asked, rows = Path(folder, "request.json"), Path(folder, "rows.json")
             asked.write_text(json.dumps(request))
-            # -P: modules in the current folder must not shadow others of the same name
-            command = [self.python, "-P", "-m", _RUN, str(asked), str(rows)]
+            command = [self.python, "-c", _CODE, str(asked), str(rows)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:

@@ -1,10 +1,10 @@
 """One run of latencies in a process of its own: the unit of the regression check.
 
-    PYTHON -P -m resnetrt.benchmarks.compare.one_run REQUEST.json ROWS.json
+    PYTHON -m resnetrt.benchmarks.compare.one_run REQUEST.json ROWS.json
 
 Started by `more_runs`, perhaps with the Python of another environment, which then runs *its* copy of this module. So
-this module's name and the content of the two files are a protocol between versions: keys may be added, but none may
-change.
+the names of this module and of `main` and the content of the two files are a protocol between versions: keys may be
+added, but none may change.
 """
 
 import json

@@ -179,7 +179,7 @@ class _Moments:
 
     def covariance(self) -> Float32:
         mean = (self._sum / self._count).astype(np.float32)
-        found = self._products / np.float32(self._count) - np.outer(mean, mean)
+        found: Float32 = self._products / np.float32(self._count) - np.outer(mean, mean)
         trace = float(np.trace(found)) / len(found)
         found[np.diag_indices_from(found)] += np.float32(max(_DAMPING * trace, float(np.finfo(np.float32).tiny)))
         return found

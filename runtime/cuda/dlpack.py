@@ -109,7 +109,7 @@ def _dtype_name(tensor: _Tensor) -> str:
     kind = {code: kind for kind, code in _CODES.items()}.get(tensor.code)
     if kind is None or tensor.lanes != 1:
         return f"dlpack type {tensor.code} with {tensor.bits} bits"
-    return np.dtype(f"{kind}{tensor.bits // 8}").name
+    return str(np.dtype(f"{kind}{tensor.bits // 8}"))
 
 
 class DeviceTensor:

@@ -24,9 +24,8 @@ async def read_body(request: Request, limits: Limits) -> bytearray:
     if declared.isdecimal() and int(declared) > limits.max_body_bytes:
         raise _too_large(limits)
     try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            body = await _receive(request, limits)
-    except TimeoutError as error:
+        body = await asyncio.wait_for(_receive(request, limits), limits.body_timeout_s)
+    except asyncio.TimeoutError as error:  # another class than TimeoutError in Python 3.10
         raise RequestFault(Kind.SLOW, f"the body did not arrive within {limits.body_timeout_s:g} s") from error
     except ClientDisconnect as error:
         raise invalid("the connection ended before the body did") from error

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -81,7 +80,7 @@ class Batcher:
         threads: int | None = None,
         fallback: bool = False,
         frames: bool = False,
-    ) -> Self:
+    ) -> "Batcher":
         """A batcher over `instances` of an engine, as `load_instances` counts them; other arguments as `runtime.load`.
 
         Raises what they raise.
@@ -172,7 +171,7 @@ class Batcher:
             thread.join()
         self._instances.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Batcher":
         return self
 
     def __exit__(

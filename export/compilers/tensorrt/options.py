@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import require_known_options
@@ -76,7 +76,7 @@ class TensorRTOptions:
             raise UsageError("gpu_fallback: expected a dla_core with it; without one everything runs on the GPU")
 
     @classmethod
-    def from_mapping(cls, backend: str, options: Mapping[str, Any]) -> Self:
+    def from_mapping(cls, backend: str, options: Mapping[str, Any]) -> "TensorRTOptions":
         """Options by field name; `profiles` may be text: `1:8:32` or `1:8:32,64:64:64`, batch sizes min:opt:max,
         or `input=1x3x224x224:8x3x224x224:32x3x224x224`. Raises `UsageError` for anything else.
         """
