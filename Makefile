@@ -1,8 +1,8 @@
 # One command per wish. Everything is installed into .venv, once; a second run starts at once.
 
-# the first interpreter that is 3.11 or newer; `make PYTHON=/path/to/python3.12 ...` picks another
-NEWER := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,\
+# the first interpreter that is 3.10 or newer; `make PYTHON=/path/to/python3.12 ...` picks another
+NEWER := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13 python3.10,\
 	$(shell $(name) -c "$(NEWER)" >/dev/null 2>&1 && echo $(name))))
 # more options for pip, for example PyTorch's CPU wheels where there is no GPU:
 #   make quickstart PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -18,7 +18,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart install test lint types bench gpu-check clean distclean
+.PHONY: help quickstart install test lint types bench gpu-check arm64-check clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ bench: $(VENV)/.run ## latency against depth beside eager PyTorch (DEPTHS=18,50)
 gpu-check: $(VENV)/.run ## all that this machine's GPU can run, into gpu-check.json; without a GPU, why nothing ran
 	$(BIN)/python -m resnetrt.benchmarks.gpu.run gpu-check.json
 
+arm64-check: $(VENV)/.dev ## load, self-test, infer and serve on an emulated arm64 (needs qemu-user-static)
+	$(BIN)/python tests/arm64_check.py
+
 clean: ## remove what was built or measured here
 	rm -rf build quickstart *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -53,7 +56,7 @@ distclean: clean ## also remove .venv
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11 or newer, found $$(python3 --version 2>&1);" \
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.10 or newer, found $$(python3 --version 2>&1);" \
 		"install python3.11 or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) can't create $(VENV);" \
