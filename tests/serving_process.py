@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,9 +62,11 @@ class ServeProcess:
 
 
 @contextmanager
-def serving(log: Path, arguments: Sequence[str | Path], ready: bool = True) -> Iterator[ServeProcess]:
-    """A server on free ports; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "resnetrt.cli", "serve", *map(str, arguments), "--json"]
+def serving(
+    log: Path, arguments: Sequence[str | Path], ready: bool = True, python: Iterable[str] = (sys.executable,)
+) -> Iterator[ServeProcess]:
+    """A server on free ports, run by the command `python`; killed at the end if it still runs."""
+    command = [*python, "-m", "resnetrt.cli", "serve", *map(str, arguments), "--json"]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ)
