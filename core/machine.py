@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnetrt.conditions import cpu_model
+from resnetrt.cuda_driver import NO_DRIVER, dotted, start_trouble
 
 _X86 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
 _ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
@@ -142,18 +143,11 @@ print(json.dumps({"status": status, "cuda": version.value, "devices": devices}))
 def combine(answer: str, smi: GpuReport) -> GpuReport:
     """What the driver library answered (JSON, empty if it can't be loaded), completed by what nvidia-smi said."""
     if not answer.startswith("{"):
-        return smi if smi.devices else GpuReport(detail="no NVIDIA driver: libcuda.so.1 can't be loaded")
+        return smi if smi.devices else GpuReport(detail=NO_DRIVER)
     said = json.loads(answer)
-    cuda = f"{said['cuda'] // 1000}.{said['cuda'] % 1000 // 10}"
     devices = smi.devices or tuple(Gpu(name, memory, capability) for name, memory, capability in said["devices"])
-    return GpuReport(smi.driver, cuda, devices, _driver_trouble(said["status"], bool(devices)))
-
-
-def _driver_trouble(status: int, devices: bool) -> str:
-    if status == 0:
-        return "" if devices else "the driver reports no device"
-    meaning = {100: " (no device)", 803: " (the driver's library and kernel module differ: reboot)"}.get(status, "")
-    return f"the driver can't start: cuInit returned {status}{meaning}"
+    trouble = start_trouble(said["status"]) or ("" if devices else "the driver reports no device")
+    return GpuReport(smi.driver, dotted(said["cuda"]), devices, trouble)
 
 
 def _output(command: list[str]) -> tuple[int, str]:

@@ -152,6 +152,16 @@ def test_what_is_imported_is_declared():
     assert missing - {"cuda", "pycuda", "tensorrt", "tensorrt_dispatch", "tensorrt_lean", "tensorrt_rtx"} == set()
 
 
+def test_each_cuda_has_an_extra_of_its_own():
+    """What one of them installs is of one CUDA; `constraints.txt` must not choose the other one."""
+    for cuda, bindings in (("12", "cuda-bindings>=12.9,<13"), ("13", "cuda-bindings>=13")):
+        tensorrt, found = listed(EXTRAS, f"gpu-cu{cuda}")
+        assert plain(tensorrt) == f"tensorrt-cu{cuda}"
+        assert found == bindings
+    pinned = {plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert pinned.isdisjoint({"cuda-bindings", "tensorrt", "tensorrt-cu12", "tensorrt-cu13"})
+
+
 def plain(requirement: str) -> str:
     """The normalised name of a requirement."""
     return re.split(r"[\[<>=!; ]", requirement)[0].lower().replace("_", "-")

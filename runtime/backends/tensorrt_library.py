@@ -22,7 +22,7 @@ def require_device(what: str) -> Device:
     """The first device. Raises `BackendMissing` without one; the lean runtime would crash instead."""
     devices, reason = find_devices()
     if not devices:
-        raise BackendMissing(f"{what}: expected an NVIDIA GPU, found none: {reason}")
+        raise BackendMissing(f"{what}: expected an NVIDIA GPU that can be used, found none: {reason}")
     return devices[0]
 
 

@@ -33,7 +33,7 @@ def test_the_cast_is_made_and_the_missing_parity_is_said(bundle: str, capsys: py
     printed = capsys.readouterr().out
     assert printed.startswith("tensorrt_rtx-fp16-sm86+sm89: ")
     if not find_devices()[0]:
-        assert "parity not run (no GPU: " in printed
+        assert "parity not run (no usable GPU: " in printed
         assert "its variant: SQNR " in printed
 
 

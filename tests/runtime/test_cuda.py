@@ -18,7 +18,7 @@ import pytest
 from host_cuda import HostCuda
 
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
-from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, find_devices, open_cuda
+from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, device, find_devices, open_cuda
 from resnetrt.runtime.cuda.cuda_bindings import CudaBindings
 from resnetrt.runtime.cuda.protocol import is_pinned
 from resnetrt.runtime.cuda.pycuda import PyCuda
@@ -360,6 +360,7 @@ class TestDevices:
             raise OSError("nothing there")
 
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", SimpleNamespace(cudaGetDeviceCount=fail))
+        monkeypatch.setattr(device, "_load_driver", object)
         assert find_devices() == ((), "cuda-bindings failed: nothing there")
 
 

@@ -189,7 +189,7 @@ print(any(name.startswith("tensorrt") for name in sys.modules))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         first, second = done.stdout.splitlines()
-        assert first.startswith(f"4 engine {backend}-fp32-sm86: expected an NVIDIA GPU, found none: ")
+        assert first.startswith(f"4 engine {backend}-fp32-sm86: expected an NVIDIA GPU that can be used, found none: ")
         assert second == "False"
 
 
@@ -201,7 +201,7 @@ def test_a_bundle_with_such_an_engine_is_refused_in_one_line(bundle: Bundle):
         editor.write("engines/e.engine", b"engine")
         editor.write_json("engines/e.json", about.to_json())
         editor.manifest.engines["tensorrt-fp32-sm86"] = EngineEntry("engines/e.engine", "engines/e.json", "fp32")
-    with pytest.raises(BackendMissing, match="expected an NVIDIA GPU, found none"):
+    with pytest.raises(BackendMissing, match="expected an NVIDIA GPU that can be used, found none"):
         load(bundle, "tensorrt-fp32-sm86")
 
 

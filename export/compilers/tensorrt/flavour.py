@@ -33,7 +33,7 @@ class Flavour:
             devices, reason = find_devices()
             if not devices:
                 raise BackendMissing(
-                    f"{self.title} builds on the GPU that the engine is for: expected an NVIDIA GPU, found none "
+                    f"{self.title} builds on the GPU that the engine is for: expected one that can be used, found none "
                     f"({reason}); without one, compile with --backend tensorrt_rtx"
                 )
         return import_package(self.part)
@@ -102,7 +102,7 @@ def obstacle(flavour: Flavour, target: str) -> str:
     """Why an engine for `target` can't run on this machine; empty if it can."""
     devices, reason = find_devices()
     if not devices:
-        return f"no GPU: {reason}"
+        return f"no usable GPU: {reason}"
     here = devices[0].target
     if flavour is RTX and here not in RTX.targets:
         return f"TensorRT-RTX does not run on this GPU ({here})"

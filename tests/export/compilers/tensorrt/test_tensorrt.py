@@ -193,7 +193,7 @@ class TestBundle:
         reopened = Bundle.open(bundle.path)
         sidecar = reopened.read_json(f"engines/{name}.json")
         assert sidecar["parity"]["verdict"] == "not run"
-        assert "no GPU" in sidecar["parity"]["reason"]
+        assert "no usable GPU" in sidecar["parity"]["reason"]
         expected = reopened.manifest.variants[variant].evidence.get("parity", "not checked")
         assert sidecar["parity"]["variant"] == expected
         assert reopened.read_engine(name).to_json() == sidecar
