@@ -7,6 +7,9 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13 py
 # more options for pip, for example PyTorch's CPU wheels where there is no GPU:
 #   make quickstart PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
+# more options for venv; on a Jetson and in NVIDIA's containers TensorRT is in the system's packages:
+#   make install VENV_FLAGS=--system-site-packages
+VENV_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,7 +62,7 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: expected Python 3.10 or newer, found $$(python3 --version 2>&1);" \
 		"install python3.11 or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "creating $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) can't create $(VENV);" \
+	@$(PYTHON) -m venv $(VENV_FLAGS) $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) can't create $(VENV);" \
 		"on Debian install the package python3-venv" >&2; exit 1; }
 
 # order-only: a venv is made once, whatever its interpreter's date

@@ -9,8 +9,11 @@ import click
 from resnetrt.cli.output import emit_json, print_table
 
 if TYPE_CHECKING:
+    from resnetrt.board import Board
     from resnetrt.doctor import Diagnosis, PartState
+    from resnetrt.interpreter import Interpreter
     from resnetrt.machine import Cpu, GpuReport, Memory
+    from resnetrt.thermals import Thermals
 
 
 @click.command("doctor")
@@ -46,6 +49,37 @@ def _machine(found: "Diagnosis") -> Iterable[tuple[str, str]]:
     yield "instructions", _instructions(found.cpu)
     yield "memory", _memory(found.memory)
     yield from _gpus(found.gpu)
+    if found.cuda_toolkit:
+        yield "CUDA of the system", found.cuda_toolkit
+    yield "Python", _python(found.interpreter)
+    yield from _board(found.board)
+    yield from _thermals(found.thermals)
+
+
+def _python(interpreter: "Interpreter") -> str:
+    if not interpreter.venv:
+        return f"{interpreter.version}, {interpreter.prefix}"
+    sees = "sees" if interpreter.system_packages else "does not see"
+    return f"{interpreter.version}, venv {interpreter.prefix} that {sees} the system's packages"
+
+
+def _board(board: "Board | None") -> Iterable[tuple[str, str]]:
+    if board is None:
+        return
+    jetpack = f", JetPack {board.jetpack or 'unknown'} (L4T {board.l4t})" if board.l4t else ""
+    yield "board", f"{board.model}{jetpack}"
+    if board.power_mode:
+        yield "power mode", board.power_mode
+
+
+def _thermals(thermals: "Thermals") -> Iterable[tuple[str, str]]:
+    for name, clock in thermals.clocks.items():
+        limits = "locked" if clock.locked else f"from {clock.min_mhz:.0f} to {clock.max_mhz:.0f}"
+        yield f"clock {name}", f"{clock.mhz:.0f} MHz, {limits}, governor {clock.governor or 'unknown'}"
+    if thermals.temperatures_c:
+        yield "temperatures", ", ".join(f"{name} {value:.0f} °C" for name, value in thermals.temperatures_c.items())
+    if thermals.throttled_by:
+        yield "THROTTLED", f"slowed by {', '.join(thermals.throttled_by)}"
 
 
 def _instructions(cpu: "Cpu") -> str:

@@ -10,14 +10,19 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from resnetrt import telemetry
+from resnetrt.board import Board, cuda_toolkit, read_board
+from resnetrt.cuda_driver import remedies, too_old
+from resnetrt.interpreter import Interpreter, find_system_package, hidden, read_interpreter
 from resnetrt.machine import Cpu, GpuReport, Memory, read_cpu, read_gpus, read_memory
 from resnetrt.parts import PARTS, RIVALS, Part
+from resnetrt.thermals import Thermals, read_thermals
 
 IMPORT_TIMEOUT_S = 120.0
 
@@ -51,19 +56,36 @@ class Diagnosis:
     gpu: GpuReport
     parts: tuple[PartState, ...]
     problems: tuple[Problem, ...]
+    interpreter: Interpreter
+    board: Board | None = None
+    thermals: Thermals = field(default_factory=Thermals)
+    cuda_toolkit: str | None = None
 
 
-def diagnose(parts: Iterable[Part] = PARTS, installed: Mapping[str, str] | None = None) -> Diagnosis:
+def diagnose(
+    parts: Iterable[Part] = PARTS, installed: Mapping[str, str] | None = None, root: Path = Path("/")
+) -> Diagnosis:
     """Look at the machine and probe every part; a missing or broken one is a finding, never an exception.
 
-    `installed` maps distributions to versions, by default those of this environment.
+    `installed` maps distributions to versions, by default those of this environment. `root` is the root of the file
+    system with what the board, its clocks and the system's packages say.
     """
     known = installed_distributions() if installed is None else installed
-    cpu = read_cpu()
+    cpu, board, interpreter = read_cpu(), read_board(root), read_interpreter()
     with ThreadPoolExecutor(max(2, cpu.cores_usable)) as pool:
-        gpu = pool.submit(read_gpus)
+        asked = pool.submit(read_gpus)
         found = tuple(pool.map(lambda part: probe(part, known), parts))
-    return Diagnosis(cpu, read_memory(), gpu.result(), found, (*_conflicts(known), *_broken(found)))
+    gpu = asked.result()
+    found = tuple(_advised(state, gpu.cuda, board) for state in found)
+    problems = (
+        *_conflicts(known),
+        *_broken(found),
+        *_out_of_reach(found, interpreter, root),
+        *_older_driver(known, gpu.cuda),
+    )
+    return Diagnosis(
+        cpu, read_memory(), gpu, found, problems, interpreter, board, read_thermals(root), cuda_toolkit(root)
+    )
 
 
 def installed_distributions() -> dict[str, str]:
@@ -86,7 +108,14 @@ def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TI
     version = versions[0] if len(versions) == 1 else answer.get("version") or None
     if "error" in answer:
         return PartState(part.name, part.purpose, "broken", version, answer["error"], part.install)
-    return PartState(part.name, part.purpose, "ok", version, answer["detail"], part.install)
+    detail = "; ".join(filter(None, (answer["detail"], _origin(answer["file"]))))
+    return PartState(part.name, part.purpose, "ok", version, detail, part.install)
+
+
+def _origin(file: str) -> str:
+    """`of the system`, with the folder, for a module from there; of what is in a venv nothing is said."""
+    found = re.match(r".*/dist-packages(?=/)", file)
+    return f"of the system, {found[0]}" if found else ""
 
 
 def _can_be_found(module: str) -> bool:
@@ -105,7 +134,8 @@ import importlib, json
 sys.modules.update(dict.fromkeys({silent!r}))
 detail, m = "", importlib.import_module({module!r})
 {facts}
-print({mark!r} + json.dumps({{"version": str(getattr(m, "__version__", "")), "detail": detail}}), flush=True)
+about = {{"version": getattr(m, "__version__", ""), "detail": detail, "file": getattr(m, "__file__", "") or ""}}
+print({mark!r} + json.dumps({{name: str(value) for name, value in about.items()}}), flush=True)
 """
 
 
@@ -159,6 +189,36 @@ def _broken(findings: Iterable[PartState]) -> Iterable[Problem]:
         if finding.status == "broken":
             what = f"{finding.name} {finding.version or ''}".strip() + f" is installed and unusable: {finding.detail}"
             yield Problem(what, (_mend(finding),))
+
+
+def _advised(state: PartState, cuda: str | None, board: Board | None) -> PartState:
+    """`state` with the command that fits this machine: a Jetson has its own TensorRT, an older driver needs CUDA 12."""
+    install = state.install
+    if state.name == "tensorrt" and board is not None and board.l4t:
+        install = "sudo apt install python3-libnvinfer, and a venv made with --system-site-packages"
+    elif cuda is not None and cuda.startswith("12."):
+        install = install.replace("[gpu]", "[gpu-cu12]")
+    return replace(state, install=install)
+
+
+def _out_of_reach(findings: Iterable[PartState], interpreter: Interpreter, root: Path) -> Iterable[Problem]:
+    """TensorRT is part of the system, and this Python does not see it."""
+    if any(finding.name == "tensorrt" and finding.status == "missing" for finding in findings):
+        package = find_system_package("tensorrt", root, "python3-libnvinfer")
+        reason = hidden(package, interpreter) if package else None
+        if reason:
+            yield Problem(reason[0], (reason[1],))
+
+
+def _older_driver(installed: Mapping[str, str], driver: str | None) -> Iterable[Problem]:
+    """Packages that were made for a later CUDA than the driver serves; minor versions may differ."""
+    for name, version in installed.items():
+        named = re.fullmatch(r"(?:tensorrt(?:-lean|-dispatch|-rtx)?)-cu(\d+)|(cuda-bindings)", name)
+        if driver is None or named is None:
+            continue
+        needed = ".".join(version.split(".")[:2]) if named[2] else f"{named[1]}.0"
+        if int(needed.partition(".")[0]) > int(driver.partition(".")[0]):
+            yield Problem(too_old(f"{name} {version}", needed, driver), remedies(needed, driver))
 
 
 def _mend(finding: PartState) -> str:

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from resnetrt import doctor
+from resnetrt.board import Board
 from resnetrt.cli import run
 from resnetrt.doctor import Diagnosis, PartState, Problem
+from resnetrt.interpreter import Interpreter
 from resnetrt.machine import Cpu, Gpu, GpuReport, Memory
+from resnetrt.thermals import Clock, Thermals
 
 INSTALL = "pip install 'resnetrt[gpu]'"
 PARTS = (
@@ -16,13 +20,28 @@ PARTS = (
     PartState("tensorrt", "compile", "missing", None, "", INSTALL),
     PartState("pycuda", "GPU memory", "broken", "2026.1", "ImportError: [libcuda]", INSTALL),
 )
-BARE = Diagnosis(Cpu("Test CPU", "x86_64", 4, 2, {}), Memory(None, None, None), GpuReport(detail="no driver"), (), ())
+PYTHON = Interpreter("3.11.7", "/usr", False, True)
+BARE = Diagnosis(
+    Cpu("Test CPU", "x86_64", 4, 2, {}), Memory(None, None, None), GpuReport(detail="no driver"), (), (), PYTHON
+)
 FULL = Diagnosis(
     Cpu("Test CPU", "x86_64", 4, 2, {"avx2": True, "avx512_vnni": False}),
     Memory(2**34, 2**33, 2**32),
     GpuReport("580.95", "13.0", (Gpu("H100", 80 * 2**30, "9.0"), Gpu("Orin", None, None))),
     PARTS,
     (Problem("two of a kind", ("remove one", "remove the other")),),
+    PYTHON,
+)
+JETSON = replace(
+    FULL,
+    interpreter=Interpreter("3.10.12", "/srv/.venv", True, True),
+    board=Board("NVIDIA Jetson Orin Nano", "36.4.7", "6.2.1+b38", "MAXN_SUPER (mode 2)"),
+    thermals=Thermals(
+        {"cpu-thermal": 48.3, "gpu-thermal": 97.6},
+        {"cpu": Clock(1228.8, 729.6, 1728, "schedutil"), "17000000.gpu": Clock(1020, 1020, 1020, "nvhost_podgov")},
+        ("gpu-throttle-alert",),
+    ),
+    cuda_toolkit="12.6.11",
 )
 
 Doctor = Callable[..., tuple[str, str]]
@@ -65,6 +84,20 @@ def test_the_gpu_and_the_processor_are_described(output: Doctor):
     assert "Orin, memory unknown, compute capability unknown" in out
 
 
+def test_a_jetson_shows_what_its_speed_depends_on(output: Doctor):
+    lines = [" ".join(line.strip("│").split()) for line in output(JETSON)[0].splitlines() if line.startswith("│")]
+    assert {
+        "CUDA of the system │ 12.6.11",
+        "Python │ 3.10.12, venv /srv/.venv that sees the system's packages",
+        "board │ NVIDIA Jetson Orin Nano, JetPack 6.2.1+b38 (L4T 36.4.7)",
+        "power mode │ MAXN_SUPER (mode 2)",
+        "clock cpu │ 1229 MHz, from 730 to 1728, governor schedutil",
+        "clock 17000000.gpu │ 1020 MHz, locked, governor nvhost_podgov",
+        "temperatures │ cpu-thermal 48 °C, gpu-thermal 98 °C",
+        "THROTTLED │ slowed by gpu-throttle-alert",
+    } <= set(lines)
+
+
 def test_problems_come_last_with_what_mends_them(output: Doctor):
     assert output(FULL)[0].endswith("problem: two of a kind\n  fix: remove one\n   or: remove the other\n")
 
@@ -77,6 +110,7 @@ def test_json_is_one_object(output: Doctor):
     assert record["cpu"]["int8_dot_product"] is False
     assert record["gpu"]["devices"][1] == {"name": "Orin", "memory_bytes": None, "compute_capability": None}
     assert record["parts"][1]["install"] == INSTALL
+    assert (record["board"], record["interpreter"]["version"]) == (None, "3.11.7")
     assert record["problems"] == [{"what": "two of a kind", "fixes": ["remove one", "remove the other"]}]
     assert err == ""
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cuda_driver_stub import driver_folder
+from planted_boards import ORIN, plant
 
 from resnetrt import doctor
 from resnetrt.doctor import PartState, diagnose, installed_distributions, probe
@@ -144,3 +146,49 @@ def test_the_probe_runs_the_interpreter_of_this_process(module):
     module("import sys\n__version__ = sys.prefix")
     assert probe(GIVEN, {}).version == sys.prefix
     assert doctor.IMPORT_TIMEOUT_S > 1
+
+
+class TestOnADevice:
+    """The files of a Jetson are planted; its driver is a stub."""
+
+    PARTS = tuple(part for part in PARTS if part.name in {"tensorrt", "cuda-bindings"})
+
+    def test_tensorrt_of_the_system_that_this_python_can_not_see(self, tmp_path: Path):
+        found = diagnose(self.PARTS[:1], {}, plant(tmp_path, ORIN))
+        if found.parts[0].status != "missing":
+            pytest.skip("TensorRT is installed here")
+        (problem,) = found.problems
+        assert problem.what.startswith("tensorrt 10.3.0.30-1+cuda12.5 of the system (")
+        assert "Python 3.10" in problem.what or "hidden from this venv" in problem.what
+        assert "--system-site-packages" in problem.fixes[0]
+        assert found.parts[0].install.startswith("sudo apt install python3-libnvinfer")
+
+    def test_board_clocks_and_cuda_are_found(self, tmp_path: Path):
+        found = diagnose((), {}, plant(tmp_path, ORIN))
+        assert found.board is not None
+        assert found.board.jetpack == "6.2.1+b38"
+        assert (found.cuda_toolkit, list(found.thermals.clocks)) == ("12.6.11", ["cpu", "17000000.gpu"])
+
+    def test_packages_for_a_later_cuda_than_the_driver_serves(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("LD_LIBRARY_PATH", driver_folder(tmp_path, 12060))
+        installed = {"cuda-bindings": "13.5.0", "tensorrt-cu13": "11.4.0.106", "tensorrt-cu12": "11.4.0.106"}
+        found = diagnose(self.PARTS, installed, tmp_path)
+        assert [problem.what for problem in found.problems if "too old" in problem.what] == [
+            "the NVIDIA driver is too old: it serves CUDA 12.6, cuda-bindings 13.5.0 is for CUDA 13.5",
+            "the NVIDIA driver is too old: it serves CUDA 12.6, tensorrt-cu13 11.4.0.106 is for CUDA 13.0",
+        ]
+        assert "pip install 'resnetrt[gpu-cu12]'" in found.problems[-1].fixes
+        assert {part.install for part in found.parts} == {"pip install 'resnetrt[gpu-cu12]'"}
+
+    def test_a_later_minor_version_of_cuda_is_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("LD_LIBRARY_PATH", driver_folder(tmp_path, 13000))
+        assert diagnose((), {"cuda-bindings": "13.5.0", "tensorrt-cu13": "11.4"}, tmp_path).problems == ()
+
+
+def test_a_module_of_the_system_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "lib" / "python3" / "dist-packages"
+    folder.mkdir(parents=True)
+    (folder / "doctor_thing.py").write_text("__version__ = '10.3.0'")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    assert probe(GIVEN, {}).detail == f"of the system, {folder}"
