@@ -3,11 +3,13 @@
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from resnetrt.board import read_board
 from resnetrt.settings import read_settings
 
 RESULT_SCHEMA_VERSION = 1  # of every JSON object that a command prints or a report holds
@@ -50,8 +52,9 @@ def source_revision() -> str | None:
 
 
 def conditions() -> dict[str, Any]:
-    """Everything a reader needs to judge or repeat a result."""
-    return {
+    """Everything a reader needs to judge or repeat a result; `board` on a small computer that names itself."""
+    board = read_board()
+    found = {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": read_settings().threads,
@@ -60,3 +63,4 @@ def conditions() -> dict[str, Any]:
         "versions": tool_versions(),
         "revision": source_revision(),
     }
+    return found if board is None else found | {"board": asdict(board)}

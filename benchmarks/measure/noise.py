@@ -1,4 +1,4 @@
-"""What else the machine did during a measurement: other processes, stolen time, frequency, throttling.
+"""What else the machine did during a measurement: other processes, stolen time, frequency, heat, throttling.
 
 A disturbed run is marked, never hidden. Everything is read from /proc and /sys; missing values are None.
 """
@@ -8,9 +8,11 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from resnetrt.thermals import Thermals, read_thermals
 
 OTHERS_LIMIT = 0.04  # share of the usable cores' time; above it, medians of short calls begin to move
 STEAL_LIMIT = 0.01
@@ -32,11 +34,15 @@ class Snapshot:
     mhz: float | None
     throttles: int | None
     processes: dict[int, tuple[str, float]] = field(default_factory=dict)
+    thermals: Thermals = field(default_factory=Thermals)
 
 
 @dataclass
 class Noise:
-    """Shares of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does."""
+    """Shares of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does.
+
+    `temperatures_c` by zone and `clocks` by domain are those of the end.
+    """
 
     seconds: float = 0.0
     others_share: float | None = None
@@ -44,6 +50,8 @@ class Noise:
     load1: float | None = None
     mhz: float | None = None
     throttled: bool | None = None
+    temperatures_c: dict[str, float] = field(default_factory=dict)
+    clocks: dict[str, dict[str, Any]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -74,9 +82,11 @@ def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
     own = after.own_s - before.own_s
     others = max(0.0, after.busy_s - before.busy_s - own) / (seconds * cores)
     steal = (after.steal_s - before.steal_s) / (seconds * cores)
-    throttled = None
+    counted = None
     if before.throttles is not None and after.throttles is not None:
-        throttled = after.throttles > before.throttles
+        counted = after.throttles > before.throttles
+    slowed = _slowed(before.thermals, after.thermals)
+    throttled = None if counted is None and slowed is None else bool(counted or slowed)
     names = _busiest(before, after, seconds * cores)
     reasons = []
     if others > OTHERS_LIMIT:
@@ -86,9 +96,45 @@ def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
         reasons.append(f"the hypervisor took {steal:.0%} of the cores")
     if before.mhz and after.mhz and after.mhz < before.mhz * (1 - FREQUENCY_LIMIT):
         reasons.append(f"the cores' frequency fell from {before.mhz:.0f} to {after.mhz:.0f} MHz")
-    if throttled:
+    if counted:
         reasons.append("the processor throttled itself")
-    return Noise(seconds, others, steal, after.load1, after.mhz, throttled, names, reasons)
+    if slowed:
+        reasons.append(f"the hardware was slowed by {', '.join(slowed)}{_hottest(after.thermals)}")
+    reasons += _lowered(before.thermals, after.thermals)
+    clocks = {name: asdict(clock) for name, clock in after.thermals.clocks.items()}
+    return Noise(
+        seconds,
+        others,
+        steal,
+        after.load1,
+        after.mhz,
+        throttled,
+        after.thermals.temperatures_c,
+        clocks,
+        names,
+        reasons,
+    )
+
+
+def _slowed(before: Thermals, after: Thermals) -> list[str] | None:
+    """What slowed the hardware at the beginning or at the end; None if the machine does not say."""
+    told = [found.throttled_by for found in (before, after) if found.throttled_by is not None]
+    return sorted({name for names in told for name in names}) if told else None
+
+
+def _hottest(thermals: Thermals) -> str:
+    if not thermals.temperatures_c:
+        return ""
+    name, value = max(thermals.temperatures_c.items(), key=lambda item: item[1])
+    return f" ({name} at {value:.0f} °C)"
+
+
+def _lowered(before: Thermals, after: Thermals) -> Iterator[str]:
+    """A limit fell: a hot device, or another power mode. Clocks themselves follow the load, so they tell nothing."""
+    for name in before.clocks.keys() & after.clocks.keys():
+        old, new = before.clocks[name].max_mhz, after.clocks[name].max_mhz
+        if new < old:
+            yield f"the limit of the clock {name} fell from {old:.0f} to {new:.0f} MHz"
 
 
 def snapshot() -> Snapshot:
@@ -106,6 +152,7 @@ def snapshot() -> Snapshot:
         mhz=_mean_mhz(_read("/proc/cpuinfo")),
         throttles=_throttles(),
         processes=dict(_processes(tick)),
+        thermals=read_thermals(),
     )
 
 

@@ -1,22 +1,39 @@
 import json
 import os
 import re
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from resnetrt import conditions as module
+from resnetrt.board import Board
 from resnetrt.conditions import conditions, cpu_model, source_revision, tool_versions
 
 
 def test_conditions_are_json_and_say_where_they_were_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RESNETRT_THREADS", "1")
     found = json.loads(json.dumps(conditions(), allow_nan=False))
-    assert list(found) == ["cpu", "cores", "threads", "system", "python", "versions", "revision"]
+    assert [name for name in found if name != "board"] == [
+        "cpu",
+        "cores",
+        "threads",
+        "system",
+        "python",
+        "versions",
+        "revision",
+    ]
     assert found["threads"] == 1
     assert found["cores"] == len(os.sched_getaffinity(0))
     assert found["cpu"]
+
+
+def test_a_board_says_its_power_mode(monkeypatch: pytest.MonkeyPatch):
+    board = Board("NVIDIA Jetson Orin Nano", "36.4.7", "6.2.1+b38", "15W (mode 0)")
+    for found, expected in ((board, asdict(board)), (None, None)):
+        monkeypatch.setattr(module, "read_board", lambda found=found: found)
+        assert conditions().get("board") == expected
 
 
 def test_versions_are_of_installed_packages_only():

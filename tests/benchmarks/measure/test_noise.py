@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from resnetrt.benchmarks.measure.noise import Noise, Snapshot, judge, snapshot, watch
+from resnetrt.thermals import Clock, Thermals
 
 BEFORE = Snapshot(100.0, 50.0, 1.0, 20.0, 0.5, 2600.0, 7, {1: ("init", 5.0), 2: ("python", 9.0)})
 # ten seconds on two cores, of which this process used 18 s
@@ -34,6 +35,33 @@ def test_each_planted_disturbance_is_named(change, reason):
     found = judge(BEFORE, replace(AFTER, **change), 2)
     assert found.disturbed
     assert re.search(reason, found.reasons[0])
+
+
+COOL = Thermals({"gpu-thermal": 46.5}, {"17000000.gpu": Clock(1020, 306, 1020, "podgov")}, ())
+HOT = Thermals({"cpu-thermal": 81.0, "gpu-thermal": 98.5}, COOL.clocks, ("gpu-throttle-alert",))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reasons"),
+    [
+        (COOL, COOL, []),
+        (COOL, HOT, ["the hardware was slowed by gpu-throttle-alert (gpu-thermal at 98 °C)"]),
+        (HOT, COOL, ["the hardware was slowed by gpu-throttle-alert (gpu-thermal at 46 °C)"]),
+        (
+            COOL,
+            replace(COOL, clocks={"17000000.gpu": Clock(612, 306, 612, "podgov")}),
+            ["the limit of the clock 17000000.gpu fell from 1020 to 612 MHz"],
+        ),
+        # it follows the load
+        (COOL, replace(COOL, clocks={"17000000.gpu": Clock(306, 306, 1020, "podgov")}), []),
+    ],
+)
+def test_heat_and_lower_limits_disturb(before: Thermals, after: Thermals, reasons: list[str]):
+    found = judge(replace(BEFORE, thermals=before), replace(AFTER, thermals=after), 2)
+    assert found.reasons == reasons
+    assert found.throttled is ("slowed" in "".join(reasons))
+    assert found.to_json()["temperatures_c"] == after.temperatures_c
+    assert found.to_json()["clocks"]["17000000.gpu"]["max_mhz"] == after.clocks["17000000.gpu"].max_mhz
 
 
 def test_what_a_machine_does_not_tell_is_none():
