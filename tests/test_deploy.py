@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, package_dirs
+from source_tree import ROOT, package_dirs, read_setup_cfg
 
 from resnetrt.runtime.shadow import METRIC_NAMES
 
 DEPLOY = ROOT / "deploy"
+IMAGES = ("Containerfile", "Containerfile.gpu")
 EXPOSED = re.compile(r'"((?:nv|resnetrt)_[a-z_]+)"')
 
 
@@ -72,18 +73,49 @@ def test_the_options_of_the_files_exist():
     from resnetrt.cli.serve import command
 
     known = {name for option in command.params for name in option.opts}
-    for name in ("serve.env", "Containerfile"):
+    for name in ("serve.env", *IMAGES):
         text = (DEPLOY / name).read_text()
         used = re.findall(r"--[a-z-]+", text if name == "serve.env" else text[text.index("ENTRYPOINT") :])
         assert used
         assert set(used) <= known, name
 
 
-def test_the_image_gets_every_folder_of_the_package():
-    text = (DEPLOY / "Containerfile").read_text()
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_image_gets_every_folder_of_the_package(name: str):
+    text = (DEPLOY / name).read_text()
     copied = {word for line in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE) for word in line.split()}
     assert {path.name for path in package_dirs().values()} <= copied
     assert all((ROOT / word).exists() for word in copied)
+
+
+def pins(text: str) -> tuple[set[str], set[str], list[str]]:
+    """Base images, the majors of CUDA in their tags, and the extras that are installed."""
+    bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+    cuda = {found[1] for base in bases if (found := re.search(r"/cuda:(\d+)\.", base))}
+    return bases, cuda, re.findall(r'"/src\[([a-z0-9,-]+)\]"', text)
+
+
+def disagreements(text: str) -> list[str]:
+    """What in a container recipe does not fit together."""
+    bases, cuda, installed = pins(text)
+    extras = {extra for group in installed for extra in group.split(",")}
+    wanted = {found[1] for extra in extras if (found := re.fullmatch(r"gpu-cu(\d+)", extra))}
+    found = [f"{extra} installs the newest CUDA, whatever the image's" for extra in extras & {"gpu"}]
+    found += [f"the image has CUDA {sorted(cuda)}, the packages {sorted(wanted)}"] if cuda != wanted else []
+    return found + ([f"the venv of one image is copied to another: {sorted(bases)}"] if len(bases) != 1 else [])
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_packages_fit_the_base_image(name: str):
+    text = (DEPLOY / name).read_text()
+    assert disagreements(text) == []
+    known = set(read_setup_cfg()["options.extras_require"])
+    assert {extra for group in pins(text)[2] for extra in group.split(",")} <= known
+
+
+@pytest.mark.parametrize(("old", "new"), [("cuda:12", "cuda:13"), ("gpu-cu12", "gpu-cu13"), ("gpu-cu12", "gpu")])
+def test_a_planted_disagreement_is_found(old: str, new: str):
+    assert disagreements((DEPLOY / "Containerfile.gpu").read_text().replace(old, new)) != []
 
 
 def test_the_proxy_configurations_are_valid(tmp_path: Path):
