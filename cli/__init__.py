@@ -1,5 +1,6 @@
 """The command line. Each command is a file of its own, imported only when it runs."""
 
+import errno
 import importlib
 import sys
 import traceback
@@ -12,6 +13,7 @@ from resnetrt.cli.pipes import outlive_readers
 from resnetrt.errors import ResnetrtError
 from resnetrt.settings import read_settings
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 300  # characters of a message that is not ours
 
 COMMANDS = {
@@ -117,6 +119,10 @@ def _explain(error: Exception) -> int:
         return _report(str(error), error.exit_code)
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
+        if error.errno in _FULL:
+            place = where or " the result or a temporary file (TMPDIR)"
+            what = f"no room to write{place}: {error.strerror}; what was there is unchanged"
+            return _report(f"{what}: free some space, then run it again", 4)
         return _report(f"cannot read or write{where}: {error.strerror or error}; check the path, space and rights", 4)
     found = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
     return _report(f"unexpected {found}; the same with --debug shows where, please report that", 4)

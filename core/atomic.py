@@ -46,6 +46,38 @@ def staging(path: Path) -> Iterator[Path]:
                 _lock(folder, fcntl.LOCK_UN)  # closing would not unlock while a forked process has the folder open too
 
 
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Name the file in an `OSError` of a write, such as that of a full disk, which names none itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = what
+        raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Exclude other processes that do the same with `folder`, until the end of the block; where locks work."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, so that a power cut can't undo what was renamed there."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # some file systems flush no folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def restore_interrupted(path: Path) -> None:
     """Put a directory back that a killed process had moved aside in `exchange_directories`."""
     if not path.exists():
@@ -113,6 +145,7 @@ def exchange_directories(new: Path, path: Path) -> None:
     arguments = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE)
     with contextlib.suppress(AttributeError):  # a C library without renameat2
         if libc.renameat2(*arguments) == 0:
+            flush_folder(path.parent)
             return
     aside = new.with_name(new.name + _ASIDE)
     path.rename(aside)
@@ -122,17 +155,19 @@ def exchange_directories(new: Path, path: Path) -> None:
         aside.rename(path)
         raise
     aside.rename(new)
+    flush_folder(path.parent)
 
 
 def write_file(path: Path, blob: bytes) -> None:
     """Replace one file: written beside it, flushed, renamed. Parents are created; nothing is left on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with staging(path) as staged:
-        with staged.open("wb") as file:
+        with naming(str(path)), staged.open("wb") as file:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
+    flush_folder(path.parent)
 
 
 def _is_running(pid: int) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from resnetrt.atomic import exchange_directories, restore_interrupted, staging
+from resnetrt.atomic import exchange_directories, flush_folder, locked, naming, restore_interrupted, staging
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.manifest import (
@@ -59,7 +59,9 @@ class Bundle:
             raise BundleError(f"bundle {path}: expected a directory, found {found}; make one with: resnetrt export")
         manifest_path = path / MANIFEST
         if not manifest_path.is_file():
-            raise BundleError(f"bundle {path}: no {MANIFEST}, so it is no bundle or half written; export it again")
+            raise BundleError(
+                f"bundle {path}: no {MANIFEST}, so it is no bundle or half written: copy or export it again"
+            )
         manifest = Manifest.from_bytes(manifest_path.read_bytes(), str(manifest_path))
         largest_first = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing releases the interpreter's lock
@@ -120,9 +122,12 @@ class Bundle:
             editor = BundleEditor(staged, current)
             yield editor
             editor.seal()
-            if (self.path / MANIFEST).read_bytes() != before:
-                raise self._changed()
-            exchange_directories(staged, place)
+            with locked(
+                place
+            ):  # else two writers could both find it unchanged, and the later one drop the other's work
+                if (self.path / MANIFEST).read_bytes() != before:
+                    raise self._changed()
+                exchange_directories(staged, place)
         self.manifest = editor.manifest
 
     def _changed(self) -> BundleError:
@@ -136,10 +141,12 @@ class BundleEditor:
         self._staging = staging
         self.manifest = manifest
 
-    def write(self, name: str, blob: bytes) -> None:
-        """Store `blob` as file `name`, replacing any older one."""
+    def write(self, name: str, blob: bytes) -> Path:
+        """Store `blob` as file `name`, replacing any older one; returns where it lies until the end of the edit."""
         path = self.new_path(name)
-        path.write_bytes(blob)
+        with naming(f"{name} of a bundle in {self._staging.parent}"):
+            path.write_bytes(blob)
+        return path
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Store `record` as canonical JSON."""
@@ -191,8 +198,12 @@ class BundleEditor:
                 _flush(path)
         path = self._staging / MANIFEST
         path.unlink(missing_ok=True)
-        path.write_bytes(self.manifest.to_bytes())
+        with naming(f"{MANIFEST} of a bundle in {self._staging.parent}"):
+            path.write_bytes(self.manifest.to_bytes())
         _flush(path)
+        for folder in sorted(p for p in self._staging.rglob("*") if p.is_dir()):
+            flush_folder(folder)
+        flush_folder(self._staging)
 
 
 @contextmanager
@@ -211,6 +222,7 @@ def create_bundle(path: Path, manifest: Manifest, overwrite: bool = False) -> It
             exchange_directories(staged, place)
         else:
             staged.rename(place)
+            flush_folder(place.parent)
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
@@ -246,16 +258,19 @@ def _check_file(root: Path, name: str, record: FileRecord) -> None:
     _check_name(name, f"bundle {root}")
     path = root / name
     if not path.is_file():
-        raise BundleError(f"bundle {root}: file {name} is missing; the bundle is incomplete, export it again")
+        raise BundleError(f"bundle {root}: file {name} is missing; the bundle is incomplete: copy or export it again")
     if not path.resolve().is_relative_to(root.resolve()):
         raise BundleError(f"bundle {root}: file {name} leads outside the bundle; refusing it")
     if path.stat().st_size != record.size_bytes:
         raise BundleError(
             f"bundle {root}: file {name} has {path.stat().st_size} bytes, the manifest says {record.size_bytes}; "
-            "it was truncated or replaced"
+            "it was truncated or replaced: copy or export the bundle again"
         )
     if sha256_of(path) != record.sha256:
-        raise BundleError(f"bundle {root}: file {name} does not match its SHA-256; it was changed after it was written")
+        raise BundleError(
+            f"bundle {root}: file {name} does not match its SHA-256, so it was changed or damaged: "
+            "copy or export the bundle again"
+        )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

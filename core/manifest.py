@@ -108,7 +108,7 @@ class Manifest:
         try:
             if stored != _self_hash(record | {"schema_version": version}):
                 raise BundleError(
-                    f"{where}: its own hash does not match, so it was edited or damaged; export the bundle again"
+                    f"{where}: its own hash does not match, so it was edited or damaged; copy or export it again"
                 )
             return _parse(record)
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -127,7 +127,7 @@ def parse_json_object(blob: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(blob)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: expected JSON, found {error}; export the bundle again") from error
+        raise BundleError(f"{where}: expected JSON, found {error}; copy or export the bundle again") from error
     if not isinstance(record, dict):
         raise BundleError(f"{where}: expected a JSON object, found {type(record).__name__}")
     return record

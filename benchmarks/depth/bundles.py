@@ -4,6 +4,7 @@ Weights are random, so the architecture is what is timed. A stage is skipped if 
 interrupted run resumes where it stopped.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration_record import FILE as CALIBRATION
-from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.cast.recipes import RECIPES, UINT8
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
@@ -25,8 +26,19 @@ GOLDEN_IMAGES = 12  # four images that the self-test runs alone, then a batch of
 
 
 def default_work() -> Path:
-    """The folder in the user's cache for the lab's bundles."""
-    return Path.home() / ".cache" / "resnetrt" / "bench"
+    """The folder in the user's cache for the lab's bundles.
+
+    Raises `EnvironmentFault` where it can't be written to, as on a device with a read-only root.
+    """
+    folder = Path.home() / ".cache" / "resnetrt" / "bench"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise EnvironmentFault(f"bench: expected a cache that can be written, found {folder}; name one with --work")
+    return folder
 
 
 def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:

@@ -128,8 +128,7 @@ def compile_variant(
     )
     obstacle = chosen.obstacle(target)
     with bundle.edit() as editor:
-        staged = editor.new_path(blob_name)
-        staged.write_bytes(compiled.blob)
+        staged = editor.write(blob_name, compiled.blob)
         parity = _not_run(obstacle, bundle, variant) if obstacle else _check(bundle, staged, about)
         for ending, companion in compiled.companions.items():
             editor.write_json(f"engines/{name}.{ending}", companion)

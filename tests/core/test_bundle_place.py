@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from resnetrt import atomic
+from resnetrt import bundle as bundle_module
 from resnetrt.bundle import Bundle, check_destination, create_bundle
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.manifest import Manifest
@@ -192,6 +195,32 @@ def test_another_process_edits_meanwhile(bundle: Bundle):
         collide()
     assert "theirs" in Bundle.open(bundle.path).manifest.files
     assert names(bundle.path.parent) == ["net.bundle"]
+
+
+def test_two_edits_that_end_at_the_same_moment(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    """Between the look at the bundle and the exchange no other edit may end: its work would be lost without a word."""
+    about_to_exchange = threading.Event()
+
+    def slow(new: Path, path: Path) -> None:
+        if not about_to_exchange.is_set():
+            about_to_exchange.set()
+            time.sleep(0.5)
+        atomic.exchange_directories(new, path)
+
+    def write(name: str) -> str:
+        with Bundle.open(bundle.path).edit() as editor:
+            editor.write(name, b"x")
+        return name
+
+    monkeypatch.setattr(bundle_module, "exchange_directories", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write, "first")
+        assert about_to_exchange.wait(30)
+        second = pool.submit(write, "second")
+        done = {run.result() for run in (first, second) if run.exception() is None}
+    assert isinstance(second.exception(), BundleError)
+    assert done == {"first"}
+    assert done <= Bundle.open(bundle.path).manifest.files.keys()
 
 
 @pytest.mark.parametrize("place", ["/proc/self/net.bundle", "/sys/net.bundle", "/sys/kernel/a/b"])
