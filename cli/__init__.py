@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "the accuracy gate: drop, flips, PASS or FAIL",
     "search": "mixed precision under an accuracy budget",
     "bench": "latency, measured beside the eager model",
+    "predict": "labels and probabilities of images, folders or a camera",
     "serve": "engines over HTTP and gRPC, in the Open Inference Protocol",
     "report": "a bench run as one HTML file and pictures",
     "package": "a bundle for Triton or KServe",

@@ -29,8 +29,10 @@ def _cuda_flavours(name: str) -> tuple[str, ...]:
 
 # distributions that fill the same package folder: the last one installed overwrites files of the others
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")
+OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 RIVALS = (
     ONNXRUNTIMES,
+    OPENCVS,
     *(
         tuple(f"{name}-{cuda}-bindings" for cuda in ("cu11", "cu12", "cu13"))
         for name in ("tensorrt", "tensorrt-lean", "tensorrt-dispatch", "tensorrt-rtx")
@@ -97,6 +99,7 @@ PARTS = (
     Part("onnxscript", "export from torch", "onnxscript", _extra("torch"), ("onnxscript",)),
     Part("starlette", "serve over HTTP", "starlette", _extra("serve"), ("starlette",)),
     Part("tritonclient", "serve over gRPC", "tritonclient.grpc", _extra("serve"), ("tritonclient",)),
+    Part("opencv", "predict from a camera or a video", "cv2", _extra("video"), OPENCVS),
     Part("mlcommons-loadgen", "MLPerf load scenarios", "mlperf_loadgen", _extra("bench"), ("mlcommons-loadgen",)),
     Part("matplotlib", "pictures in reports", "matplotlib", _extra("report"), ("matplotlib",)),
     Part("scipy", "confidence intervals in reports", "scipy", _extra("report"), ("scipy",)),

@@ -76,6 +76,18 @@ class Preprocessing:
         """Decode an encoded image (path or bytes) to uint8 `(H, W, C)`. Raises `DataError` if it is not one."""
         return self.frame(decode(source))
 
+    def frame_from_array(self, pixels: UInt8Array) -> UInt8Array:
+        """Decoded pixels, uint8 `(H, W, C)` or `(H, W)`, as a frame; those of the model's size are kept as they are.
+
+        Raises `DataError` for an array that is no picture.
+        """
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not _is_picture(pixels.shape):
+            found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise DataError(f"pixels: expected uint8 (H, W), or (H, W, C) with 1, 3 or 4 channels, found {found}")
+        if pixels.shape == (*self.size, self.channels):
+            return pixels
+        return self.frame(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+
     def normalize(self, frames: UInt8Array) -> FloatArray:
         """Map uint8 `(N, H, W, C)` to a new contiguous float32 `(N, C, H, W)`."""
         x = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
@@ -130,6 +142,10 @@ def convert_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode in _DETOURS:
         image = image.convert(_DETOURS[image.mode])
     return image if image.mode == mode else image.convert(mode)
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and 0 not in shape and (len(shape) == 2 or shape[2] in (1, 3, 4))
 
 
 def _resize_shorter_side(image: Image.Image, size: int) -> Image.Image:

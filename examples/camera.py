@@ -2,7 +2,7 @@
 
 python examples/camera.py BUNDLE SOURCE [--engine ID] [--fps 30] [--seconds 10] [--streams 1] [--overload drop-oldest]
 
-SOURCE is a folder of images, shown over and over, or a video device or file such as /dev/video0 (needs opencv-python).
+SOURCE is a folder of images, shown over and over, a video file or a device such as /dev/video0 (with the extra video).
 A result is late when it comes after the next frame; a frame that can't start by then is not run at all.
 """
 
@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from resnetrt.errors import DataError
 from resnetrt.preprocess import Preprocessing, UInt8Array
+from resnetrt.runtime.predict.video import open_video
 from resnetrt.runtime.stream import Batcher, BatchOptions, Overloaded, Stream
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -26,26 +24,12 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 def frames_of(source: Path, preprocessing: Preprocessing) -> Iterator[UInt8Array]:
     """Frames (H, W, C) without end from a folder; from a video until it ends."""
     if not source.is_dir():
-        yield from video_frames(source, preprocessing)
+        yield from map(preprocessing.frame_from_array, open_video(source))
         return
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(f"{source}: expected .jpg or .png images, found none")
     yield from itertools.cycle([preprocessing.frame_from_file(path) for path in paths])
-
-
-def video_frames(source: Path, preprocessing: Preprocessing) -> Iterator[UInt8Array]:
-    """Frames of a video device or file, resized and cropped as the bundle says."""
-    import cv2
-
-    video = cv2.VideoCapture(str(source))
-    if not video.isOpened():
-        raise DataError(f"{source}: expected a folder, a video device or a video file")
-    while True:
-        there, picture = video.read()
-        if not there:
-            return
-        yield preprocessing.frame(Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])))
 
 
 def run(streams: list[Stream], frames: Iterator[UInt8Array], fps: float, seconds: float) -> int:

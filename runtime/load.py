@@ -98,7 +98,8 @@ def _load_one(bundle: Bundle, name: str, threads: int | None, selftest: bool) ->
     entry, record = bundle.manifest.engines[name], bundle.read_engine(name)
     _require_current(bundle, record)
     session = find_backend(record.backend).load(bundle.file(entry.file), record, check_threads(threads))
-    session.preprocessing = bundle.manifest.preprocessing
+    session.preprocessing, session.output = bundle.manifest.preprocessing, bundle.manifest.output
+    session.labels = tuple(bundle.manifest.labels) or None
     try:
         if selftest:
             run_selftest(session, Golden.of(bundle, entry.variant), bundle.manifest.output)

@@ -9,10 +9,9 @@ from resnetrt.errors import CheckFailed, ResnetrtError
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
 from resnetrt.preprocess import UInt8Array
-from resnetrt.runtime.session import Array, Session
+from resnetrt.runtime.session import Array, Session, batch_size, infer_all
 
 _log = logging.getLogger("resnetrt.runtime")
-_BATCH = 8
 _ALONE = 4  # images that also run one by one
 
 
@@ -60,22 +59,6 @@ def _why_another(session: Session) -> str:
     if eight_bits and read_cpu().int8_dot_product is False:
         return "this CPU has no INT8 dot product and saturates 8-bit weights: resnetrt quantize --reduce-range"
     return "the backend computes something else than its file says; compile for another one, or with another version"
-
-
-def batch_size(session: Session) -> int:
-    """A batch size if any size will do: a small one, or the nearest that the engine takes."""
-    low, high = session.batch_limits
-    return max(low, min(_BATCH, high or _BATCH))
-
-
-def infer_all(session: Session, images: Array, output: str, size: int) -> Array:
-    """The `output` for all `images`, as `Session.prepare` gives them, in batches of `size`.
-
-    The last batch is filled up with the first images again.
-    """
-    count = len(images)
-    batches = (images[np.arange(first, first + size) % count] for first in range(0, count, size))
-    return np.concatenate([session.infer(batch)[output] for batch in batches])[:count]
 
 
 def _run(session: Session, frames: UInt8Array, output: str, what: str) -> tuple[Array, Array]:

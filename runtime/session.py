@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
@@ -16,6 +16,8 @@ from resnetrt.errors import UsageError
 from resnetrt.forks import PROCESS
 from resnetrt.parity import Parity
 from resnetrt.preprocess import Preprocessing
+from resnetrt.runtime.predict.classes import Prediction, top_classes
+from resnetrt.runtime.predict.pictures import Picture, frame_of, one_or_more
 from resnetrt.tensor_spec import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -23,6 +25,7 @@ Outputs = dict[str, Array]
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Session")
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class Session(ABC):
     are refused with `UsageError`. Give each thread a session of its own, or share a `resnetrt.runtime.stream.Batcher`.
 
     `record` says what the engine is and how it was made; `threads` how many CPU threads it uses;
-    `preprocessing` the bundle's; `selftest` its agreement with the golden outputs, None while unchecked; `same_file`
-    that with its own variant, None also where the bundle has no outputs of it;
+    `preprocessing` and `labels` (names of the classes) are the bundle's, None where it has none; `output` is the name
+    of its logits among the `outputs`; `selftest` its agreement with the golden outputs, None while unchecked;
+    `same_file` that with its own variant, None also where the bundle has no outputs of it;
     `batch_limits` the smallest and largest batch, None where there is no limit; `fallbacks` says, for each engine that
     failed its self-test before this one was taken instead, why. `on_device` says whether `execution_ms` can be asked.
     """
@@ -79,6 +83,8 @@ class Session(ABC):
         self.outputs = outputs
         self.threads = threads
         self.preprocessing: Preprocessing | None = None
+        self.labels: tuple[str, ...] | None = None
+        self.output = outputs[0].name if outputs else ""
         self.selftest: Parity | None = None
         self.same_file: Parity | None = None
         self.fallbacks: tuple[str, ...] = ()
@@ -125,16 +131,32 @@ class Session(ABC):
         """
         if self._dtype == np.uint8:
             return frames
-        if self.preprocessing is None:
-            raise UsageError(f"engine {self.record.id}: no preprocessing is known; load it from its bundle")
-        shape = (*self.preprocessing.size, self.preprocessing.channels)
+        preprocessing = self._known_preprocessing()
+        shape = (*preprocessing.size, preprocessing.channels)
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.shape[1:] != shape:
             raise UsageError(f"frames: expected uint8 (N, {', '.join(map(str, shape))}), found {_describe(frames)}")
-        return self.preprocessing.normalize(frames)
+        return preprocessing.normalize(frames)
 
     def infer_frames(self, frames: Array) -> Outputs:
         """`infer` of uint8 `(N, H, W, C)` frames, preprocessed as the bundle says."""
         return self.infer(self.prepare(frames))
+
+    def predict(self, pictures: Picture | Iterable[Picture], top: int = 5) -> list[tuple[Prediction, ...]]:
+        """The `top` likeliest classes of each picture, likeliest first.
+
+        A picture is an image file (a path, or its bytes), or pixels: uint8 `(H, W, C)` or `(H, W)`. They are resized
+        and cropped as the bundle says, but for pixels of the model's own size, and run in batches of a few.
+        Raises `DataError` for what is no picture, `UsageError` for a model without logits of two classes or more,
+        `CheckFailed` for logits that are not finite.
+        """
+        preprocessing, given, size = self._known_preprocessing(), one_or_more(pictures), batch_size(self)
+        found: list[tuple[Prediction, ...]] = []
+        for start in range(0, len(given), size):
+            frames = np.stack([frame_of(picture, preprocessing) for picture in given[start : start + size]])
+            fitting = max(1, self.batch_limits[0]) if len(frames) == 1 else size
+            logits = infer_all(self, self.prepare(frames), self.output, fitting)
+            found += top_classes(logits, top, self.labels, f"engine {self.record.id}")
+        return found
 
     def profile(self, batch: Array, runs: int = 10) -> list[LayerTime]:
         """Time every executed layer, mean over `runs` after warm-up, in a second, instrumented copy of the engine."""
@@ -206,6 +228,11 @@ class Session(ABC):
             finally:
                 self._busy.release()
 
+    def _known_preprocessing(self) -> Preprocessing:
+        if self.preprocessing is None:
+            raise UsageError(f"engine {self.record.id}: no preprocessing is known; load it from its bundle")
+        return self.preprocessing
+
     def _refuse(self, batch: object, busy: bool = False) -> NoReturn:
         where = f"engine {self.record.id}"
         PROCESS.require(self._forks, where)
@@ -219,6 +246,22 @@ class Session(ABC):
         if isinstance(batch, np.ndarray) and batch.ndim > 0 and len(batch) == 0:
             raise UsageError(f"{where}: expected at least one image, found {_describe(batch)}")
         raise UsageError(f"{where}: expected {self.inputs[0]}, found {_describe(batch)}")
+
+
+def batch_size(session: Session) -> int:
+    """A batch size if any size will do: a small one, or the nearest that the engine takes."""
+    low, high = session.batch_limits
+    return max(low, min(_BATCH, high or _BATCH))
+
+
+def infer_all(session: Session, images: Array, output: str, size: int) -> Array:
+    """The `output` for all `images`, as `Session.prepare` gives them, in batches of `size`.
+
+    The last batch is filled up with the first images again.
+    """
+    count = len(images)
+    batches = (images[np.arange(first, first + size) % count] for first in range(0, count, size))
+    return np.concatenate([session.infer(batch)[output] for batch in batches])[:count]
 
 
 def _describe(value: object) -> str:

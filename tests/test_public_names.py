@@ -12,7 +12,7 @@ from test_readme import blocks
 
 PUBLIC = {
     "resnetrt": ["__version__"],
-    "resnetrt.runtime": ["LayerTime", "Session", "TensorSpec", "load"],
+    "resnetrt.runtime": ["LayerTime", "Prediction", "Session", "TensorSpec", "load"],
     "resnetrt.runtime.stream": [
         *("BatchOptions", "Batcher", "Closed", "DeadlineExceeded", "Dropped", "EngineFailed", "LatencyHistogram"),
         *("Overloaded", "Stream"),

@@ -35,6 +35,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     torch.save(resolve("resnet50").module.state_dict(), folder / "resnet50.pth")
     rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).save(folder / "photo.jpg")
     for name, count in (("calibration_images", 4), ("test_images", 3)):
         for label in ("0", "1"):
             (folder / name / label).mkdir(parents=True)
@@ -54,7 +55,7 @@ def test_the_commands_and_the_code_of_the_readme(workplace):
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     (code,) = blocks(README, "python")
     setup = "import numpy\nframes = numpy.zeros((2, 224, 224, 3), numpy.uint8)\n"
-    check = "assert logits.shape == (2, 1000), logits.shape\n"
+    check = "assert logits.shape == (2, 1000), logits.shape\nassert 0 < best.probability <= 1, best\n"
     subprocess.run([sys.executable, "-c", setup + code + check], cwd=workplace, check=True, timeout=120)
 
 

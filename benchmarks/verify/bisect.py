@@ -17,7 +17,7 @@ from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
 from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
-from resnetrt.runtime.selftest import batch_size, infer_all
+from resnetrt.runtime.session import batch_size, infer_all
 
 Features = Mapping[str, npt.NDArray[np.float64]]
 Scales = dict[str, float | FloatArray]  # one number, or one for each channel, in the tensor's units

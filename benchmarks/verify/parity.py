@@ -15,7 +15,7 @@ from resnetrt.golden import Golden
 from resnetrt.parity import Parity, compare, failures, tolerance
 from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.runtime import load
-from resnetrt.runtime.selftest import batch_size, infer_all
+from resnetrt.runtime.session import batch_size, infer_all
 
 _LIVE_BATCH = 8
 

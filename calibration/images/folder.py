@@ -4,7 +4,6 @@ Labelled: one subfolder per class. Unlabelled: images directly inside, or subfol
 """
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,8 @@ from PIL import Image
 
 from resnetrt.calibration.images.stream import ordered_map
 from resnetrt.errors import DataError
+from resnetrt.image_files import is_hidden_name, is_image_name
 from resnetrt.preprocess import Preprocessing, UInt8Array
-
-_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|png|bmp|webp|tiff?|gif|p[bgnp]m|avif|jp2)", re.IGNORECASE)
-_SYSTEM_NAMES = frozenset(  # what operating systems leave in folders of pictures
-    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found")
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def list_labelled(root: Path, nested: bool = False) -> FolderListing:
     Raises `DataError` for anything that is neither a class folder nor an image.
     """
     folders, files = _scan(root)
-    loose = next((path for path in files if _IMAGE_SUFFIX.fullmatch(path.suffix)), None)
+    loose = next((path for path in files if is_image_name(path)), None)
     if not folders:
         found = "images directly in it, so no labels" if loose else "neither folders nor images"
         raise DataError(
@@ -91,7 +86,7 @@ def list_labelled(root: Path, nested: bool = False) -> FolderListing:
 def list_unlabelled(root: Path) -> FolderListing:
     """The images directly in `root`, or else in its subfolders. Raises `DataError` for anything else, or for none."""
     folders, files = _scan(root)
-    images = [path for path in files if _IMAGE_SUFFIX.fullmatch(path.suffix)]
+    images = [path for path in files if is_image_name(path)]
     if folders and images:
         raise DataError(
             f"data {root}: expected images either directly in it or in subfolders, found both "
@@ -148,7 +143,7 @@ def _scan(folder: Path) -> tuple[list[Path], list[Path]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
+                if is_hidden_name(entry.name):
                     continue
                 (folders if entry.is_dir() else files).append(folder / entry.name)
     except OSError as error:
@@ -158,7 +153,7 @@ def _scan(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _require_image(path: Path) -> None:
     """Known suffixes are believed until they are decoded; for others the content decides."""
-    if _IMAGE_SUFFIX.fullmatch(path.suffix) and path.is_file():
+    if is_image_name(path) and path.is_file():
         return
     try:
         if path.is_file():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from resnetrt.calibration.images.stream import ordered_map
 from resnetrt.errors import DataError
@@ -53,11 +52,7 @@ class ArraySource:
         return self._images[chosen]
 
     def _convert(self, frames: UInt8Array) -> UInt8Array:
-        return np.stack(list(ordered_map(self._frame, frames, 2 * len(frames))))
-
-    def _frame(self, pixels: UInt8Array) -> UInt8Array:
-        grey = pixels.shape[2] == 1
-        return self._preprocessing.frame(Image.fromarray(pixels[..., 0] if grey else pixels))
+        return np.stack(list(ordered_map(self._preprocessing.frame_from_array, frames, 2 * len(frames))))
 
 
 def read_npz(path: Path, labelled: bool) -> tuple[UInt8Array, npt.NDArray[np.int64] | None]:

@@ -3,9 +3,11 @@
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from resnetrt.runtime.predict.classes import best_first
 from resnetrt.runtime.serving import datatypes, pictures
 from resnetrt.runtime.serving.answer import LoopAnswer
 from resnetrt.runtime.serving.faults import Kind, RequestFault, as_fault, invalid
@@ -169,13 +171,12 @@ def check_outputs(model: ServedModel, wanted: list[WantedOutput]) -> list[Wanted
     return wanted or [WantedOutput(name) for name in known]
 
 
-def classify(values: Array, top: int, labels: list[str]) -> list[bytes]:
+def classify(values: Array, top: int, labels: Sequence[str]) -> list[bytes]:
     """`value:index[:label]` of the `top` largest of each row, largest first, all rows one after the other."""
     flat = values.reshape(len(values), -1)
-    order = np.argsort(-flat, axis=1, kind="stable")[:, :top]
     return [
         f"{flat[row, index]:f}:{index}{':' + labels[index] if index < len(labels) else ''}".encode()
-        for row, indices in enumerate(order)
+        for row, indices in enumerate(best_first(flat, top))
         for index in indices
     ]
 

@@ -26,7 +26,7 @@ class ServedModel:
         self.name = name
         self.batcher = batcher
         self.shadow = shadow
-        self.labels = bundle.manifest.labels
+        self.labels = session.labels or ()
         self.preprocessing = bundle.manifest.preprocessing
         self.input = session.inputs[0]
         self.outputs = session.outputs

@@ -12,8 +12,7 @@ from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.golden import Golden
 from resnetrt.parity import sqnr_db, tolerance
 from resnetrt.preprocess import FloatArray
-from resnetrt.runtime.selftest import infer_all
-from resnetrt.runtime.session import Array, Session
+from resnetrt.runtime.session import Array, Session, infer_all
 from resnetrt.runtime.shadow.evidence import Values, upper_rate
 
 Reference = Callable[[FloatArray], FloatArray]  # float32 (N, C, H, W), preprocessed, to logits (N, classes)

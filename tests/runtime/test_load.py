@@ -62,7 +62,7 @@ def rewrite_sidecar(bundle: Bundle, engine: str, **changes: object) -> None:
 
 
 def test_the_face_is_as_documented():
-    assert resnetrt.runtime.__all__ == ["LayerTime", "Session", "TensorSpec", "load"]
+    assert resnetrt.runtime.__all__ == ["LayerTime", "Prediction", "Session", "TensorSpec", "load"]
     assert all(hasattr(resnetrt.runtime, name) for name in resnetrt.runtime.__all__)
 
 
