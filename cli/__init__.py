@@ -31,7 +31,7 @@ COMMANDS = {
     "predict": "labels and probabilities of images, folders or a camera",
     "serve": "engines over HTTP and gRPC, in the Open Inference Protocol",
     "report": "a bench run as one HTML file and pictures",
-    "package": "a bundle for Triton or KServe",
+    "package": "a bundle for a device, Triton or KServe",
     "models": "definitions: depth, blocks, parameters, GMACs",
     "inspect": "what a bundle or one of its files holds",
     "doctor": "what this machine has and what is missing",

@@ -1,4 +1,4 @@
-"""`resnetrt package`: a bundle in the layout of other servers."""
+"""`resnetrt package`: a bundle in the layout of other servers, or for a device."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, bundle_argument, json_option
-from resnetrt.cli.output import emit_json
+from resnetrt.cli.options import INTEGERS, WORDS, bundle_argument, input_option, json_option
+from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
-    from resnetrt.export.packages import PackagedModel, ServingOptions
+    from resnetrt.export.packages import DevicePackage, PackagedModel, ServingOptions
 
 _SERVING: list[Any] = [
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write."),
@@ -39,7 +39,7 @@ def _serving_options(function: Any) -> Any:
 
 @click.group("package")
 def command() -> None:
-    """Package a bundle for Triton Inference Server or KServe."""
+    """Package a bundle for a device, for Triton Inference Server or KServe."""
 
 
 @command.command("triton")
@@ -83,6 +83,31 @@ def kserve(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, a
     click.echo(f"upload {models[0].path.parent}/ to {service.storage_uri}, then: {apply}")
 
 
+@command.command("device")
+@bundle_argument
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write.")
+@click.option("--for", "backends", type=WORDS, default=(), help="Its backends, as tensorrt,onnxruntime. Default: all.")
+@click.option("--precisions", type=WORDS, default=(), help="Such as fp16,int8. Default: all that the bundle has.")
+@click.option("--engines", type=WORDS, default=(), help="Ids of engines to take too. Default: none.")
+@input_option("Variants that take normalised images, or frames (uint8).")
+@click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
+@json_option
+def device(bundle: Path, out: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
+    """Write the bundle --out with what a device needs of BUNDLE: variants, golden images, labels, evidence.
+
+    FP16 and INT8 over FP16 are made first where BUNDLE lacks them. Without the FP32 variant a device can compile,
+    verify, audit, predict and serve, but not evaluate, bench or shadow-check, which compare with it.
+    """
+    from resnetrt.bundle import Bundle
+    from resnetrt.export.packages import package_device
+
+    package = package_device(Bundle.open(bundle), out, overwrite=overwrite, **given)
+    if as_json:
+        emit_json({"bundle": str(bundle), **package.to_json()})
+        return
+    _print_device(bundle, package)
+
+
 def _options(given: dict[str, Any]) -> "ServingOptions":
     from resnetrt.export.packages import ServingOptions
 
@@ -92,3 +117,15 @@ def _options(given: dict[str, Any]) -> "ServingOptions":
 def _print(models: "Sequence[PackagedModel]") -> None:
     for model in models:
         click.echo(f"{model.path}: {model.engine} as {model.platform}, batches up to {max(model.max_batch_size, 1)}")
+
+
+def _print_device(source: Path, package: "DevicePackage") -> None:
+    sizes, out = package.sizes, package.bundle.path
+    if package.made:
+        note(f"made in {source} first: {', '.join(package.made)}")
+    rows = [(name, f"{size / 1e6:.2f}") for name, size in [*sizes.items(), ("total", sum(sizes.values()))]]
+    print_table(f"{out}", ("file", "MB"), rows)
+    if package.left_out:
+        click.echo(f"left out: {', '.join(package.left_out)} ({package.left_out_bytes / 1e6:.2f} MB)")
+    if "fp32" not in package.bundle.manifest.variants:
+        note("without fp32: evaluate, bench and the shadow check compare with it and will refuse; the rest runs")

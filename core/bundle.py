@@ -83,12 +83,21 @@ class Bundle:
         sidecar = self.manifest.engines[name].sidecar
         return EngineRecord.from_json(self.read_json(sidecar), f"bundle {self.path}: {sidecar}", name)
 
-    def variant_file(self, variant: str) -> Path:
-        """The ONNX file of a variant; raises `UsageError` naming the known ones."""
+    def variant(self, variant: str) -> VariantRecord:
+        """What is known of a variant; raises `UsageError` naming the known ones."""
         found = self.manifest.variants.get(variant)
+        if found is None and variant == "fp32":
+            raise UsageError(
+                f"bundle {self.path}: this needs its FP32 variant, which was not packaged; package it with: "
+                "resnetrt package device --precisions fp32,..."
+            )
         if found is None:
             raise UsageError.unknown(f"variant of {self.path}", variant, self.manifest.variants)
-        return self.file(found.file)
+        return found
+
+    def variant_file(self, variant: str) -> Path:
+        """The ONNX file of a variant; raises `UsageError` naming the known ones."""
+        return self.file(self.variant(variant).file)
 
     def select_engine(self, engine: str | None) -> str:
         """`engine`, or the only engine for None. Raises `UsageError` for an unknown name or an ambiguous None."""

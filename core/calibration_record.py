@@ -15,8 +15,10 @@ from safetensors.numpy import save as save_safetensors
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BundleError, UsageError
+from resnetrt.fields import Fields
 
 FILE = "calibration.safetensors"
+IMAGES_FILE = "calibration.images.json"  # in place of the record, in a bundle for a device
 HEADER = "record"  # the metadata that safetensors keeps for a record, as JSON
 BINS_PER_SIDE = 4096
 _FORMAT = 3
@@ -126,6 +128,17 @@ class CalibrationRecord:
         return cls.read(bundle.file(FILE)) if FILE in bundle.manifest.files else None
 
 
+def calibration_hashes(bundle: Bundle) -> tuple[str, ...] | None:
+    """Hashes of the images that calibration used; None if the bundle doesn't say."""
+    record = CalibrationRecord.of(bundle)
+    if record is not None:
+        return record.image_hashes
+    if IMAGES_FILE not in bundle.manifest.files:
+        return None
+    where = f"bundle {bundle.path}: {IMAGES_FILE}"
+    return Fields(bundle.read_json(IMAGES_FILE), where, "package the bundle again").items("image_hashes", str)
+
+
 def recorded_amax(bundle: Bundle) -> dict[str, float] | None:
     """Largest magnitude of each tensor of the FP32 model, from the record's header; None without a record.
 
@@ -143,7 +156,7 @@ def recorded_amax(bundle: Bundle) -> dict[str, float] | None:
 
 def require_same_model(bundle: Bundle, model_sha256: str) -> None:
     """Raise `UsageError` if the FP32 file of a bundle is not the one that its calibration record is of."""
-    if model_sha256 != bundle.manifest.files[bundle.manifest.variants["fp32"].file].sha256:
+    if model_sha256 != bundle.manifest.files[bundle.variant("fp32").file].sha256:
         raise UsageError(f"bundle {bundle.path}: its calibration record is of another fp32.onnx; calibrate again")
 
 

@@ -17,7 +17,7 @@ ROOMS = {
         "fp32": 3,
         "audit": 4,
         "engines": 5,
-        "packages": 1,
+        "packages": 6,
     },
     "calibration": {"images": 1, "graph": 1, "observe": 2, "explain": 3, "quantize": 4, "imports": 5},
     "benchmarks": {

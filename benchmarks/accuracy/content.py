@@ -9,10 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.calibration.images.stream import ordered_map
-from resnetrt.calibration_record import CalibrationRecord
 
 
 def batch_hashes(dataset: Dataset, size: int) -> list[str]:
@@ -36,9 +34,3 @@ def content_hash(dataset: Dataset) -> str:
 def joined_hash(hashes: Sequence[str]) -> str:
     """One hash for all batches."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def calibration_hashes(bundle: Bundle) -> tuple[str, ...] | None:
-    """Hashes of the images that calibration used; None if the bundle has no calibration record."""
-    record = CalibrationRecord.of(bundle)
-    return None if record is None else record.image_hashes

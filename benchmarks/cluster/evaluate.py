@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, OnFrames, Runner, by_title, run_batch
-from resnetrt.benchmarks.accuracy.content import calibration_hashes, content_hash
+from resnetrt.benchmarks.accuracy.content import content_hash
 from resnetrt.benchmarks.accuracy.outcomes import part_from_bytes, part_to_bytes
 from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer
@@ -19,6 +19,7 @@ from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Batch, Dataset
+from resnetrt.calibration_record import calibration_hashes
 from resnetrt.errors import BundleError, DataError
 from resnetrt.settings import read_settings
 

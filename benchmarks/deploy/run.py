@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
-from resnetrt.benchmarks.accuracy.content import calibration_hashes
 from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, scipy_stats
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.evaluate.report import counted
@@ -23,6 +22,7 @@ from resnetrt.calibration.images.data import open_dataset
 from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.observe.ranges import check_method
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration_record import calibration_hashes
 from resnetrt.conditions import conditions
 from resnetrt.engine_record import EngineParity
 from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed

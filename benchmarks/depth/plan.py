@@ -34,7 +34,7 @@ class Subject:
         """Short hashes of all files that take part in the timing, and the preprocessing."""
         manifest = self.bundle.manifest
         engines = (manifest.engines[name].file for name in (*self.engines, *self.frame_engines))
-        names = sorted({manifest.variants["fp32"].file, GOLDEN, *engines})
+        names = sorted({self.bundle.variant("fp32").file, GOLDEN, *engines})
         hashes = {name: manifest.files[name].sha256[:12] for name in names}
         return hashes | {"preprocessing": manifest.preprocessing.to_json()}
 
@@ -112,4 +112,5 @@ def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence
     if not engines:
         known = ", ".join(sorted(bundle.manifest.engines)) or "none; make one with: resnetrt compile"
         raise UsageError(f"bench {bundle.path}: no engine at the wanted precisions and backends; it has {known}")
+    bundle.variant("fp32")  # the baseline; said before the long run
     return Subject(bundle, engines)

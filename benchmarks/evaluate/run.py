@@ -9,7 +9,7 @@ import numpy as np
 
 from resnetrt.benchmarks.accuracy.classes import class_drops
 from resnetrt.benchmarks.accuracy.comparison import OnFrames, PairedOutcomes, compare_accuracy
-from resnetrt.benchmarks.accuracy.content import batch_hashes, calibration_hashes, joined_hash
+from resnetrt.benchmarks.accuracy.content import batch_hashes, joined_hash
 from resnetrt.benchmarks.accuracy.gate import (
     DATA,
     FAIL,
@@ -35,6 +35,7 @@ from resnetrt.benchmarks.verify.reference import Reference, find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset, IntArray
 from resnetrt.calibration_record import FILE as CALIBRATION
+from resnetrt.calibration_record import IMAGES_FILE, calibration_hashes
 from resnetrt.conditions import conditions, tool_versions
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.preprocess import FloatArray, UInt8Array
@@ -141,9 +142,9 @@ def _key(
         "images_sha256": joined_hash(hashes),
         "preprocessing": bundle.manifest.preprocessing.to_json(),
         "reference": reference.name,
-        "fp32_sha256": files[bundle.manifest.variants["fp32"].file].sha256,
+        "fp32_sha256": files[bundle.variant("fp32").file].sha256,
         "engines": {name: files[engines[name].file].sha256 for name in names},
-        "calibration_sha256": files[CALIBRATION].sha256 if CALIBRATION in files else None,
+        "calibration_sha256": next((files[name].sha256 for name in (CALIBRATION, IMAGES_FILE) if name in files), None),
         "versions": tool_versions(),
         "bundle": bundle.manifest.name,
         "allow_overlap": request.allow_overlap,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.comparison import PairedOutcomes, compare_accuracy
-from resnetrt.benchmarks.accuracy.content import calibration_hashes
 from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of, gate_rows
 from resnetrt.benchmarks.accuracy.plan import fewest_images
 from resnetrt.benchmarks.measure.latency import Infer
@@ -38,7 +37,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import dialect as find_dialect
 from resnetrt.calibration.images.data import Dataset, open_dataset
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, load_record, quantize_model
-from resnetrt.calibration_record import CalibrationRecord
+from resnetrt.calibration_record import CalibrationRecord, calibration_hashes
 from resnetrt.errors import Inconclusive, UsageError
 from resnetrt.export.cast.cast import rounded_outputs
 from resnetrt.export.cast.recipes import record_of

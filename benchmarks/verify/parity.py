@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.verify.prepare import golden_frames
-from resnetrt.benchmarks.verify.reference import Reference, find_reference
+from resnetrt.benchmarks.verify.reference import STORED, Reference, find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.golden import Golden
@@ -53,13 +53,16 @@ def verify_bundle(
     names = [bundle.select_engine(name) for name in engines] or sorted(bundle.manifest.engines)
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines to verify; make one with: resnetrt compile")
-    reference = find_reference(bundle, weights)
     preprocessing = bundle.manifest.preprocessing
     golden = Golden.of(bundle)
     frames = golden.frames if data is None else golden_frames(data, preprocessing, count)
-    images = preprocessing.normalize(frames)
-    parts = [reference.infer(images[at : at + _LIVE_BATCH]) for at in range(0, len(images), _LIVE_BATCH)]
-    expected = np.concatenate(parts)
+    reference = find_reference(bundle, weights, golden if data is None else None)
+    if reference.name == STORED:
+        expected = golden.logits
+    else:
+        images = preprocessing.normalize(frames)
+        parts = [reference.infer(images[at : at + _LIVE_BATCH]) for at in range(0, len(images), _LIVE_BATCH)]
+        expected = np.concatenate(parts)
     return reference, [_verify(bundle, name, frames, expected, golden.noise) for name in names]
 
 

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 from resnetrt.benchmarks.measure.latency import BASELINE, Infer
 from resnetrt.bundle import Bundle
 from resnetrt.errors import ResnetrtError, UsageError, WeightsError
+from resnetrt.golden import Golden
 from resnetrt.parity import compare, require
 from resnetrt.preprocess import FloatArray
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+STORED = "golden-outputs"
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,20 @@ class Reference:
     why: str = ""
 
 
-def find_reference(bundle: Bundle, weights: Path | None = None) -> Reference:
+def find_reference(bundle: Bundle, weights: Path | None = None, golden: Golden | None = None) -> Reference:
     """The eager model of a bundle, checked against its golden logits; else its FP32 ONNX file in ONNX Runtime.
 
+    Where there is neither, as in a bundle for a device, the stored logits of `golden` stand in, for its images only;
+    without `golden` that is a `UsageError`.
     `weights` is the file that it was exported with; it is needed unless the weights are shipped or random. Raises
     `WeightsError` for weights other than the bundle's, `CheckFailed` if eager does not reproduce the golden logits.
     """
     try:
         module = rebuild_eager(bundle, weights)
     except _NoEager as error:
+        if golden is not None and "fp32" not in bundle.manifest.variants:
+            logits = golden.logits
+            return Reference(STORED, lambda _: logits, f"{error}, and the bundle has no FP32 variant")
         return Reference("onnx-fp32", _onnx_infer(bundle), str(error))
     infer = on_a_copy(eager_infer(module))
     _check_golden(bundle, infer)
@@ -88,8 +97,6 @@ class _NoEager(UsageError):
 
 
 def _check_golden(bundle: Bundle, infer: Infer) -> None:
-    from resnetrt.golden import Golden
-
     golden = Golden.of(bundle)
     found = compare(golden.logits, infer(bundle.manifest.preprocessing.normalize(golden.frames)), golden.noise)
     require(found, "eager", "fp32", f"the eager model rebuilt for {bundle.manifest.name}")
