@@ -52,12 +52,17 @@ def command(
     with SideBySide(Bundle.open(bundle), tuple(itertools.chain(*engines))) as side:
         tally = Tally(side.engines)
         found = _of_files(side, pictures, top, skipped) if stream is None else _of_frames(side, stream, str(video), top)
-        for item in found:
-            tally.add(item)
-            if as_json or stream is None:  # a camera's would fill the memory
-                kept.append(item)
-            else:
-                click.echo(_line(item))
+        try:
+            for item in found:
+                tally.add(item)
+                if as_json or stream is None:  # a camera's would fill the memory
+                    kept.append(item)
+                else:
+                    click.echo(_line(item))
+        except KeyboardInterrupt:  # how a camera is ended
+            if stream is None or not tally.count:
+                raise
+            note("stopped")
     summary = tally.to_json()
     if as_json:
         rows = [item.to_json() for item in kept]
@@ -116,12 +121,9 @@ def _of_files(
 
 
 def _of_frames(side: "SideBySide", frames: "Iterator[UInt8Array]", source: str, top: int) -> "Iterator[PictureAnswers]":
-    """The answers for each frame, until the end or Ctrl-C."""
-    try:
-        for number, frame in enumerate(frames, 1):
-            yield side.predict(frame, f"{source} frame {number}", top)
-    except KeyboardInterrupt:
-        note("stopped")
+    """The answers for each frame."""
+    for number, frame in enumerate(frames, 1):
+        yield side.predict(frame, f"{source} frame {number}", top)
 
 
 def _line(found: "PictureAnswers") -> str:

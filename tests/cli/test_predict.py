@@ -1,5 +1,6 @@
 """`resnetrt predict` as a user runs it, on real engines of a tiny bundle."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,24 @@ def test_a_video_is_shown_frame_by_frame(labelled: Bundle, tmp_path: Path, cli):
     lines = [line for line in shown.out.splitlines() if " frame " in line]
     assert len(lines) == 2
     assert all(f"{FP32}: thing " in line and f"{INT8}: thing " in line for line in lines)
+
+
+def test_ctrl_c_is_how_a_video_is_ended(labelled: Bundle, tmp_path: Path):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'resnetrt[video]'")
+    clip = tmp_path / "long.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(20_000):
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    command = [sys.executable, "-m", "resnetrt.cli", "predict", str(labelled.path), str(clip), "--engine", FP32]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert " frame 1  thing " in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "stopped\n")
+    assert "median ms" in out
+    assert f"{clip} frame 20000" not in out
 
 
 def test_it_loads_neither_torch_nor_onnx(labelled: Bundle, photos: Path):
