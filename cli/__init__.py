@@ -11,6 +11,7 @@ import click
 from resnetrt import __version__
 from resnetrt.cli.pipes import outlive_readers
 from resnetrt.errors import ResnetrtError
+from resnetrt.parts import how_to_get
 from resnetrt.settings import read_settings
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -125,6 +126,8 @@ def _explain(error: Exception) -> int:
             what = f"no room to write{place}: {error.strerror}; what was there is unchanged"
             return _report(f"{what}: free some space, then run it again", 4)
         return _report(f"cannot read or write{where}: {error.strerror or error}; check the path, space and rights", 4)
+    if isinstance(error, ModuleNotFoundError) and (command := how_to_get(error.name or "")):
+        return _report(f"this needs the package {error.name}, which is not installed; run: {command}", 4)
     found = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
     return _report(f"unexpected {found}; the same with --debug shows where, please report that", 4)
 

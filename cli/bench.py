@@ -10,20 +10,8 @@ from resnetrt.cli.options import INTEGERS, WORDS, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import BackendMissing
 
-HEADER = (
-    "network",
-    "engine",
-    "batch",
-    "n",
-    "median ms [95 %]",
-    "p90",
-    "p99",
-    "x eager",
-    "GOPS",
-    "% of peak",
-    "% of floor",
-    "limit",
-)
+_TIMES = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99")
+_ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 
 
 @click.command("bench")
@@ -60,6 +48,8 @@ HEADER = (
 def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Time engines of BUNDLEs, or networks of several depths, beside eager PyTorch in the same run.
 
+    Where eager can't run, as on a device without torch, the baseline is the FP32 file in ONNX Runtime.
+
     With --compare, --against or --self-check the exit code is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE.
     """
     from resnetrt.benchmarks.compare.bench import BenchRequest, run_bench
@@ -75,7 +65,7 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
 
 def _write(record: Mapping[str, Any], folder: Path) -> None:
-    """Write `bench.html` and the pictures beside the run's `bench.json`, with matplotlib."""
+    """Write `bench.html`, and with matplotlib the pictures, beside the run's `bench.json`."""
     from resnetrt.atomic import write_file
 
     try:
@@ -85,7 +75,7 @@ def _write(record: Mapping[str, Any], folder: Path) -> None:
         write_file(folder / "bench.html", html_report(record).encode())
         write_charts(draw_all(record), folder)
     except BackendMissing as error:
-        note(f"no report: {error}")
+        note(f"no pictures: {error}")
     note(f"written to {folder}")
 
 
@@ -93,10 +83,13 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(record))
         return
+    from resnetrt.benchmarks.reports.cells import baseline_words, factor_heading
     from resnetrt.benchmarks.reports.conclusions import conclusions
     from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
 
-    print_table("Latency beside eager PyTorch in the same run", HEADER, map(_cells, record["results"]), left=2)
+    rows = record["results"]
+    title = f"Latency beside {baseline_words(rows)} in the same run"
+    print_table(title, (*_TIMES, factor_heading(rows), *_ROOFLINE), map(_cells, rows), left=2)
     if record["loadgen"]:
         header = ("network", "engine", "scenario", "result", "number", "unit")
         print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)

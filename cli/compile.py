@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, input_option, json_option, min_share_option
-from resnetrt.cli.output import emit_json
+from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option, min_share_option
+from resnetrt.cli.output import emit_json, note
+from resnetrt.errors import ResnetrtError
 
 if TYPE_CHECKING:
+    from resnetrt.bundle import Bundle
     from resnetrt.engine_record import EngineRecord
 
 _TENSORRT: list[Any] = [
@@ -35,7 +37,7 @@ def _tensorrt_options(function: Any) -> Any:
 @click.command("compile")
 @bundle_argument
 @click.option("--backend", required=True, help="onnxruntime, openvino, tensorrt or tensorrt_rtx.")
-@click.option("--precision", default=None, help="fp32, fp16, bf16, int8, fp8: the variant made for the backend.")
+@click.option("--precision", "precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8, or several: int8,fp16.")
 @click.option("--variant", default=None, help="A variant by name, such as int8.tensorrt, instead of --precision.")
 @input_option("With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.")
 @click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
@@ -46,7 +48,7 @@ def _tensorrt_options(function: Any) -> Any:
 def command(
     bundle: Path,
     backend: str,
-    precision: str | None,
+    precisions: tuple[str, ...] | None,
     variant: str | None,
     input_type: str,
     target: str | None,
@@ -54,35 +56,66 @@ def command(
     check: bool,
     as_json: bool,
     **options: Any,
-) -> None:
-    """Compile one of BUNDLE's variants for a backend.
+) -> int:
+    """Compile variants of BUNDLE for a backend: by precision, the one made for it, or by name.
 
-    The engine is kept only if it agrees with the eager model, and does at least --min-share of its multiply-accumulates
-    in the precision of its name; else the exit code is 1.
+    An engine is kept only if it agrees with the eager model, and does at least --min-share of its multiply-accumulates
+    in the precision of its name; else the exit code is 1. Of several precisions each is tried, whatever becomes of the
+    others.
     """
     from resnetrt.bundle import Bundle
     from resnetrt.errors import UsageError
-    from resnetrt.export.engines.compile import check_request, choose_variant, compile_variant
+    from resnetrt.export.engines.compile import check_request, choose_variant
 
-    if (precision is None) == (variant is None):
+    if (precisions is None) == (variant is None):
         raise UsageError("compile: expected one of --precision and --variant; try --precision int8")
     if variant and input_type != "float32":
         raise UsageError(f"compile: --input goes with --precision; name the variant itself: --variant {variant}.uint8")
     given = {name: value for name, value in options.items() if value is not None and value is not False}  # 0 is given
     opened = Bundle.open(bundle)
-    if precision is not None and not check:
-        check_request(backend, precision, target, given)
-    chosen = variant or choose_variant(opened, backend, precision or "", input_type)
+    wanted = list(dict.fromkeys(precisions or ()))
+    for precision in wanted if not check else ():
+        check_request(backend, precision, target, given)  # all of them before the first is compiled
+
+    def choose(name: str) -> str:
+        return variant or choose_variant(opened, backend, name, input_type)
+
     if check:
-        _check(opened.variant_file(chosen), backend, as_json)
-        return
-    engine = compile_variant(opened, chosen, backend, target, given, min_share=min_share)
-    record = opened.read_engine(engine)
+        for name in wanted or [""]:
+            _check(opened.variant_file(choose(name)), backend, as_json)
+        return 0
+    made, codes = [], []
+    for name in wanted or [""]:
+        try:
+            made.append(_compile(opened, choose(name), backend, target, given, min_share, as_json))
+        except ResnetrtError as error:
+            if len(wanted) < 2:
+                raise
+            note(f"resnetrt: {error}")
+            codes.append(error.exit_code)
     if as_json:
-        emit_json({"bundle": str(bundle), "engine": engine, "sidecar": record.to_json()})
-        return
-    size = opened.manifest.files[opened.manifest.engines[engine].file].size_bytes
-    click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(record)}, {_share(record)}")
+        emit_json({"bundle": str(bundle), "engines": made} | (made[0] if len(made) == 1 else {}))
+    return max(codes, default=0)
+
+
+def _compile(
+    bundle: "Bundle",
+    variant: str,
+    backend: str,
+    target: str | None,
+    options: dict[str, Any],
+    min_share: float,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Compile, and say what came of it; returns its part of the JSON."""
+    from resnetrt.export.engines.compile import compile_variant
+
+    engine = compile_variant(bundle, variant, backend, target, options, min_share=min_share)
+    record = bundle.read_engine(engine)
+    if not as_json:
+        size = bundle.manifest.files[bundle.manifest.engines[engine].file].size_bytes
+        click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(record)}, {_share(record)}")
+    return {"engine": engine, "sidecar": record.to_json()}
 
 
 def _check(path: Path, backend: str, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import given_options, json_option, min_share_option, model_options, read_labels
+from resnetrt.cli.options import WORDS, given_options, json_option, min_share_option, model_options, read_labels
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _MAX_DROP_PP = 1.0
 @click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="Class names, one a line.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
 @click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
+@click.option("--for", "backends", type=WORDS, help="Backends to make variants for. Default: onnxruntime,openvino.")
+@click.option("--precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8. Default: fp32,int8.")
 @click.option("--method", default="mse", show_default=True, help="Range method.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size of the latencies.")
 @click.option(
@@ -48,6 +50,8 @@ def command(
     labels_file: Path | None,
     samples: int,
     eval_samples: int | None,
+    backends: tuple[str, ...] | None,
+    precisions: tuple[str, ...] | None,
     method: str,
     batch: int,
     backend: str | None,
@@ -61,13 +65,18 @@ def command(
 ) -> None:
     """Export, calibrate, quantize, compile, verify, evaluate and time MODEL; write a bundle and a report.
 
+    Variants are made for all of --for, checked, and compiled where they can run here; `package device` takes the others
+    to where they can.
+
     The exit code is 1 if an engine was refused: it differs from the eager model, or does less than --min-share of its
     work in the precision of its name. With --backend auto it is 0 if an engine was kept, 1 if none passes the budget, 3
     if too few images tell.
     """
     from resnetrt.benchmarks.accuracy.gate import Budget
-    from resnetrt.benchmarks.deploy.run import DeployRequest
+    from resnetrt.benchmarks.deploy.run import BACKENDS, PRECISIONS, DeployRequest
 
+    if backend is not None and given_options(ctx, "backends", "precisions"):
+        raise click.UsageError("--backend auto tries all that is here; leave out --for and --precisions")
     if backend is None and given_options(ctx, "max_drop", "min_relative", "confidence"):
         raise click.UsageError("--max-drop, --min-relative and --confidence need --backend auto")
     if max_drop is None and min_relative is None:
@@ -82,6 +91,8 @@ def command(
         method=method,
         batch=batch,
         min_share=min_share,
+        backends=backends or BACKENDS,
+        precisions=precisions or PRECISIONS,
         overwrite=overwrite,
         budget=None if backend is None else Budget(max_drop, min_relative, confidence),
         model_options={"labels": read_labels(labels_file), **options},

@@ -45,12 +45,12 @@ def command(
         emit_json({"bundle": str(bundle), "reference": reference.name, "engines": rows})
     else:
         if reference.why:
-            note(f"live reference is {reference.name}: {reference.why}")
-        print_table("", ("engine", "live against", "max abs", "SQNR dB", "top-1 agreement", "verdict"), [
+            note(f"compared with {reference.name}: {reference.why}")
+        print_table("", ("engine", "against", "max abs", "SQNR dB", "top-1 agreement", "verdict"), [
             (row["engine"], reference.name, *_numbers(row["live"]), row["verdict"]) for row in rows
         ])  # fmt: skip
         for row in rows:
-            for problem in row["problems"]:
+            for problem in (*row["problems"], *filter(None, [row["not_run"]])):
                 note(f"{row['engine']}: {problem}")
     if failed:
         ctx.exit(1)

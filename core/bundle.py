@@ -170,6 +170,10 @@ class BundleEditor:
         self.manifest.files.pop(name, None)
         return path
 
+    def written(self, name: str) -> Path:
+        """Where file `name` lies until the edit ends."""
+        return self._staging / name
+
     def add_variant(self, name: str, record: VariantRecord) -> None:
         """Enter a variant whose file is written; engines made from an older file, which no longer load, are dropped."""
         self.manifest.variants[name] = record

@@ -106,3 +106,24 @@ PARTS = (
     Part("ray", "score a data set on many machines", "ray", _extra("ray"), ("ray",)),
     Part("nncf", "compare with another quantizer", "nncf", _extra("peers"), ("nncf",)),
 )
+
+# packages that are only needed beside another part, by the name under which they are imported
+_BESIDE = {
+    "ml_dtypes": _extra("export"),
+    "google": _extra("serve"),
+    "grpc": _extra("serve"),
+    "grpc_health": _extra("serve"),
+    "h11": _extra("serve"),
+    "prometheus_client": _extra("serve"),
+    "uvicorn": _extra("serve"),
+    "cuda": _extra("gpu"),
+    "pycuda": _extra("pycuda"),
+    "tritonclient": _extra("serve"),
+}
+
+
+def how_to_get(module: str) -> str | None:
+    """The command that installs the optional package which `module` is part of; None if resnetrt knows no such one."""
+    package = module.partition(".")[0]
+    installs = {part.module.partition(".")[0]: part.install for part in PARTS}
+    return (installs | _BESIDE).get(package)

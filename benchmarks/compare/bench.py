@@ -23,15 +23,13 @@ from resnetrt.benchmarks.compare.more_runs import (
 from resnetrt.benchmarks.compare.records import read_record
 from resnetrt.benchmarks.compare.regression import EXIT_CODES, Regression, parse_percent, runs_of
 from resnetrt.benchmarks.compare.same_conditions import check_conditions, check_request, read_partial
-from resnetrt.benchmarks.depth.bundles import default_work, lab_bundle
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
 from resnetrt.benchmarks.load.loadgen import check_scenarios, run_loadgen
 from resnetrt.bundle import Bundle
-from resnetrt.errors import UsageError
+from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.manifest import canonical_json
-from resnetrt.models import DEFINITIONS
 from resnetrt.progress import Say
 from resnetrt.runtime.load import check_threads
 
@@ -207,13 +205,29 @@ def _subjects(request: BenchRequest, say: Say) -> Iterator[Subject]:
     for path in request.bundles:
         yield bundle_subject(Bundle.open(path), request.precisions or (), request.backends or ())
     for depth in request.depths or ():
+        from resnetrt.benchmarks.depth.bundles import lab_bundle  # with torch, which devices lack
+
         precisions, backends = request.precisions or LAB_PRECISIONS, request.backends or _cpu_backends()
         yield lab_bundle(_name(depth), precisions, backends, _work(request), say)
 
 
 def _work(request: BenchRequest) -> Path:
-    """The folder for things that take long to make: bundles and models of peers."""
-    return request.work or default_work()
+    """The folder for things that take long to make: bundles and models of peers, by default in the user's cache.
+
+    Raises `EnvironmentFault` where such things are to be made, and can't be: on a device with a read-only root.
+    """
+    if request.work is not None:
+        return request.work
+    folder = Path.home() / ".cache" / "resnetrt" / "bench"
+    if request.depths or request.peers:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise EnvironmentFault(f"bench: expected a cache that can be written, found {folder}; name one with --work")
+    return folder
 
 
 def _cpu_backends() -> tuple[str, ...]:
@@ -222,6 +236,8 @@ def _cpu_backends() -> tuple[str, ...]:
 
 
 def _name(depth: int) -> str:
+    from resnetrt.models import DEFINITIONS
+
     name = f"resnet{depth}"
     if name not in DEFINITIONS:
         known = sorted(int(n.removeprefix("resnet")) for n in DEFINITIONS if n.removeprefix("resnet").isdecimal())

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.depth.bundles import lab_bundle
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.lab import Lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
@@ -56,6 +55,8 @@ class _Told(Shares):
 def _subject(network: Mapping[str, Any], request: Mapping[str, Any]) -> Subject:
     precisions, backends = request["precisions"], request["backends"]
     if network["bundle"] is None:
+        from resnetrt.benchmarks.depth.bundles import lab_bundle  # with torch, which devices lack
+
         return lab_bundle(network["name"], precisions, backends, Path(request["work"]), _say)
     bundle = Bundle.open(Path(network["bundle"]))
     return Subject(bundle, network["engines"]) if network["engines"] else bundle_subject(bundle, precisions, backends)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.latency import BASELINES
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.benchmarks.stats.between_runs import Difference, differ, run_variance, student_t
 from resnetrt.benchmarks.stats.holm import holm
@@ -43,10 +43,11 @@ _KEPT = ("network", "engine", "batch", "threads", "round_medians_ms", "disturbed
 class CellVerdict:
     """`slowdown_percent` of one cell, its 95 % interval, and the verdict; None where nothing can be said.
 
-    `against` is the divisor of the times: `eager-fp32`, or `time` without that baseline. For either side, `runs` counts
-    the runs that are used, `disturbed` those left out because something else used the machine, and `few_rounds` those
-    left out because they are too short. `spread_percent` is the standard deviation between runs. `detectable_percent`
-    is the slowdown that this number of runs would find in nine of ten cases at this limit.
+    `against` is the divisor of the times: `eager-fp32`, `onnx-fp32` where eager can't run, or `time` without either.
+    For either side, `runs` counts the runs that are used, `disturbed` those left out because something else used the
+    machine, and `few_rounds` those left out because they are too short. `spread_percent` is the standard deviation
+    between runs. `detectable_percent` is the slowdown that this number of runs would find in nine of ten cases at this
+    limit.
     """
 
     network: str
@@ -133,7 +134,7 @@ def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, b
     shared = [key for key in after if key in before]
     if not shared:
         raise UsageError("--compare: expected a cell that both runs measured, found none; use the same networks")
-    judged = [key for key in shared if key[1] != BASELINE]
+    judged = [key for key in shared if key[1] not in BASELINES]
     pairs = [(_side(key, sides[0], baseline), _side(key, sides[1], baseline)) for key in judged]
     found = _judge(list(map(_cell, judged, pairs)), pairs, limit_percent)
     return Regression(
@@ -141,7 +142,7 @@ def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, b
         tuple(found),
         tuple(map(_name, (key for key in before if key not in after))),
         tuple(map(_name, (key for key in after if key not in before))),
-        tuple(_machine(key, *sides) for key in shared if key[1] == BASELINE),
+        tuple(_machine(key, *sides) for key in shared if key[1] in BASELINES),
     )
 
 
@@ -165,11 +166,14 @@ def _side(key: Key, runs: Sequence[_Rows], baseline: bool) -> _Side:
     for rows in runs:
         if key not in rows:
             continue
-        own, eager = rows[key], rows.get((network, BASELINE, batch, threads))
-        by_time = engine == BASELINE or eager is None or not baseline
-        against.add("time" if by_time else BASELINE)
+        own = rows[key]
+        found = [name for name in BASELINES if (network, name, batch, threads) in rows]
+        divisor = found[0] if found and baseline and engine not in BASELINES else None
+        against.add(divisor or "time")
         times = own["round_medians_ms"]
-        over = [1.0] * len(times) if by_time or eager is None else eager["round_medians_ms"]
+        over = [1.0] * len(times)
+        if divisor is not None:
+            over = rows[network, divisor, batch, threads]["round_medians_ms"]
         if own.get("disturbed"):
             disturbed += 1
         elif len(times) < ENOUGH_ROUNDS:
@@ -177,16 +181,23 @@ def _side(key: Key, runs: Sequence[_Rows], baseline: bool) -> _Side:
         else:
             counted.append([a / b for a, b in zip(times, over, strict=True)])
     if len(against) > 1:
-        raise UsageError(f"--compare: {BASELINE} was timed in some runs only; time it in all")
+        raise UsageError(f"--compare: {_missing(against)} was timed in some runs only; time it in all")
     return _Side(counted, against.pop(), disturbed, few)
 
 
 def _cell(key: Key, sides: tuple[_Side, _Side]) -> CellVerdict:
     old, new = sides
     if old.against != new.against:
-        raise UsageError(f"--compare: {BASELINE} was timed in one run only; time it in both")
+        raise UsageError(
+            f"--compare: {_missing({old.against, new.against})} was timed in one run only; time it in both"
+        )
     counts = (len(old.rounds), len(new.rounds)), (old.disturbed, new.disturbed), (old.few, new.few)
     return CellVerdict(*key, new.against, "INCONCLUSIVE", *counts)
+
+
+def _missing(against: set[str]) -> str:
+    """The baseline of some runs that others lack, where the runs have different ones."""
+    return next(name for name in BASELINES if name in against)
 
 
 def _judge(cells: Sequence[CellVerdict], pairs: Sequence[tuple[_Side, _Side]], limit: float) -> list[CellVerdict]:
@@ -231,9 +242,10 @@ def _decided(cell: CellVerdict, found: Difference, slower: bool, log_limit: floa
 
 
 def _machine(key: Key, old: Sequence[_Rows], new: Sequence[_Rows]) -> dict[str, Any]:
-    network, _, batch, threads = key
+    network, engine, batch, threads = key
     then, now = (median(median(rows[key]["round_medians_ms"]) for rows in runs if key in rows) for runs in (old, new))
-    return {"network": network, "batch": batch, "threads": threads, "change_percent": 100 * (now / then - 1)}
+    names = {"network": network, "engine": engine, "batch": batch, "threads": threads}
+    return names | {"change_percent": 100 * (now / then - 1)}
 
 
 def _percent(log_ratio: float) -> float:

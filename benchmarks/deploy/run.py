@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
-from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows, scipy_stats
+from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.evaluate.report import counted
 from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, session_infer
@@ -25,7 +25,8 @@ from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_var
 from resnetrt.calibration_record import calibration_hashes
 from resnetrt.conditions import conditions
 from resnetrt.engine_record import EngineParity
-from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed
+from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed, UsageError
+from resnetrt.export.compilers import find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
 from resnetrt.export.fp32.export import export_bundle
@@ -35,15 +36,16 @@ from resnetrt.runtime import load
 from resnetrt.settings import read_settings
 
 BACKENDS = ("onnxruntime", "openvino")
-_DEPLOYED = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
 class DeployRequest:
     """What to deploy and how to judge it. `model_options` go to `prepare_export`.
 
-    With `budget`, everything that this machine can run is tried, and only the fastest engine that passes is kept. An
-    engine that does less than `min_share` of its work in the precision of its name is refused.
+    Variants are made for `backends` at `precisions`, and compiled where they can run here. With `budget`, everything
+    that this machine can run is tried instead, and only the fastest engine that passes is kept. An engine that does
+    less than `min_share` of its work in the precision of its name is refused.
     """
 
     model: str
@@ -59,6 +61,8 @@ class DeployRequest:
     picture: bool = True
     budget: Budget | None = None
     min_share: float = MIN_SHARE
+    backends: Sequence[str] = BACKENDS
+    precisions: Sequence[str] = PRECISIONS
     model_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,9 +72,9 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     The bundle is at `out/<name>.bundle`, the report at `out/report.*`. An engine that fails a check is left out and
     listed under `refused` of the report. Raises what its stages raise; the bundle is valid after each stage.
     """
-    if request.budget is not None:
-        scipy_stats()  # before the long run, not after it
     check_method(request.method)
+    for backend in request.backends:
+        find_compiler(backend)
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
@@ -92,7 +96,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     attempts = None if request.budget is None else list(_try_all(bundle, request.min_share, say))
     refused: list[str] = []
     if attempts is None:
-        engines = compile_all(bundle, request.min_share, refused, say)
+        engines = compile_all(bundle, request, refused, say)
     else:
         engines = [item.engine for item in attempts if item.engine is not None]
     report = replace(_judge(bundle, request, eager_infer(export.module), engines, say), refused=tuple(refused))
@@ -120,33 +124,44 @@ def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget:
     return replace(report, tried=tuple(tried), notes=notes)
 
 
-def compile_all(bundle: Bundle, min_share: float, refused: list[str], say: Say) -> list[str]:
-    """Compile every precision for every backend that is here; a missing backend is reported.
+def compile_all(bundle: Bundle, request: DeployRequest, refused: list[str], say: Say) -> list[str]:
+    """Make every variant that is asked for, and compile those that can run here; what can't is said.
 
     Engines that fail a check are added to `refused`. Raises `CheckFailed` if no other engine is left.
     """
     engines = []
-    for precision in _DEPLOYED:
-        for backend in BACKENDS:
+    for precision in request.precisions:
+        for backend in request.backends:
             try:
-                variant = choose_variant(bundle, backend, precision)
-                engine = compile_variant(bundle, variant, backend, min_share=min_share)
-            except BackendMissing as error:
+                if (engine := _compile(bundle, backend, precision, request.min_share, say)) is not None:
+                    engines.append(engine)
+            except (BackendMissing, UsageError) as error:
                 say(f"compile   {backend} {precision} left out: {error}")
-                continue
             except (BackendRefused, CheckFailed) as error:
                 say(f"compile   {backend} {precision} refused: {error}")
                 refused.append(str(error))
-                continue
-            record = bundle.read_engine(engine)
-            assert isinstance(record.parity, EngineParity), "these backends run where they compile"
-            share, found_db = record.own_share, record.parity.eager.sqnr_db
-            audited = "not audited" if share is None else f"{share:.1%} of its work in {precision}"
-            say(f"compile   {engine}, verified: SQNR {found_db:.1f} dB from eager, {audited}")
-            engines.append(engine)
     if refused and not engines:
         raise CheckFailed(refused[0])
     return engines
+
+
+def _compile(bundle: Bundle, backend: str, precision: str, min_share: float, say: Say) -> str | None:
+    """The engine, or None where only its variant can be made; raises what its stages raise."""
+    compiler = find_compiler(backend)
+    target = compiler.resolve_target(None)
+    variant = choose_variant(bundle, backend, precision)
+    if reason := compiler.obstacle(target):
+        evidence = bundle.manifest.variants[variant].evidence["parity"]
+        say(f"variant   {variant}.onnx for {backend}, SQNR {evidence['sqnr_db']:.1f} dB; compile it there: {reason}")
+        return None
+    compiler.check_request(precision, target, {})
+    engine = compile_variant(bundle, variant, backend, min_share=min_share)
+    record = bundle.read_engine(engine)
+    assert isinstance(record.parity, EngineParity), "what has no obstacle runs where it is compiled"
+    share, found_db = record.own_share, record.parity.eager.sqnr_db
+    audited = "not audited" if share is None else f"{share:.1%} of its work in {precision}"
+    say(f"compile   {engine}, verified: SQNR {found_db:.1f} dB from eager, {audited}")
+    return engine
 
 
 def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence[str], say: Say) -> Report:

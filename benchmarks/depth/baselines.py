@@ -1,27 +1,29 @@
-"""The peers that engines are compared with in the same run, and the ratios.
-
-The peers are eager PyTorch, torch.compile, and NNCF with OpenVINO.
-"""
+"""What engines are compared with in the same run, and the ratios: eager PyTorch or its substitute, and the peers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetrt.benchmarks.depth.bundles import CALIBRATION_DATA, CALIBRATION_IMAGES
-from resnetrt.benchmarks.measure.latency import BASELINE, Contender, Infer
+from resnetrt.benchmarks.measure.latency import (
+    BASELINE,
+    BASELINES,
+    COMPILED,
+    NNCF,
+    NNCF_FRAMES,
+    SUBSTITUTE,
+    Contender,
+    Infer,
+)
 from resnetrt.benchmarks.measure.timing import paired_ratio
-from resnetrt.benchmarks.peers.nncf import NNCF, NNCF_FRAMES, bake_frames, nncf_model, open_request
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing
 from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.runtime.backends.onnxruntime import create_native
 
 if TYPE_CHECKING:
     from torch import nn
 
-COMPILED = "torch-compile-fp32"
-PEERS = (BASELINE, COMPILED, NNCF, NNCF_FRAMES)
+PEERS = (*BASELINES, COMPILED, NNCF, NNCF_FRAMES)
 Row = dict[str, Any]
 
 
@@ -55,60 +57,16 @@ def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
     return Peer(BASELINE, "eager", "fp32", threads, normalize, eager_infer(module))
 
 
-def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: int) -> Iterator[Peer | str]:
-    """Each peer, or a line that says why it is missing. Models that take long to make are kept in `work`."""
-    normalize = bundle.manifest.preprocessing.normalize
-
-    def compiled() -> Peer:
-        return Peer(COMPILED, "torch-compile", "fp32", threads, normalize, _compiled(module))
-
-    def nncf() -> Peer:
-        infer = open_request(_nncf(bundle, work), threads)
-        return Peer(NNCF, "nncf-openvino", "int8", threads, normalize, infer)
-
-    def nncf_frames() -> Peer:
-        baked = bake_frames(_nncf(bundle, work), bundle.manifest.preprocessing)
-        return Peer(NNCF_FRAMES, "nncf-openvino", "int8", threads, _as_they_are, open_request(baked, threads), False)
-
-    for name, make in ((COMPILED, compiled), (NNCF, nncf), (NNCF_FRAMES, nncf_frames)):
-        try:
-            yield make()
-        except BackendMissing as error:
-            yield str(error)
-        except Exception as error:  # torch.compile and NNCF raise whatever their compilers raise
-            yield f"{bundle.manifest.name} {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _as_they_are(frames: UInt8Array) -> UInt8Array:
-    return frames
-
-
-def _nncf(bundle: Bundle, work: Path) -> Path:
-    """NNCF's model, calibrated on the same images as the lab's own bundles."""
-    return nncf_model(bundle, work, CALIBRATION_DATA, CALIBRATION_IMAGES)
-
-
-def _compiled(module: "nn.Module | None") -> Infer:
-    """Inductor with frozen weights, channels-last, compiled for each batch size: the fastest way within torch."""
-    if module is None:
-        raise BackendMissing(f"{COMPILED}: expected the eager module, found none; install resnetrt[torch]")
-    import copy
-
-    import torch
-    from torch._inductor import config as inductor
-
-    torch._dynamo.reset()  # after eight networks it would fall back to eager
-    inductor.freezing = True
-    frozen = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    compiled: Any = torch.compile(frozen, dynamic=False)
+def fp32_file(bundle: Bundle, threads: int) -> Peer:
+    """The FP32 file in ONNX Runtime: the baseline where eager can't run, as on a device without torch."""
+    native = create_native(bundle.variant_file("fp32"), "cpu", threads)
+    name = native.get_inputs()[0].name
 
     def infer(images: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            logits: FloatArray = compiled(x).numpy()
+        logits: FloatArray = native.run(None, {name: images})[0]
         return logits
 
-    return infer
+    return Peer(SUBSTITUTE, "onnxruntime", "fp32", threads, bundle.manifest.preprocessing.normalize, infer)
 
 
 def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row]:
@@ -124,7 +82,7 @@ def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row
     for row in end_to_end:
         groups.setdefault((row["network"], row["batch"], row["source"]), []).append(row)
     found = [row for key, rows in groups.items() for row in _compare(*key, rows)]
-    return found if any(row["peer"] != BASELINE for row in found) else []
+    return found if any(row["peer"] not in BASELINES for row in found) else []
 
 
 def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iterator[Row]:

@@ -4,7 +4,6 @@ Weights are random, so the architecture is what is timed. A stage is skipped if 
 interrupted run resumes where it stopped.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration_record import FILE as CALIBRATION
-from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, EnvironmentFault, UsageError
+from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
 from resnetrt.export.cast.recipes import RECIPES, UINT8
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
@@ -23,22 +22,6 @@ from resnetrt.progress import Say
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
 GOLDEN_IMAGES = 12  # four images that the self-test runs alone, then a batch of eight
-
-
-def default_work() -> Path:
-    """The folder in the user's cache for the lab's bundles.
-
-    Raises `EnvironmentFault` where it can't be written to, as on a device with a read-only root.
-    """
-    folder = Path.home() / ".cache" / "resnetrt" / "bench"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise EnvironmentFault(f"bench: expected a cache that can be written, found {folder}; name one with --work")
-    return folder
 
 
 def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:

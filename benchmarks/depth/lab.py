@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from resnetrt.benchmarks.depth.baselines import Peer, eager, open_peers
+from resnetrt.benchmarks.depth.baselines import Peer, eager, fp32_file
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
@@ -17,9 +17,9 @@ from resnetrt.benchmarks.measure.memory import measure_memory
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.overhead import measure_overhead
 from resnetrt.benchmarks.measure.peaks import measure_peaks, merge_peaks
-from resnetrt.benchmarks.verify.reference import find_reference, rebuild_eager
+from resnetrt.benchmarks.verify.reference import golden_reference, rebuild_eager
 from resnetrt.bundle import Bundle
-from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.preprocess import UInt8Array
 from resnetrt.progress import Say
@@ -69,10 +69,14 @@ def run_lab(
             keep(record(complete=False))
 
     measure_roofs()
-    say(f"peak {', '.join(f'{name} {gops:.0f} GOPS' for name, gops in found.peaks['best'].items())}")
+    reached = ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in found.peaks["best"].items())
+    say(f"peak {reached or 'not measured: ' + found.peaks['matmul'][0]['why']}")
     if not found.overhead:
         with found.parts.part("overhead"):
-            found.overhead = measure_overhead(backends, options.threads)
+            try:
+                found.overhead = measure_overhead(backends, options.threads)
+            except BackendMissing as error:
+                found.leave_out(f"the runtime's overhead: {error}")
     weights = [weight for subject in subjects for weight in options.weights(subject)]
     lab = Lab(options, found, Shares(options.budget_s, weights), say, note_group)
     complete = True
@@ -133,10 +137,16 @@ class Lab:
             self._memory(subject)
 
     def _rivals(self, bundle: Bundle, module: Any) -> list[Peer]:
-        """Eager, and the other peers if asked for; why a peer is missing is noted."""
+        """The baseline, and the other peers if asked for; why one is missing is noted."""
         options, name = self.options, bundle.manifest.name
-        rivals = [] if module is None else [eager(module, bundle, options.threads)]
+        rivals = []
+        if module is not None:
+            rivals.append(eager(module, bundle, options.threads))
+        elif "fp32" in bundle.manifest.variants:
+            rivals.append(fp32_file(bundle, options.threads))
         if options.peers is not None:
+            from resnetrt.benchmarks.depth.rivals import open_peers  # with the packages that devices lack
+
             self.say(f"{name}: peers, NNCF's model is made on the first run only")
             with self.found.parts.part("peers"):
                 for peer in open_peers(module, bundle, options.peers, options.threads):
@@ -200,7 +210,7 @@ class Lab:
 
 def _module(bundle: Bundle, found: Findings) -> Any:
     """The eager module, checked against the golden logits; None, with a note, if it can't be rebuilt."""
-    reference = find_reference(bundle)
+    reference = golden_reference(bundle)
     if reference.name == BASELINE:
         return rebuild_eager(bundle, None)
     found.leave_out(f"{bundle.manifest.name} {BASELINE}: {reference.why}")
@@ -209,13 +219,13 @@ def _module(bundle: Bundle, found: Findings) -> Any:
 
 def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
     """Add the network to `models[]` and return its depth, if known."""
-    from resnetrt.models import DEFINITIONS, cost
-
     manifest = bundle.manifest
-    known = DEFINITIONS.get(manifest.model.get("definition", ""))
-    depth = None if known is None else known.config.depth
-    parameters = gmacs = None
+    depth = parameters = gmacs = None
     if module is not None:
+        from resnetrt.models import DEFINITIONS, cost
+
+        known = DEFINITIONS.get(manifest.model.get("definition", ""))
+        depth = None if known is None else known.config.depth
         found.costs[manifest.name] = counted = cost(module, manifest.input.shape)
         parameters, gmacs = counted.parameters, counted.gmacs
     row = {"name": manifest.name, "depth": depth, "parameters": parameters, "gmacs": gmacs}

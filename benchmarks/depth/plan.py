@@ -10,6 +10,7 @@ from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.bundle import Bundle
 from resnetrt.conditions import conditions
 from resnetrt.errors import UsageError
+from resnetrt.export.engines.here import engines_here
 from resnetrt.golden import FILE as GOLDEN
 
 
@@ -34,7 +35,8 @@ class Subject:
         """Short hashes of all files that take part in the timing, and the preprocessing."""
         manifest = self.bundle.manifest
         engines = (manifest.engines[name].file for name in (*self.engines, *self.frame_engines))
-        names = sorted({self.bundle.variant("fp32").file, GOLDEN, *engines})
+        reference = [manifest.variants["fp32"].file] if "fp32" in manifest.variants else []
+        names = sorted({*reference, GOLDEN, *engines})
         hashes = {name: manifest.files[name].sha256[:12] for name in names}
         return hashes | {"preprocessing": manifest.preprocessing.to_json()}
 
@@ -73,7 +75,8 @@ class LabOptions:
 
         Blocks and the start of a process have a minimum length; the rest grows with the network and the batch.
         """
-        size = subject.bundle.variant_file("fp32").stat().st_size / 1e6
+        files = subject.bundle.manifest.files
+        size = max(record.size_bytes for name, record in files.items() if name.endswith(".onnx")) / 1e6
         latency = [15 + 0.025 * size * (1 + batch) for batch in self.batches]
         return latency + self.end_to_end * [30 + 0.1 * size] + self.memory * [8 + 0.05 * size]
 
@@ -100,17 +103,18 @@ def lab_conditions(options: LabOptions) -> dict[str, Any]:
 
 
 def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence[str]) -> Subject:
-    """The engines of a user's bundle for the wanted precisions and backends (empty: all).
+    """The engines of a user's bundle for the wanted precisions and backends (empty: all) that can run here.
 
-    Raises `UsageError` if there is none.
+    Raises `UsageError` if there is none, `BackendMissing` if none can run here.
     """
-    engines = []
-    for name in sorted(bundle.manifest.engines):
+
+    def is_wanted(name: str) -> bool:
         record = bundle.read_engine(name)
-        wanted = (not precisions or record.precision in precisions, not backends or record.backend in backends)
-        engines += [name] if all(wanted) else []
+        return (not precisions or record.precision in precisions) and (not backends or record.backend in backends)
+
+    here, elsewhere = engines_here(bundle)
+    engines = list(filter(is_wanted, here))
     if not engines:
         known = ", ".join(sorted(bundle.manifest.engines)) or "none; make one with: resnetrt compile"
         raise UsageError(f"bench {bundle.path}: no engine at the wanted precisions and backends; it has {known}")
-    bundle.variant("fp32")  # the baseline; said before the long run
-    return Subject(bundle, engines)
+    return Subject(bundle, engines, [f"{name}: {why}" for name, why in elsewhere.items() if is_wanted(name)])

@@ -5,6 +5,7 @@ not just a few classes that a weak network confuses. `resnetrt.benchmarks.studie
 a sound network, and how often it finds a planted renaming.
 """
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,12 +49,17 @@ def label_map(expected: IntArray, found: IntArray, classes: int, names: Sequence
     )
 
 
+def can_learn() -> bool:
+    """Whether any renaming can be learnt, which takes scipy; without it, only the usual orders are tried."""
+    return importlib.util.find_spec("scipy") is not None
+
+
 def find_renaming(expected: IntArray, found: IntArray, classes: int, names: Sequence[str] = ()) -> Renaming | None:
     """The renaming that explains the answers best, or None; images of a single class show no renaming."""
     if len(np.unique(expected)) < 2:
         return None
     tries = [_try(expected, found, meaning, order) for order, meaning in _orders(classes, names)]
-    halves = 2 if classes > 2 else 0  # two classes have only one other order
+    halves = 2 if classes > 2 and can_learn() else 0  # two classes have only one other order
     level = LEVEL / (len(tries) + halves)
     second = rank_in_group(expected) % 2 == 1  # split every class in two halves, whatever the order of the images
     for learn, test in ((~second, second), (second, ~second))[:halves]:

@@ -1,6 +1,7 @@
 """The accuracy gate over a bundle: run or resume, store, judge, explain."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,6 @@ from resnetrt.benchmarks.accuracy.gate import (
     gate_rows,
     overall,
     overrule,
-    scipy_stats,
 )
 from resnetrt.benchmarks.accuracy.groups import read_groups
 from resnetrt.benchmarks.accuracy.looks import Looks, look_spending
@@ -29,7 +29,7 @@ from resnetrt.benchmarks.accuracy.request import Engine, GateRequest, open_engin
 from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
 from resnetrt.benchmarks.evaluate.flips import worst_flips
 from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
-from resnetrt.benchmarks.evaluate.label_map import label_map
+from resnetrt.benchmarks.evaluate.label_map import can_learn, label_map
 from resnetrt.benchmarks.evaluate.scales import scale_faults
 from resnetrt.benchmarks.verify.reference import Reference, find_reference
 from resnetrt.bundle import Bundle
@@ -37,10 +37,12 @@ from resnetrt.calibration.images.data import Dataset, IntArray
 from resnetrt.calibration_record import FILE as CALIBRATION
 from resnetrt.calibration_record import IMAGES_FILE, calibration_hashes
 from resnetrt.conditions import conditions, tool_versions
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.errors import BackendMissing
+from resnetrt.export.engines.here import engines_here
 from resnetrt.preprocess import FloatArray, UInt8Array
 
 _SHOWN_FLIPS = 48
+_log = logging.getLogger("resnetrt.evaluate")
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,11 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     pass. Raises `UsageError`, `DataError` (also for images that calibration has used), `BackendMissing`, and
     `CheckFailed` for outputs that are not finite.
     """
-    if request.budget is not None:
-        scipy_stats()  # before the long run, not after it
-    manifest = bundle.manifest
-    names = [bundle.select_engine(name) for name in request.engines] or sorted(manifest.engines)
+    names = [bundle.select_engine(name) for name in request.engines]
     if not names:
-        raise UsageError(f"bundle {bundle.path} has no engines to evaluate; make one with: resnetrt compile")
+        names, elsewhere = engines_here(bundle)
+        for name, why in elsewhere.items():
+            _log.warning("%s is not evaluated: %s", name, why)
     baseline = None if request.baseline is None else BaselineRun.read(request.baseline)
     # every verdict that may FAIL, and so fail the command; pairing errors, too, show before the long run
     verdicts = len(names) + (0 if baseline is None else len(baseline.pair(names, request.renamed)))
@@ -220,7 +221,9 @@ def _engine_hints(
         lambda: _scale_hint(bundle, name, images),
     ]
     found = [hint for attempt in tries if (hint := attempt())]
-    return found or [f"no usual mistake explains it; find the block with: resnetrt verify --bisect --engine {name}"]
+    learnt = "" if can_learn() else ", and of renamed classes only the usual orders were tried (any other needs scipy)"
+    next_step = f"find the block with: resnetrt verify --bisect --engine {name}"
+    return found or [f"no usual mistake explains it{learnt}; {next_step}"]
 
 
 def _whole(engine: Engine, frames: UInt8Array, images: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """Latency of engines beside eager PyTorch in the same run: the `results[]` rows of `bench`."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,10 @@ from resnetrt.progress import track
 from resnetrt.runtime.session import Session
 
 BASELINE = "eager-fp32"
+SUBSTITUTE = "onnx-fp32"  # the FP32 file in ONNX Runtime, where eager can't run
+BASELINES = (BASELINE, SUBSTITUTE)
+# peers, timed where they are asked for; the last takes frames, by OpenVINO's PrePostProcessor
+COMPILED, NNCF, NNCF_FRAMES = "torch-compile-fp32", "nncf-openvino-int8", "nncf-openvino-int8-ppp"
 Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
 
 
@@ -45,7 +49,7 @@ def measure_latency(
     schedule: Schedule = DEFAULT_SCHEDULE,
     clock: Clock | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per batch size and contender; `times_faster` is paired with the contender named `BASELINE`.
+    """One row per batch size and contender; `times_faster` is paired with the first of `BASELINES` that is among them.
 
     `images` `(N, C, H, W)` are repeated as needed to fill a batch. `schedule` applies to each batch size.
     Raises `UsageError` without contenders, for two of one name, and for batches below one.
@@ -85,7 +89,8 @@ def _round_bar(rounds: Sequence[int], label: str) -> Iterable[int]:
 def _row(
     network: str, depth: int | None, contender: Contender, batch: int, timings: dict[str, Timing]
 ) -> dict[str, Any]:
-    timing, baseline = timings[contender.engine], timings.get(BASELINE)
+    timing = timings[contender.engine]
+    baseline = next((timings[name] for name in BASELINES if name in timings), None)
     times_faster = None if baseline is None else ratio(baseline, timing)
     return {
         "network": network,
@@ -100,6 +105,12 @@ def _row(
         "times_faster": times_faster and times_faster.value,
         "times_faster_ci": times_faster and [times_faster.low, times_faster.high],
     }
+
+
+def baseline_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """The engine among `rows` that times are divided by; None if there is none."""
+    engines = {row["engine"] for row in rows}
+    return next((name for name in BASELINES if name in engines), None)
 
 
 def session_infer(session: Session) -> Infer:

@@ -100,8 +100,14 @@ def open_session(model: Path, backend: str, precision: str, threads: int) -> Ses
 
 def write_matmul(path: Path, shape: tuple[int, int, int], precision: str) -> None:
     """An ONNX chain of `depth` products `(rows, n) @ (n, n)` with ReLUs between; with Q/DQ around each for `int8`."""
-    import onnx
-    from onnx import TensorProto, helper
+    try:
+        import onnx
+        from onnx import TensorProto, helper
+    except ModuleNotFoundError as error:
+        raise BackendMissing(
+            "the matrix products of the peaks are written with the package onnx, which is not installed; "
+            "run: pip install 'resnetrt[export]'"
+        ) from error
 
     rows, columns, depth = shape
     nodes: list[onnx.NodeProto] = []

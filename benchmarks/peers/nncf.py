@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.measure.latency import Infer
+from resnetrt.benchmarks.measure.latency import NNCF, Infer
 from resnetrt.benchmarks.peers.engines import bake_preprocessing
 from resnetrt.benchmarks.peers.isolated import make
 from resnetrt.benchmarks.peers.store import peer_versions
@@ -20,9 +20,6 @@ from resnetrt.errors import BackendMissing
 from resnetrt.export.compilers.openvino import fix_batch
 from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.runtime.backends.openvino import properties, shared_core
-
-NNCF = "nncf-openvino-int8"
-NNCF_FRAMES = "nncf-openvino-int8-ppp"  # with OpenVINO's PrePostProcessor in front, takes frames
 
 
 def nncf_model(bundle: Bundle, work: Path, data: str, samples: int) -> Path:

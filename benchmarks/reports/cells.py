@@ -1,11 +1,27 @@
 """How a number and its interval are written, in every table and picture."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from resnetrt.benchmarks.measure.latency import BASELINE, SUBSTITUTE, baseline_of
 from resnetrt.benchmarks.measure.timing import CONFIDENCE
 
 UNKNOWN = "-"
+_BASELINES = {
+    BASELINE: ("eager FP32", "x eager"),
+    SUBSTITUTE: ("the FP32 file in ONNX Runtime", "x FP32 file"),
+    None: ("a baseline", "x baseline"),
+}
+
+
+def baseline_words(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the times of `rows` are divided by, in a sentence."""
+    return _BASELINES[baseline_of(rows)][0]
+
+
+def factor_heading(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The heading of a column of `times_faster`; an engine is never called faster than eager if eager was not timed."""
+    return _BASELINES[baseline_of(rows)][1]
 
 
 def format_ms(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.latency import BASELINES
 from resnetrt.benchmarks.reports.cells import format_ms
 from resnetrt.benchmarks.reports.report import Report
 from resnetrt.benchmarks.reports.theme import (
@@ -174,7 +174,11 @@ def _draw_pareto(record: Record) -> "Figure":
 
 def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
     """Engines, ordered by their slowest network, each with its rows by depth."""
-    ranked = sorted(rows, key=lambda row: (row["engine"] != BASELINE, row["engine"], row["depth"] or 0, row["batch"]))
+
+    def place(row: Row) -> tuple[Any, ...]:
+        return row["engine"] not in BASELINES, row["engine"], row["depth"] or 0, row["batch"]
+
+    ranked = sorted(rows, key=place)
     for engine, group in groupby(ranked, lambda row: str(row["engine"])):
         yield engine, list(group)
 

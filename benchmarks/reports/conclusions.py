@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.depth.baselines import PEERS, closest
-from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.latency import BASELINES
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
+from resnetrt.benchmarks.reports.cells import baseline_words
 from resnetrt.benchmarks.stats.between_runs import mean_interval, rounds_error
 
 # Ratio of eager's slow to its fast rounds. On quiet machines 1.0 to 1.28 (19 cells); on a virtual machine whose cores
@@ -53,12 +54,13 @@ def _race(record: Record, batch: int, rows: Sequence[Row]) -> Iterator[str]:
     ranked = sorted(means, key=lambda engine: -means[engine][0])
     best, near = ranked[0], [engine for engine in ranked[1:] if not _beats(running[ranked[0]], running[engine])]
     over = f", geometric mean over {len(networks)} networks" if len(networks) > 1 else ""
+    words = baseline_words(record["results"])
     times = {engine: f"{mean:.1f} times [{low:.1f}, {high:.1f}]" for engine, (mean, low, high) in means.items()}
     if near:
         told = ", ".join(f"{engine} {times[engine]}" for engine in (best, *near))
-        yield f"Batch {batch}: which is fastest is not told apart: {told} as fast as eager FP32{over}."
+        yield f"Batch {batch}: which is fastest is not told apart: {told} as fast as {words}{over}."
     else:
-        yield f"Batch {batch}: {best} is fastest, {times[best]} as fast as eager FP32{over}."
+        yield f"Batch {batch}: {best} is fastest, {times[best]} as fast as {words}{over}."
     absent = sorted(set(cells) - set(running))
     if absent:
         yield f"Batch {batch}: not among them, as not all of these networks have it: {_list(absent)}."
@@ -198,15 +200,15 @@ def _most_unsteady(rows: Iterable[Row]) -> str:
     """The cell where eager's rounds differ most, if by more than on a quiet machine; empty if none does."""
     spreads = []
     for row in rows:
-        if row["engine"] == BASELINE and len(row["round_medians_ms"]) >= ENOUGH_ROUNDS:
+        if row["engine"] in BASELINES and len(row["round_medians_ms"]) >= ENOUGH_ROUNDS:
             low, high = np.quantile(row["round_medians_ms"], (0.1, 0.9))
             spreads.append((high / low, f"{row['network']} batch {row['batch']}: {low:.3g} to {high:.3g} ms"))
     worst, cell = max(spreads, default=(0.0, ""))
     if worst < UNSTEADY:
         return ""
     return (
-        f"No other process used the cores, but eager's own rounds differ ({cell}, 10th to 90th percentile). A changing "
-        "clock or other guests of the same host can do that, and no counter here shows it."
+        f"No other process used the cores, but the baseline's own rounds differ ({cell}, 10th to 90th percentile). "
+        "A changing clock or other guests of the same host can do that, and no counter here shows it."
     )
 
 

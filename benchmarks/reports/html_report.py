@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from resnetrt.benchmarks.reports.cells import few_rounds, format_ms
+from resnetrt.benchmarks.reports.cells import baseline_words, factor_heading, few_rounds, format_ms
 from resnetrt.benchmarks.reports.charts import draw_all
 from resnetrt.benchmarks.reports.conclusions import conclusions
 from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
 from resnetrt.benchmarks.reports.theme import css, themed_svg
+from resnetrt.errors import BackendMissing
 
 Record = Mapping[str, Any]
 _STYLE = """
@@ -33,12 +34,13 @@ _CAPTIONS = {
     "layers": "Time by layer of one engine",
     "pareto": "Top-1 accuracy against median latency",
 }
-_RESULTS = ("network", "engine", "batch", "n", "median ms", "95 % interval", "p90", "p99", "x eager", "GOPS",
-            "% of peak", "% of floor", "limit")  # fmt: skip
+_RESULTS = ("network", "engine", "batch", "n", "median ms", "95 % interval", "p90", "p99")
+_ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 
 
 def html_report(record: Record) -> str:
-    """The whole page. Raises `BackendMissing` without matplotlib."""
+    """The whole page; without matplotlib it says so in place of the pictures."""
+    factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
     title = "Latency against depth" if _has_depths(record) else "Latency of engines"
     parts = [
         f"<h1>{title}</h1>",
@@ -48,8 +50,8 @@ def html_report(record: Record) -> str:
         _bullets(conclusions(record)),
         *_figures(record),
         "<h2>Every cell</h2>",
-        _table(_RESULTS, map(_result_cells, record["results"])),
-        "<p><small>* measured while something else ran. x eager: paired by rounds with eager FP32 of the same run, "
+        _table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
+        f"<p><small>* measured while something else ran. {factor}: paired by rounds with {baseline} of the same run, "
         "from six rounds on. "
         "GOPS: two operations a multiply-accumulate. % of peak: of the matrix products measured in the "
         "same run. % of floor: the least time by arithmetic and memory, layer by layer, over the measured one; caches "
@@ -99,7 +101,12 @@ def _marks(record: Record) -> Iterable[str]:
 
 
 def _figures(record: Record) -> Iterable[str]:
-    for name, figure in draw_all(record).items():
+    try:
+        figures = draw_all(record)
+    except BackendMissing as error:
+        yield f"<p>No pictures: {escape(str(error))}</p>"
+        return
+    for name, figure in figures.items():
         caption = _CAPTIONS[name.partition("-")[0]]
         yield f"<figure>{themed_svg(figure, name, caption)}</figure>"
 

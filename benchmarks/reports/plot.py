@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.latency import BASELINES
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
-from resnetrt.benchmarks.reports.cells import format_ms
+from resnetrt.benchmarks.reports.cells import baseline_words, format_ms
 from resnetrt.benchmarks.reports.label_placement import Box, Label, Point, place_labels
 from resnetrt.errors import BackendMissing, UsageError
 
@@ -74,7 +74,7 @@ def _draw_engine(axes: "Axes", row: Row) -> None:
         y,
         xerr=[[max(0.0, x - left)], [max(0.0, right - x)]],
         yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
-        fmt="D" if row["engine"] == BASELINE else "o",
+        fmt="D" if row["engine"] in BASELINES else "o",
         color=_colour(row),
         markersize=7,
         elinewidth=1.4,
@@ -94,11 +94,11 @@ def _intervals(row: Row) -> tuple[Point, Point]:
 
 
 def _colour(row: Row) -> str:
-    return _EAGER if row["engine"] == BASELINE else _COLOURS.get(str(row["precision"]), _OTHER)
+    return _EAGER if row["engine"] in BASELINES else _COLOURS.get(str(row["precision"]), _OTHER)
 
 
 def _baselines(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["engine"] == BASELINE]
+    return [row for row in rows if row["engine"] in BASELINES]
 
 
 def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
@@ -120,7 +120,7 @@ def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
     axes.grid(True, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    dashed = "; dashed: eager FP32" if _baselines(rows) else ""
+    dashed = f"; dashed: {baseline_words(rows)}" if _baselines(rows) else ""
     rounds = [row.get("rounds") or ENOUGH_ROUNDS for row in rows]
     few = f"\n{no_ratio(min(rounds), 'measure longer')}" if min(rounds) < ENOUGH_ROUNDS else ""
     disturbed = "; *: measured on a disturbed machine" if any(row.get("disturbed") for row in rows) else ""
@@ -173,7 +173,7 @@ def _anchors(axes: "Axes", row: Row) -> list[Point]:
 def _measured_text(axes: "Axes", row: Row) -> Any:
     from matplotlib.patheffects import withStroke
 
-    faster = "" if row["times_faster"] is None or row["engine"] == BASELINE else f", {row['times_faster']:.1f}x"
+    faster = "" if row["times_faster"] is None or row["engine"] in BASELINES else f", {row['times_faster']:.1f}x"
     star = " *" if row.get("disturbed") else ""
     label = f"{row['engine']}{star}\n{format_ms(row['median_ms'])} ms{faster}"
     text = axes.text(0, 0, label, color=_colour(row), fontsize=9, ha="left", va="bottom", linespacing=1.15, zorder=4)

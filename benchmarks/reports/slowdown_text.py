@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.latency import BASELINE, BASELINES
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS
 
 _WORTH_SAYING = 5.0  # least change of eager's time that is reported, in percent
@@ -22,7 +22,7 @@ def verdict_cells(cell: Mapping[str, Any]) -> tuple[str, ...]:
 def verdict_text(cell: Mapping[str, Any]) -> str:
     """The verdict of a cell, why it is not a better one, and whether a baseline is missing."""
     why = list(_why(cell)) if cell["verdict"] == "INCONCLUSIVE" else []
-    if cell["against"] != BASELINE and cell["engine"] != BASELINE:
+    if cell["against"] not in BASELINES and cell["engine"] not in BASELINES:
         why.append(f"by time, without {BASELINE}")
     return f"{cell['verdict']}{': ' if why else ''}{'; '.join(why)}"
 
@@ -55,7 +55,8 @@ def other_lines(regression: Mapping[str, Any]) -> list[str]:
     lines = [f"gone, which fails: {name}" for name in regression.get("only_old", ())]
     lines += [f"new: {name}" for name in regression.get("only_new", ())]
     lines += [
-        f"{BASELINE} itself took {row['change_percent']:+.1f} % of its time, {row['network']} batch {row['batch']}: "
+        f"{row.get('engine', BASELINE)} itself took {row['change_percent']:+.1f} % of its time, "
+        f"{row['network']} batch {row['batch']}: "
         "the machine, no verdict"
         for row in regression.get("machine", ())
         if abs(row["change_percent"]) >= _WORTH_SAYING

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resnetrt.benchmarks.measure.latency import BASELINE, SUBSTITUTE
 from resnetrt.benchmarks.verify.blocks import Block, find_blocks
 from resnetrt.benchmarks.verify.reference import rebuild_eager
 from resnetrt.bundle import Bundle
@@ -180,10 +181,10 @@ def _reference(
             raise UsageError(
                 f"--bisect: expected the eager model to judge the FP32 file by, found none: {error}"
             ) from error
-        return "onnx-fp32", exported
+        return SUBSTITUTE, exported
     from resnetrt.benchmarks.verify.eager_features import eager_features
 
-    return "eager-fp32", eager_features(module, bundle.variant_file("fp32"), images, exported, bundle.manifest.output)
+    return BASELINE, eager_features(module, bundle.variant_file("fp32"), images, exported, bundle.manifest.output)
 
 
 def _engine_row(

@@ -1,4 +1,4 @@
-"""Parity of a bundle's engines with the eager model: on the golden images, and with live eager if torch is here."""
+"""Parity of a bundle's engines with the eager model: as stored with the bundle, and live if torch is here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.verify.prepare import golden_frames
-from resnetrt.benchmarks.verify.reference import STORED, Reference, find_reference
+from resnetrt.benchmarks.verify.reference import STORED, Reference, find_reference, golden_reference
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.images.data import open_dataset
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.export.engines.here import engines_here
 from resnetrt.golden import Golden
 from resnetrt.parity import Parity, compare, failures, tolerance
-from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
 from resnetrt.runtime import load
 from resnetrt.runtime.session import batch_size, infer_all
 
+GOLDEN_SEED = 20
 _LIVE_BATCH = 8
 
 
@@ -24,13 +26,14 @@ _LIVE_BATCH = 8
 class EngineVerdict:
     """`golden` and `live` parity of one engine in batches (None if not run); `problems` is empty if it passed.
 
-    Single images are checked too.
+    Single images are checked too. `not_run` is why this machine can't run it, empty if it can.
     """
 
     engine: str
     golden: Parity | None
     live: Parity | None
     problems: tuple[str, ...]
+    not_run: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The row of `verify --json`."""
@@ -39,31 +42,40 @@ class EngineVerdict:
             "golden": self.golden and self.golden.to_json(),
             "live": self.live and self.live.to_json(),
             "problems": list(self.problems),
-            "verdict": "FAIL" if self.problems else "PASS",
+            "not_run": self.not_run or None,
+            "verdict": "FAIL" if self.problems else "NOT RUN" if self.not_run else "PASS",
         }
 
 
 def verify_bundle(
     bundle: Bundle, engines: Sequence[str] = (), weights: Path | None = None, data: str | None = None, count: int = 64
 ) -> tuple[Reference, list[EngineVerdict]]:
-    """Check `engines` (default: all) on the golden images, and against the reference on `count` images of `data`.
+    """Check `engines` on the golden images, and against the reference on `count` images of `data`.
 
-    Without `data` the live check uses the golden frames. Raises `UsageError` if the bundle has no engine.
+    The default is all that can run here. Without `data` the golden frames are used, and eager's stored outputs if
+    eager is not here. Raises what `engines_here` and `find_reference` do.
     """
-    names = [bundle.select_engine(name) for name in engines] or sorted(bundle.manifest.engines)
+    names, elsewhere = [bundle.select_engine(name) for name in engines], dict[str, str]()
     if not names:
-        raise UsageError(f"bundle {bundle.path} has no engines to verify; make one with: resnetrt compile")
+        names, elsewhere = engines_here(bundle)
+    reference = golden_reference(bundle, weights) if data is None else find_reference(bundle, weights)
     preprocessing = bundle.manifest.preprocessing
     golden = Golden.of(bundle)
     frames = golden.frames if data is None else golden_frames(data, preprocessing, count)
-    reference = find_reference(bundle, weights, golden if data is None else None)
-    if reference.name == STORED:
-        expected = golden.logits
-    else:
-        images = preprocessing.normalize(frames)
-        parts = [reference.infer(images[at : at + _LIVE_BATCH]) for at in range(0, len(images), _LIVE_BATCH)]
-        expected = np.concatenate(parts)
-    return reference, [_verify(bundle, name, frames, expected, golden.noise) for name in names]
+    images = preprocessing.normalize(frames)
+    size = len(images) if reference.name == STORED else _LIVE_BATCH
+    expected = np.concatenate([reference.infer(images[at : at + size]) for at in range(0, len(images), size)])
+    verdicts = [_verify(bundle, name, frames, expected, golden.noise) for name in names]
+    verdicts += [EngineVerdict(name, None, None, (), why) for name, why in elsewhere.items()]
+    return reference, sorted(verdicts, key=lambda verdict: verdict.engine)
+
+
+def golden_frames(spec: str, preprocessing: Preprocessing, count: int) -> UInt8Array:
+    """`count` images `(n, H, W, C)` of a data set, the same ones every time."""
+    dataset = open_dataset(spec, preprocessing, labelled=False)
+    if len(dataset) < count:
+        raise UsageError(f"data {spec}: expected at least {count} images for the parity check, found {len(dataset)}")
+    return np.concatenate([batch.frames for batch in dataset.subset(count, GOLDEN_SEED).batches(count)])
 
 
 def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray, noise: float) -> EngineVerdict:

@@ -7,17 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from resnetrt.calibration.images.data import open_dataset
+from resnetrt.benchmarks.verify.parity import golden_frames
 from resnetrt.conditions import tool_versions
 from resnetrt.errors import UsageError
 from resnetrt.export.fp32.export import ExportRequest
 from resnetrt.machine import read_cpu
 from resnetrt.models.resolve import ResolvedModel, resolve
-from resnetrt.preprocess import Preprocessing, UInt8Array
+from resnetrt.preprocess import Preprocessing
 
-GOLDEN_SEED = 20
 _MAKERS = ("core", "models", "export", "calibration")  # folders whose code determines the content of a bundle
 
 
@@ -53,14 +50,6 @@ def prepare_export(
         golden_source=golden_data,
         opset=opset,
     )
-
-
-def golden_frames(spec: str, preprocessing: Preprocessing, count: int) -> UInt8Array:
-    """`count` images `(n, H, W, C)` of a data set, the same ones every time."""
-    dataset = open_dataset(spec, preprocessing, labelled=False)
-    if len(dataset) < count:
-        raise UsageError(f"data {spec}: expected at least {count} images for the parity check, found {len(dataset)}")
-    return np.concatenate([batch.frames for batch in dataset.subset(count, GOLDEN_SEED).batches(count)])
 
 
 def _preprocessing(

@@ -1,4 +1,7 @@
-"""The reference that engines are compared with: live eager if torch and the weights are here, else FP32 ONNX."""
+"""The reference that engines are compared with: live eager if torch and the weights are here, else FP32 ONNX.
+
+On the golden images, eager's stored outputs are a reference that every bundle has.
+"""
 
 import importlib.util
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnetrt.benchmarks.measure.latency import BASELINE, Infer
+from resnetrt.benchmarks.measure.latency import BASELINE, SUBSTITUTE, Infer
 from resnetrt.bundle import Bundle
 from resnetrt.errors import ResnetrtError, UsageError, WeightsError
 from resnetrt.golden import Golden
@@ -22,28 +25,40 @@ STORED = "golden-outputs"
 
 @dataclass(frozen=True)
 class Reference:
-    """`infer` maps float32 `(N, C, H, W)` to logits; `why` is the reason if the substitute `onnx-fp32` is used."""
+    """`infer` maps float32 `(N, C, H, W)` to logits; `why` is the reason if it is not live eager."""
 
     name: str
     infer: Infer
     why: str = ""
 
 
-def find_reference(bundle: Bundle, weights: Path | None = None, golden: Golden | None = None) -> Reference:
+def find_reference(bundle: Bundle, weights: Path | None = None) -> Reference:
     """The eager model of a bundle, checked against its golden logits; else its FP32 ONNX file in ONNX Runtime.
 
-    Where there is neither, as in a bundle for a device, the stored logits of `golden` stand in, for its images only;
-    without `golden` that is a `UsageError`.
     `weights` is the file that it was exported with; it is needed unless the weights are shipped or random. Raises
-    `WeightsError` for weights other than the bundle's, `CheckFailed` if eager does not reproduce the golden logits.
+    `WeightsError` for weights other than the bundle's, `CheckFailed` if eager does not reproduce the golden logits,
+    `UsageError` if the bundle was packaged without its FP32 file, and eager can't be rebuilt either.
     """
     try:
         module = rebuild_eager(bundle, weights)
     except _NoEager as error:
-        if golden is not None and "fp32" not in bundle.manifest.variants:
-            logits = golden.logits
-            return Reference(STORED, lambda _: logits, f"{error}, and the bundle has no FP32 variant")
-        return Reference("onnx-fp32", _onnx_infer(bundle), str(error))
+        return Reference(SUBSTITUTE, _onnx_infer(bundle), str(error))
+    return _live(bundle, module)
+
+
+def golden_reference(bundle: Bundle, weights: Path | None = None) -> Reference:
+    """Live eager, else what eager said of the golden images when the bundle was exported.
+
+    `infer` takes the golden images, preprocessed, and no others. Raises what `find_reference` does about eager.
+    """
+    try:
+        module = rebuild_eager(bundle, weights)
+    except _NoEager as error:
+        return Reference(STORED, lambda _images: Golden.of(bundle).logits, str(error))
+    return _live(bundle, module)
+
+
+def _live(bundle: Bundle, module: "nn.Module") -> Reference:
     infer = on_a_copy(eager_infer(module))
     _check_golden(bundle, infer)
     return Reference(BASELINE, infer)

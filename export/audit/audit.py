@@ -96,12 +96,11 @@ def audit_file(engine: Path, record: EngineRecord, variant: Path) -> EngineAudit
     """Audit the `engine` file that was made of the ONNX file `variant`.
 
     If it holds several graphs, the one with the least work in the engine's precision counts. Raises `UsageError`
-    for a backend that shows no layers, `CheckFailed` if the variant multiplies nothing, and what loading the engine
-    raises.
+    for a backend that shows no layers, what `SourceGraph.of` raises, and what loading the engine raises.
     """
     if record.backend not in READERS:
         raise UsageError.unknown("backend to audit", record.backend, READERS)
-    source = SourceGraph(variant)
+    source = SourceGraph.of(variant)
     reader = importlib.import_module(READERS[record.backend])
     audits = [judge(record, source, evidence) for evidence in reader.read_layers(engine, record, source)]
     return min(audits, key=lambda audit: (audit.own_share, -len(audit.evidence.layers)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnetrt.engine_record import AuditSummary, EngineRecord, NotRun
-from resnetrt.errors import BundleError, CheckFailed, UsageError
+from resnetrt.errors import BackendMissing, BundleError, CheckFailed, UsageError
 from resnetrt.export.audit.audit import EngineAudit, audit_file
 from resnetrt.export.compilers.engine import MIN_SHARE
 
@@ -54,7 +54,7 @@ def audit_compiled(engine: Path, record: EngineRecord, variant: Path, min_share:
     """
     try:
         audit = audit_file(engine, record, variant)
-    except (BundleError, CheckFailed, UsageError) as error:  # no layers, nothing that multiplies, a hidden graph
+    except (BackendMissing, BundleError, CheckFailed, UsageError) as error:  # no outline or layers, a hidden graph
         return NotRun(str(error))
     if min_share and (text := _broken(audit, Requirement(audit.precision, min_share))):
         raise CheckFailed(f"{text}; to keep such an engine all the same: --min-share 0")

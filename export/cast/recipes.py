@@ -38,15 +38,14 @@ def recipe_for(precision: str, input_type: str = "float32") -> CastRecipe:
 def is_current(bundle: Bundle, precision: str, input_type: str = "float32") -> bool:
     """Whether the bundle has the cast variant of `precision`, made from its present source by its present record.
 
-    A bundle for a device may lack source and record; the variant is then as it was packaged.
+    A bundle for devices has no record, and perhaps no source: nothing there can be newer than the variant.
     """
     recipe = recipe_for(precision, input_type)
     variants = bundle.manifest.variants
     if recipe.variant not in variants:
         return False
-    source, evidence = variants.get(recipe.source), variants[recipe.variant].evidence
-    record = record_of(bundle)
-    if record is not None and evidence.get("record_sha256", record) != record:
+    source, evidence, own = variants.get(recipe.source), variants[recipe.variant].evidence, record_of(bundle)
+    if own is not None and evidence.get("record_sha256", own) != own:
         return False
     return source is None or evidence.get("source_sha256") in (None, bundle.manifest.files[source.file].sha256)
 

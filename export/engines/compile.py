@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.engine_record import AuditSummary, BuiltOn, EngineParity, EngineRecord, NotRun, ParityNotRun
-from resnetrt.errors import UsageError
+from resnetrt.engine_record import BuiltOn, EngineParity, EngineRecord, ParityNotRun
+from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.export.audit import audit_compiled
 from resnetrt.export.cast.recipes import RECIPES, UINT8, is_current, record_of
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
@@ -65,7 +66,15 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
         and "fp32" in variants
         and not is_current(bundle, precision, input_type)
     ):
-        from resnetrt.export.cast.cast import add_cast_variant
+        try:
+            from resnetrt.export.cast.cast import add_cast_variant
+        except ModuleNotFoundError as error:
+            if error.name not in ("onnx", "onnx_ir"):
+                raise
+            raise BackendMissing(
+                f"bundle {bundle.path}: no {precision} variant for {backend}, and no package {error.name} to make one; "
+                f"on a workstation run: resnetrt package device BUNDLE --for {backend} --precisions {precision}"
+            ) from error
 
         return add_cast_variant(bundle, precision, input_type)[0]
     for name in usual_variants(backend, precision):
@@ -132,7 +141,7 @@ def compile_variant(
         parity = _not_run(obstacle, bundle, variant) if obstacle else _check(bundle, staged, about)
         for ending, companion in compiled.companions.items():
             editor.write_json(f"engines/{name}.{ending}", companion)
-        about = replace(about, parity=parity, audit=_audit(staged, about, path, min_share))
+        about = replace(about, parity=parity, audit=audit_compiled(staged, about, path, min_share))
         editor.write_json(sidecar_name, about.to_json())
         editor.manifest.engines[name] = EngineEntry(blob_name, sidecar_name, variant)
     return name
@@ -144,16 +153,6 @@ def _check(bundle: Bundle, staged: Path, record: EngineRecord) -> EngineParity:
         session.preprocessing = bundle.manifest.preprocessing
         found = selftest(session, golden, bundle.manifest.output)
     return EngineParity(found, tolerance(record.backend, record.precision).reason, session.same_file)
-
-
-def _audit(staged: Path, record: EngineRecord, variant: Path, min_share: float) -> AuditSummary | NotRun:
-    try:
-        from resnetrt.export.audit import audit_compiled
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        return NotRun("the package onnx is not installed: pip install 'resnetrt[export]'")
-    return audit_compiled(staged, record, variant, min_share)
 
 
 def _not_run(reason: str, bundle: Bundle, variant: str) -> ParityNotRun:

@@ -11,7 +11,9 @@ from typing import Any
 from resnetrt.bundle import Bundle, BundleEditor, sha256_of
 from resnetrt.errors import CheckFailed
 from resnetrt.export.variants.lint import check_onnx
+from resnetrt.export.variants.outline import outline_file
 from resnetrt.export.variants.parity import golden_outputs
+from resnetrt.export.variants.read_outline import read_outline
 from resnetrt.golden import Golden, outputs_file, outputs_to_bytes
 from resnetrt.manifest import VariantRecord
 from resnetrt.parity import Parity, compare, require
@@ -84,6 +86,14 @@ def enter_variant(editor: BundleEditor, name: str, record: VariantRecord, output
     """Enter a variant whose file is written and was found right, with its `outputs` on the golden images."""
     editor.write(outputs_file(name), outputs_to_bytes(outputs))
     editor.add_variant(name, record)
+    outline = outline_file(record.file)
+    try:
+        found = read_outline(editor.written(record.file))
+    except CheckFailed:  # nothing to audit: said where an audit is asked for
+        if outline in editor.manifest.files:
+            editor.remove(outline)
+    else:
+        editor.write_json(outline, found.to_json())
 
 
 def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
@@ -100,3 +110,5 @@ def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) 
             editor.remove(outputs_file(name))
         if all(record.file != file for record in variants.values()):
             editor.remove(file)
+            if outline_file(file) in editor.manifest.files:
+                editor.remove(outline_file(file))

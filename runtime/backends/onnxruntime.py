@@ -79,7 +79,8 @@ def create_native(
 ) -> Any:
     """An `onnxruntime.InferenceSession` with every setting explicit, on the providers of `target` or none.
 
-    With `profile_prefix` it times its nodes; with `optimized_path` it writes the graph that it will execute there.
+    With `profile_prefix` it times its nodes; with `optimized_path` it writes the graph that it will execute there, in
+    its own format if the name ends in `.ort`, else as ONNX.
     Raises `BackendMissing` if ONNX Runtime lacks a provider or silently left one out, `BundleError` if it refuses the
     file.
     """
@@ -93,6 +94,7 @@ def create_native(
     options.log_severity_level = 4  # what goes wrong is raised below, not printed
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+        options.add_session_config_entry("session.save_model_format", optimized_path.suffix.lstrip(".").upper())
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix

@@ -191,7 +191,8 @@ def test_a_file_is_no_bundle(tmp_path: Path):
 
 def test_half_written_without_manifest(bundle: Bundle):
     (bundle.path / MANIFEST).unlink()
-    with pytest.raises(BundleError, match=r"no manifest\.json, so it is no bundle or half written: copy or export it again"):
+    said = r"no manifest\.json, so it is no bundle or half written: copy or export it again"
+    with pytest.raises(BundleError, match=said):
         Bundle.open(bundle.path)
 
 

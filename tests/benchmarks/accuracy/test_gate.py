@@ -178,12 +178,24 @@ def test_senseless_plans_are_refused(arguments, message):
         plan(*arguments)
 
 
-def test_without_scipy_the_extra_is_named(monkeypatch):
+def test_without_scipy_a_plan_names_the_extra(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(BackendMissing, match=r"pip install 'resnetrt\[report\]'"):
-        gate.mcnemar_p(3, 1)
+        plan(HALF, 0.02)
+
+
+@pytest.mark.parametrize("share", [0.003, 0.1, 0.5, 0.87])
+@pytest.mark.parametrize("n", [1, 7, 400, 20_000])
+def test_binomial_tails_are_those_of_scipy(n, share):
+    """A device has no scipy; the exact tests are summed by our own code."""
+    from scipy import stats
+
+    deviations = np.array([-3, -1, 0, 1, 3, 9]) * (n * share * (1 - share)) ** 0.5
+    for count in np.unique(np.clip(np.round(n * share + deviations), 0, n)).astype(int):
+        assert gate.gain_p(count, n - count, share) == pytest.approx(stats.binom.sf(count - 1, n, share), rel=1e-9)
+        assert gate.mcnemar_p(count, n - count) == pytest.approx(stats.binomtest(count, n, 0.5).pvalue, rel=1e-9)
 
 
 def test_results_come_back_as_they_were(tmp_path):

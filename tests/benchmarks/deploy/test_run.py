@@ -18,10 +18,14 @@ def bundle(tmp_path: Path) -> Bundle:
     return made
 
 
+def request(bundle: Bundle, min_share: float) -> DeployRequest:
+    return DeployRequest("tiny", bundle.path.parent, "fashion_calib", "fashion_test", min_share=min_share)
+
+
 def test_an_engine_that_is_not_what_its_name_says_is_refused_and_the_others_are_kept(bundle: Bundle):
     refused: list[str] = []
     lines: list[str] = []
-    engines = compile_all(bundle, 0.5, refused, lines.append)
+    engines = compile_all(bundle, request(bundle, 0.5), refused, lines.append)
     assert engines == ["onnxruntime-fp32-cpu", "openvino-fp32-cpu", "openvino-int8-cpu"]
     assert sorted(bundle.manifest.engines) == engines
     (text,) = refused
@@ -33,14 +37,14 @@ def test_an_engine_that_is_not_what_its_name_says_is_refused_and_the_others_are_
 
 def test_it_can_be_kept_all_the_same(bundle: Bundle):
     refused: list[str] = []
-    engines = compile_all(bundle, 0.0, refused, lambda line: None)
+    engines = compile_all(bundle, request(bundle, 0.0), refused, lambda line: None)
     assert ("onnxruntime-int8-cpu" in engines, refused) == (True, [])
     assert bundle.read_engine("onnxruntime-int8-cpu").own_share == pytest.approx(0.158, abs=1e-3)
 
 
 def test_with_nothing_left_the_first_refusal_is_the_error(bundle: Bundle):
     with pytest.raises(CheckFailed, match=r"at least 200.0% of the multiply-accumulates in fp32"):
-        compile_all(bundle, 2.0, [], lambda line: None)
+        compile_all(bundle, request(bundle, 2.0), [], lambda line: None)
 
 
 def test_engines_are_judged_on_the_images_that_eager_got(tmp_path: Path):

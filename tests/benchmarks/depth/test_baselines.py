@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from tiny_bundle import PREPROCESSING, frames, make_bundle
 
-from resnetrt.benchmarks.depth.baselines import Peer, against_peers, closest, open_peers
+from resnetrt.benchmarks.depth.baselines import Peer, against_peers, closest
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject
+from resnetrt.benchmarks.depth.rivals import open_peers
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.benchmarks.reports.conclusions import conclusions

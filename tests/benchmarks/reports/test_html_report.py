@@ -112,7 +112,9 @@ def test_rounds_of_eager_that_differ_are_said_although_no_process_disturbed(slow
     eager = next(row for row in found["results"] if row["engine"] == "eager-fp32")
     eager["round_medians_ms"] = [10.0, slow_ms] * 4
     said = conclusions(found)[-1]
-    assert said.startswith("The machine was quiet" if quiet else "No other process used the cores, but eager's own")
+    assert said.startswith(
+        "The machine was quiet" if quiet else "No other process used the cores, but the baseline's own"
+    )
     assert quiet or f"{eager['network']} batch {eager['batch']}: 10 to 20 ms" in said
 
 

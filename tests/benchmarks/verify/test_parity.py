@@ -20,7 +20,7 @@ def test_an_engine_that_takes_frames_passes_beside_one_that_takes_images(backend
     bundle = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
     names = [compile_variant(bundle, variant, backend) for variant in ("fp32", "fp32.frames")]
     reference, verdicts = verify_bundle(bundle)
-    assert reference.name == "onnx-fp32"
+    assert reference.name == "golden-outputs"
     assert [(item.engine, item.problems) for item in verdicts] == [(name, ()) for name in sorted(names)]
     assert all(item.live is not None and (item.live.n, item.live.max_abs < 1e-4) == (20, True) for item in verdicts)
     assert run(["verify", str(bundle.path)]) == 0

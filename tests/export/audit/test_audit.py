@@ -109,7 +109,7 @@ class TestJudge:
 
     @pytest.fixture
     def source(self, pristine: Bundle) -> SourceGraph:
-        return SourceGraph(pristine.variant_file("fp32"))
+        return SourceGraph.of(pristine.variant_file("fp32"))
 
     def layers(self, *given: tuple[str, str, str]) -> tuple[ExecutedLayer, ...]:
         return tuple(
@@ -147,7 +147,7 @@ class TestJudge:
         )
         onnx.save(model, tmp_path / "none.onnx")
         with pytest.raises(CheckFailed, match="expected convolutions or matrix products, found none"):
-            SourceGraph(tmp_path / "none.onnx")
+            SourceGraph.of(tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize("text", ["int8", "int8=", "int8=0", "int8=1.5", "int8=nan", "int8=x"])

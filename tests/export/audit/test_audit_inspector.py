@@ -39,7 +39,7 @@ def record(kind: str, words: str, onnx: str, weights: str = "", **more: Any) -> 
 
 @pytest.fixture
 def source(tiny_fp32: Path) -> SourceGraph:
-    return SourceGraph(tiny_fp32)
+    return SourceGraph.of(tiny_fp32)
 
 
 def audit(source: SourceGraph, precision: str, *records: dict[str, Any]) -> EngineAudit:

@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> SourceGraph:
     model = onnx.parser.parse_model(GRAPH)
     del model.graph.node[-1], model.graph.output[-1]
     onnx.save(model, tmp_path / "net.onnx")
-    return SourceGraph(tmp_path / "net.onnx")
+    return SourceGraph.of(tmp_path / "net.onnx")
 
 
 def runs_in(source: SourceGraph, *layers: ExecutedLayer) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_what_may_run_elsewhere_stays_unknown(layers: tuple[ExecutedLayer, ...],
 
 def test_a_product_whose_result_also_goes_elsewhere_stays_unknown(tmp_path: Path):
     onnx.save(onnx.parser.parse_model(GRAPH), tmp_path / "net.onnx")
-    both = SourceGraph(tmp_path / "net.onnx")
+    both = SourceGraph.of(tmp_path / "net.onnx")
     relu = ExecutedLayer("seen", "Eltwise", "fp32", source=("seen",))
     assert runs_in(both, LINEAR, SCALE, ATTENTION, relu) == {"linear": "linear", "mixed": "y"}
     assert runs_in(both, LINEAR, SCALE, ATTENTION) == {"linear": "linear", "mixed": "y"}

@@ -64,13 +64,13 @@ def test_an_fp16_engine_of_tensorrt_rtx_is_fp16(name: str, fp32: Callable[[str],
 
 def test_the_work_is_counted_for_one_image(fp32: Callable[[str], Path]):
     """By hand: outputs times the products in each."""
-    found = {node.name: node.macs for node in SourceGraph(fp32("mixer")).mac_nodes.values()}
+    found = {node.name: node.macs for node in SourceGraph.of(fp32("mixer")).mac_nodes.values()}
     assert found == {"stem": 24 * 4 * 4 * 3 * 16, "tokens": 24 * 16 * 16, "channels": 16 * 24 * 24, "fc": 24 * 10}
-    transposed = {node.op: node.macs for node in SourceGraph(fp32("transposed")).mac_nodes.values()}
+    transposed = {node.op: node.macs for node in SourceGraph.of(fp32("transposed")).mac_nodes.values()}
     assert transposed["ConvTranspose"] == 16 * 8 * 8 * 8 * 2 * 2  # inputs times the products of each
-    grouped = [node.macs for node in SourceGraph(fp32("grouped")).mac_nodes.values()]
+    grouped = [node.macs for node in SourceGraph.of(fp32("grouped")).mac_nodes.values()]
     assert grouped == [64 * 16 * 3 * 9, 64 * 16 * 4 * 9, 64 * 16 * 9, 16 * 10]
-    calls = [node.macs for node in SourceGraph(fp32("called_twice")).mac_nodes.values()]
+    calls = [node.macs for node in SourceGraph.of(fp32("called_twice")).mac_nodes.values()]
     assert calls == [64 * 16 * 3 * 9, *[64 * 16 * 16 * 9] * 4, 16 * 10]  # once for each call
 
 
@@ -92,7 +92,7 @@ def test_float_matrix_products_of_an_int8_engine_are_counted(backend: str, fp32:
     options, rules = QuantizeOptions("minmax", bias_correction=False), dialect(find_compiler(backend).DIALECT)
     variant.write_bytes(quantize_model(fp32("mixer"), record, rules, options, frozenset(floats)))
     found = audit(variant, backend, "int8", "cpu", tmp_path)
-    work = {node.name: node.macs for node in SourceGraph(variant).mac_nodes.values()}
+    work = {node.name: node.macs for node in SourceGraph.of(variant).mac_nodes.values()}
     share = sum(work[name] for name in floats) / sum(work.values())
     assert {item.node for item in found.islands} >= set(floats)
     assert 0.4 < share <= found.share_by_precision["fp32"] + 1e-6

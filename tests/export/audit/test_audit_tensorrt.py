@@ -80,7 +80,7 @@ def test_fp16_resnet50_fuses_49_relus_and_16_adds(tmp_path: Path):
     assert network_files.write_half(fp32, half) == {}
     engine = find_compiler("tensorrt_rtx").compile_engine(half, "fp16", "sm80+sm86+sm89+sm120", {})
     layers = [EngineLayer.from_json(record) for record in engine.companions["layers.json"]["layers"]]
-    source = SourceGraph(half)
+    source = SourceGraph.of(half)
     evidence = Evidence(executed(layers, source), "build log", complete=True)
     audit = judge(EngineRecord("e", "tensorrt_rtx", "fp16", "sm86"), source, evidence)
     followers = [item.op for node in source.mac_nodes.values() for item in node.followers]

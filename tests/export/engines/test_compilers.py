@@ -16,7 +16,9 @@ from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_var
 from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
+from resnetrt.export.variants.outline import outline_file
 from resnetrt.export.variants.parity import run_onnx
+from resnetrt.export.variants.read_outline import read_outline
 from resnetrt.export.variants.store import enter_variant
 from resnetrt.golden import FILE, Golden
 from resnetrt.manifest import InputSpec, Manifest, VariantRecord
@@ -27,13 +29,14 @@ from resnetrt.runtime.backends import BACKENDS
 
 COMPILE_AND_REPORT = """
 import sys
-for absent in ("onnx", "torch"):
+for absent in ("onnx", "onnx_ir", "torch"):
     sys.modules[absent] = None
 from resnetrt.bundle import Bundle
 from resnetrt.export.engines.compile import compile_variant
 bundle = Bundle.open(sys.argv[1])
 engine = compile_variant(bundle, "int8.cpu", sys.argv[2])
-print(bundle.read_json(f"engines/{engine}.json")["audit"]["reason"])
+audit = bundle.read_json(f"engines/{engine}.json")["audit"]
+print(audit.get("reason") or audit["share_by_precision"])
 """
 
 
@@ -196,10 +199,18 @@ class TestCompileVariant:
         assert Bundle.open(bundle.path).manifest.engines == {}
 
     def test_needs_neither_torch_nor_onnx(self, bundle: Bundle, backend: str):
+        """And is audited like any other where the outline of its variant is stored, as in every bundle of today."""
+        here = compile_variant(bundle, "int8.cpu", backend)
+        audited = bundle.read_json(f"engines/{here}.json")["audit"]["share_by_precision"]
         command = [sys.executable, "-c", COMPILE_AND_REPORT, str(bundle.path), backend]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = "the package onnx is not installed: pip install 'resnetrt[export]'\n"
-        assert (done.returncode, done.stdout) == (0, said), done.stderr
+        assert done.returncode == 0, done.stderr
+        assert "no outline is stored beside it" in done.stdout
+        with bundle.edit() as editor:
+            file = bundle.manifest.variants["int8.cpu"].file
+            editor.write_json(outline_file(file), read_outline(editor.written(file)).to_json())
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"{audited}\n"), done.stderr
 
     def test_an_unknown_option_is_refused(self, bundle: Bundle, backend: str):
         with pytest.raises(UsageError, match=f"unknown option of {backend} 'workspace'"):

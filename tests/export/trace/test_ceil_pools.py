@@ -98,4 +98,4 @@ def test_the_audit_counts_the_work_of_a_file_that_another_tool_made(tmp_path: Pa
     )
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "w"))
     onnx.save(model, tmp_path / "net.onnx")
-    assert [node.macs for node in SourceGraph(tmp_path / "net.onnx").mac_nodes.values()] == [8 * 3]
+    assert [node.macs for node in SourceGraph.of(tmp_path / "net.onnx").mac_nodes.values()] == [8 * 3]
