@@ -78,8 +78,8 @@ def test_engines_for_frames_only_are_timed_end_to_end_only(tmp_path):
     fp32, int8 = (compile_variant(bundle, variant, "onnxruntime") for variant in ("fp32", "int8.cpu"))
     options = LabOptions(batches=(1,), threads=1, rounds=2, budget_s=200.0, memory=False)
     record = run_lab([Subject(bundle, [fp32], (), [int8])], options, lambda _: None)
-    assert [row["engine"] for row in record["results"]] == [fp32]
-    assert [row["engine"] for row in record["end_to_end"]] == [fp32] * 2 + [int8] * 2
+    assert [row["engine"] for row in record["results"]] == ["onnx-fp32", fp32]
+    assert [row["engine"] for row in record["end_to_end"]] == ["onnx-fp32"] * 2 + [fp32] * 2 + [int8] * 2
     assert record["request"]["engines"] == {"tiny": [fp32, int8]}
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=200.0, profile=engine)
     whole = run_lab([subject], options, lambda _: None, lambda item: kept.append(json.dumps(item)))
     assert [(len(item["results"]), len(item["end_to_end"]), len(item["memory"])) for item in map(json.loads, kept)] == [
-        (1, 0, 0), (2, 0, 0), (2, 2, 0), (2, 2, 1)
+        (2, 0, 0), (4, 0, 0), (4, 4, 0), (4, 4, 1)
     ]  # fmt: skip
     partial = json.loads(kept[0]) | {"left_out": ["x", "tiny batch 2: the budget was spent"]}
     path = tmp_path / "bench.json"
