@@ -25,6 +25,8 @@ def use(bundle: Path, photo: Path, engine: str) -> dict[str, object]:
         images = session.prepare(session.preprocessing.frame_from_file(photo)[None])
         (logits,) = session.infer(images).values()
         (three,) = session.infer(np.concatenate([images] * 3)).values()
+        ((best,),) = session.predict([photo], top=1)
+        assert best.index == logits[0].argmax()
         return {
             "sqnr_db": session.selftest.sqnr_db,
             "seen": [int(row.argmax()) for row in (*logits, *three)],

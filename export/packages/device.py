@@ -1,8 +1,9 @@
 """`package device`: a bundle with only what a device needs to compile, check and run its engines.
 
-It is a bundle like any other. Kept are the variants that the device's backends take with their outputs on the golden
-images, these images (uint8 frames), labels, preprocessing, evidence and the fold certificate. Of the calibration record
-only the hashes of its images stay, so that `evaluate` still refuses these images; its histograms are left out.
+It is a bundle like any other. Kept are the variants that the device's backends take with their outlines and their
+outputs on the golden images, these images (uint8 frames), labels, preprocessing, evidence and the fold certificate. Of
+the calibration record only the hashes of its images stay, so that `evaluate` still refuses these images; its histograms
+are left out.
 """
 
 import shutil
@@ -17,6 +18,7 @@ from resnetrt.errors import BundleError, UsageError
 from resnetrt.export.cast.recipes import RECIPES
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.engines.compile import choose_variant
+from resnetrt.export.variants.outline import outline_file
 from resnetrt.golden import FILE as GOLDEN
 from resnetrt.golden import outputs_file
 
@@ -128,7 +130,8 @@ def _files(bundle: Bundle, variants: Iterable[str], engines: Iterable[str]) -> l
     manifest = bundle.manifest
     wanted = [GOLDEN, *_EVIDENCE]
     for variant in variants:
-        wanted += [manifest.variants[variant].file, outputs_file(variant)]
+        file = manifest.variants[variant].file
+        wanted += [file, outputs_file(variant), outline_file(file)]
     beside = tuple(f"engines/{engine}." for engine in engines)
     wanted += [manifest.engines[engine].file for engine in engines]
     wanted += [name for name in manifest.files if beside and name.startswith(beside)]
