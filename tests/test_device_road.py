@@ -5,6 +5,7 @@ TensorRT-RTX builds engines without a GPU; running them needs one, so ONNX Runti
 
 import importlib.util
 import json
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -98,8 +99,13 @@ def test_bench_takes_the_fp32_file_as_its_baseline_and_never_says_eager(python: 
     assert run_bare(python, "report", "bench/bench.json", "--html", page.name, cwd=device.parent).returncode == 0
     assert "x FP32 file" in page.read_text()
     page.unlink()
-    assert run(["report", str(device.parent / "bench" / "bench.json"), "--html", str(page)]) == 0  # on the workstation
-    assert "x FP32 file" in page.read_text()
+    back = device.parent / "bench" / "bench.json"
+    own = ["bench", str(device.parent / "out" / "fashion_resnet20.bundle"), "--batches", "1", "--rounds", "6"]
+    assert run([*own, "--only-latency", "--out", str(device.parent / "own")]) == 0
+    assert run(["report", str(device.parent / "own" / "bench.json"), str(back), "--html", str(page)]) == 0
+    shown = page.read_text()
+    assert {"x FP32 file", "x eager"} <= set(re.findall(r"<td>(x [^<]*)</td>", shown))
+    assert shown.count("<td>onnxruntime-int8-cpu") == 4  # side by side, and in each run's own table
 
 
 def test_evaluate_and_audit(python: Path, device: Path):

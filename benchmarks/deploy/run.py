@@ -129,12 +129,14 @@ def compile_all(bundle: Bundle, request: DeployRequest, refused: list[str], say:
 
     Engines that fail a check are added to `refused`. Raises `CheckFailed` if no other engine is left.
     """
-    engines = []
+    engines, elsewhere = [], []
     for precision in request.precisions:
         for backend in request.backends:
             try:
                 if (engine := _compile(bundle, backend, precision, request.min_share, say)) is not None:
                     engines.append(engine)
+                elif backend not in elsewhere:
+                    elsewhere.append(backend)
             except (BackendMissing, UsageError) as error:
                 say(f"compile   {backend} {precision} left out: {error}")
             except (BackendRefused, CheckFailed) as error:
@@ -142,6 +144,8 @@ def compile_all(bundle: Bundle, request: DeployRequest, refused: list[str], say:
                 refused.append(str(error))
     if refused and not engines:
         raise CheckFailed(refused[0])
+    if elsewhere:
+        say(f"next      resnetrt package device {bundle.path} --for {','.join(elsewhere)} --out DEVICE.bundle")
     return engines
 
 

@@ -36,14 +36,43 @@ _CAPTIONS = {
 }
 _RESULTS = ("network", "engine", "batch", "n", "median ms", "95 % interval", "p90", "p99")
 _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
+_SIDE_BY_SIDE = ("network", "engine", "batch", "run", "machine", "median ms", "95 % interval", "times", "against")
 
 
 def html_report(record: Record) -> str:
     """The whole page; without matplotlib it says so in place of the pictures."""
-    factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
-    title = "Latency against depth" if _has_depths(record) else "Latency of engines"
+    title = _title(record)
+    return _page(title, [f"<h1>{title}</h1>", *_sections(record)])
+
+
+def html_reports(records: Mapping[str, Record]) -> str:
+    """One page of several runs by name, such as a workstation's and a device's: side by side, then each in full."""
+    rows = [
+        (row["network"], row["engine"], str(row["batch"]), name, str(record["conditions"].get("cpu")),
+         format_ms(row["median_ms"]), f"{format_ms(row['ci_ms'][0])} to {format_ms(row['ci_ms'][1])}",
+         _number(row.get("times_faster"), 2), factor_heading(record["results"]))
+        for name, record in records.items()
+        for row in record["results"]
+    ]  # fmt: skip
+    rows.sort(key=lambda row: (row[0], int(row[2]), row[1]))
+    title = "Latency on several machines"
     parts = [
         f"<h1>{title}</h1>",
+        '<p class="quiet">Factors are of each run by itself; between machines compare the times.</p>',
+        _table(_SIDE_BY_SIDE, rows),
+    ]
+    for name, record in records.items():
+        parts += [f"<h1>{escape(name)}: {_title(record)}</h1>", *_sections(record)]
+    return _page(title, parts)
+
+
+def _title(record: Record) -> str:
+    return "Latency against depth" if _has_depths(record) else "Latency of engines"
+
+
+def _sections(record: Record) -> list[str]:
+    factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
+    return [
         f'<p class="quiet">{escape(_where(record))}</p>',
         *_marks(record),
         "<h2>What it says</h2>",
@@ -66,6 +95,9 @@ def html_report(record: Record) -> str:
         "<h2>Conditions</h2>",
         _definitions(record["conditions"]),
     ]
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>resnetrt: {title}</title>'
     scheme = '<meta name="color-scheme" content="light dark">'
     body = "\n".join(parts)

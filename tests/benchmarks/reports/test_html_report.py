@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.reports.charts import draw_all, spread, write_charts
 from resnetrt.benchmarks.reports.conclusions import conclusions
-from resnetrt.benchmarks.reports.html_report import html_report
+from resnetrt.benchmarks.reports.html_report import html_report, html_reports
 from resnetrt.benchmarks.reports.theme import VARIABLES, themed_svg
 from resnetrt.cli import run
 
@@ -99,6 +99,24 @@ def test_ids_of_two_pictures_differ(page):
     assert len(ids) == len(set(ids))
 
 
+def test_runs_of_several_machines_stand_side_by_side_each_against_its_own_baseline():
+    device = record(conditions={"cpu": "Cortex <A72>", "threads": 4, "cores": 4, "versions": {}})
+    device["results"] = [
+        row | {"engine": row["engine"].replace("eager-fp32", "onnx-fp32"), "median_ms": 9 * row["median_ms"]}
+        for row in device["results"]
+    ]
+    page = html_reports({"own.json": record(), "device.json": device})
+    first = page[: page.index("own.json: Latency against depth")]
+    cells = re.findall(r"<td>([^<]*)</td>", first)
+    rows = [cells[at : at + 9] for at in range(0, len(cells), 9)]
+    both = [row for row in rows if row[:3] == ["resnet50", "openvino-int8-cpu", "1"]]
+    assert [(row[3], row[4], row[5], row[8]) for row in both] == [
+        ("own.json", "Some &lt;CPU&gt;", "4.91", "x eager"),
+        ("device.json", "Cortex &lt;A72&gt;", "44.2", "x FP32 file"),
+    ]
+    assert "device.json: Latency against depth" in page
+
+
 def test_a_disturbed_run_is_marked():
     noise = {"network": "resnet18", "batch": 1, "disturbed": True, "reasons": ["other processes took 30% of the cores"]}
     found = record(disturbed=True, noise=[noise])
@@ -157,8 +175,8 @@ def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
 
 
 def race(*cells):
-    """Rows of engines with their factors over eager on the networks of these depths."""
-    return [
+    """Rows of eager, and of engines with their factors over it on the networks of these depths."""
+    return [result(depth, "eager-fp32", 1) for depth in dict.fromkeys(depth for _, depth, _ in cells)] + [
         result(depth, engine, 1) | {"times_faster": times, "times_faster_ci": [times * 0.99, times * 1.01]}
         for engine, depth, times in cells
     ]
