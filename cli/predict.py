@@ -12,6 +12,7 @@ from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from resnetrt.bundle import Bundle
     from resnetrt.preprocess import UInt8Array
     from resnetrt.runtime.predict.side_by_side import EngineAnswer, PictureAnswers, SideBySide
 
@@ -23,7 +24,13 @@ _PATH = click.Path(path_type=Path)
 @click.argument("files", nargs=-1, type=_PATH)
 @click.option("--camera", metavar="NUMBER|FILE", help="Frames of camera 0, of /dev/video0, or of a video file.")
 @click.option("--frames", type=click.IntRange(1), help="Frames of a camera or video at most. Default: to its end.")
-@click.option("--engine", "engines", type=WORDS, multiple=True, help="Engine id; several stand side by side.")
+@click.option(
+    "--engine",
+    "engines",
+    type=WORDS,
+    multiple=True,
+    help="Engine id; may be repeated. Default: all that run here.",
+)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to show of each image.")
 @json_option
 def command(
@@ -49,7 +56,8 @@ def command(
     stream = None if video is None else _open(video, frames)
     skipped: list[dict[str, str]] = []
     kept: list[PictureAnswers] = []
-    with SideBySide(Bundle.open(bundle), tuple(itertools.chain(*engines))) as side:
+    opened, named = Bundle.open(bundle), tuple(itertools.chain(*engines))
+    with SideBySide(opened, named or _all_here(opened)) as side:
         tally = Tally(side.engines)
         found = _of_files(side, pictures, top, skipped) if stream is None else _of_frames(side, stream, str(video), top)
         try:
@@ -72,6 +80,16 @@ def command(
     if skipped:
         note(f"{len(skipped)} of {len(pictures)} images were left out")
     return 1 if skipped else 0
+
+
+def _all_here(bundle: "Bundle") -> tuple[str, ...]:
+    """All engines that can run here, side by side; the others are named. Raises what `engines_here` does."""
+    from resnetrt.export.engines.here import engines_here
+
+    here, elsewhere = engines_here(bundle)
+    for engine, why in elsewhere.items():
+        note(f"{engine} is left out: {why}")
+    return tuple(here)
 
 
 def _video(files: Sequence[Path], camera: str | None) -> Path | None:

@@ -117,9 +117,9 @@ def test_evaluate_and_audit(python: Path, device: Path):
 
 
 def test_predict_inspect_and_doctor(python: Path, device: Path):
-    words = ("predict", device.name, "photo.png", "--engine", ",".join(ORT))
-    found = answer(python, *words, cwd=device.parent)
-    assert found["images"], found
+    found = answer(python, "predict", device.name, "photo.png", cwd=device.parent)
+    assert [row["engine"] for row in found["engines"]] == list(ORT)
+    assert found["images"][0]["agree"]
     assert answer(python, "inspect", device.name, cwd=device.parent)
     assert answer(python, "doctor", cwd=device.parent)["problems"] == []
 

@@ -85,8 +85,9 @@ def test_engines_side_by_side(labelled: Bundle, photos: Path, cli, engines: list
     assert "same" in shown.out
 
 
-def test_an_engine_must_be_chosen_where_there_are_several(labelled: Bundle, photos: Path, cli):
-    assert f"choose with --engine: {FP32}, {INT8}" in cli("predict", labelled.path, photos).one_line(2)
+def test_without_a_choice_all_engines_stand_side_by_side(labelled: Bundle, photos: Path, cli):
+    found = cli("predict", labelled.path, photos, "--json").json()
+    assert [row["engine"] for row in found["engines"]] == [FP32, INT8]
 
 
 def test_a_damaged_image_is_named_and_left_out(labelled: Bundle, photos: Path, cli):
