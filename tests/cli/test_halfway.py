@@ -25,6 +25,7 @@ COMMAND = [sys.executable, "-m", "resnetrt.cli"]
 BACKENDS = [("onnxruntime", "int8"), ("openvino", "int8"), ("tensorrt_rtx", "fp16")]
 # every test runs commands in processes of their own
 pytestmark = pytest.mark.slow
+CAST = {"fp16.onnx", "golden/fp16.safetensors", "outlines/fp16.json"}
 MOMENTS = 6  # of a kill; each is one run of a command
 
 
@@ -86,7 +87,9 @@ def test_a_device_that_is_full(
     bundle = Path(shutil.copytree(source, disk / "device.bundle"))
     before = content(bundle)
     message = one_line(resnetrt("compile", bundle, *compile_arguments), 4)
-    assert re.search(rf"no room to write .*{disk}.*: No space left on device; what was there is unchanged", message)
+    assert re.search(
+        rf"no room to write (.*{disk}.*|the result or a temporary .*): No space left on device; what was", message
+    )
     assert content(bundle) == before
     assert names(disk) == ["device.bundle"]
 
@@ -128,8 +131,12 @@ def test_a_power_cut_at_any_moment_of_compile(device: Path, compile_arguments: l
 
     def check() -> None:
         found = content(device)
-        whole.update(whole or {} if found == old else found)
-        assert found in (old, whole)
+        if Bundle.open(device).manifest.engines:
+            whole.update(whole or found)
+            assert found == whole
+        else:  # as before, but a cast may have been added, which is a step of its own
+            assert old.items() <= found.items()
+            assert found.keys() - old.keys() in (set(), CAST)
         shutil.rmtree(device)
         shutil.copytree(device.parent / "before", device)
 

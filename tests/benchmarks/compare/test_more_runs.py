@@ -30,7 +30,9 @@ def side(tiny_engine, tmp_path):
 
 def test_a_run_in_a_process_of_its_own_times_the_groups_that_are_asked_for(side):
     found = side.run({("tiny", 2): 1.0})
-    assert [(row["network"], row["engine"], row["batch"]) for row in found["results"]] == [("tiny", FP32, 2)]
+    assert [(row["network"], row["engine"], row["batch"]) for row in found["results"]] == [
+        ("tiny", "onnx-fp32", 2), ("tiny", FP32, 2)
+    ]  # fmt: skip
     assert all(ms > 0 for ms in found["results"][0]["round_medians_ms"])
     assert {"disturbed", "reasons", "others_share"} <= found["noise"][0].keys()
     assert found["conditions"]["threads"] == 1
@@ -55,7 +57,7 @@ def test_another_python_times_the_same_bundle(side, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert other_side(python, side).python == other_side(tmp_path, side).python == str(python)
     found = other_side(tmp_path, side).run({("tiny", 1): 0.1})
-    assert [row["engine"] for row in found["results"]] == [FP32]
+    assert [row["engine"] for row in found["results"]] == ["onnx-fp32", FP32]
     assert (tmp_path / "called").exists()
 
 
@@ -78,7 +80,7 @@ def test_another_bundle_is_timed_under_the_name_of_this_one(side, tmp_path, tiny
         editor.manifest.name = "renamed"
     other = other_side(tmp_path / "other.bundle", side)
     assert other.renamed == {"renamed": "tiny"}
-    assert [row["network"] for row in other.run({("tiny", 1): 0.1})["results"]] == ["tiny"]
+    assert [row["network"] for row in other.run({("tiny", 1): 0.1})["results"]] == ["tiny", "tiny"]
     with pytest.raises(UsageError, match="expected one BUNDLE to compare with it"):
         other_side(tmp_path / "other.bundle", side, made=["tiny"])
 

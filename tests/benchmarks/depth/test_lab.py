@@ -176,8 +176,8 @@ def test_an_interrupt_keeps_the_groups_that_are_measured(tmp_path, monkeypatch):
 
     options = LabOptions(batches=(1, 2, 4), threads=1, rounds=2, budget_s=200.0)
     record = run_lab([subject], options, lambda _: None, keep)
-    assert [(len(item["results"]), item["complete"]) for item in kept] == [(1, False), (2, False)]
-    assert [row["batch"] for row in record["results"]] == [1, 2]
+    assert [(len(item["results"]), item["complete"]) for item in kept] == [(2, False), (4, False)]
+    assert [row["batch"] for row in record["results"]] == [1, 1, 2, 2]
     assert (record["complete"], record["memory"], record["end_to_end"]) == (False, [], [])
     assert record["seconds_by_part"]["latency"] > 0
     monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_latency", raise_interrupt)

@@ -214,5 +214,5 @@ def test_variants_of_another_record_go_with_it(fashion_bundle: Bundle):
     assert set(after.variants) == {"fp32", "fp16"}
     assert set(after.engines) == {engines[1]}
     files = {"fp32.onnx", "fp16.onnx", "fold.json", "golden.safetensors", FILE, f"engines/{engines[1]}.onnx"}
-    files |= {"golden/fp32.safetensors", "golden/fp16.safetensors"}
+    files |= {"golden/fp32.safetensors", "golden/fp16.safetensors", "outlines/fp32.json", "outlines/fp16.json"}
     assert set(after.files) == files | {f"engines/{engines[1]}.json"}

@@ -63,7 +63,13 @@ def test_what_is_in_the_bundle(exported: Bundle):
     opened = Bundle.open(exported.path)
     manifest = opened.manifest
     assert manifest == exported.manifest
-    assert set(manifest.files) == {"fp32.onnx", "fold.json", "golden.safetensors", "golden/fp32.safetensors"}
+    assert set(manifest.files) == {
+        "fp32.onnx",
+        "fold.json",
+        "golden.safetensors",
+        "golden/fp32.safetensors",
+        "outlines/fp32.json",
+    }
     assert (manifest.name, manifest.classes, manifest.labels) == ("small", 5, list("abcde"))
     assert (manifest.input.name, manifest.input.shape, manifest.output) == ("input", (3, 16, 16), "logits")
     assert manifest.preprocessing == RGB

