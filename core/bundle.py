@@ -131,9 +131,8 @@ class Bundle:
             editor = BundleEditor(staged, current)
             yield editor
             editor.seal()
-            with locked(
-                place
-            ):  # else two writers could both find it unchanged, and the later one drop the other's work
+            # else two writers could both find it unchanged, and the later one drop the other's work
+            with locked(place):
                 if (self.path / MANIFEST).read_bytes() != before:
                     raise self._changed()
                 exchange_directories(staged, place)

@@ -133,7 +133,7 @@ def test_a_power_cut_at_any_moment_of_compile(device: Path, compile_arguments: l
         found = content(device)
         if Bundle.open(device).manifest.engines:
             whole.update(whole or found)
-            assert found == whole
+            assert found.keys() == whole.keys()  # not their hashes: TensorRT's engines differ from build to build
         else:  # as before, but a cast may have been added, which is a step of its own
             assert old.items() <= found.items()
             assert found.keys() - old.keys() in (set(), CAST)
