@@ -13,6 +13,7 @@ from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import PASS_THROUGH, SourceGraph
+from resnetrt.export.variants.outline import OutlineNode
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.onnxruntime import create_native
 
@@ -36,18 +37,10 @@ _TYPES = {1: "float", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64",
 
 
 @dataclass(frozen=True)
-class _Node:
-    name: str
-    op: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Graph:
     """The nodes, and the element type of each value where it is known."""
 
-    nodes: tuple[_Node, ...]
+    nodes: tuple[OutlineNode, ...]
     types: dict[str, str]
 
 
@@ -81,7 +74,7 @@ def _read(path: Path) -> _Graph:
     types |= {value.Name().decode(): number for value in values if (number := _element_type(value))}
     return _Graph(
         tuple(
-            _Node(
+            OutlineNode(
                 node.Name().decode(),
                 node.OpType().decode(),
                 tuple(node.Inputs(place).decode() for place in range(node.InputsLength())),
@@ -106,14 +99,14 @@ def _element_type(value: Any) -> int:
     return int(tensor.ElemType())
 
 
-def _precision(node: _Node, types: dict[str, str]) -> str:
+def _precision(node: OutlineNode, types: dict[str, str]) -> str:
     if _INTEGER.search(node.op):
         return "int8"
     known = (types[name] for name in (*node.inputs, *node.outputs) if name in types)
     return precision_of(next(known, UNKNOWN))
 
 
-def _layer(node: _Node, types: dict[str, str], producers: dict[str, _Node]) -> ExecutedLayer:
+def _layer(node: OutlineNode, types: dict[str, str], producers: dict[str, OutlineNode]) -> ExecutedLayer:
     """`node` by the names that the optimiser left: a fused node may have any of its parts' names or outputs."""
     kind = _KINDS.get(node.op, "compute")
     labels = [_SUFFIX.sub("", name) for name in (node.name, *(node.outputs if kind == "compute" else ())) if name]
@@ -128,7 +121,7 @@ def _layer(node: _Node, types: dict[str, str], producers: dict[str, _Node]) -> E
     )
 
 
-def _origin(tensor: str, producers: dict[str, _Node]) -> str:
+def _origin(tensor: str, producers: dict[str, OutlineNode]) -> str:
     """The tensor that `tensor` is made of by quantization and reordering alone."""
     while (node := producers.get(tensor)) is not None and node.op in PASS_THROUGH | {"ReorderInput"}:
         tensor = node.inputs[0]
