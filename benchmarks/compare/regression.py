@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-from resnetrt.benchmarks.measure.latency import BASELINES
+from resnetrt.benchmarks.measure.latency import BASELINES, baseline_of
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.benchmarks.stats.between_runs import Difference, differ, run_variance, student_t
 from resnetrt.benchmarks.stats.holm import holm
@@ -167,8 +167,8 @@ def _side(key: Key, runs: Sequence[_Rows], baseline: bool) -> _Side:
         if key not in rows:
             continue
         own = rows[key]
-        found = [name for name in BASELINES if (network, name, batch, threads) in rows]
-        divisor = found[0] if found and baseline and engine not in BASELINES else None
+        beside = (key[1] for key in rows if (key[0], *key[2:]) == (network, batch, threads))
+        divisor = baseline_of(beside) if baseline and engine not in BASELINES else None
         against.add(divisor or "time")
         times = own["round_medians_ms"]
         over = [1.0] * len(times)
@@ -181,7 +181,7 @@ def _side(key: Key, runs: Sequence[_Rows], baseline: bool) -> _Side:
         else:
             counted.append([a / b for a, b in zip(times, over, strict=True)])
     if len(against) > 1:
-        raise UsageError(f"--compare: {_missing(against)} was timed in some runs only; time it in all")
+        raise UsageError(f"--compare: {baseline_of(against)} was timed in some runs only; time it in all")
     return _Side(counted, against.pop(), disturbed, few)
 
 
@@ -189,15 +189,10 @@ def _cell(key: Key, sides: tuple[_Side, _Side]) -> CellVerdict:
     old, new = sides
     if old.against != new.against:
         raise UsageError(
-            f"--compare: {_missing({old.against, new.against})} was timed in one run only; time it in both"
+            f"--compare: {baseline_of([old.against, new.against])} was timed in one run only; time it in both"
         )
     counts = (len(old.rounds), len(new.rounds)), (old.disturbed, new.disturbed), (old.few, new.few)
     return CellVerdict(*key, new.against, "INCONCLUSIVE", *counts)
-
-
-def _missing(against: set[str]) -> str:
-    """The baseline of some runs that others lack, where the runs have different ones."""
-    return next(name for name in BASELINES if name in against)
 
 
 def _judge(cells: Sequence[CellVerdict], pairs: Sequence[tuple[_Side, _Side]], limit: float) -> list[CellVerdict]:

@@ -1,7 +1,7 @@
 """Latency of engines beside eager PyTorch in the same run: the `results[]` rows of `bench`."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,8 +90,8 @@ def _row(
     network: str, depth: int | None, contender: Contender, batch: int, timings: dict[str, Timing]
 ) -> dict[str, Any]:
     timing = timings[contender.engine]
-    baseline = next((timings[name] for name in BASELINES if name in timings), None)
-    times_faster = None if baseline is None else ratio(baseline, timing)
+    baseline = baseline_of(timings)
+    times_faster = None if baseline is None else ratio(timings[baseline], timing)
     return {
         "network": network,
         "depth": depth,
@@ -107,10 +107,10 @@ def _row(
     }
 
 
-def baseline_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """The engine among `rows` that times are divided by; None if there is none."""
-    engines = {row["engine"] for row in rows}
-    return next((name for name in BASELINES if name in engines), None)
+def baseline_of(engines: Iterable[str]) -> str | None:
+    """The one of `engines` that times are divided by; None if there is none."""
+    present = set(engines)
+    return next((name for name in BASELINES if name in present), None)
 
 
 def session_infer(session: Session) -> Infer:

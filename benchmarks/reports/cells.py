@@ -16,12 +16,12 @@ _BASELINES = {
 
 def baseline_words(rows: Iterable[Mapping[str, Any]]) -> str:
     """What the times of `rows` are divided by, in a sentence."""
-    return _BASELINES[baseline_of(rows)][0]
+    return _BASELINES[baseline_of(row["engine"] for row in rows)][0]
 
 
 def factor_heading(rows: Iterable[Mapping[str, Any]]) -> str:
     """The heading of a column of `times_faster`; an engine is never called faster than eager if eager was not timed."""
-    return _BASELINES[baseline_of(rows)][1]
+    return _BASELINES[baseline_of(row["engine"] for row in rows)][1]
 
 
 def format_ms(value: float | None) -> str:
