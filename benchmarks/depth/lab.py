@@ -17,7 +17,7 @@ from resnetrt.benchmarks.measure.memory import measure_memory
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.overhead import measure_overhead
 from resnetrt.benchmarks.measure.peaks import measure_peaks, merge_peaks
-from resnetrt.benchmarks.verify.reference import golden_reference, rebuild_eager
+from resnetrt.benchmarks.verify.reference import NoEager, checked_eager
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.golden import Golden
@@ -211,11 +211,11 @@ class Lab:
 
 def _module(bundle: Bundle, found: Findings) -> Any:
     """The eager module, checked against the golden logits; None, with a note, if it can't be rebuilt."""
-    reference = golden_reference(bundle)
-    if reference.name == BASELINE:
-        return rebuild_eager(bundle, None)
-    found.leave_out(f"{bundle.manifest.name} {BASELINE}: {reference.why}")
-    return None
+    try:
+        return checked_eager(bundle)
+    except NoEager as error:
+        found.leave_out(f"{bundle.manifest.name} {BASELINE}: {error}")
+        return None
 
 
 def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:

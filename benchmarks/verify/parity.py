@@ -58,13 +58,16 @@ def verify_bundle(
     names, elsewhere = [bundle.select_engine(name) for name in engines], dict[str, str]()
     if not names:
         names, elsewhere = engines_here(bundle)
-    reference = golden_reference(bundle, weights) if data is None else find_reference(bundle, weights)
     preprocessing = bundle.manifest.preprocessing
     golden = Golden.of(bundle)
+    reference = golden_reference(bundle, golden, weights) if data is None else find_reference(bundle, weights)
     frames = golden.frames if data is None else golden_frames(data, preprocessing, count)
-    images = preprocessing.normalize(frames)
-    size = len(images) if reference.name == STORED else _LIVE_BATCH
-    expected = np.concatenate([reference.infer(images[at : at + size]) for at in range(0, len(images), size)])
+    if reference.name == STORED:
+        expected = golden.logits
+    else:
+        images = preprocessing.normalize(frames)
+        parts = [reference.infer(images[at : at + _LIVE_BATCH]) for at in range(0, len(images), _LIVE_BATCH)]
+        expected = np.concatenate(parts)
     verdicts = [_verify(bundle, name, frames, expected, golden.noise) for name in names]
     verdicts += [EngineVerdict(name, None, None, (), why) for name, why in elsewhere.items()]
     return reference, sorted(verdicts, key=lambda verdict: verdict.engine)

@@ -33,41 +33,47 @@ class Reference:
 
 
 def find_reference(bundle: Bundle, weights: Path | None = None) -> Reference:
-    """The eager model of a bundle, checked against its golden logits; else its FP32 ONNX file in ONNX Runtime.
+    """The eager model of a bundle; else its FP32 ONNX file in ONNX Runtime.
+
+    Raises what `checked_eager` does but `NoEager`, and `UsageError` if the bundle was packaged without its FP32 file,
+    and eager can't be rebuilt either.
+    """
+    try:
+        return Reference(BASELINE, on_a_copy(eager_infer(checked_eager(bundle, weights))))
+    except NoEager as error:
+        return Reference(SUBSTITUTE, _onnx_infer(bundle), str(error))
+
+
+def golden_reference(bundle: Bundle, golden: Golden, weights: Path | None = None) -> Reference:
+    """Live eager, else what eager said of the `golden` images when the bundle was exported.
+
+    Then `infer` gives these logits, all of them, whatever it is given. Raises what `checked_eager` does but `NoEager`.
+    """
+    try:
+        return Reference(BASELINE, on_a_copy(eager_infer(checked_eager(bundle, weights))))
+    except NoEager as error:
+        return Reference(STORED, lambda _images: golden.logits, str(error))
+
+
+def checked_eager(bundle: Bundle, weights: Path | None = None) -> "nn.Module":
+    """The eager model of a bundle, checked against its golden logits.
 
     `weights` is the file that it was exported with; it is needed unless the weights are shipped or random. Raises
-    `WeightsError` for weights other than the bundle's, `CheckFailed` if eager does not reproduce the golden logits,
-    `UsageError` if the bundle was packaged without its FP32 file, and eager can't be rebuilt either.
+    `NoEager` where the model can't be rebuilt, `WeightsError` for weights other than the bundle's, `CheckFailed` if it
+    does not reproduce the golden logits.
     """
-    try:
-        module = rebuild_eager(bundle, weights)
-    except _NoEager as error:
-        return Reference(SUBSTITUTE, _onnx_infer(bundle), str(error))
-    return _live(bundle, module)
-
-
-def golden_reference(bundle: Bundle, weights: Path | None = None) -> Reference:
-    """Live eager, else what eager said of the golden images when the bundle was exported.
-
-    `infer` takes the golden images, preprocessed, and no others. Raises what `find_reference` does about eager.
-    """
-    try:
-        module = rebuild_eager(bundle, weights)
-    except _NoEager as error:
-        return Reference(STORED, lambda _images: Golden.of(bundle).logits, str(error))
-    return _live(bundle, module)
-
-
-def _live(bundle: Bundle, module: "nn.Module") -> Reference:
-    infer = on_a_copy(eager_infer(module))
-    _check_golden(bundle, infer)
-    return Reference(BASELINE, infer)
+    module = rebuild_eager(bundle, weights)
+    golden = Golden.of(bundle)
+    logits = on_a_copy(eager_infer(module))(bundle.manifest.preprocessing.normalize(golden.frames))
+    found = compare(golden.logits, logits, golden.noise)
+    require(found, "eager", "fp32", f"the eager model rebuilt for {bundle.manifest.name}")
+    return module
 
 
 def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
     """The bundle's module in evaluation mode, with weights of the recorded hash."""
     if importlib.util.find_spec("torch") is None:
-        raise _NoEager("torch is not installed")
+        raise NoEager("torch is not installed")
     from resnetrt.models import resolve
 
     manifest = bundle.manifest
@@ -77,13 +83,13 @@ def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
     except ResnetrtError as error:
         if weights is not None:
             raise
-        raise _NoEager(str(error)) from error
+        raise NoEager(str(error)) from error
     found = None if resolved.weights is None else resolved.weights.sha256
     recorded = manifest.weights.get("sha256")
     if found == recorded:
         return resolved.module
     if weights is None:
-        raise _NoEager(f"the weights {manifest.weights.get('name')} are not at hand; name them with --weights")
+        raise NoEager(f"the weights {manifest.weights.get('name')} are not at hand; name them with --weights")
     raise WeightsError(
         f"--weights {weights}: expected the file the bundle was exported with (SHA-256 {str(recorded)[:12]}...), "
         f"found {str(found)[:12]}..."
@@ -107,14 +113,8 @@ def on_a_copy(infer: Infer) -> Infer:
     return lambda images: infer(images.copy())
 
 
-class _NoEager(UsageError):
+class NoEager(UsageError):
     """Why the eager model can't be rebuilt here."""
-
-
-def _check_golden(bundle: Bundle, infer: Infer) -> None:
-    golden = Golden.of(bundle)
-    found = compare(golden.logits, infer(bundle.manifest.preprocessing.normalize(golden.frames)), golden.noise)
-    require(found, "eager", "fp32", f"the eager model rebuilt for {bundle.manifest.name}")
 
 
 def _onnx_infer(bundle: Bundle) -> Infer:
