@@ -17,8 +17,8 @@ from resnetrt.benchmarks.measure.latency import (
 from resnetrt.benchmarks.measure.timing import paired_ratio
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle
-from resnetrt.preprocess import FloatArray, UInt8Array
-from resnetrt.runtime.backends.onnxruntime import create_native
+from resnetrt.export.variants.parity import onnx_runner
+from resnetrt.preprocess import UInt8Array
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,13 +59,7 @@ def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
 
 def fp32_file(bundle: Bundle, threads: int) -> Peer:
     """The FP32 file in ONNX Runtime: the baseline where eager can't run, as on a device without torch."""
-    native = create_native(bundle.variant_file("fp32"), "cpu", threads)
-    name = native.get_inputs()[0].name
-
-    def infer(images: FloatArray) -> FloatArray:
-        logits: FloatArray = native.run(None, {name: images})[0]
-        return logits
-
+    infer = onnx_runner(bundle.variant_file("fp32"), threads)
     return Peer(SUBSTITUTE, "onnxruntime", "fp32", threads, bundle.manifest.preprocessing.normalize, infer)
 
 

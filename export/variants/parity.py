@@ -48,9 +48,9 @@ def run_onnx(
     return _in_batches(_runner(_session(model, as_written)), images, batch)
 
 
-def onnx_runner(model_path: Path) -> Callable[[FloatArray], FloatArray]:
+def onnx_runner(model_path: Path, threads: int | None = None) -> Callable[[FloatArray], FloatArray]:
     """A function from float32 `(N, C, H, W)` to the first output of the ONNX file, on the CPU."""
-    return _runner(_session(model_path))
+    return _runner(_session(model_path, threads=threads))
 
 
 def _in_batches(run: Callable[[Any], FloatArray], images: FloatArray | UInt8Array, batch: int) -> FloatArray:
@@ -67,14 +67,14 @@ def _runner(session: Any) -> Callable[[Any], FloatArray]:
     return run
 
 
-def _session(model: Path | bytes, as_written: bool = False) -> Any:
+def _session(model: Path | bytes, as_written: bool = False, threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    options.intra_op_num_threads = read_settings().threads
+    options.intra_op_num_threads = threads or read_settings().threads
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
