@@ -6,7 +6,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.compilers import find_compiler
-from resnetrt.parts import PARTS
+from resnetrt.parts import how_to_get
 
 
 def engines_here(bundle: Bundle) -> tuple[list[str], dict[str, str]]:
@@ -25,7 +25,6 @@ def engines_here(bundle: Bundle) -> tuple[list[str], dict[str, str]]:
 
 
 def _obstacle(record: EngineRecord) -> str:
-    part = next((part for part in PARTS if part.name == record.backend), None)
-    if part is not None and "." not in part.module and importlib.util.find_spec(part.module) is None:
-        return f"the package {part.module} is not installed; run: {part.install}"
+    if record.backend == "openvino" and importlib.util.find_spec("openvino") is None:
+        return f"the package openvino is not installed; run: {how_to_get('openvino')}"
     return find_compiler(record.backend).obstacle(record.target)
