@@ -26,6 +26,7 @@ from resnetrt.calibration_record import calibration_hashes
 from resnetrt.conditions import conditions
 from resnetrt.engine_record import EngineParity
 from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed, UsageError
+from resnetrt.export.cast.recipes import check_precisions
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
@@ -75,6 +76,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     check_method(request.method)
     for backend in request.backends:
         find_compiler(backend)
+    check_precisions(request.precisions)
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)

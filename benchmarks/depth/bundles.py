@@ -14,7 +14,7 @@ from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration_record import FILE as CALIBRATION
 from resnetrt.errors import BackendMissing, BackendRefused, BundleError, CheckFailed, UsageError
-from resnetrt.export.cast.recipes import RECIPES, UINT8
+from resnetrt.export.cast.recipes import UINT8, check_precisions
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
 from resnetrt.export.fp32.export import export_bundle
@@ -29,10 +29,7 @@ def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str],
 
     Raises `UsageError` for an unknown precision.
     """
-    known = ("fp32", *RECIPES)
-    for precision in precisions:
-        if precision not in known:
-            raise UsageError.unknown("precision", precision, known)
+    check_precisions(precisions)
     path = work / f"{network}-{recipe_hash()}.bundle"
     bundle = _open(path) or _export(network, path, say)
     if CALIBRATION not in bundle.manifest.files and "int8" in precisions:

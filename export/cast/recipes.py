@@ -1,9 +1,11 @@
 """Which 16-bit and 8-bit variants there are, and what each is made from; light, so that compilers can ask."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from resnetrt.bundle import Bundle
 from resnetrt.calibration_record import FILE
+from resnetrt.errors import UsageError
 
 UINT8 = ".uint8"  # ends the name of a variant that takes uint8 frames
 
@@ -25,6 +27,16 @@ RECIPES = {
     "int8": CastRecipe("int8.tensorrt.fp16", "int8.tensorrt", "fp16", "tensorrt"),
     "fp8": CastRecipe("fp8.tensorrt", "int8.tensorrt", "fp16", "tensorrt"),
 }
+
+
+PRECISIONS = ("fp32", *RECIPES)
+
+
+def check_precisions(wanted: Iterable[str]) -> None:
+    """Raise `UsageError` for the first of `wanted` that is no precision of a variant."""
+    for precision in wanted:
+        if precision not in PRECISIONS:
+            raise UsageError.unknown("precision", precision, PRECISIONS)
 
 
 def recipe_for(precision: str, input_type: str = "float32") -> CastRecipe:

@@ -15,7 +15,7 @@ from typing import Any
 from resnetrt.bundle import MANIFEST, Bundle, BundleEditor, create_bundle, sha256_of
 from resnetrt.calibration_record import IMAGES_FILE, calibration_hashes
 from resnetrt.errors import BundleError, UsageError
-from resnetrt.export.cast.recipes import RECIPES
+from resnetrt.export.cast.recipes import check_precisions
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.engines.compile import choose_variant
 from resnetrt.export.variants.outline import outline_file
@@ -100,9 +100,7 @@ def package_device(
 
 def _variants(bundle: Bundle, backends: Sequence[str], precisions: Sequence[str], input_type: str) -> dict[str, None]:
     """The names of the variants to keep."""
-    for precision in precisions:
-        if precision not in (*_EVERYWHERE, *RECIPES):
-            raise UsageError.unknown("precision", precision, (*_EVERYWHERE, *RECIPES))
+    check_precisions(precisions)
     present = {record.precision for record in bundle.manifest.variants.values() if record.input == input_type}
     found: dict[str, None] = {}
     missing = set(precisions)

@@ -7,7 +7,7 @@ import tiny_bundle
 
 from resnetrt.benchmarks.deploy.run import DeployRequest, compile_all, deploy
 from resnetrt.bundle import Bundle
-from resnetrt.errors import CheckFailed
+from resnetrt.errors import CheckFailed, UsageError
 
 
 @pytest.fixture
@@ -40,6 +40,13 @@ def test_it_can_be_kept_all_the_same(bundle: Bundle):
     engines = compile_all(bundle, request(bundle, 0.0), refused, lambda line: None)
     assert ("onnxruntime-int8-cpu" in engines, refused) == (True, [])
     assert bundle.read_engine("onnxruntime-int8-cpu").own_share == pytest.approx(0.158, abs=1e-3)
+
+
+def test_a_misspelt_precision_is_refused_before_anything_is_made(tmp_path: Path):
+    asked = DeployRequest("fashion_resnet20", tmp_path, "fashion_calib", "fashion_test", precisions=("fp32", "int4"))
+    with pytest.raises(UsageError, match=r"unknown precision 'int4'; did you mean int8"):
+        deploy(asked, lambda line: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_with_nothing_left_the_first_refusal_is_the_error(bundle: Bundle):
