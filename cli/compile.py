@@ -81,8 +81,7 @@ def command(
         return variant or choose_variant(opened, backend, name, input_type)
 
     if check:
-        for name in wanted or [""]:
-            _check(opened.variant_file(choose(name)), backend, as_json)
+        _check([opened.variant_file(choose(name)) for name in wanted or [""]], backend, as_json)
         return 0
     made, codes = [], []
     for name in wanted or [""]:
@@ -118,22 +117,31 @@ def _compile(
     return {"engine": engine, "sidecar": record.to_json()}
 
 
-def _check(path: Path, backend: str, as_json: bool) -> None:
+def _check(paths: list[Path], backend: str, as_json: bool) -> None:
     """Print the nodes that the parser refuses. Raises `CheckFailed` if there are any."""
     from dataclasses import asdict
 
     from resnetrt.errors import CheckFailed
     from resnetrt.export.engines.compile import check_variant
 
-    problems = check_variant(path, backend)
+    problems = {path.name: check_variant(path, backend) for path in paths}
     if as_json:
-        emit_json({"file": path.name, "backend": backend, "unsupported": [asdict(problem) for problem in problems]})
-    for problem in problems if not as_json else ():
-        click.echo(f"{problem.node} ({problem.op}): {problem.reason}")
-    if problems:
-        raise CheckFailed(f"{path.name}: {backend} does not take {len(problems)} of its nodes")
-    if not as_json:
-        click.echo(f"{path.name}: {backend} takes every node")
+        rows = [
+            {"file": file, "backend": backend, "unsupported": [asdict(problem) for problem in found]}
+            for file, found in problems.items()
+        ]
+        emit_json(rows[0] if len(rows) == 1 else {"files": rows})
+    else:
+        for file, found in problems.items():
+            for problem in found:
+                click.echo(f"{problem.node} ({problem.op}): {problem.reason}")
+            if not found:
+                click.echo(f"{file}: {backend} takes every node")
+    refused = [
+        f"{file}: {backend} does not take {len(found)} of its nodes" for file, found in problems.items() if found
+    ]
+    if refused:
+        raise CheckFailed("; ".join(refused))
 
 
 def _share(record: "EngineRecord") -> str:
