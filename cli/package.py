@@ -96,7 +96,7 @@ def device(bundle: Path, out: Path, overwrite: bool, as_json: bool, **given: Any
     """Write the bundle --out with what a device needs of BUNDLE: variants, golden images, labels, evidence.
 
     FP16 and INT8 over FP16 are made first where BUNDLE lacks them. Without the FP32 variant a device can compile,
-    verify, audit, predict and serve, but not evaluate, bench or shadow-check, which compare with it.
+    verify, audit, bench (times without a factor), predict and serve, but not evaluate or shadow-check.
     """
     from resnetrt.bundle import Bundle
     from resnetrt.export.packages import package_device
@@ -128,4 +128,4 @@ def _print_device(source: Path, package: "DevicePackage") -> None:
     if package.left_out:
         click.echo(f"left out: {', '.join(package.left_out)} ({package.left_out_bytes / 1e6:.2f} MB)")
     if "fp32" not in package.bundle.manifest.variants:
-        note("without fp32: evaluate, bench and the shadow check compare with it and will refuse; the rest runs")
+        note("without fp32: evaluate and the shadow check will refuse, bench has no baseline; the rest runs")

@@ -200,4 +200,4 @@ def test_the_command_shows_sizes(source: Bundle, tmp_path: Path, capfd: pytest.C
     assert "int8.onnxruntime.onnx" in out
     assert "total" in out
     assert "left out: " in out
-    assert "without fp32: evaluate, bench and the shadow check" in err
+    assert "without fp32: evaluate and the shadow check will refuse, bench has no baseline" in err
