@@ -73,7 +73,7 @@ def command(
     if too few images tell.
     """
     from resnetrt.benchmarks.accuracy.gate import Budget
-    from resnetrt.benchmarks.deploy.run import BACKENDS, PRECISIONS, DeployRequest
+    from resnetrt.benchmarks.deploy.run import BACKENDS, DEFAULT_PRECISIONS, DeployRequest
 
     if backend is not None and given_options(ctx, "backends", "precisions"):
         raise click.UsageError("--backend auto tries all that is here; leave out --for and --precisions")
@@ -92,7 +92,7 @@ def command(
         batch=batch,
         min_share=min_share,
         backends=backends or BACKENDS,
-        precisions=precisions or PRECISIONS,
+        precisions=precisions or DEFAULT_PRECISIONS,
         overwrite=overwrite,
         budget=None if backend is None else Budget(max_drop, min_relative, confidence),
         model_options={"labels": read_labels(labels_file), **options},

@@ -37,7 +37,7 @@ from resnetrt.runtime import load
 from resnetrt.settings import read_settings
 
 BACKENDS = ("onnxruntime", "openvino")
-PRECISIONS = ("fp32", "int8")
+DEFAULT_PRECISIONS = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DeployRequest:
     budget: Budget | None = None
     min_share: float = MIN_SHARE
     backends: Sequence[str] = BACKENDS
-    precisions: Sequence[str] = PRECISIONS
+    precisions: Sequence[str] = DEFAULT_PRECISIONS
     model_options: dict[str, Any] = field(default_factory=dict)
 
 
