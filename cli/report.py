@@ -1,4 +1,4 @@
-"""`resnetrt report`: a bench run as one HTML file and pictures."""
+"""`resnetrt report`: results as one HTML file and pictures."""
 
 from pathlib import Path
 
@@ -14,27 +14,26 @@ from resnetrt.cli.output import emit_json
     "--html", "html_file", type=click.Path(path_type=Path), help="The page. Default: beside the first of them."
 )
 @click.option("--pictures", type=click.Path(path_type=Path), help="Also write each picture as SVG and PNG here.")
-@click.option("--accuracy", type=click.Path(path_type=Path), help="JSON of resnetrt evaluate, for the Pareto picture.")
 @json_option
-def command(
-    results: tuple[Path, ...], html_file: Path | None, pictures: Path | None, accuracy: Path | None, as_json: bool
-) -> None:
-    """Write a self-contained HTML report of what `resnetrt bench` measured, on one machine or on several."""
+def command(results: tuple[Path, ...], html_file: Path | None, pictures: Path | None, as_json: bool) -> None:
+    """Write a self-contained HTML page of results, of one machine or of several side by side.
+
+    RESULTS.json are bench.json of `bench`, and what `verify --json` and `evaluate --json` print, in any order. With one
+    bench and one evaluate, the page has the picture of accuracy against latency.
+    """
     from resnetrt.atomic import write_file
-    from resnetrt.benchmarks.compare.records import read_accuracy, read_record
+    from resnetrt.benchmarks.compare.records import read_results
     from resnetrt.benchmarks.reports.charts import draw_all, write_charts
-    from resnetrt.benchmarks.reports.html_report import html_report, html_reports
+    from resnetrt.benchmarks.reports.results_page import results_page, with_accuracy
     from resnetrt.errors import UsageError
 
-    record, *others = (read_record(path, complete=False) for path in results)
-    if others and (accuracy is not None or pictures is not None):
-        raise UsageError("report: --accuracy and --pictures go with one RESULTS.json, found several; name one")
-    if accuracy is not None:
-        record["engines"] = read_accuracy(accuracy)
+    found = read_results(results)
+    if pictures is not None and len(found.bench) != 1:
+        raise UsageError(f"report: --pictures are of one bench, expected one bench.json, found {len(found.bench)}")
+    bench = with_accuracy(found.bench, found.evaluate)
     target = html_file or results[0].with_suffix(".html")
-    named = dict(zip(map(str, results), (record, *others), strict=True))
-    write_file(target, (html_reports(named) if others else html_report(record)).encode())
-    files = [target, *(write_charts(draw_all(record), pictures) if pictures else [])]
+    write_file(target, results_page(bench, found.verify, found.evaluate).encode())
+    files = [target, *(write_charts(draw_all(*bench.values()), pictures) if pictures else [])]
     if as_json:
         emit_json({"files": [str(path) for path in files]})
         return

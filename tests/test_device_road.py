@@ -108,6 +108,28 @@ def test_bench_takes_the_fp32_file_as_its_baseline_and_never_says_eager(python: 
     assert shown.count("<td>onnxruntime-int8-cpu") == 4  # side by side, and in each run's own table
 
 
+def test_what_verify_and_evaluate_say_there_stands_beside_what_they_say_here(
+    python: Path, device: Path, capsys: pytest.CaptureFixture[str]
+):
+    place, own = device.parent, str(device.parent / "out" / "fashion_resnet20.bundle")
+    judged = {"verify": (), "evaluate": ("--data", "fashion_test", "--samples", "200")}
+    files = []
+    for command, words in judged.items():
+        there = run_bare(python, command, device.name, *words, "--json", cwd=place).stdout
+        assert run([command, own, *words, "--json"]) == 0
+        for side, said in (("there", there), ("here", capsys.readouterr().out)):
+            files.append(place / f"{side}-{command}.json")
+            files[-1].write_text(said)
+    page = place / "all.html"
+    assert run(["report", *map(str, files), "--html", str(page)]) == 0
+    rows = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(.*?)</tr>", page.read_text())]
+    of_int8 = [row for row in rows if row[:1] == [ORT[1]]]
+    assert [Path(row[1]).name for row in of_int8] == [
+        "there-verify.json", "here-verify.json", "there-evaluate.json", "here-evaluate.json"
+    ]  # fmt: skip
+    assert [row[3] for row in of_int8[:2]] == ["golden-outputs", "eager-fp32"]
+
+
 def test_evaluate_and_audit(python: Path, device: Path):
     words = ("evaluate", device.name, "--data", "fashion_test", "--samples", "400", "--max-drop", "5")
     found = answer(python, *words, cwd=device.parent)

@@ -1,8 +1,9 @@
-"""The JSON of an earlier `bench` or `evaluate`, read back."""
+"""The JSON of an earlier `bench`, `verify` or `evaluate`, read back."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,41 @@ from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.errors import EnvironmentFault, UsageError, reason
 
-# the fields that the picture of accuracy against latency draws
-_NUMBERS = ("n", "top1", "fp32_top1", "drop_pp")
+_ANY = "resnetrt bench, verify or evaluate"
+_NUMBERS = ("n", "top1", "fp32_top1", "drop_pp")  # of a row of `evaluate`, beside its interval
+_LIVE = ("max_abs", "sqnr_db", "top1_agreement")  # of a row of `verify` that was run
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """What several result files hold, by the name of the file; the order is that in which they were named."""
+
+    bench: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verify: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def read_results(paths: Sequence[Path]) -> ResultFiles:
+    """The results in `paths`, each of `bench`, `verify --json` or `evaluate --json`, also of another machine.
+
+    Raises `EnvironmentFault` for an unreadable file, `UsageError` for one that is none of these.
+    """
+    found = ResultFiles()
+    for path in paths:
+        record = _read_object(path, _ANY)
+        rows = record.get("engines")
+        if isinstance(record.get("results"), list):  # that of evaluate is the name of a file
+            found.bench[str(path)] = _bench_record(record, path)
+        elif _is_list_of(rows, _is_accuracy) and isinstance(record.get("conditions"), dict):
+            found.evaluate[str(path)] = record
+        elif _is_list_of(rows, _is_parity) and isinstance(record.get("conditions"), dict):
+            found.verify[str(path)] = record
+        else:
+            raise UsageError(
+                f"{path}: expected results[] of bench --out, or engines[] and conditions of verify --json or evaluate "
+                f"--json, found {', '.join(record) or 'an empty object'}"
+            )
+    return found
 
 
 def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
@@ -19,14 +53,18 @@ def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
 
     Raises `EnvironmentFault` for an unreadable file, `UsageError` for one that is no such run.
     """
-    record = _read_object(path, "resnetrt bench")
-    if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
-        raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
+    record = _bench_record(_read_object(path, "resnetrt bench"), path)
     if complete and record.get("complete") is False:
         raise UsageError(
             f"{path}: expected a finished run to compare with, found one that was interrupted; run it again, or "
             f"finish it with --resume {path}"
         )
+    return record
+
+
+def _bench_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
+        raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
     return _learnt_again(_without_factors_of_few_rounds(record))
 
 
@@ -56,18 +94,6 @@ def _rounds(row: Mapping[str, Any]) -> int:
     return round(1 - math.log2(1 - row["ci_confidence"]))
 
 
-def read_accuracy(path: Path) -> list[dict[str, Any]]:
-    """The `engines[]` of `evaluate --json`, reduced to what a picture needs.
-
-    Raises `EnvironmentFault` for an unreadable file, `UsageError` for one without such rows.
-    """
-    rows = _read_object(path, "resnetrt evaluate").get("engines")
-    if not isinstance(rows, list) or not all(map(_is_row, rows)):
-        expected = f"engines[] with engine, {', '.join(_NUMBERS)} and drop_ci_pp"
-        raise UsageError(f"{path}: expected {expected} of resnetrt evaluate --json, found others")
-    return rows
-
-
 def _read_object(path: Path, tool: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
@@ -80,10 +106,23 @@ def _read_object(path: Path, tool: str) -> dict[str, Any]:
     return found
 
 
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, Mapping) or not isinstance(row.get("engine"), str):
-        return False
+def _is_list_of(rows: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Whether these are rows of engines; at least one, since an empty list tells nothing."""
+    return isinstance(rows, list) and bool(rows) and all(_names_engine(row) and is_row(row) for row in rows)
+
+
+def _names_engine(row: Any) -> bool:
+    return isinstance(row, Mapping) and isinstance(row.get("engine"), str)
+
+
+def _is_accuracy(row: Mapping[str, Any]) -> bool:
     interval = row.get("drop_ci_pp")
     if not isinstance(interval, list) or len(interval) != 2:
         return False
     return all(isinstance(value, int | float) for value in (*interval, *map(row.get, _NUMBERS)))
+
+
+def _is_parity(row: Mapping[str, Any]) -> bool:
+    live = row.get("live", ())
+    numbers = live is None or (isinstance(live, Mapping) and all(isinstance(live.get(n), int | float) for n in _LIVE))
+    return numbers and isinstance(row.get("verdict"), str) and isinstance(row.get("problems"), list)

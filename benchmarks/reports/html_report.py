@@ -36,41 +36,20 @@ _CAPTIONS = {
 }
 _RESULTS = ("network", "engine", "batch", "n", "median ms", "95 % interval", "p90", "p99")
 _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
-_SIDE_BY_SIDE = ("network", "engine", "batch", "run", "machine", "median ms", "95 % interval", "times", "against")
 
 
 def html_report(record: Record) -> str:
     """The whole page; without matplotlib it says so in place of the pictures."""
-    title = _title(record)
-    return _page(title, [f"<h1>{title}</h1>", *_sections(record)])
+    return page(title(record), [f"<h1>{title(record)}</h1>", *sections(record)])
 
 
-def html_reports(records: Mapping[str, Record]) -> str:
-    """One page of several runs by name, such as a workstation's and a device's: side by side, then each in full."""
-    rows = [
-        (row["network"], row["engine"], str(row["batch"]), name, str(record["conditions"].get("cpu")),
-         format_ms(row["median_ms"]), f"{format_ms(row['ci_ms'][0])} to {format_ms(row['ci_ms'][1])}",
-         _number(row.get("times_faster"), 2), factor_heading(record["results"]))
-        for name, record in records.items()
-        for row in record["results"]
-    ]  # fmt: skip
-    rows.sort(key=lambda row: (row[0], int(row[2]), row[1]))
-    title = "Latency on several machines"
-    parts = [
-        f"<h1>{title}</h1>",
-        '<p class="quiet">Factors are of each run by itself; between machines compare the times.</p>',
-        _table(_SIDE_BY_SIDE, rows),
-    ]
-    for name, record in records.items():
-        parts += [f"<h1>{escape(name)}: {_title(record)}</h1>", *_sections(record)]
-    return _page(title, parts)
-
-
-def _title(record: Record) -> str:
+def title(record: Record) -> str:
+    """What kind of run it is, as a heading."""
     return "Latency against depth" if _has_depths(record) else "Latency of engines"
 
 
-def _sections(record: Record) -> list[str]:
+def sections(record: Record) -> list[str]:
+    """Everything about one run, below its heading."""
     factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
     return [
         f'<p class="quiet">{escape(_where(record))}</p>',
@@ -79,7 +58,7 @@ def _sections(record: Record) -> list[str]:
         _bullets(conclusions(record)),
         *_figures(record),
         "<h2>Every cell</h2>",
-        _table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
+        table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
         f"<p><small>* measured while something else ran. {factor}: paired by rounds with {baseline} of the same run, "
         "from six rounds on. "
         "GOPS: two operations a multiply-accumulate. % of peak: of the matrix products measured in the "
@@ -97,12 +76,14 @@ def _sections(record: Record) -> list[str]:
     ]
 
 
-def _page(title: str, parts: Iterable[str]) -> str:
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>resnetrt: {title}</title>'
-    scheme = '<meta name="color-scheme" content="light dark">'
+def page(heading: str, parts: Iterable[str]) -> str:
+    """A whole page of `parts`, with `heading` as its title."""
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>resnetrt: {heading}</title>'
+    )
     body = "\n".join(parts)
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}{scheme}<style>{css()}{_STYLE}</style></head>'
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{css()}{_STYLE}</style></head>'
         f"\n<body>\n{body}\n</body></html>\n"
     )
 
@@ -146,7 +127,7 @@ def _figures(record: Record) -> Iterable[str]:
 def _result_cells(row: Record) -> Sequence[str]:
     low, high = row["ci_ms"]
     star = " *" if row.get("disturbed") else ""
-    shares = (_number(row.get(name), 0) for name in ("gops", "percent_of_peak", "percent_of_floor"))
+    shares = (number(row.get(name), 0) for name in ("gops", "percent_of_peak", "percent_of_floor"))
     return (
         row["network"],
         row["engine"] + star,
@@ -156,7 +137,7 @@ def _result_cells(row: Record) -> Sequence[str]:
         f"{format_ms(low)} to {format_ms(high)}{few_rounds(row)}",
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
-        _number(row.get("times_faster"), 2),
+        number(row.get("times_faster"), 2),
         *shares,
         row.get("limit") or "-",
     )
@@ -178,7 +159,7 @@ def _fits(record: Record) -> Iterable[str]:
         for fit in record["fits"]
     ]
     yield "<h2>What depth costs: ms = fixed + slope x GMACs of the batch</h2>"
-    yield _table(("engine", "batch", "fixed ms", "95 %", "ms a GMAC", "95 %", "residuals %"), rows)
+    yield table(("engine", "batch", "fixed ms", "95 %", "ms a GMAC", "95 %", "residuals %"), rows)
 
 
 def _regression(record: Record) -> Iterable[str]:
@@ -186,7 +167,7 @@ def _regression(record: Record) -> Iterable[str]:
         return
     found = record["regression"]
     yield f"<h2>Against {_compared(found)}</h2>"
-    yield _table(VERDICT_HEADER, map(verdict_cells, found["cells"]))
+    yield table(VERDICT_HEADER, map(verdict_cells, found["cells"]))
     others = other_lines(found)
     if others:
         yield _bullets(others)
@@ -205,7 +186,7 @@ def _end_to_end(record: Record) -> Iterable[str]:
     names = ("jpeg", "frame")
     rows = [(*key, *(format_ms(found.get(name)) for name in names)) for key, found in cells.items()]
     yield "<h2>End to end, batch 1: median ms</h2>"
-    yield _table(("network", "engine", "from a JPEG", "from a raw frame"), rows)
+    yield table(("network", "engine", "from a JPEG", "from a raw frame"), rows)
 
 
 def _against_peers(record: Record) -> Iterable[str]:
@@ -218,13 +199,13 @@ def _against_peers(record: Record) -> Iterable[str]:
             row["peer"],
             row["source"],
             str(row["batch"]),
-            _number(row["ratio"], 2),
+            number(row["ratio"], 2),
             "-" if row["ratio"] is None else f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
         )
         for row in record["against_peers"]
     ]
     yield "<h2>Against peers of the same run: the fastest engine's time over the peer's</h2>"
-    yield _table(("network", "engine", "peer", "from", "batch", "ratio", "95 % interval"), rows)
+    yield table(("network", "engine", "peer", "from", "batch", "ratio", "95 % interval"), rows)
     yield "<p><small>Engine: alone, on float32 images. Frame and JPEG include preprocessing.</small></p>"
 
 
@@ -251,7 +232,7 @@ def _memory(record: Record) -> Iterable[str]:
         "load and self-test ms",
         "process start to first output ms",
     )
-    yield _table(header, rows)
+    yield table(header, rows)
 
 
 def _loadgen(record: Record) -> Iterable[str]:
@@ -261,7 +242,7 @@ def _loadgen(record: Record) -> Iterable[str]:
         (row["network"], row["engine"], row["label"], row["result"], _loadgen_number(row)) for row in record["loadgen"]
     ]
     yield "<h2>LoadGen</h2>"
-    yield _table(("network", "engine", "scenario", "result", "number"), rows)
+    yield table(("network", "engine", "scenario", "result", "number"), rows)
     yield "<p><small>Result not verified by MLCommons Association.</small></p>"
 
 
@@ -285,11 +266,13 @@ def _bullets(lines: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls on a narrow screen; cells are text, not HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """So many digits after the point; a dash where there is no value."""
     return "-" if value is None else f"{value:.{digits}f}"

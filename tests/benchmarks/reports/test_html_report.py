@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.reports.charts import draw_all, spread, write_charts
 from resnetrt.benchmarks.reports.conclusions import conclusions
-from resnetrt.benchmarks.reports.html_report import html_report, html_reports
+from resnetrt.benchmarks.reports.html_report import html_report
+from resnetrt.benchmarks.reports.results_page import results_page
 from resnetrt.benchmarks.reports.theme import VARIABLES, themed_svg
 from resnetrt.cli import run
 
@@ -105,7 +106,7 @@ def test_runs_of_several_machines_stand_side_by_side_each_against_its_own_baseli
         row | {"engine": row["engine"].replace("eager-fp32", "onnx-fp32"), "median_ms": 9 * row["median_ms"]}
         for row in device["results"]
     ]
-    page = html_reports({"own.json": record(), "device.json": device})
+    page = results_page({"own.json": record(), "device.json": device}, {}, {})
     first = page[: page.index("own.json: Latency against depth")]
     cells = re.findall(r"<td>([^<]*)</td>", first)
     rows = [cells[at : at + 9] for at in range(0, len(cells), 9)]
@@ -239,32 +240,76 @@ def test_accuracy_gives_the_pareto_picture(tmp_path):
     engine |= {"drop_ci_pp": [0.1, 0.9], "flips_percent": 2.0, "sqnr_db": 29.0}
     one = [row for row in record()["results"] if row["depth"] == 50]
     (tmp_path / "bench.json").write_text(json.dumps(record(results=one)))
-    (tmp_path / "accuracy.json").write_text(json.dumps({"engines": [engine]}))
-    arguments = ["report", str(tmp_path / "bench.json"), "--accuracy", str(tmp_path / "accuracy.json")]
+    (tmp_path / "accuracy.json").write_text(json.dumps({"engines": [engine], "conditions": {}}))
+    arguments = ["report", str(tmp_path / "bench.json"), str(tmp_path / "accuracy.json")]
     assert run([*arguments, "--html", str(tmp_path / "r.html"), "--pictures", str(tmp_path / "p")]) == 0
     assert (tmp_path / "p" / "pareto.svg").is_file()
     assert (tmp_path / "r.html").read_text().count("<svg ") == 6
+
+
+PARITY = {"engine": "e", "live": None, "problems": [], "not_run": "another machine", "verdict": "NOT RUN"}
 
 
 @pytest.mark.parametrize(
     ("content", "code"),
     [
         (b'{"engines": [1]}', 2),
+        (b'{"engines": []}', 2),
         (b'{"engines": [{"engine": "e", "top1": 1}]}', 2),
+        (b'{"engines": [{"engine": "e", "live": {"max_abs": 1}, "problems": [], "verdict": "PASS"}]}', 2),
+        (json.dumps({"engines": [PARITY]}).encode(), 2),  # without conditions
         (b'{"engines": 1}', 2),
+        (b"[]", 2),
         (b"\xff" * 9999, 2),
         (None, 4),
     ],
 )
-def test_accuracy_of_another_kind_is_one_short_line(content, code, tmp_path, capsys):
+def test_a_result_of_another_kind_is_one_short_line(content, code, tmp_path, capsys):
     (tmp_path / "bench.json").write_text(json.dumps(record()))
     if content is not None:
-        (tmp_path / "accuracy.json").write_bytes(content)
-    assert run(["report", str(tmp_path / "bench.json"), "--accuracy", str(tmp_path / "accuracy.json")]) == code
+        (tmp_path / "other.json").write_bytes(content)
+    assert run(["report", str(tmp_path / "bench.json"), str(tmp_path / "other.json")]) == code
     said = capsys.readouterr().err
-    assert "accuracy.json: expected" in said
+    assert "other.json: expected" in said
     assert len(said) < 400
     assert not (tmp_path / "bench.html").exists()
+
+
+def test_parity_and_accuracy_of_two_machines_stand_side_by_side(tmp_path):
+    own, board = {"cpu": "Some <CPU>"}, {"cpu": "ARMv8", "board": {"model": "NVIDIA Jetson Orin"}}
+    live = {"max_abs": 0.5, "sqnr_db": 34.56, "top1_agreement": 0.9375}
+    row = {"engine": "e-int8", "live": live, "problems": ["single images: 3 <dB"], "not_run": None, "verdict": "FAIL"}
+    drop = {"engine": "e-int8", "n": 400, "fp32_top1": 76.0, "top1": 75.5, "drop_pp": 0.5, "drop_ci_pp": [0.1, 0.9]}
+    files = {
+        "v.json": {"reference": "eager", "engines": [row, PARITY], "conditions": own},
+        "dv.json": {"reference": "golden-outputs", "engines": [row | {"problems": []}], "conditions": board},
+        "a.json": {"data": "photos/", "engines": [drop | {"verdict": "PASS"}], "conditions": own},
+        "da.json": {"data": "photos/", "engines": [drop | {"top1": 74.0, "verdict": None}], "conditions": board},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    paths = [str(tmp_path / name) for name in files]
+    assert run(["report", *paths, "--html", str(tmp_path / "all.html")]) == 0
+    page = (tmp_path / "all.html").read_text()
+    rows = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(.*?)</tr>", page) if "<td>" in line]
+    board_name = "NVIDIA Jetson Orin"
+    assert rows == [
+        ["e", paths[0], "Some &lt;CPU&gt;", "eager", "-", "-", "-", "NOT RUN"],
+        ["e-int8", paths[0], "Some &lt;CPU&gt;", "eager", "5.0e-01", "34.6", "93.8", "FAIL"],
+        ["e-int8", paths[1], board_name, "golden-outputs", "5.0e-01", "34.6", "93.8", "FAIL"],
+        ["e-int8", paths[2], "Some &lt;CPU&gt;", "photos/", "400", "76.00", "75.50", "0.50", "0.10 to 0.90", "PASS"],
+        ["e-int8", paths[3], board_name, "photos/", "400", "76.00", "74.00", "0.50", "0.10 to 0.90", "-"],
+    ]
+    assert "v.json, e-int8: single images: 3 &lt;dB" in page
+    assert "v.json, e: another machine" in page
+    assert "Latency" not in page
+
+
+def test_pictures_are_of_one_bench(tmp_path, capsys):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps(record()))
+    assert run(["report", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--pictures", str(tmp_path / "p")]) == 2
+    assert "expected one bench.json, found 2" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_reported_as_such(tmp_path):
@@ -276,7 +321,7 @@ def test_an_interrupted_run_is_reported_as_such(tmp_path):
 def test_a_file_that_is_no_run_is_one_line(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     assert run(["report", str(tmp_path / "x.json")]) == 2
-    assert "expected results[] and conditions" in capsys.readouterr().err
+    assert "expected results[] of bench --out, or engines[]" in capsys.readouterr().err
 
 
 def test_pictures_are_valid_and_the_same_twice(tmp_path):
