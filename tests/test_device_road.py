@@ -124,10 +124,10 @@ def test_what_verify_and_evaluate_say_there_stands_beside_what_they_say_here(
     assert run(["report", *map(str, files), "--html", str(page)]) == 0
     rows = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(.*?)</tr>", page.read_text())]
     of_int8 = [row for row in rows if row[:1] == [ORT[1]]]
-    assert [Path(row[1]).name for row in of_int8] == [
+    assert [row[1] for row in of_int8] == [
         "there-verify.json", "here-verify.json", "there-evaluate.json", "here-evaluate.json"
     ]  # fmt: skip
-    assert [row[3] for row in of_int8[:2]] == ["golden-outputs", "eager-fp32"]
+    assert [row[4] for row in of_int8[:2]] == ["golden-outputs", "eager-fp32"]
 
 
 def test_evaluate_and_audit(python: Path, device: Path):

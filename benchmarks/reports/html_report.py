@@ -55,7 +55,7 @@ def sections(record: Record) -> list[str]:
         f'<p class="quiet">{escape(_where(record))}</p>',
         *_marks(record),
         "<h2>What it says</h2>",
-        _bullets(conclusions(record)),
+        bullets(conclusions(record)),
         *_figures(record),
         "<h2>Every cell</h2>",
         table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
@@ -170,7 +170,7 @@ def _regression(record: Record) -> Iterable[str]:
     yield table(VERDICT_HEADER, map(verdict_cells, found["cells"]))
     others = other_lines(found)
     if others:
-        yield _bullets(others)
+        yield bullets(others)
 
 
 def _compared(regression: Record) -> str:
@@ -253,7 +253,7 @@ def _loadgen_number(row: Record) -> str:
 def _left_out(record: Record) -> Iterable[str]:
     if record.get("left_out"):
         yield "<h2>Left out</h2>"
-        yield _bullets(record["left_out"])
+        yield bullets(record["left_out"])
 
 
 def _definitions(conditions: Record) -> str:
@@ -262,7 +262,8 @@ def _definitions(conditions: Record) -> str:
     return "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(str(v))}</dd>" for n, v in facts.items()) + "</dl>"
 
 
-def _bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> str:
+    """A list of lines of text."""
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 

@@ -1,17 +1,19 @@
 """Results of several files and machines as one HTML page: what is the same kind stands side by side."""
 
+import os
 from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.reports.cells import factor_heading, format_ms
-from resnetrt.benchmarks.reports.html_report import html_report, number, page, sections, table, title
+from resnetrt.benchmarks.reports.html_report import bullets, html_report, number, page, sections, table, title
 
 Records = Mapping[str, Mapping[str, Any]]
 _LATENCY = ("network", "engine", "batch", "file", "machine", "median ms", "95 % interval", "times", "against")
-_PARITY = ("engine", "file", "machine", "against", "max abs", "SQNR dB", "top-1 agreement %", "verdict")
+_PARITY = ("engine", "file", "verdict", "machine", "against", "max abs", "SQNR dB", "top-1 agreement %")
 _ACCURACY = (
-    "engine", "file", "machine", "data", "images", "reference top-1 %", "top-1 %", "drop pp", "95 % interval", "verdict"
+    "engine", "file", "verdict", "machine", "data", "images", "reference top-1 %", "top-1 %", "drop pp", "95 % interval"
 )  # fmt: skip
 
 
@@ -22,6 +24,7 @@ def results_page(bench: Records, verify: Records, evaluate: Records) -> str:
     """
     if len(bench) == 1 and not verify and not evaluate:
         return html_report(*bench.values())
+    bench, verify, evaluate = _short_names(bench, verify, evaluate)
     several = len({*bench, *verify, *evaluate}) > 1
     heading = "Results side by side" if several else "Parity" if verify else "Accuracy"
     parts = [f"<h1>{heading}</h1>"]
@@ -32,12 +35,19 @@ def results_page(bench: Records, verify: Records, evaluate: Records) -> str:
             table(_LATENCY, sorted(_latency(bench), key=lambda row: (row[0], int(row[2]), row[1]))),
         ]
     if verify:
-        parts += ["<h2>Parity with the eager model</h2>", table(_PARITY, _by_engine(_parity(verify))), *_why(verify)]
+        parts += ["<h2>Parity with the eager model</h2>", table(_PARITY, _by_engine(_parity(verify)))]
+        parts += [bullets(_why(verify))]
     if evaluate:
         parts += ["<h2>Accuracy</h2>", table(_ACCURACY, _by_engine(_accuracy(evaluate)))]
     for name, run in bench.items():
         parts += [f"<h1>{escape(name)}: {title(run)}</h1>", *sections(run)]
     return page(heading, parts)
+
+
+def _short_names(*groups: Records) -> list[Records]:
+    """The same, named from below the folder that all files share."""
+    folder = os.path.commonpath([Path(name).absolute().parent for group in groups for name in group])
+    return [{os.path.relpath(name, folder): record for name, record in group.items()} for group in groups]
 
 
 def with_accuracy(bench: Records, evaluate: Records) -> Records:
@@ -66,7 +76,7 @@ def _parity(records: Records) -> Iterable[tuple[str, ...]]:
                 share = f"{100 * live['top1_agreement']:.1f}"
                 numbers = f"{live['max_abs']:.1e}", f"{live['sqnr_db']:.1f}", share
             against = str(record.get("reference", "-"))
-            yield row["engine"], name, _machine(record), against, *numbers, row["verdict"]
+            yield row["engine"], name, row["verdict"], _machine(record), against, *numbers
 
 
 def _why(records: Records) -> Iterable[str]:
@@ -74,7 +84,7 @@ def _why(records: Records) -> Iterable[str]:
     for name, record in records.items():
         for row in record["engines"]:
             for reason in (*row["problems"], *filter(None, [row.get("not_run")])):
-                yield f'<p class="quiet">{escape(name)}, {escape(row["engine"])}: {escape(reason)}</p>'
+                yield f"{name}, {row['engine']}: {reason}"
 
 
 def _accuracy(records: Records) -> Iterable[tuple[str, ...]]:
@@ -82,8 +92,8 @@ def _accuracy(records: Records) -> Iterable[tuple[str, ...]]:
         for row in record["engines"]:
             numbers = (f"{row[key] + 0.0:.2f}" for key in ("fp32_top1", "top1", "drop_pp"))
             interval = "{:.2f} to {:.2f}".format(*row["drop_ci_pp"])
-            where = row["engine"], name, _machine(record), str(record.get("data", "-")), str(row["n"])
-            yield *where, *numbers, interval, row.get("verdict") or "-"
+            judged = row["engine"], name, row.get("verdict") or "-"
+            yield *judged, _machine(record), str(record.get("data", "-")), str(row["n"]), *numbers, interval
 
 
 def _by_engine(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
