@@ -13,11 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+import bare_http
 import pytest
 from clock_shim import clock_library
+from serving_process import serving
 
 from resnetrt.bundle import Bundle
 
@@ -270,3 +274,23 @@ def test_two_compile_at_once(device: Path):
     assert sorted(engines) == sorted(
         name for name, here in zip(("onnxruntime-int8-cpu", "onnxruntime-fp32-cpu"), done, strict=True) if here
     )
+
+
+def test_two_services_that_start_at_once(device: Path):
+    """On ports of their own both serve the bundle; on the same ports one serves and the other says why not."""
+    for package in ("starlette", "uvicorn", "grpc", "prometheus_client"):
+        pytest.importorskip(package)
+    assert resnetrt("compile", device, "--backend", "onnxruntime", "--precision", "int8").returncode == 0
+    before = content(device)
+    log = device.parent / "log"
+    with ExitStack() as stack:
+        starts = [partial(serving, log.with_suffix(f".{at}"), [device]) for at in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            servers = list(pool.map(lambda start: stack.enter_context(start()), starts))
+        ports = [str(servers[0].ports[name]) for name in ("http_port", "grpc_port", "metrics_port")]
+        options = zip(("--http-port", "--grpc-port", "--metrics-port"), ports, strict=True)
+        late = resnetrt("serve", device, *(word for pair in options for word in pair))
+        assert ports[0] in one_line(late, 4)
+        assert bare_http.request(servers[0].http, "GET", "/v2/health/ready")[0] == 200
+        assert [server.end() for server in servers] == [0, 0]
+    assert content(device) == before
