@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from resnetrt import __version__
 from resnetrt.cli.pipes import outlive_readers
 from resnetrt.errors import ResnetrtError
 from resnetrt.parts import how_to_get
@@ -70,7 +69,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="resnetrt")
+@click.version_option(package_name="resnetrt")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Turn PyTorch ResNets into verified INT8 and FP16 engines.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.board import read_board
+from resnetrt.machine import cpu_model
 from resnetrt.settings import read_settings
 
 RESULT_SCHEMA_VERSION = 1  # of every JSON object that a command prints or a report holds
@@ -27,15 +28,6 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def cpu_model() -> str:
-    """The processor's name as the kernel reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @cache

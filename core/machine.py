@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnetrt.conditions import cpu_model
 from resnetrt.cuda_driver import NO_DRIVER, dotted, start_trouble
 
 _X86 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
@@ -62,6 +61,15 @@ class GpuReport:
     cuda: str | None = None
     devices: tuple[Gpu, ...] = ()
     detail: str = ""
+
+
+def cpu_model() -> str:
+    """The processor's name as the kernel reports it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def read_cpu() -> Cpu:

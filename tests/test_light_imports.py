@@ -9,9 +9,9 @@ HEAVY = ("torch", "onnx", "onnxscript", "openvino", "tensorrt", "tensorrt_lean",
 HEAVY += ("starlette", "uvicorn", "grpc", "tritonclient", "prometheus_client")
 
 
-def loaded_by(code: str) -> set[str]:
-    """The heavy packages that a new interpreter holds after running `code`."""
-    report = f"import sys; print('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
+def loaded_by(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
+    """Which of `names` a new interpreter holds after running `code`."""
+    report = f"import sys; print('loaded:', *[name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("loaded:")[2].split())
 
@@ -33,3 +33,9 @@ def test_nothing_heavy_is_loaded(code: str):
 
 def test_a_planted_import_is_seen():
     assert loaded_by("import resnetrt.runtime, sys; sys.modules['torch'] = sys") == {"torch"}
+
+
+def test_an_engine_starts_without_what_reads_versions():
+    """It is a tenth of the start, for a version that only a report asks for."""
+    assert loaded_by("import resnetrt.runtime", ("importlib.metadata",)) == set()
+    assert loaded_by("import resnetrt; resnetrt.__version__", ("importlib.metadata",))

@@ -1,11 +1,14 @@
 """What the machine says is read right, and what it does not say is unknown."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 
 from resnetrt import machine
-from resnetrt.machine import Cpu, Gpu, GpuReport, combine, instruction_sets, parse_nvidia_smi
+from resnetrt.machine import Cpu, Gpu, GpuReport, combine, cpu_model, instruction_sets, parse_nvidia_smi
 
 X86 = "processor\t: 0\nflags\t\t: fpu avx avx2 avx512f avx512_vnni\nbugs\t\t: none\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
@@ -84,3 +87,9 @@ def test_a_driver_without_device_says_why(status: int, reason: str):
 
 def test_a_missing_or_hanging_program_is_no_exception():
     assert machine._output(["no-such-program-anywhere"])[0] == 127
+
+
+def test_cpu_model_is_the_kernels():
+    text = Path("/proc/cpuinfo").read_text()
+    named = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    assert cpu_model() == (named[1].strip() if named else os.uname().machine)
