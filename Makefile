@@ -11,10 +11,14 @@ PIP_FLAGS ?=
 #   make install VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
+# TensorRT-RTX, a wheel of 95 MB, builds TensorRT's engines on any machine; `make quickstart RTX=` leaves it out
+RTX ?= $(if $(filter Linux_x86_64,$(shell uname -sm | tr ' ' _)),rtx)
+
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_EXTRAS := torch,openvino,report
-TEST_EXTRAS := $(RUN_EXTRAS),serve,bench,rtx,dev
+COMMA := ,
+RUN_EXTRAS := torch,openvino,report$(if $(RTX),$(COMMA)$(RTX))
+TEST_EXTRAS := $(RUN_EXTRAS),serve,bench,dev
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
 

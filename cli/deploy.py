@@ -24,15 +24,20 @@ _MAX_DROP_PP = 1.0
 @click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="Class names, one a line.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
 @click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
-@click.option("--for", "backends", type=WORDS, help="Backends to make variants for. Default: onnxruntime,openvino.")
-@click.option("--precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8. Default: fp32,int8.")
+@click.option(
+    "--for",
+    "--backend",
+    "backends",
+    type=WORDS,
+    help="Backends, such as onnxruntime,tensorrt. Default: all that compile here. auto: try every backend and "
+    "precision of this machine, keep only the fastest engine that passes.",
+)
+@click.option("--precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8. Default: the usual ones of each backend.")
+@click.option("--target", help="tensorrt_rtx: GPUs to build for, as sm86,sm89. Default: one engine for all.")
+@click.option("--profiles", help="TensorRT: batch sizes min:opt:max, several with commas: 1:8:32,64:64:64.")
+@click.option("--timing-cache", help="TensorRT: file of tactic timings to read and update.")
 @click.option("--method", default="mse", show_default=True, help="Range method.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size of the latencies.")
-@click.option(
-    "--backend",
-    type=click.Choice(["auto"]),
-    help="auto: try every backend and precision of this machine, keep only the fastest engine that passes.",
-)
 @click.option("--max-drop", type=float, help="--backend auto: points of top-1 that may be lost. Default: 1.")
 @click.option("--min-relative", type=float, help="--backend auto: share of the FP32 top-1 to keep instead, as 0.99.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="--backend auto: of each verdict.")
@@ -52,9 +57,11 @@ def command(
     eval_samples: int | None,
     backends: tuple[str, ...] | None,
     precisions: tuple[str, ...] | None,
+    target: str | None,
+    profiles: str | None,
+    timing_cache: str | None,
     method: str,
     batch: int,
-    backend: str | None,
     max_drop: float | None,
     min_relative: float | None,
     confidence: float,
@@ -65,22 +72,25 @@ def command(
 ) -> None:
     """Export, calibrate, quantize, compile, verify, evaluate and time MODEL; write a bundle and a report.
 
-    Variants are made for all of --for, checked, and compiled where they can run here; `package device` takes the others
-    to where they can.
+    Variants are made for all of --for, checked, and compiled where they can be: TensorRT-RTX builds on any machine, and
+    what can't run here is marked so; TensorRT builds on its GPU only, and `package device` takes its variants there.
 
     The exit code is 1 if an engine was refused: it differs from the eager model, or does less than --min-share of its
     work in the precision of its name. With --backend auto it is 0 if an engine was kept, 1 if none passes the budget, 3
     if too few images tell.
     """
     from resnetrt.benchmarks.accuracy.gate import Budget
-    from resnetrt.benchmarks.deploy.run import BACKENDS, DEFAULT_PRECISIONS, DeployRequest
+    from resnetrt.benchmarks.deploy.engines import Wanted
+    from resnetrt.benchmarks.deploy.run import DeployRequest
 
-    if backend is not None and given_options(ctx, "backends", "precisions"):
-        raise click.UsageError("--backend auto tries all that is here; leave out --for and --precisions")
-    if backend is None and given_options(ctx, "max_drop", "min_relative", "confidence"):
+    auto = backends == ("auto",)
+    if auto and given_options(ctx, "precisions", "target", "profiles", "timing_cache"):
+        raise click.UsageError("--backend auto tries all that is here; leave out --precisions and the compile options")
+    if not auto and given_options(ctx, "max_drop", "min_relative", "confidence"):
         raise click.UsageError("--max-drop, --min-relative and --confidence need --backend auto")
     if max_drop is None and min_relative is None:
         max_drop = _MAX_DROP_PP
+    tensorrt = {name: value for name, value in (("profiles", profiles), ("timing_cache", timing_cache)) if value}
     request = DeployRequest(
         model=model,
         out=out,
@@ -90,11 +100,9 @@ def command(
         eval_samples=eval_samples,
         method=method,
         batch=batch,
-        min_share=min_share,
-        backends=backends or BACKENDS,
-        precisions=precisions or DEFAULT_PRECISIONS,
+        wanted=Wanted(() if auto else backends or (), precisions or (), target, tensorrt, min_share),
         overwrite=overwrite,
-        budget=None if backend is None else Budget(max_drop, min_relative, confidence),
+        budget=Budget(max_drop, min_relative, confidence) if auto else None,
         model_options={"labels": read_labels(labels_file), **options},
     )
     ctx.exit(run_deploy(request, as_json))
@@ -105,7 +113,14 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
     from resnetrt.benchmarks.accuracy.gate import EXIT_CODES
     from resnetrt.benchmarks.deploy.auto import verdict
     from resnetrt.benchmarks.deploy.run import deploy
-    from resnetrt.benchmarks.reports.report import HEADER, TRIED, few_rounds_notes, table_cells, tried_cells
+    from resnetrt.benchmarks.reports.report import (
+        HEADER,
+        TRIED,
+        few_rounds_notes,
+        not_run_notes,
+        table_cells,
+        tried_cells,
+    )
 
     started = time.monotonic()
     bundle, report, files = deploy(request, say=lambda line: note(f"{time.monotonic() - started:5.1f} s  {line}"))
@@ -114,7 +129,7 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
     else:
         summary = report.summary()
         print_table(report.title, HEADER, table_cells(summary))
-        for line in [*report.notes, *few_rounds_notes(summary)]:
+        for line in [*report.notes, *few_rounds_notes(summary), *not_run_notes(summary)]:
             click.echo(line)
         if report.tried is not None:
             print_table("What was tried", TRIED, tried_cells(report.tried))

@@ -10,6 +10,7 @@ from typing import Any
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
 from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
+from resnetrt.benchmarks.deploy.engines import Made, Wanted, compile_all
 from resnetrt.benchmarks.evaluate.report import counted
 from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, session_infer
 from resnetrt.benchmarks.measure.noise import watch
@@ -24,29 +25,19 @@ from resnetrt.calibration.observe.ranges import check_method
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration_record import calibration_hashes
 from resnetrt.conditions import conditions
-from resnetrt.engine_record import EngineParity
-from resnetrt.errors import BackendMissing, BackendRefused, CheckFailed, UsageError
-from resnetrt.export.cast.recipes import check_precisions
-from resnetrt.export.compilers import find_compiler
-from resnetrt.export.compilers.engine import MIN_SHARE
-from resnetrt.export.engines.compile import choose_variant, compile_variant
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.progress import Say
 from resnetrt.runtime import load
 from resnetrt.settings import read_settings
 
-BACKENDS = ("onnxruntime", "openvino")
-DEFAULT_PRECISIONS = ("fp32", "int8")
-
 
 @dataclass(frozen=True)
 class DeployRequest:
     """What to deploy and how to judge it. `model_options` go to `prepare_export`.
 
-    Variants are made for `backends` at `precisions`, and compiled where they can run here. With `budget`, everything
-    that this machine can run is tried instead, and only the fastest engine that passes is kept. An engine that does
-    less than `min_share` of its work in the precision of its name is refused.
+    The engines that are `wanted` are made. With `budget`, everything that this machine can run is tried instead, and
+    only the fastest engine that passes is kept.
     """
 
     model: str
@@ -61,9 +52,7 @@ class DeployRequest:
     overwrite: bool = False
     picture: bool = True
     budget: Budget | None = None
-    min_share: float = MIN_SHARE
-    backends: Sequence[str] = BACKENDS
-    precisions: Sequence[str] = DEFAULT_PRECISIONS
+    wanted: Wanted = field(default_factory=Wanted)
     model_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,9 +63,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     listed under `refused` of the report. Raises what its stages raise; the bundle is valid after each stage.
     """
     check_method(request.method)
-    for backend in request.backends:
-        find_compiler(backend)
-    check_precisions(request.precisions)
+    request.wanted.check()
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
@@ -95,16 +82,16 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     for dialect in ("cpu", "onnxruntime", "tensorrt"):
         variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
         say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
-    attempts = None if request.budget is None else list(_try_all(bundle, request.min_share, say))
-    refused: list[str] = []
+    attempts = None if request.budget is None else list(_try_all(bundle, request.wanted.min_share, say))
     if attempts is None:
-        engines = compile_all(bundle, request, refused, say)
+        made = compile_all(bundle, request.wanted, say)
     else:
-        engines = [item.engine for item in attempts if item.engine is not None]
-    report = replace(_judge(bundle, request, eager_infer(export.module), engines, say), refused=tuple(refused))
+        made = Made([item.engine for item in attempts if item.engine is not None])
+    report = _judge(bundle, request, eager_infer(export.module), made, say)
     if attempts is not None:
         report = _choose(bundle, report, attempts, request.budget, say)
-    return bundle, report, write_report(report, request.out, request.picture)
+    # without an engine that runs here there is nothing to draw
+    return bundle, report, write_report(report, request.out, request.picture and bool(made.engines))
 
 
 def _try_all(bundle: Bundle, min_share: float, say: Say) -> Iterator[Attempt]:
@@ -126,52 +113,8 @@ def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget:
     return replace(report, tried=tuple(tried), notes=notes)
 
 
-def compile_all(bundle: Bundle, request: DeployRequest, refused: list[str], say: Say) -> list[str]:
-    """Make every variant that is asked for, and compile those that can run here; what can't is said.
-
-    Engines that fail a check are added to `refused`. Raises `CheckFailed` if no other engine is left.
-    """
-    engines, elsewhere = [], []
-    for precision in request.precisions:
-        for backend in request.backends:
-            try:
-                if (engine := _compile(bundle, backend, precision, request.min_share, say)) is not None:
-                    engines.append(engine)
-                elif backend not in elsewhere:
-                    elsewhere.append(backend)
-            except (BackendMissing, UsageError) as error:
-                say(f"compile   {backend} {precision} left out: {error}")
-            except (BackendRefused, CheckFailed) as error:
-                say(f"compile   {backend} {precision} refused: {error}")
-                refused.append(str(error))
-    if refused and not engines:
-        raise CheckFailed(refused[0])
-    if elsewhere:
-        say(f"next      resnetrt package device {bundle.path} --for {','.join(elsewhere)} --out DEVICE.bundle")
-    return engines
-
-
-def _compile(bundle: Bundle, backend: str, precision: str, min_share: float, say: Say) -> str | None:
-    """The engine, or None where only its variant can be made; raises what its stages raise."""
-    compiler = find_compiler(backend)
-    target = compiler.resolve_target(None)
-    variant = choose_variant(bundle, backend, precision)
-    if reason := compiler.obstacle(target):
-        evidence = bundle.manifest.variants[variant].evidence["parity"]
-        say(f"variant   {variant}.onnx for {backend}, SQNR {evidence['sqnr_db']:.1f} dB; compile it there: {reason}")
-        return None
-    compiler.check_request(precision, target, {})
-    engine = compile_variant(bundle, variant, backend, min_share=min_share)
-    record = bundle.read_engine(engine)
-    assert isinstance(record.parity, EngineParity), "what has no obstacle runs where it is compiled"
-    share, found_db = record.own_share, record.parity.eager.sqnr_db
-    audited = "not audited" if share is None else f"{share:.1%} of its work in {precision}"
-    say(f"compile   {engine}, verified: SQNR {found_db:.1f} dB from eager, {audited}")
-    return engine
-
-
-def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence[str], say: Say) -> Report:
-    manifest = bundle.manifest
+def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Made, say: Say) -> Report:
+    manifest, engines = bundle.manifest, made.engines
     dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
     if request.eval_samples is not None and request.eval_samples < len(dataset):
         dataset = dataset.subset(request.eval_samples)
@@ -188,7 +131,6 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
             record = session.record
             contenders.append(Contender(name, record.backend, record.precision, infers[name], threads))
         images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
-        shares = {name: session.record.own_share for name, session in sessions.items()}
         # a large network may exceed the budget: factors need enough rounds
         schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
         with watch() as noise:
@@ -199,6 +141,19 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, engines: Sequence
         notes += [f"images evaluated: {counted(row)}" for row in accuracy[:1] if row["copies"]]
         for note in notes:
             say(f"time      {note}")
-    sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in engines}
+    names = [*engines, *made.not_run]
+    sizes = {name: manifest.files[manifest.engines[name].file].size_bytes for name in names}
+    shares = {name: bundle.read_engine(name).own_share for name in names}
     title = f"{manifest.name}: accuracy, latency and size, engine by engine"
-    return Report(title, accuracy, latency, sizes, conditions(), request.batch, notes, shares=shares)
+    return Report(
+        title,
+        accuracy,
+        latency,
+        sizes,
+        conditions(),
+        request.batch,
+        notes,
+        shares=shares,
+        refused=tuple(made.refused),
+        not_run=made.not_run,
+    )

@@ -81,7 +81,8 @@ class Report:
 
     `batch` selects the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
     lists what the engine was chosen from, None without a choice. `shares` are the shares of work in each engine's own
-    precision, None if unknown; `refused` lists the engines that failed a check and were left out.
+    precision, None if unknown; `refused` lists the engines that failed a check and were left out. `not_run` are engines
+    for another machine, with the reason why they can't run here.
     """
 
     title: str
@@ -94,12 +95,13 @@ class Report:
     tried: Sequence[Attempt] | None = None
     shares: Mapping[str, float | None] = field(default_factory=dict)
     refused: Sequence[str] = field(default=())
+    not_run: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> list[dict[str, Any]]:
         """One row per engine, eager FP32 first; values that were not measured are None."""
         accuracy = {str(row["engine"]): row for row in self.engines}
         latency = {str(row["engine"]): row for row in self.results if row["batch"] == self.batch}
-        names = sorted(dict.fromkeys([*latency, *accuracy]), key=lambda name: name != BASELINE)
+        names = sorted(dict.fromkeys([*latency, *accuracy, *self.not_run]), key=lambda name: name != BASELINE)
         if not names:
             raise UsageError(f"report {self.title}: expected results of at least one engine, found none")
         if BASELINE not in accuracy and accuracy:
@@ -109,7 +111,11 @@ class Report:
             | {key: accuracy.get(name, {}).get(key) for key in _ACCURACY}
             | {key: latency.get(name, {}).get(key) for key in (*_LATENCY, *_FACTOR)}
             | {"runs": latency.get(name, {}).get("n"), "rounds": _round_count(latency.get(name, {}))}
-            | {"own_share": self.shares.get(name), "size_bytes": self.sizes.get(name)}
+            | {
+                "own_share": self.shares.get(name),
+                "size_bytes": self.sizes.get(name),
+                "not_run": self.not_run.get(name),
+            }
             for name in names
         ]
 
@@ -124,6 +130,7 @@ class Report:
             "results": [dict(row) for row in self.results],
             "notes": list(self.notes),
             "refused": list(self.refused),
+            "not_run": dict(self.not_run),
             "tried": None if self.tried is None else [item.to_json() for item in self.tried],
         }
 
@@ -133,7 +140,7 @@ class Report:
         lines = [f"# {self.title}", "", *_markdown_table(HEADER, table_cells(summary)), ""]
         if picture:
             lines += [f"![Top-1 accuracy against median latency]({picture})", ""]
-        notes = [*self.notes, *few_rounds_notes(summary)]
+        notes = [*self.notes, *few_rounds_notes(summary), *not_run_notes(summary)]
         if notes:
             lines += [*(f"- {note}" for note in notes), ""]
         if self.refused:
@@ -173,6 +180,15 @@ def few_rounds_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"times faster: {no_ratio(min(few), 'time the engines longer with resnetrt bench')}"] if few else []
 
 
+def not_run_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each reason why engines were built and not run."""
+    reasons: dict[str, list[str]] = {}
+    for row in summary:
+        if row["not_run"]:
+            reasons.setdefault(row["not_run"], []).append(row["engine"])
+    return [f"built, not run here: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+
+
 def write_report(report: Report, folder: Path, picture: bool = True) -> list[Path]:
     """Write `report.json`, `report.md` and, if asked for, `report.svg` and `report.png`; return their paths.
 
@@ -199,7 +215,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         format_drop(row["drop_pp"], row["drop_ci_pp"]),
         format_number(row["flips_percent"], 2),
         format_number(row["sqnr_db"], 1),
-        UNKNOWN if row["runs"] is None else str(row["runs"]),
+        "not run here" if row["not_run"] else UNKNOWN if row["runs"] is None else str(row["runs"]),
         with_interval(format_ms(row["median_ms"]), row["ci_ms"], format_ms) + few_rounds(row),
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),

@@ -39,6 +39,14 @@ class Compiler(Protocol):
         """`target` in its usual form, or the default for None; raises `UsageError` for one that there is not."""
 
     @staticmethod
+    def usual_precisions(target: str) -> tuple[str, ...]:
+        """The precisions worth making for `target` where the user names none."""
+
+    @staticmethod
+    def remark(precision: str) -> str:
+        """What to know before choosing that precision; empty if there is nothing to say."""
+
+    @staticmethod
     def obstacle(target: str) -> str:
         """Why an engine for `target` can't run on this machine; empty if it can."""
 

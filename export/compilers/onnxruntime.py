@@ -45,6 +45,16 @@ def resolve_target(target: str | None) -> str:
     return choose_target("onnxruntime", TARGETS, target)
 
 
+def usual_precisions(target: str) -> tuple[str, ...]:
+    """See `resnetrt.export.compilers.Compiler`."""
+    return _PRECISIONS[target]
+
+
+def remark(_precision: str) -> str:
+    """See `resnetrt.export.compilers.Compiler`."""
+    return ""
+
+
 def obstacle(_target: str) -> str:
     """See `resnetrt.export.compilers.Compiler`: compiling needs the device itself."""
     return ""

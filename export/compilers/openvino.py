@@ -136,6 +136,16 @@ def resolve_target(target: str | None) -> str:
     return choose_target("openvino", TARGETS, target)
 
 
+def usual_precisions(_target: str) -> tuple[str, ...]:
+    """See `resnetrt.export.compilers.Compiler`: the half precisions are for CPUs that compute in them."""
+    return ("fp32", "int8")
+
+
+def remark(_precision: str) -> str:
+    """See `resnetrt.export.compilers.Compiler`."""
+    return ""
+
+
 def obstacle(_target: str) -> str:
     """See `resnetrt.export.compilers.Compiler`: compiling needs the device itself."""
     return ""

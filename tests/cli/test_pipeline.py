@@ -1,5 +1,6 @@
 """The commands in the order a user meets them, on the embedded model."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,16 +12,24 @@ import pytest
 from resnetrt.bundle import Bundle
 from resnetrt.machine import read_cpu
 from resnetrt.runtime import load
+from resnetrt.runtime.cuda.device import find_devices
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ENGINES = {"onnxruntime-fp32-cpu", "onnxruntime-int8-cpu", "openvino-fp32-cpu", "openvino-int8-cpu"}
+RTX = "tensorrt_rtx-fp16-portable"
+BUILT = {RTX} if importlib.util.find_spec("tensorrt_rtx") and not find_devices()[0] else set()  # without its GPU
 
 
 def test_quickstart_leaves_a_bundle_a_report_and_a_picture(quickstart, bundle):
     report = json.loads((quickstart / "report.json").read_text())
     rows = {row["engine"]: row for row in report["summary"]}
-    assert set(rows) == ENGINES | {"eager-fp32"}
-    assert set(Bundle.open(bundle).manifest.engines) == ENGINES
+    assert set(rows) == ENGINES | BUILT | {"eager-fp32"}
+    assert set(Bundle.open(bundle).manifest.engines) == ENGINES | BUILT
+    assert report["not_run"].keys() == BUILT
+    for name in BUILT:
+        assert "no usable GPU" in rows[name]["not_run"]
+        assert (rows[name]["own_share"], rows[name]["median_ms"]) == (1.0, None)
+        assert f"built, not run here: {name} (no usable GPU" in (quickstart / "report.md").read_text()
     for name in ("report.md", "report.png", "report.svg"):
         assert (quickstart / name).stat().st_size > 1000
     for name in ENGINES:

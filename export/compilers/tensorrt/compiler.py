@@ -42,6 +42,15 @@ class TensorRTCompiler:
         require_precision(self.flavour.backend, target, precision, ("fp32", *self.CASTS))
         check_build(self.flavour, precision, options, self.flavour.title)
 
+    def usual_precisions(self, target: str) -> tuple[str, ...]:
+        """See `Compiler`: what has a remark is made only where it can be measured."""
+        measured = not self.obstacle(target)
+        return tuple(name for name in ("fp32", "fp16", "int8") if measured or name == "fp16")
+
+    def remark(self, precision: str) -> str:
+        """See `Compiler`."""
+        return self.flavour.remarks.get(precision, "")
+
     def obstacle(self, target: str) -> str:
         """See `Compiler`."""
         return obstacle(self.flavour, target)
