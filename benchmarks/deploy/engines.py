@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass
-class Made:
+class Engines:
     """What came of it: `engines` that run here, `not_run` engines for another machine with the reason, both by id.
 
     `refused`: why others failed a check. `elsewhere`: backends whose variants are ready and that compile elsewhere.
@@ -67,12 +67,12 @@ class Made:
     elsewhere: list[str] = field(default_factory=list)
 
 
-def compile_all(bundle: Bundle, wanted: Wanted, say: Say) -> Made:
+def compile_all(bundle: Bundle, wanted: Wanted, say: Say) -> Engines:
     """Make every variant that is asked for, and compile those that can be compiled here; what can't is said.
 
     Raises `CheckFailed` if engines were refused and no other is left.
     """
-    made = Made()
+    made = Engines()
     for backend in wanted.backends or _backends_here(wanted, say):
         compiler, target = find_compiler(backend), wanted.target_of(backend)
         usual = compiler.usual_precisions(target)
@@ -108,7 +108,7 @@ def _backends_here(wanted: Wanted, say: Say) -> list[str]:
     return here
 
 
-def _compile(bundle: Bundle, backend: str, precision: str, wanted: Wanted, made: Made, say: Say) -> None:
+def _compile(bundle: Bundle, backend: str, precision: str, wanted: Wanted, made: Engines, say: Say) -> None:
     """One engine, or only its variant where the backend builds on the device alone; raises what its stages raise."""
     compiler, target, options = find_compiler(backend), wanted.target_of(backend), wanted.options_of(backend)
     variant = choose_variant(bundle, backend, precision)

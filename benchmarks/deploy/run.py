@@ -10,7 +10,7 @@ from typing import Any
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
 from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
-from resnetrt.benchmarks.deploy.engines import Made, Wanted, compile_all
+from resnetrt.benchmarks.deploy.engines import Engines, Wanted, compile_all
 from resnetrt.benchmarks.evaluate.report import counted
 from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, session_infer
 from resnetrt.benchmarks.measure.noise import watch
@@ -86,7 +86,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     if attempts is None:
         made = compile_all(bundle, request.wanted, say)
     else:
-        made = Made([item.engine for item in attempts if item.engine is not None])
+        made = Engines([item.engine for item in attempts if item.engine is not None])
     report = _judge(bundle, request, eager_infer(export.module), made, say)
     if attempts is not None:
         report = _choose(bundle, report, attempts, request.budget, say)
@@ -113,7 +113,7 @@ def _choose(bundle: Bundle, report: Report, attempts: Sequence[Attempt], budget:
     return replace(report, tried=tuple(tried), notes=notes)
 
 
-def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Made, say: Say) -> Report:
+def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, say: Say) -> Report:
     manifest, engines = bundle.manifest, made.engines
     dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
     if request.eval_samples is not None and request.eval_samples < len(dataset):

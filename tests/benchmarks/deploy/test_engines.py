@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny_bundle
 
-from resnetrt.benchmarks.deploy.engines import Made, Wanted, compile_all
+from resnetrt.benchmarks.deploy.engines import Engines, Wanted, compile_all
 from resnetrt.bundle import Bundle
 from resnetrt.engine_record import ParityNotRun
 from resnetrt.errors import CheckFailed
@@ -82,6 +82,6 @@ def test_for_tensorrt_without_a_gpu_the_variants_are_made_and_the_next_command_i
 ):
     lines: list[str] = []
     made = compile_all(bundle, Wanted(("tensorrt",), ("fp16", "int8")), lines.append)
-    assert made == Made(elsewhere=["tensorrt"])
+    assert made == Engines(elsewhere=["tensorrt"])
     assert {"fp16", "int8.tensorrt.fp16"} <= bundle.manifest.variants.keys()
     assert lines[-1].startswith(f"next      resnetrt package device {bundle.path} --for tensorrt ")
