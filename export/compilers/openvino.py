@@ -5,24 +5,18 @@ OpenVINO's IR 0.32 s; latency and outputs are the same. A blob is bound to the O
 instruction sets; both are checked when it is loaded.
 """
 
-import logging
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from resnetrt.errors import BackendRefused
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
-from resnetrt.export.variants.parity import difference, run_onnx
-from resnetrt.machine import read_cpu
 from resnetrt.runtime.backends import import_package
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs
 from resnetrt.runtime.backends.openvino import require_precision as require_precision_of_cpu
 from resnetrt.runtime.load import check_threads
 
-_log = logging.getLogger("resnetrt.export")
 TARGETS = ("cpu",)
 DIALECT = "cpu"
 CASTS = ("fp16", "bf16")
@@ -36,10 +30,9 @@ _FUSED = {"SNIPPETS_MODE": "DISABLE"}
 def compile_engine(variant_path: Path, precision: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
     """See `resnetrt.export.compilers.Compiler`; there are no options."""
     check_request(precision, target, options)
-    source, name = _in_pairs(variant_path) or variant_path, variant_path.name
-    compiled: dict[int | None, Any] = {None: _compile(source, name, precision, None)}
+    compiled: dict[int | None, Any] = {None: _compile(variant_path, precision, None)}
     if compiled[None].input().get_partial_shape()[0].is_dynamic:
-        compiled[_SINGLE] = _compile(source, name, precision, _SINGLE)
+        compiled[_SINGLE] = _compile(variant_path, precision, _SINGLE)
     joined, parts = _join({batch: model.export_model() for batch, model in compiled.items()})
     return CompiledEngine(
         blob=joined,
@@ -66,50 +59,18 @@ def fix_batch(model: Any, batch: int) -> None:
     model.reshape(shape)
 
 
-def _in_pairs(variant_path: Path) -> bytes | None:
-    """The model that reads frames in pairs of pixels, if that is faster; None to compile the model unchanged.
-
-    The rewrite needs the package onnx. Without it (a device has no onnx) the model is compiled unchanged, and so is a
-    model in OpenVINO's format, as the peers of `bench --peers` have.
-    """
-    if variant_path.suffix != ".onnx" or not read_cpu().instruction_sets.get("amx_int8"):
-        return None
-    try:
-        takes = shared_core().read_model(variant_path).input().get_element_type().to_dtype()
-    except RuntimeError:  # an invalid model is refused when it is compiled
-        return None
-    if takes != "uint8":
-        return None
-    try:
-        from resnetrt.export.compilers.pixel_pairs import pair_pixels
-    except ImportError:
-        return None
-    paired = pair_pixels(variant_path)
-    return paired if paired is None or _same(variant_path, paired) else None
-
-
-def _same(variant_path: Path, paired: bytes) -> bool:
-    """Whether the model gives the same outputs for random frames, read as pixels and as pairs; logged if not."""
-    shape = [size.get_length() for size in list(shared_core().read_model(variant_path).input().get_partial_shape())[1:]]
-    frames = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
-    wrong = difference(run_onnx(variant_path, frames, as_written=True), paired, frames)
-    if wrong:
-        _log.warning("%s is not read by pairs of pixels: it would be another network (%s)", variant_path, wrong)
-    return not wrong
-
-
-def _compile(source: Path | bytes, name: str, precision: str, batch: int | None) -> Any:
-    """The ONNX model `source`, called `name`, compiled for batches of `batch`; None keeps its batch axis."""
+def _compile(path: Path, precision: str, batch: int | None) -> Any:
+    """The model of `path`, compiled for batches of `batch`; None keeps its batch axis."""
     core, settings = shared_core(), properties(precision, check_threads(None))
     try:
-        model = core.read_model(source)
+        model = core.read_model(path)
         if batch is not None:
             fix_batch(model, batch)
             settings |= _FUSED
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        raise BackendRefused(f"openvino can't compile {name}: {_reason(error)}; try another --backend") from error
-    require_precision_of_cpu(core, compiled, f"variant {name}", precision)
+        raise BackendRefused(f"openvino can't compile {path.name}: {_reason(error)}; try another --backend") from error
+    require_precision_of_cpu(core, compiled, f"variant {path.name}", precision)
     return compiled
 
 
