@@ -18,7 +18,7 @@ _TENSORRT: list[Any] = [
     click.option("--workspace-mib", type=int, help="TensorRT: limit of scratch memory."),
     click.option("--builder-optimization-level", type=int, help="TensorRT: 0 to 5."),
     click.option("--timing-cache", help="TensorRT: file of tactic timings to read and update."),
-    click.option("--version-compatible", is_flag=True, help="TensorRT: run on later versions of the same major."),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: run on later versions, of 10 on 11 too."),
     click.option("--hardware-compatible", help="TensorRT: ampere_plus or same_compute_capability."),
     click.option("--refit", is_flag=True, help="TensorRT: weights can be exchanged."),
     click.option("--weight-streaming", is_flag=True, help="TensorRT: weights may stay in host memory."),

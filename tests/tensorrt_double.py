@@ -44,13 +44,15 @@ class FullTensorRT:
     """The `module`, and what happened: `config` as the build left it, its `flags`, `profiles`, `memory` and `logged`.
 
     `inspector_text` is what the engine inspector tells; `errors` are logged while configuring; the flag `refused` is
-    not taken; with `plan` None the build fails, with `loads` False the engine does not load.
+    not taken; `dtype` is that of the network; with `plan` None the build fails, with `loads` False the engine does not
+    load.
     """
 
     plan: bytes | None = b"plan"
     loads = True
     takes_cache = True
     refused = ""
+    dtype = "FLOAT"
     inspector_text = '{"Layers": []}'
     errors: tuple[str, ...] = ()
 
@@ -96,9 +98,9 @@ class FullTensorRT:
         return self.make("OnnxParser", parse_from_file=lambda _path: True, num_errors=0)
 
     def _network(self) -> Strict:
-        image = self.make("ITensor", name="input", dtype="FLOAT", shape=(-1, 3, 16, 16))
-        kernel = self.make("ITensor", name="stem.w", dtype="FLOAT", shape=(16, 3, 3, 3))
-        output = self.make("ITensor", name="logits", dtype="FLOAT", shape=(-1, 16, 16, 16))
+        image = self.make("ITensor", name="input", dtype=self.dtype, shape=(-1, 3, 16, 16))
+        kernel = self.make("ITensor", name="stem.w", dtype=self.dtype, shape=(16, 3, 3, 3))
+        output = self.make("ITensor", name="logits", dtype=self.dtype, shape=(-1, 16, 16, 16))
         stem = self.make(
             "ILayer",
             name="stem",

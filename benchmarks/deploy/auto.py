@@ -8,14 +8,15 @@ from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, 
 from resnetrt.benchmarks.measure.timing import no_ratio, paired_ratio
 from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
-from resnetrt.errors import CheckFailed, EnvironmentFault, UsageError
+from resnetrt.errors import BackendMissing, CheckFailed, EnvironmentFault, UsageError
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
 
 HALF = ("fp16", "bf16")
 _TRIED = ("fp32", *HALF, "int8")
-CHOSEN, SLOWER, INACCURATE, WRONG, ABSENT = "chosen", "slower", "accuracy", "verification", "not here"
+CHOSEN, SLOWER, INACCURATE, WRONG = "chosen", "slower", "accuracy", "verification"
+ABSENT, REFUSED = "not here", "refused"
 
 
 def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:
@@ -41,8 +42,10 @@ def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Atte
         engine = compile_variant(bundle, variant, backend, target, min_share=min_share)
     except CheckFailed as error:
         return Attempt(backend, precision, None, WRONG, str(error))
-    except (EnvironmentFault, UsageError) as error:
+    except BackendMissing as error:
         return Attempt(backend, precision, None, ABSENT, str(error))
+    except (EnvironmentFault, UsageError) as error:
+        return Attempt(backend, precision, None, REFUSED, str(error))
     return Attempt(backend, precision, engine)
 
 

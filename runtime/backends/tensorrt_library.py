@@ -15,6 +15,8 @@ from resnetrt.runtime.cuda.device import Device, find_devices
 
 # Modules by backend, in the order of preference. The lean and dispatch runtimes take version-compatible engines only.
 LIBRARIES = {"tensorrt": ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"), "tensorrt_rtx": ("tensorrt_rtx",)}
+# (built by, runs with): "No other combination across major versions is supported" (TensorRT 11.4.1, support matrix)
+_ACROSS_MAJORS = {(8, 10), (10, 11)}
 _RTX_LACKS = {(9, 0): " (H100, H200)", (10, 0): " (B200)", (10, 3): " (B300)"}
 
 
@@ -94,13 +96,30 @@ def _version_trouble(name: str, here: str, record: EngineRecord) -> str:
         return f"{name} {here} loads version-compatible engines only, this one is not"
     if built is None:
         return f"its sidecar does not say which {record.backend} built it"
-    if here == built or (compatible and _numbers(here)[0] == _numbers(built)[0] and _numbers(here) >= _numbers(built)):
+    if _is_same(here, built) or (compatible and _is_later(here, built)):
         return ""
     return f"built by {record.backend} {built}, this is {name} {here}"
 
 
+def _is_same(here: str, built: str) -> bool:
+    """Whether two versions are of one release: wheels add `.post1`, and some say 10.3.0 where TensorRT is 10.3.0.26.
+
+    What a version does not say is left to TensorRT, which compares major, minor, patch and build of each plan.
+    """
+    pairs = list(zip(_numbers(here), _numbers(built), strict=False))
+    return here == built or (len(pairs) > 2 and all(a == b for a, b in pairs))
+
+
+def _is_later(here: str, built: str) -> bool:
+    """Whether a version-compatible engine built by `built` runs with `here`: NVIDIA's page Engine Compatibility."""
+    majors = (_numbers(built)[0], _numbers(here)[0])
+    return majors in _ACROSS_MAJORS or (majors[0] == majors[1] and _numbers(here) >= _numbers(built))
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version))) or (0,)
+    """Major, minor, patch and build, as far as the version has them."""
+    found = re.match(r"\d+(\.\d+){0,3}", version)
+    return tuple(map(int, found[0].split("."))) if found else (0,)
 
 
 def _is_version_compatible(record: EngineRecord) -> bool:

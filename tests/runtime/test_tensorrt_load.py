@@ -132,6 +132,42 @@ def test_compatible_engines_are_taken(gpu: HostCuda, engine_file: Path, engine: 
     tensorrt.load(engine_file, engine, 1).close()
 
 
+@pytest.mark.parametrize(
+    ("built", "here", "compatible", "taken"),
+    [
+        ("10.14.1.48", "10.14.1.48.post1", False, True),
+        ("10.14.1.48.post1", "10.14.1.48", False, True),
+        ("10.3.0", "10.3.0.26", False, True),
+        ("10.14.1.48", "10.14.1.49.post1", False, False),
+        ("10.14", "10.14.1.48", False, False),
+        ("unknown", "10.14.1.48", False, False),
+        ("10.14.1.48.post1", "10.14.1.48", True, True),
+        ("10.3.0.26", "11.4.0.106", True, True),
+        ("10.3.0.26", "11.4.0.106", False, False),
+        ("8.6.1", "10.16.1.11", True, True),
+        ("8.6.1", "11.0.0.114", True, False),
+        ("11.0.0.114", "10.16.1.11", True, False),
+        ("11.4.0.106", "11.0.0.114", True, False),
+    ],
+)
+def test_which_versions_take_an_engine(
+    gpu: HostCuda,
+    engine_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    built: str,
+    here: str,
+    compatible: bool,
+    taken: bool,
+):
+    monkeypatch.setattr(sys.modules["tensorrt"], "__version__", here)
+    engine = replace(record(version_compatible=compatible), tools={"tensorrt": built})
+    if taken:
+        tensorrt.load(engine_file, engine, 1).close()
+    else:
+        with pytest.raises(BundleError, match=rf"built by tensorrt {built}, this is tensorrt {here}"):
+            tensorrt.load(engine_file, engine, 1)
+
+
 def test_the_first_logged_error_is_told(gpu: HostCuda, tmp_path: Path):
     (tmp_path / "m.engine").write_bytes(b"eng")
     with pytest.raises(

@@ -26,7 +26,7 @@ from resnetrt.export.compilers.tensorrt.network import (
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt.parse import ParsedNetwork, parse
 from resnetrt.export.compilers.tensorrt.progress import watched
-from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_options
+from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_options
 from resnetrt.runtime.backends.tensorrt_logger import Lines
 
 LAYERS_FILE = "layers.json"
@@ -47,7 +47,7 @@ def build_engine(
     chosen, trt = check_build(flavour, precision, options, what)
     parsed = parse(trt, variant_path)
     inputs, layers = input_specs(parsed.network), network_layers(parsed.network)
-    check_target_types(layers, capabilities(target), what)
+    check_target_types(flavour, layers, capabilities(target), what)
     chosen = replace(chosen, profiles=full_profiles(chosen.profiles, inputs, what))
     with parsed.logger.recorded() as lines:
         config = _configure(trt, parsed, chosen, target, what)
@@ -102,11 +102,14 @@ def _build(trt: Any, parsed: ParsedNetwork, config: Any, label: str) -> Any:
 def check_build(flavour: Flavour, precision: str, options: Mapping[str, Any], what: str) -> tuple[TensorRTOptions, Any]:
     """The options of a build that can be tried here, and the package.
 
-    Raises `UsageError` for options that `flavour` can't build with, `BackendMissing` if it is not here.
+    Raises `UsageError` for options that `flavour` or its version here can't build with, `BackendMissing` if it is not
+    here.
     """
     chosen = TensorRTOptions.from_mapping(flavour.backend, options)
     refuse_options(flavour, chosen, precision, what)
-    return chosen, flavour.load()
+    trt = flavour.load()
+    refuse_absent(trt, chosen, what)
+    return chosen, trt
 
 
 def _configure(trt: Any, parsed: ParsedNetwork, options: TensorRTOptions, target: str, what: str) -> Any:

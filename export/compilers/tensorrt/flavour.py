@@ -18,6 +18,7 @@ class Flavour:
 
     `ahead_of_time`: it builds without a GPU, for the GPUs in `targets`; the other one builds for the GPU it sees.
     `remarks` are what to know before choosing a precision.
+    `least_capability`: by precision, the first compute capability with kernels for it, and the reason in words.
     """
 
     backend: str
@@ -25,6 +26,7 @@ class Flavour:
     title: str
     ahead_of_time: bool
     targets: tuple[str, ...]
+    least_capability: Mapping[str, tuple[int, str]]
     remarks: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Any:
@@ -48,15 +50,20 @@ _UNFUSED = (
     "TensorRT-RTX runs each convolution and what follows it as two layers at {} (ResNet-50: {} layers, 59 at FP16), so "
     "FP16 may well be faster: measure both on the GPU"
 )
+_LEAST = {
+    "fp8": (89, "FP8 needs compute capability 8.9 or newer"),
+    "bf16": (80, "BF16 needs compute capability 8.0 or newer"),
+}
 RTX = Flavour(
     "tensorrt_rtx",
     "tensorrt-rtx",
     "TensorRT-RTX",
     True,
     ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
+    _LEAST | {"fp32": (80, "compute capability 7.5 (Turing) has no FP32 kernels in TensorRT-RTX")},
     {"int8": _UNFUSED.format("INT8", 107), "fp8": _UNFUSED.format("FP8", 108)},
 )
-FULL = Flavour("tensorrt", "tensorrt", "TensorRT", False, (HERE,))
+FULL = Flavour("tensorrt", "tensorrt", "TensorRT", False, (HERE,), _LEAST)
 
 # compute capabilities that TensorRT-RTX refuses, with GPUs that have them
 _NOT_RTX = {
@@ -116,6 +123,8 @@ def obstacle(flavour: Flavour, target: str) -> str:
     here = devices[0].target
     if flavour is RTX and here not in RTX.targets:
         return f"TensorRT-RTX does not run on this GPU ({here})"
+    if target == PORTABLE and devices[0].capability < (8, 0):
+        return f"this GPU is {here}, a portable engine needs sm80 or newer; compile with --target {here}"
     if target not in (PORTABLE, HERE) and here not in target.split("+"):
         return f"this GPU is {here}, the engine is for {target}"
     return ""

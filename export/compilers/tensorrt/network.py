@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetrt.errors import UsageError
+from resnetrt.export.compilers.tensorrt.flavour import Flavour
 from resnetrt.tensor_spec import TensorSpec
 
 COMPUTE = ("CONVOLUTION", "MATRIX_MULTIPLY")
@@ -63,24 +64,15 @@ def precision_by_node(layers: list[NetworkLayer]) -> dict[str, str]:
     return found | {item.onnx: item.precision for item in layers if item.type in COMPUTE}
 
 
-def check_target_types(layers: list[NetworkLayer], capabilities: list[int], what: str) -> None:
-    """Raise `UsageError` for a type that a target's hardware lacks, naming the first layer.
-
-    FP8 needs compute capability 8.9, BF16 8.0; on 7.5 TensorRT-RTX has no FP32 kernels.
-    """
-    lacks = (
-        ("fp8", 89, "FP8 needs compute capability 8.9 or newer"),
-        ("bf16", 80, "BF16 needs compute capability 8.0 or newer"),
-        ("fp32", 80, "compute capability 7.5 (Turing) has no FP32 kernels in TensorRT-RTX"),
-    )
-    for precision, least, reason in lacks:
+def check_target_types(flavour: Flavour, layers: list[NetworkLayer], capabilities: list[int], what: str) -> None:
+    """Raise `UsageError` for a type that `flavour` has no kernels for on a target, naming the first layer."""
+    for precision, (least, reason) in flavour.least_capability.items():
         low = [f"sm{number}" for number in capabilities if number < least]
         found = next((item for item in layers if item.precision == precision and item.type in COMPUTE), None)
         if low and found is not None:
-            raise UsageError(
-                f"{what}: {reason}, and layer {found.onnx} is {precision}; leave {', '.join(low)} out of --target"
-                f"{' or choose --precision fp16' if precision != 'fp8' else ''}"
-            )
+            remedies = [f"leave {', '.join(low)} out of --target"] if flavour.ahead_of_time else []
+            remedies += ["choose --precision fp16"] if precision != "fp8" or not remedies else []
+            raise UsageError(f"{what}: {reason}, and layer {found.onnx} is {precision}; {' or '.join(remedies)}")
 
 
 def _spec(tensor: Any) -> TensorSpec:

@@ -45,7 +45,7 @@ class TensorRTOptions:
     """How to build. What a flavour of TensorRT can't do is refused in `tensorrt_refuse`.
 
     `profiles`: one or more. `workspace_mib`: limit of scratch memory (memPoolSize). `timing_cache`: file to read and
-    update. `version_compatible`: run on later versions of the same major. `hardware_compatible`: one of
+    update. `version_compatible`: run on later versions, of 10 also on 11. `hardware_compatible`: one of
     `HARDWARE_LEVELS`. `dla_core` with `gpu_fallback` for what the DLA lacks. `tf32`: FP32 layers may use the 10-bit
     mantissa of TF32; off, because an FP32 engine is asked for to be exact.
     """

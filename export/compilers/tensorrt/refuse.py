@@ -4,6 +4,7 @@ TensorRT would log, go on and build something else, or end in an error about som
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
@@ -19,6 +20,16 @@ def refuse_options(flavour: Flavour, options: TensorRTOptions, precision: str, w
     reasons = _rtx_reasons(options) if flavour.ahead_of_time else _full_reasons(options, precision)
     for reason in reasons:
         raise UsageError(f"{what}: {reason}")
+
+
+def refuse_absent(trt: Any, options: TensorRTOptions, what: str) -> None:
+    """Raise `UsageError` for an option that the TensorRT version `trt` has no name for."""
+    level = (options.hardware_compatible or "none").upper()
+    if level not in trt.HardwareCompatibilityLevel.__members__:
+        raise UsageError(
+            f"{what}: hardware_compatible {options.hardware_compatible} needs TensorRT 10.9 or newer, this is "
+            f"{trt.__version__}; choose ampere_plus, or leave it out"
+        )
 
 
 def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from resnetrt.benchmarks.accuracy.gate import Budget, Pairs, judge_pairs
+from resnetrt.benchmarks.deploy import auto
 from resnetrt.benchmarks.deploy.auto import choice_claim, choose, keep_only, share_among, try_all, verdict
 from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli import run
+from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
 
@@ -89,6 +91,27 @@ def test_everything_this_machine_has_is_tried(fashion_bundle):
             assert found[backend, precision].engine in fashion_bundle.manifest.engines
     assert found["onnxruntime", "bf16"].outcome == "not here"
     assert found["onnxruntime", "bf16"].why == "onnxruntime does not compute in bf16"
+
+
+def test_a_backend_that_refuses_fp32_is_asked_for_the_other_precisions(fashion_bundle, monkeypatch):
+    """As TensorRT-RTX on a T4, which has FP16 kernels only; a backend that is missing is not asked again."""
+
+    def compiled(bundle, variant, backend, *_, **__):
+        if backend == "openvino":
+            raise BackendMissing("openvino is not installed")
+        if variant == "fp32":
+            raise UsageError("no FP32 kernels")
+        return f"{backend}-{variant}"
+
+    monkeypatch.setattr(auto, "COMPILERS", ("onnxruntime", "openvino"))
+    monkeypatch.setattr(auto, "compile_variant", compiled)
+    quantize_variant(fashion_bundle, "onnxruntime", QuantizeOptions())
+    found = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
+    assert found["onnxruntime", "fp32"].outcome == "refused"
+    assert found["onnxruntime", "int8"].engine == "onnxruntime-int8.onnxruntime"
+    assert [(key, item.outcome) for key, item in found.items() if key[0] == "openvino"] == [
+        (("openvino", "fp32"), "not here")
+    ]
 
 
 def test_what_disagrees_with_eager_never_runs_the_race(fashion_bundle, monkeypatch):

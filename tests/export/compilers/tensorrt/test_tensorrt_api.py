@@ -1,4 +1,4 @@
-"""Every TensorRT name that the code touches exists in all five versions; the lists were read from the bindings."""
+"""Every TensorRT name that the code touches exists in all six versions; the lists were read from the bindings."""
 
 import ast
 import json
@@ -31,6 +31,7 @@ GUARDED = {
     "IBuilderConfig.set_compute_capability": {"rtx-1.7"},
     "IBuilderConfig.num_compute_capabilities": {"rtx-1.7"},
     "ComputeCapability": {"rtx-1.7"},
+    "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": {"10.9", "10.16", "11.0", "11.4"},
 }
 # methods of Python objects that happen to have such a variable name
 NOT_TENSORRT = {"ILayer.get", "Runtime.cudaGetDeviceCount"}
@@ -72,14 +73,17 @@ def _excused(name: str, version: str) -> set[str]:
 
 def names_of_the_code() -> set[str]:
     from resnetrt.export.compilers.tensorrt.build import FLAGS
+    from resnetrt.export.compilers.tensorrt.options import HARDWARE_LEVELS
 
     found = {name for path in SOURCES for name in touched(path.read_text(encoding="utf-8"))}
-    return (found | {f"BuilderFlag.{flag}" for flag in FLAGS.values()}) - NOT_TENSORRT
+    named = {f"BuilderFlag.{flag}" for flag in FLAGS.values()}
+    named |= {f"HardwareCompatibilityLevel.{level.upper()}" for level in HARDWARE_LEVELS}
+    return (found | named) - NOT_TENSORRT
 
 
-def test_there_are_five_lists_and_the_code_touches_many_names():
+def test_there_are_six_lists_and_the_code_touches_many_names():
     assert [json.loads(path.read_text())["version"] for path in LISTS] == [
-        "10.16.1.11", "10.9.0.34", "11.0.0.114", "11.4.0.106", "1.7.1.116",
+        "10.16.1.11", "10.3.0", "10.9.0.34", "11.0.0.114", "11.4.0.106", "1.7.1.116",
     ]  # fmt: skip
     names = names_of_the_code()
     assert len(names) > 40

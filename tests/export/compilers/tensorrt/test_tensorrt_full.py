@@ -47,8 +47,8 @@ def flags(full: FullTensorRT) -> set[str]:
     return {flag.name for flag in full.flags}
 
 
-def test_there_are_four_versions():
-    assert [path.stem for path in LISTS] == ["tensorrt-10.16", "tensorrt-10.9", "tensorrt-11.0", "tensorrt-11.4"]
+def test_there_are_five_versions():
+    assert [path.stem.removeprefix("tensorrt-") for path in LISTS] == ["10.16", "10.3", "10.9", "11.0", "11.4"]
 
 
 class TestOptions:
@@ -74,6 +74,10 @@ class TestOptions:
 
     @pytest.mark.parametrize("level", ["ampere_plus", "same_compute_capability"])
     def test_hardware_compatible_engines(self, full: FullTensorRT, build: Build, level: str):
+        if (level, full.module.__version__) == ("same_compute_capability", "10.3.0"):
+            with pytest.raises(UsageError, match=r"needs TensorRT 10\.9 or newer, this is 10\.3\.0; choose"):
+                build(hardware_compatible=level)
+            return
         engine = build(hardware_compatible=level)
         assert full.config.hardware_compatibility_level.name == level.upper()
         assert engine.options["hardware_compatible"] == level
@@ -96,6 +100,26 @@ class TestOptions:
         with pytest.raises(UsageError, match=r"cache\.bin: expected a cache of this TensorRT and GPU"):
             build(timing_cache=str(tmp_path / "cache.bin"))
         assert (tmp_path / "cache.bin").read_bytes() == b"other"
+
+
+class TestTuring:
+    """A T4: TensorRT has FP32 kernels for it, which TensorRT-RTX lacks, and neither has BF16."""
+
+    @pytest.fixture(autouse=True)
+    def turing(self, full: FullTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: ((Device(0, (7, 5)),), ""))
+
+    def test_fp32_is_built(self, tiny_fp32: Path):
+        assert find_compiler("tensorrt").compile_engine(tiny_fp32, "fp32", "sm75", {}).blob == b"plan"
+
+    def test_bf16_is_refused_without_talk_of_targets(self, full: FullTensorRT, tiny_fp32: Path):
+        full.dtype = "BF16"
+        with pytest.raises(UsageError, match=r"BF16 needs .* 8\.0 or newer, and layer stem is bf16; choose"):
+            find_compiler("tensorrt").compile_engine(tiny_fp32, "bf16", "sm75", {})
+
+    def test_a_portable_engine_of_rtx_does_not_run_there(self):
+        assert "compile with --target sm75" in find_compiler("tensorrt_rtx").obstacle("portable")
+        assert find_compiler("tensorrt_rtx").obstacle("sm75+sm86") == ""
 
 
 class TestFailures:
