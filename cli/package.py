@@ -55,7 +55,8 @@ def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, a
         emit_json({"bundle": str(bundle), "out": str(out), "models": [model.to_json() for model in models]})
         return
     _print(models)
-    click.echo(f"serve it with: tritonserver --model-repository={shlex.quote(str(out))}")
+    flags = sorted({flag for model in models for flag in model.server_flags})
+    click.echo(" ".join([f"serve it with: tritonserver --model-repository={shlex.quote(str(out))}", *flags]))
 
 
 @command.command("kserve")

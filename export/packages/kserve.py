@@ -30,7 +30,7 @@ spec:
   predictor:
     minReplicas: {min_replicas}
     maxReplicas: {max_replicas}
-    model:
+    model:{arguments}
       modelFormat:
         name: triton
         version: "2"
@@ -100,8 +100,12 @@ def package_kserve(
         "storage_uri": service.storage_uri,
         "resources": resources,
     }
+    flags = sorted({flag for model in models for flag in model.server_flags})
     text = _TEMPLATE.format(
-        repository=REPOSITORY, service=SERVICE, **{key: json.dumps(value) for key, value in values.items()}
+        repository=REPOSITORY,
+        service=SERVICE,
+        arguments=f"\n      args: {json.dumps(flags)}" if flags else "",
+        **{key: json.dumps(value) for key, value in values.items()},
     )
     write_file(path, text.encode())
     return path, models

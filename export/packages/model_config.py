@@ -9,6 +9,7 @@ from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.tensor_spec import TensorSpec
 
 LABELS = "labels.txt"
+_VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 WARM_UP_IMAGE = "golden-image"  # in the folder warmup/ of the model
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8", "int8": "TYPE_INT8"}
 
@@ -80,7 +81,7 @@ def build_config(
     platform = platform_of(record)
     config = messages.ModelConfig(name=name, platform=platform.platform, backend=platform.backend)
     config.default_model_filename = platform.file
-    batch = _max_batch(record, options)
+    batch, profiles = _batches(record, options)
     config.max_batch_size = batch
     for field, specs in ((config.input, record.inputs), (config.output, record.outputs)):
         for spec in specs:
@@ -90,7 +91,8 @@ def build_config(
         if output.name == labelled:
             output.label_filename = LABELS
     kind = messages.ModelInstanceGroup.KIND_GPU if platform.gpu else messages.ModelInstanceGroup.KIND_CPU
-    config.instance_group.add(kind=kind, count=options.instances)
+    # without names Triton's TensorRT backend takes profile 0 alone, and refuses a larger max_batch_size
+    config.instance_group.add(kind=kind, count=options.instances, profile=profiles)
     if batch:
         config.dynamic_batching.preferred_batch_size.extend(
             sorted({size for size in options.preferred_batch_size if size <= batch})
@@ -124,12 +126,31 @@ def protobuf_messages() -> Any:
     return model_config_pb2
 
 
-def _max_batch(record: EngineRecord, options: ServingOptions) -> int:
-    """Triton's `max_batch_size`; 0 for an engine whose batch axis is fixed, whose dimensions then include it."""
+def server_flags(record: EngineRecord) -> tuple[str, ...]:
+    """What `tritonserver` must be told for an engine: a version-compatible plan holds code, which it has to trust."""
+    return (_VERSION_COMPATIBLE,) if record.options.get("version_compatible") else ()
+
+
+def _batches(record: EngineRecord, options: ServingOptions) -> tuple[int, list[str]]:
+    """Triton's `max_batch_size` and the names of the profiles to use, none where the plan has one or none.
+
+    Triton forms every batch from one image to the largest, so profiles behind a gap are left out. 0 for an engine whose
+    batch axis is fixed, whose dimensions then include it. Raises `UsageError` if no profile takes one image.
+    """
     if record.inputs[0].shape[0] is not None:
-        return 0
-    largest = [int(item["max"][0]) for item in record.options.get("profiles") or ()]
-    return min(options.max_batch_size, max(largest, default=options.max_batch_size))
+        return 0, []
+    spans = [(int(item["min"][0]), int(item["max"][0])) for item in record.options.get("profiles") or ()]
+    reached = 0
+    for low, high in sorted(spans):
+        reached = max(reached, high) if low <= reached + 1 else reached
+    if spans and not reached:
+        raise UsageError(
+            f"engine {record.id}: expected a profile that takes one image, as Triton sends every batch up to the "
+            f"largest, found {', '.join(f'{low} to {high}' for low, high in spans)}; compile it with --profiles 1:8:32"
+        )
+    batch = min(options.max_batch_size, reached or options.max_batch_size)
+    used = [str(index) for index, (low, _) in enumerate(spans) if low <= batch]
+    return batch, used if len(spans) > 1 else []
 
 
 def _dims(spec: TensorSpec, batch: int) -> list[int]:

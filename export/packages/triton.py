@@ -24,6 +24,7 @@ from resnetrt.export.packages.model_config import (
     build_config,
     platform_of,
     protobuf_messages,
+    server_flags,
     to_text,
 )
 from resnetrt.golden import Golden
@@ -33,13 +34,17 @@ _VERSION = "1"
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model in the repository: its name, the engine it holds, how Triton runs it, and its folder."""
+    """A model in the repository: its name, the engine it holds, how Triton runs it, and its folder.
+
+    `server_flags` are options without which `tritonserver` does not load it.
+    """
 
     name: str
     engine: str
     platform: str
     max_batch_size: int
     path: Path
+    server_flags: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under the field names."""
@@ -107,7 +112,9 @@ def _write_model(bundle: Bundle, engine: str, name: str, folder: Path, options: 
         (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (folder / "warmup" / WARM_UP_IMAGE).write_bytes(_warm_up_image(bundle, record))
     (folder / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
-    return PackagedModel(name, engine, platform.platform or platform.backend, config.max_batch_size, folder)
+    return PackagedModel(
+        name, engine, platform.platform or platform.backend, config.max_batch_size, folder, server_flags(record)
+    )
 
 
 def _warm_up_image(bundle: Bundle, record: EngineRecord) -> bytes:

@@ -1,6 +1,7 @@
 """The InferenceService is YAML with what KServe needs, and lies beside the repository to upload."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_the_service_runs_triton_over_v2(made: Bundle, tmp_path: Path):
     assert model["resources"]["limits"] == {"cpu": "500m", "memory": "4Gi"}
     assert (models[0].path / "config.pbtxt").is_file()
     assert models[0].path.parent == tmp_path / "model_repository"
+
+
+def test_a_version_compatible_plan_passes_its_flag_to_the_server(made: Bundle, tmp_path: Path):
+    shutil.copytree(made.path, tmp_path / "plan.bundle")
+    bundle = Bundle.open(tmp_path / "plan.bundle")
+    ((name, entry),) = bundle.manifest.engines.items()
+    changes = {"backend": "tensorrt", "target": "sm86", "options": {"version_compatible": True}}
+    with bundle.edit() as editor:
+        editor.write_json(entry.sidecar, bundle.read_json(entry.sidecar) | changes)
+    path, _ = package_kserve(bundle, tmp_path / "k", [name], ServiceOptions(URI), ServingOptions())
+    model = yaml.safe_load(path.read_text())["spec"]["predictor"]["model"]
+    assert model["args"] == ["--backend-config=tensorrt,version-compatible=true"]
+    assert (model["modelFormat"]["name"], model["resources"]["limits"]["nvidia.com/gpu"]) == ("triton", "1")
 
 
 def test_values_can_not_break_out_of_their_place(made: Bundle, tmp_path: Path):

@@ -111,6 +111,41 @@ def test_a_tensorrt_plan_is_for_its_gpu_and_within_its_profile(made: Bundle, tmp
     assert (tmp_path / "r/tiny/1/model.plan").is_file()
 
 
+@pytest.mark.parametrize(
+    ("profiles", "asked", "batch", "used"),
+    [
+        (((1, 1), (1, 32)), 32, 32, ["0", "1"]),
+        (((1, 32), (64, 64)), 64, 32, ["0"]),
+        (((1, 1), (2, 8), (9, 32)), 16, 16, ["0", "1", "2"]),
+        (((1, 1), (2, 8), (9, 32)), 8, 8, ["0", "1"]),
+        (((1, 32),), 64, 32, []),
+    ],
+)
+def test_several_profiles_are_named_up_to_the_first_gap(made, tmp_path: Path, profiles, asked, batch, used):
+    stored = [{"input": "input", "min": [low], "opt": [low], "max": [high]} for low, high in profiles]
+    bundle = edit_sidecar(made, tmp_path, backend="tensorrt", target="sm86", options={"profiles": stored})
+    package_triton(bundle, tmp_path / "r", [FP32], ServingOptions(asked))
+    config = read_config(tmp_path / "r" / "tiny")
+    assert (config.max_batch_size, list(config.instance_group[0].profile)) == (batch, used)
+
+
+def test_profiles_that_take_no_single_image_are_refused(made: Bundle, tmp_path: Path):
+    stored = [{"input": "input", "min": [8], "opt": [8], "max": [8]}]
+    bundle = edit_sidecar(made, tmp_path, backend="tensorrt", target="sm86", options={"profiles": stored})
+    with pytest.raises(UsageError, match=r"expected a profile that takes one image, .* found 8 to 8; compile"):
+        package_triton(bundle, tmp_path / "r", [FP32], ServingOptions())
+
+
+def test_a_version_compatible_plan_names_the_flag_of_the_server(made: Bundle, tmp_path: Path, capsys):
+    options = {"profiles": [{"input": "", "min": [1], "opt": [4], "max": [6]}], "version_compatible": True}
+    bundle = edit_sidecar(made, tmp_path, backend="tensorrt", target="sm86", options=options)
+    (model,) = package_triton(bundle, tmp_path / "r", [FP32], ServingOptions())
+    assert model.to_json()["server_flags"] == ("--backend-config=tensorrt,version-compatible=true",)
+    argv = ["package", "triton", str(bundle.path), "--out", str(tmp_path / "models"), "--engine", FP32]
+    assert run(argv) == 0
+    assert "models --backend-config=tensorrt,version-compatible=true\n" in capsys.readouterr().out
+
+
 def test_an_engine_of_one_batch_size_is_not_batched(made: Bundle, tmp_path: Path):
     inputs = [{"name": "input", "dtype": "float32", "shape": [4, 3, 16, 16]}]
     outputs = [{"name": "logits", "dtype": "float32", "shape": [4, 10]}]
