@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from resnetrt.engine_record import EngineRecord
 
 _TENSORRT: list[Any] = [
-    click.option("--profiles", help="TensorRT: batch sizes min:opt:max, several with commas: 1:8:32,64:64:64."),
+    click.option(
+        "--profiles",
+        help="TensorRT: batch sizes min:opt:max, several with commas. Default: 1,1:8:32, so tuned for 1 and for 8.",
+    ),
     click.option("--workspace-mib", type=int, help="TensorRT: limit of scratch memory."),
     click.option("--builder-optimization-level", type=int, help="TensorRT: 0 to 5."),
     click.option("--timing-cache", help="TensorRT: file of tactic timings to read and update."),

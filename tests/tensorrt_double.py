@@ -6,6 +6,7 @@ version does not have raises `AttributeError`, as its Python bindings do.
 
 import enum
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,20 @@ class Strict:
             raise AttributeError(f"{self._kind} has no attribute {name}")
 
 
+def _with_formats(text: str, profile: int) -> str:
+    """The inspector's text, in which only layers of that profile tell their formats."""
+    try:
+        records = json.loads(text)["Layers"]
+    except (ValueError, TypeError):
+        return text
+    for item in records:
+        own = re.search(r"\[profile (\d+)\]", json.dumps(item))
+        if isinstance(item, dict) and int(own[1] if own else 0) != profile:
+            for tensor in (*item["Inputs"], *item["Outputs"]):
+                tensor["Format/Datatype"] = "N/A due to dynamic shapes"
+    return json.dumps({"Layers": records})
+
+
 class FullTensorRT:
     """The `module`, and what happened: `config` as the build left it, its `flags`, `profiles`, `memory` and `logged`.
 
@@ -66,6 +81,7 @@ class FullTensorRT:
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         self.inspected_with: Any = None
         self.config: Any = None
+        self._states: dict[int, tuple[Strict, dict[str, Any]]] = {}
         self.module = ModuleType("tensorrt")
         self.module.__dict__.update(self._module_members(content["version"]))
 
@@ -144,12 +160,24 @@ class FullTensorRT:
         return self.make("Runtime", deserialize_cuda_engine=lambda _plan: self._engine() if self.loads else None)
 
     def _engine(self) -> Strict:
-        context = self.make(
-            "IExecutionContext", set_input_shape=lambda name, shape: self.shapes.append((name, shape)) or True
-        )
-        return self.make(
-            "ICudaEngine", create_execution_context=lambda: context, create_engine_inspector=self._inspector
-        )
+        return self.make("ICudaEngine", create_execution_context=self._context, create_engine_inspector=self._inspector)
+
+    def _context(self) -> Strict:
+        state = {"profile": 0, "shaped": False}
+
+        def choose(index: int, _stream: int) -> bool:
+            state.update(profile=index, shaped=False)
+            return 0 <= index < len(self.profiles)
+
+        def shape(name: str, dims: tuple[int, ...]) -> bool:
+            self.shapes.append((name, dims))
+            _, low, _, high = self.profiles[state["profile"]]
+            state["shaped"] = all(a <= b <= c for a, b, c in zip(low, dims, high, strict=True))
+            return state["shaped"]
+
+        made = self.make("IExecutionContext", set_input_shape=shape, set_optimization_profile_async=choose)
+        self._states[id(made)] = (made, state)
+        return made
 
     def _inspector(self) -> Strict:
         inspector = self.make("EngineInspector")
@@ -157,7 +185,8 @@ class FullTensorRT:
         def tell(form: Any) -> str:
             assert form.name == "JSON"
             self.inspected_with = inspector.execution_context
-            return self.inspector_text
+            _, state = self._states[id(self.inspected_with)]
+            return _with_formats(self.inspector_text, state["profile"] if state["shaped"] else -1)
 
         inspector.get_engine_information = tell
         return inspector

@@ -21,13 +21,14 @@ _CHANGES = {"QuantizeLinear", "DequantizeLinear", "Cast"}
 
 
 def read_layers(engine_path: Path, record: EngineRecord, source: SourceGraph) -> list[Evidence]:
-    """The layers stored beside the engine; raises `BundleError` if there are none."""
+    """The layers stored beside the engine, those of each profile; raises `BundleError` if there are none."""
     path = engine_path.with_name(f"{record.id}.layers.json")
     stored = parse_json_object(path.read_bytes(), str(path)) if path.is_file() else {}
     layers = [EngineLayer.from_json(item) for item in stored.get("layers", [])]
     if not layers:
         raise BundleError(f"engine {record.id}: no layers are stored beside it; {compile_again(record)}")
-    return [Evidence(executed(layers, source), str(stored["source"]), complete=True)]
+    by_profile = [[layer for layer in layers if layer.profile == index] for index in {item.profile for item in layers}]
+    return [Evidence(executed(each, source), str(stored["source"]), complete=True) for each in by_profile]
 
 
 def executed(layers: Collection[EngineLayer], source: SourceGraph) -> tuple[ExecutedLayer, ...]:

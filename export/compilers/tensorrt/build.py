@@ -57,7 +57,7 @@ def build_engine(
             raise build_error(lines, what, "building", parsed.nodes)
         blob = bytes(plan)
         _save_timing_cache(config, chosen)
-    inspected = [] if obstacle(flavour, target) else inspect_plan(trt, parsed.logger, blob, chosen.profiles[0], what)
+    inspected = [] if obstacle(flavour, target) else inspect_plan(trt, parsed.logger, blob, chosen.profiles, what)
     read_from, engine_layers = _layers_of(inspected, lines)
     version = str(trt.__version__)
     return CompiledEngine(

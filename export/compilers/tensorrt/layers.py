@@ -4,9 +4,10 @@ A layer of the engine is one kernel; its metadata names the ONNX nodes that it f
 read from TensorRT-RTX 1.7.1. An engine without layers is reported.
 """
 
+import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from resnetrt.runtime.backends.tensorrt_inspector import data_type
@@ -14,6 +15,8 @@ from resnetrt.runtime.backends.tensorrt_inspector import data_type
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), ", re.MULTILINE)
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[^\]]*)\],.*?Datatype: (?P<dtype>\w+)")
+_PROFILE = re.compile(r"\[profile (\d+)\]")  # in names of layers and tensors, of the second profile and later ones
+_GRAPH = re.compile(r"_myl(\d+)_\d+$")  # the number of a graph that one part of TensorRT compiles for one profile
 _TACTIC = re.compile(r"TacticName: (.*?), StreamId")
 _DTYPES = {
     "Float": "fp32",
@@ -39,7 +42,10 @@ class LayerTensor:
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One kernel: `type` is TensorRT's (`correlation` is a convolution), `onnx` the ONNX nodes it computes."""
+    """One kernel: `type` is TensorRT's (`correlation` is a convolution), `onnx` the ONNX nodes it computes.
+
+    An engine has kernels of its own for each optimization `profile`.
+    """
 
     name: str
     type: str
@@ -48,6 +54,7 @@ class EngineLayer:
     outputs: tuple[LayerTensor, ...]
     onnx: tuple[str, ...]
     tactic: str = ""
+    profile: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under the field names."""
@@ -68,12 +75,31 @@ class EngineLayer:
             tensors("outputs"),
             tuple(record["onnx"]),
             record["tactic"],
+            record.get("profile", 0),
         )
 
 
 def parse_layers(texts: Iterable[str]) -> list[EngineLayer]:
     """The engine's layers in order, from the texts of the build log; empty if it was not detailed."""
-    return [_parse(line) for text in texts for line in text.splitlines() if _LAYER.match(line)]
+    lines = [line for text in texts for line in text.splitlines() if _LAYER.match(line)]
+    return _with_profiles([_parse(line) for line in lines], lines)
+
+
+def layers_of_records(records: Sequence[dict[str, Any]]) -> list[EngineLayer]:
+    """The layers from the engine inspector's records of them."""
+    return _with_profiles([layer_of_record(record) for record in records], [json.dumps(item) for item in records])
+
+
+def _with_profiles(layers: list[EngineLayer], texts: Sequence[str]) -> list[EngineLayer]:
+    """Each layer with the profile that its text names, or that another layer of its graph names."""
+    own = [max(map(int, _PROFILE.findall(text)), default=0) for text in texts]
+    graphs = [found[1] if (found := _GRAPH.search(layer.name)) else "" for layer in layers]
+    shared: dict[str, int] = {}
+    for graph, profile in zip(graphs, own, strict=True):
+        if graph:
+            shared[graph] = max(profile, shared.get(graph, 0))
+    profiles = [shared.get(graph, profile) for graph, profile in zip(graphs, own, strict=True)]
+    return [replace(layer, profile=profile) for layer, profile in zip(layers, profiles, strict=True)]
 
 
 def layer_of_record(record: dict[str, Any]) -> EngineLayer:

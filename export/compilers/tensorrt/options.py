@@ -44,13 +44,14 @@ _EDGES = ("min", "opt", "max")
 class TensorRTOptions:
     """How to build. What a flavour of TensorRT can't do is refused in `tensorrt_refuse`.
 
-    `profiles`: one or more. `workspace_mib`: limit of scratch memory (memPoolSize). `timing_cache`: file to read and
+    `profiles`: one or more; kernels are tuned for the `opt` of each, so a single image has its own unless others are
+    given. `workspace_mib`: limit of scratch memory (memPoolSize). `timing_cache`: file to read and
     update. `version_compatible`: run on later versions, of 10 also on 11. `hardware_compatible`: one of
     `HARDWARE_LEVELS`. `dla_core` with `gpu_fallback` for what the DLA lacks. `tf32`: FP32 layers may use the 10-bit
     mantissa of TF32; off, because an FP32 engine is asked for to be exact.
     """
 
-    profiles: tuple[Profile, ...] = (Profile((1,), (8,), (32,)),)
+    profiles: tuple[Profile, ...] = (Profile((1,), (1,), (1,)), Profile((1,), (8,), (32,)))
     workspace_mib: int | None = None
     builder_optimization_level: int | None = None
     timing_cache: str | None = None

@@ -93,10 +93,12 @@ def test_resnets_build_for_four_generations_in_one_plan(
     assert {node for node in facts["layer_precisions"] if "conv" in node} <= done
 
 
-def test_fp16_resnet50_is_fused_and_computes_in_fp16(network: Callable[[str, str], Path]):
+@pytest.mark.parametrize("profile", [0, 1])
+def test_fp16_resnet50_is_fused_and_computes_in_fp16(network: Callable[[str, str], Path], profile: int):
     path = network("resnet50", "fp16")
     operators = {node.name: node.op_type for node in onnx.load(path).graph.node}
-    found = [layer for layer in layers(build(path, "fp16", FOUR)) if layer.type != "kgen"]
+    built = layers(build(path, "fp16", FOUR))
+    found = [layer for layer in built if layer.type != "kgen" and layer.profile == profile]
     kernels = [layer for layer in found if "Conv" in {operators.get(node) for node in layer.onnx}]
     fused = {node for layer in kernels for node in layer.onnx}
     count = {kind: sum(operators.get(node) == kind for node in fused) for kind in ("Conv", "Relu", "Add")}
@@ -144,6 +146,15 @@ class TestBuild:
         assert engine.options["profiles"] == [
             {"input": "input", "min": [1, 3, 16, 16], "opt": [2, 3, 16, 16], "max": [4, 3, 16, 16]}
         ]
+
+    def test_a_single_image_has_kernels_of_its_own(self, tiny_fp16: Path):
+        engine = build(tiny_fp16, "fp16")
+        assert [profile["opt"][0] for profile in engine.options["profiles"]] == [1, 8]
+        first, second = ([layer for layer in layers(engine) if layer.profile == index] for index in (0, 1))
+        assert len(first) + len(second) == len(layers(engine))
+        for found, batch in ((first, 1), (second, -1)):
+            assert {"stem", "conv", "add", "relu", "fc"} <= {node for layer in found for node in layer.onnx}
+            assert {layer.inputs[0].shape[0] for layer in found if layer.type == "correlation"} == {batch}
 
     def test_layers_say_what_they_fuse(self, tiny_fp16: Path):
         found = layers(build(tiny_fp16, "fp16"))

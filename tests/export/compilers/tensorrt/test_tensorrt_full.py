@@ -56,7 +56,8 @@ class TestOptions:
         engine = build()
         assert flags(full) == set()
         assert full.config.profiling_verbosity.name == "DETAILED"
-        assert full.profiles == [("input", (1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16))]
+        one, eight, most = ((batch, 3, 16, 16) for batch in (1, 8, 32))
+        assert full.profiles == [("input", one, one, one), ("input", one, eight, most)]
         assert engine.details["tensorrt"]["compute_capabilities"] == [86]
         assert (engine.blob, engine.tools) == (b"plan", {"tensorrt": full.module.__version__})
 
@@ -152,9 +153,16 @@ class TestInspector:
         assert stored["source"] == f"engine inspector of tensorrt {full.module.__version__}"
         (layer,) = stored["layers"]
         assert (layer["onnx"], layer["constants"][0]["dtype"]) == (("stem", "stem.relu"), "fp32")
-        assert full.shapes == [("input", (8, 3, 16, 16))]
+        assert full.shapes == [("input", (8, 3, 16, 16)), ("input", (64, 3, 16, 16))]
         assert full.inspected_with is not None  # without a context with shapes it tells no formats
         assert engine.details["tensorrt"]["engine_layers"] == 1
+
+    def test_each_profile_is_inspected_at_its_own_shape(self, full: FullTensorRT, build: Build):
+        later = json.loads(json.dumps(CONVOLUTION).replace('"input"', '"input [profile 1]"'))
+        full.inspector_text = json.dumps({"Layers": [CONVOLUTION, later | {"Name": "stem + stem.relu [profile 1]"}]})
+        layers = build().companions["layers.json"]["layers"]
+        assert full.shapes == [("input", (1, 3, 16, 16)), ("input", (8, 3, 16, 16))]
+        assert [(layer["profile"], layer["inputs"][0]["dtype"]) for layer in layers] == [(0, "fp32"), (1, "fp32")]
 
     @pytest.mark.parametrize("text", ['{"Layers": ["stem + stem.relu"]}', "no JSON", "[]"])
     def test_names_alone_are_no_layers(self, full: FullTensorRT, build: Build, text: str):
