@@ -1,6 +1,7 @@
 """A build's progress on stderr, and Ctrl-C: TensorRT asks after each step whether to go on."""
 
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -48,15 +49,34 @@ def _monitor(trt: Any, stopped: threading.Event, show: Callable[[str, int, int],
 
 @contextmanager
 def _interrupts(stopped: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets `stopped`; only the main thread may say so, in others a build can't be interrupted."""
+    """Ctrl-C sets `stopped`; only the main thread may say so, in others a build can't be interrupted.
+
+    Python's own handlers run in the main thread, which is inside TensorRT until the build ends, while TensorRT asks its
+    monitor from other threads. So a thread reads the numbers of signals, which Python writes as they arrive.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.setblocking(False)  # as Python demands
+        watcher = threading.Thread(target=_watch, args=(receiver, stopped), name="resnetrt-interrupt", daemon=True)
+        watcher.start()
+        before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+        wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            signal.signal(signal.SIGINT, before)
+            sender.shutdown(socket.SHUT_WR)
+            watcher.join()
+
+
+def _watch(receiver: socket.socket, stopped: threading.Event) -> None:
+    while numbers := receiver.recv(64):
+        if signal.SIGINT in numbers:
+            stopped.set()
 
 
 @contextmanager
