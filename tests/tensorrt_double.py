@@ -7,6 +7,7 @@ version does not have raises `AttributeError`, as its Python bindings do.
 import enum
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,19 +60,22 @@ class FullTensorRT:
     """The `module`, and what happened: `config` as the build left it, its `flags`, `profiles`, `memory` and `logged`.
 
     `inspector_text` is what the engine inspector tells; `errors` are logged while configuring; the flag `refused` is
-    not taken; `dtype` is that of the network; with `plan` None the build fails, with `loads` False the engine does not
-    load.
+    not taken; `dtype` is that of the network; `building` is called during the build, which adds `timing` to a cache of
+    `device`; with `plan` None the build fails, with `loads` False the engine does not load.
     """
 
     plan: bytes | None = b"plan"
     loads = True
-    takes_cache = True
+    device = b"sm86"
+    timing = b"a"
+    building: Callable[[], None] = staticmethod(lambda: None)
     refused = ""
     dtype = "FLOAT"
     inspector_text = '{"Layers": []}'
     errors: tuple[str, ...] = ()
 
     def __init__(self, api: Path) -> None:
+        self.api = api
         content = json.loads(api.read_text())
         self._api = {name: set(members.split()) for name, members in content["names"].items()}
         self.flags: set[Any] = set()
@@ -81,6 +85,10 @@ class FullTensorRT:
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         self.inspected_with: Any = None
         self.config: Any = None
+        self.cache: Strict | None = None
+        self._kept: list[Strict] = []  # so that no id is used again
+        self._entries: dict[int, set[bytes]] = {}
+        self._devices: dict[int, bytes] = {}
         self._states: dict[int, tuple[Strict, dict[str, Any]]] = {}
         self.module = ModuleType("tensorrt")
         self.module.__dict__.update(self._module_members(content["version"]))
@@ -107,7 +115,7 @@ class FullTensorRT:
             create_optimization_profile=lambda: self.make(
                 "IOptimizationProfile", set_shape=lambda *shapes: self.profiles.append(shapes)
             ),
-            build_serialized_network=lambda _network, _config: self.plan,
+            build_serialized_network=lambda _network, _config: self._build(),
         )
 
     def _parser(self, _network: Any, _logger: Any) -> Strict:
@@ -137,24 +145,57 @@ class FullTensorRT:
         )
 
     def _make_config(self) -> Strict:
-        for text in self.errors:
-            self.logger.log(1, text)
         self.config = self.make(
             "IBuilderConfig",
             set_flag=lambda flag: None if flag.name == self.refused else self.flags.add(flag),
             clear_flag=self.flags.discard,
             get_flag=self.flags.__contains__,
             set_memory_pool_limit=self.memory.__setitem__,
-            add_optimization_profile=lambda _profile: len(self.profiles) - 1,
+            add_optimization_profile=self._add_profile,
             create_timing_cache=self._make_cache,
-            set_timing_cache=lambda _cache, ignore_mismatch: self.takes_cache and not ignore_mismatch,
-            get_timing_cache=lambda: self.make("ITimingCache", serialize=lambda: b"new timings"),
+            set_timing_cache=self._set_cache,
+            get_timing_cache=lambda: self.cache,
         )
         return self.config
 
+    def _add_profile(self, _profile: Strict) -> int:
+        for text in self.errors:
+            self.logger.log(1, text)
+        return len(self.profiles) - 1
+
+    def _build(self) -> bytes | None:
+        self.building()
+        if self.cache is not None:
+            self._entries[id(self.cache)].add(self.timing)
+        return self.plan
+
     def _make_cache(self, blob: bytes) -> Strict:
+        """A cache is the device that it is of, and what was timed: `sm86:a,b`; nothing is of any device."""
         self.cache_read = blob
-        return self.make("ITimingCache")
+        device, _, timed = blob.partition(b":")
+        entries = set(filter(None, timed.split(b",")))
+
+        def combine(other: Strict, ignore_mismatch: bool) -> bool:
+            assert not ignore_mismatch
+            if self._devices[id(other)] not in (b"", self.device):
+                return False
+            entries.update(self._entries[id(other)])
+            return True
+
+        made = self.make(
+            "ITimingCache", combine=combine, serialize=lambda: self.device + b":" + b",".join(sorted(entries))
+        )
+        self._kept.append(made)
+        self._entries[id(made)], self._devices[id(made)] = entries, device
+        return made
+
+    def _set_cache(self, cache: Strict, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if self._devices[id(cache)] not in (b"", self.device):
+            self.logger.log(1, "Error Code 9: the cache is of another device")
+            return False
+        self.cache = cache
+        return True
 
     def _runtime(self, _logger: Any) -> Strict:
         return self.make("Runtime", deserialize_cuda_engine=lambda _plan: self._engine() if self.loads else None)

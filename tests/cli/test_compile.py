@@ -42,7 +42,7 @@ def test_json_has_the_sidecar(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert compile_rtx(bundle, "--precision", "fp32", "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["engine"] == "tensorrt_rtx-fp32-portable"
-    assert record["sidecar"]["tensorrt"]["profiles"][0]["opt"] == [8, 3, 16, 16]
+    assert record["sidecar"]["tensorrt"]["profiles"][1]["opt"] == [8, 3, 16, 16]
 
 
 @needs_rtx
@@ -113,7 +113,7 @@ def test_a_zero_is_an_option_that_is_given(bundle: str, monkeypatch: pytest.Monk
     [
         (("onnxruntime", "fp16"), 2, "onnxruntime on cpu: expected precision fp32, int8, found fp16"),
         (("openvino", "bf16", "--target", "gpu"), 2, "unknown openvino target 'gpu'"),
-        (("openvino", "fp16", "--refit"), 2, "unknown option of openvino 'refit'"),
+        (("openvino", "fp16", "--tf32"), 2, "unknown option of openvino 'tf32'"),
         (("tensorrt_rtx", "fp16", "--dla-core", "0"), 2, "TensorRT-RTX has no DLA"),
         (("tensorrt_rtx", "fp4"), 2, "expected precision bf16, fp16, fp32, fp8, int8, found fp4"),
         pytest.param(("tensorrt_rtx", "bf16"), 4, "tensorrt_rtx is not installed", marks=needs_no_rtx),

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resnetrt.atomic import write_file
 from resnetrt.bundle import sha256_of
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers.engine import CompiledEngine
@@ -27,12 +26,13 @@ from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt.parse import ParsedNetwork, parse
 from resnetrt.export.compilers.tensorrt.progress import watched
 from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_options
+from resnetrt.export.compilers.tensorrt.timing_cache import timing_cache
 from resnetrt.runtime.backends.tensorrt_logger import Lines
 
 LAYERS_FILE = "layers.json"
 
 # option: BuilderFlag of that meaning, in every version
-FLAGS = {"version_compatible": "VERSION_COMPATIBLE", "refit": "REFIT", "weight_streaming": "WEIGHT_STREAMING"}
+FLAGS = {"version_compatible": "VERSION_COMPATIBLE"}
 
 
 def build_engine(
@@ -49,14 +49,19 @@ def build_engine(
     inputs, layers = input_specs(parsed.network), network_layers(parsed.network)
     check_target_types(flavour, layers, capabilities(target), what)
     chosen = replace(chosen, profiles=full_profiles(chosen.profiles, inputs, what))
+    config = parsed.builder.create_builder_config()
+    timings = None if flavour.ahead_of_time else timing_cache(str(trt.__version__), target, chosen)
+    if timings is not None:
+        timings.attach(config)
     with parsed.logger.recorded() as lines:
-        config = _configure(trt, parsed, chosen, target, what)
+        _configure(trt, parsed.builder, config, chosen, target, what)
         require_no_error(lines, what, "configuring the build", parsed.nodes)
         plan = _build(trt, parsed, config, f"{flavour.title} {what}")
         if plan is None:
             raise build_error(lines, what, "building", parsed.nodes)
         blob = bytes(plan)
-        _save_timing_cache(config, chosen)
+    if timings is not None:
+        timings.save(config)
     inspected = [] if obstacle(flavour, target) else inspect_plan(trt, parsed.logger, blob, chosen.profiles, what)
     read_from, engine_layers = _layers_of(inspected, lines)
     version = str(trt.__version__)
@@ -112,9 +117,8 @@ def check_build(flavour: Flavour, precision: str, options: Mapping[str, Any], wh
     return chosen, trt
 
 
-def _configure(trt: Any, parsed: ParsedNetwork, options: TensorRTOptions, target: str, what: str) -> Any:
-    """A builder configuration with everything set and read back."""
-    config = parsed.builder.create_builder_config()
+def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions, target: str, what: str) -> None:
+    """Set everything in the builder configuration, and read it back."""
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
@@ -126,11 +130,8 @@ def _configure(trt: Any, parsed: ParsedNetwork, options: TensorRTOptions, target
         if getattr(options, option):
             _set_flag(config, getattr(trt.BuilderFlag, flag), what)
     for profile in options.profiles:
-        _add_profile(parsed.builder, config, profile, what)
+        _add_profile(builder, config, profile, what)
     _set_hardware(trt, config, options, target, what)
-    if options.timing_cache:
-        _load_timing_cache(config, Path(options.timing_cache))
-    return config
 
 
 def _set_flag(config: Any, flag: Any, what: str) -> None:
@@ -161,19 +162,6 @@ def _set_hardware(trt: Any, config: Any, options: TensorRTOptions, target: str, 
         config.DLA_core = options.dla_core
         if options.gpu_fallback:
             _set_flag(config, trt.BuilderFlag.GPU_FALLBACK, what)
-
-
-def _load_timing_cache(config: Any, path: Path) -> None:
-    """Start from the file's content; one of another TensorRT version or GPU is refused by TensorRT with an error."""
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is None or not config.set_timing_cache(cache, False):
-        raise UsageError(f"--timing-cache {path}: expected a cache of this TensorRT and GPU; delete it to start anew")
-
-
-def _save_timing_cache(config: Any, options: TensorRTOptions) -> None:
-    if options.timing_cache:
-        cache = config.get_timing_cache()
-        write_file(Path(options.timing_cache), bytes(cache.serialize()))
 
 
 def _flags_set(trt: Any, config: Any) -> list[str]:

@@ -28,7 +28,7 @@ def inspect_plan(trt: Any, logger: Any, plan: bytes, profiles: Sequence[Profile]
                 raise CheckFailed(str(build_error(lines, what, "inspecting the engine")))
             # without its own shape set, a layer has no formats: each context tells of its own profile
             layers = layers_of_records(inspected_layers(trt, engine, context))
-            found += [layer for layer in layers if layer.profile == index]
+            found += [item for item in layers if item.profile == index]
         return found
 
 

@@ -16,7 +16,6 @@ _ADVICE = {
     "unsupported datatype (5)": f"TensorRT takes int8, not int16; {_QUANTIZE}",
     "FP32 GEMM is not supported": "choose --precision fp16, or leave sm75 out of --target",
     "model contains HW-specific datatypes": "leave that target out of --target, or choose --precision fp16",
-    "attachExceptionMsgToGraph": "without a GPU, build without refit",
 }
 
 

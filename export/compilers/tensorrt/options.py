@@ -45,10 +45,11 @@ class TensorRTOptions:
     """How to build. What a flavour of TensorRT can't do is refused in `tensorrt_refuse`.
 
     `profiles`: one or more; kernels are tuned for the `opt` of each, so a single image has its own unless others are
-    given. `workspace_mib`: limit of scratch memory (memPoolSize). `timing_cache`: file to read and
-    update. `version_compatible`: run on later versions, of 10 also on 11. `hardware_compatible`: one of
-    `HARDWARE_LEVELS`. `dla_core` with `gpu_fallback` for what the DLA lacks. `tf32`: FP32 layers may use the 10-bit
-    mantissa of TF32; off, because an FP32 engine is asked for to be exact.
+    given. `workspace_mib`: limit of scratch memory (memPoolSize). `timing_cache`: file to read and update, `none` for
+    none; the default is one of the user's for each TensorRT version and GPU. `version_compatible`: run on later
+    versions, of 10 also on 11. `hardware_compatible`: one of `HARDWARE_LEVELS`. `dla_core` with `gpu_fallback` for what
+    the DLA lacks. `tf32`: FP32 layers may use the 10-bit mantissa of TF32; off, because an FP32 engine is asked for to
+    be exact.
     """
 
     profiles: tuple[Profile, ...] = (Profile((1,), (1,), (1,)), Profile((1,), (8,), (32,)))
@@ -57,8 +58,6 @@ class TensorRTOptions:
     timing_cache: str | None = None
     version_compatible: bool = False
     hardware_compatible: str | None = None
-    refit: bool = False
-    weight_streaming: bool = False
     dla_core: int | None = None
     gpu_fallback: bool = False
     tf32: bool = False

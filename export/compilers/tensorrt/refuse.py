@@ -9,7 +9,6 @@ from typing import Any
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
-from resnetrt.runtime.cuda.device import find_devices
 from resnetrt.tensor_spec import TensorSpec
 
 _DLA_PRECISIONS = ("fp16", "int8")
@@ -41,8 +40,6 @@ def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:
         yield "TensorRT-RTX has no DLA; use --backend tensorrt on a Jetson"
     if options.timing_cache:
         yield "timing_cache: TensorRT-RTX times no tactics when it builds, its timing cache stays empty; leave it out"
-    if options.refit and not find_devices()[0]:
-        yield "refit: TensorRT-RTX builds refittable engines on a machine with a GPU only; leave it out here"
 
 
 def _full_reasons(options: TensorRTOptions, precision: str) -> Iterator[str]:

@@ -54,13 +54,18 @@ def _interrupt_and_wait(step: int) -> None:
         threading.Event().wait(0.02)  # the signal goes through the operating system
 
 
+def _run(build: Build, config: SimpleNamespace) -> None:
+    with watched(_trt(), config, "a network"):
+        build.monitor = config.progress_monitor
+        build.run(_interrupt_and_wait, 50)
+
+
 def test_ctrl_c_ends_a_build_that_runs_in_other_threads():
     build, config = Build(), SimpleNamespace(progress_monitor=None)
     handler, wakeup = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
-    with pytest.raises(KeyboardInterrupt), watched(_trt(), config, "a network"):
-        build.monitor = config.progress_monitor
-        build.run(_interrupt_and_wait, 50)
+    with pytest.raises(KeyboardInterrupt):
+        _run(build, config)
     assert 3 <= build.steps < 50
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.set_wakeup_fd(wakeup) == wakeup

@@ -35,6 +35,13 @@ def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ful
     return made
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
 @pytest.fixture
 def build(full: FullTensorRT, tiny_fp32: Path) -> Build:
     def run(precision: str = "fp32", **options: object) -> CompiledEngine:
@@ -67,9 +74,9 @@ class TestOptions:
         assert flags(full) == {"GPU_FALLBACK"}
         assert (engine.options["dla_core"], engine.options["gpu_fallback"]) == (1, True)
 
-    def test_refit_version_compatible_and_weight_streaming(self, full: FullTensorRT, build: Build):
-        engine = build(refit=True, version_compatible=True, weight_streaming=True, tf32=True)
-        wanted = {"REFIT", "VERSION_COMPATIBLE", "WEIGHT_STREAMING", "TF32"}
+    def test_version_compatible_and_tf32(self, full: FullTensorRT, build: Build):
+        engine = build(version_compatible=True, tf32=True)
+        wanted = {"VERSION_COMPATIBLE", "TF32"}
         assert flags(full) == wanted
         assert set(engine.details["tensorrt"]["flags"]) == wanted
 
@@ -88,19 +95,66 @@ class TestOptions:
         assert {pool.name: size for pool, size in full.memory.items()} == {"WORKSPACE": 64 << 20}
         assert full.config.builder_optimization_level == 4
 
-    def test_a_timing_cache_is_read_and_updated(self, full: FullTensorRT, build: Build, tmp_path: Path):
+    def test_an_option_that_no_runtime_acts_on_is_unknown(self, build: Build):
+        for name in ("refit", "weight_streaming"):
+            with pytest.raises(UsageError, match=f"unknown option of tensorrt '{name}'"):
+                build(**{name: True})
+
+
+class TestTimingCache:
+    def test_a_named_file_is_read_and_updated(self, full: FullTensorRT, build: Build, tmp_path: Path):
         path = tmp_path / "cache.bin"
         build(timing_cache=str(path))
-        assert (full.cache_read, path.read_bytes()) == (b"", b"new timings")
+        assert (full.cache_read, path.read_bytes()) == (b"", b"sm86:a")
+        full.timing = b"b"
         build(timing_cache=str(path))
-        assert full.cache_read == b"new timings"
+        assert path.read_bytes() == b"sm86:a,b"
 
-    def test_a_timing_cache_of_another_gpu_is_refused_and_kept(self, full: FullTensorRT, build: Build, tmp_path: Path):
-        (tmp_path / "cache.bin").write_bytes(b"other")
-        full.takes_cache = False
+    def test_by_default_it_is_the_users_for_this_version_and_gpu(self, full: FullTensorRT, build: Build, home: Path):
+        build()
+        assert [path.name for path in home.rglob("*.timings")] == [f"{full.module.__version__}-sm86.timings"]
+        full.timing = b"b"
+        build()
+        assert next(home.rglob("*.timings")).read_bytes() == b"sm86:a,b"
+
+    def test_none_is_none(self, full: FullTensorRT, build: Build, home: Path):
+        build(timing_cache="none")
+        assert (full.cache_read, list(home.rglob("*.timings"))) == (None, [])
+
+    def test_a_named_file_of_another_gpu_is_refused_and_kept(self, build: Build, tmp_path: Path):
+        (tmp_path / "cache.bin").write_bytes(b"sm89:x")
         with pytest.raises(UsageError, match=r"cache\.bin: expected a cache of this TensorRT and GPU"):
             build(timing_cache=str(tmp_path / "cache.bin"))
-        assert (tmp_path / "cache.bin").read_bytes() == b"other"
+        assert (tmp_path / "cache.bin").read_bytes() == b"sm89:x"
+
+    def test_the_users_own_of_another_gpu_is_started_anew(self, full: FullTensorRT, build: Build, home: Path):
+        build()
+        path = next(home.rglob("*.timings"))
+        path.write_bytes(b"sm89:x")
+        assert build().blob == b"plan"
+        assert path.read_bytes() == b"sm86:a"
+
+    @pytest.mark.parametrize("named", [True, False])
+    def test_two_builds_at_once_lose_nothing(
+        self, full: FullTensorRT, build: Build, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+    ):
+        options = {"timing_cache": str(tmp_path / "cache.bin")} if named else {}
+        other = FullTensorRT(full.api)
+        other.timing = b"b"
+
+        def build_the_other() -> None:
+            with monkeypatch.context() as patched:
+                patched.setitem(sys.modules, "tensorrt", other.module)
+                build(**options)
+
+        full.building = build_the_other
+        build(**options)
+        path = tmp_path / "cache.bin" if named else next(home.rglob("*.timings"))
+        assert path.read_bytes() == b"sm86:a,b"
+
+    def test_a_home_that_can_not_be_written_stops_no_build(self, build: Build, home: Path):
+        (home / ".cache").write_text("a file where the folder would be")
+        assert build().blob == b"plan"
 
 
 class TestTuring:
@@ -125,9 +179,9 @@ class TestTuring:
 
 class TestFailures:
     def test_a_flag_that_is_not_taken(self, full: FullTensorRT, build: Build):
-        full.refused = "REFIT"
+        full.refused = "VERSION_COMPATIBLE"
         with pytest.raises(CheckFailed, match="did not take the builder flag"):
-            build(refit=True)
+            build(version_compatible=True)
 
     def test_a_setter_that_only_logs(self, full: FullTensorRT, build: Build):
         full.errors = ("Error Code 3: API Usage Error (no such DLA core)", "a second, misleading line")

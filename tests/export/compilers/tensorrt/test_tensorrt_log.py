@@ -4,7 +4,6 @@ import pytest
 
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers.tensorrt import flavour as tensorrt_flavour
-from resnetrt.export.compilers.tensorrt import refuse as tensorrt_refuse
 from resnetrt.export.compilers.tensorrt.flavour import FULL, capabilities, obstacle, resolve_full_target
 from resnetrt.export.compilers.tensorrt.layers import EngineLayer, LayerTensor, parse_layers
 from resnetrt.export.compilers.tensorrt.log import build_error, node_in, require_no_error
@@ -77,8 +76,7 @@ class TestFull:
     @pytest.fixture(autouse=True)
     def hopper(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A machine with an H100."""
-        for module in (tensorrt_flavour, tensorrt_refuse):
-            monkeypatch.setattr(module, "find_devices", lambda: ((Device(0, (9, 0)),), ""))
+        monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: ((Device(0, (9, 0)),), ""))
 
     def test_the_target_is_the_gpu_here(self):
         assert resolve_full_target(None) == resolve_full_target("sm90") == "sm90"
@@ -109,7 +107,7 @@ class TestFull:
         [
             {"dla_core": 0, "gpu_fallback": True, "profiles": "8"},
             {"version_compatible": True, "timing_cache": "cache.bin"},
-            {"hardware_compatible": "same_compute_capability", "refit": True, "weight_streaming": True},
+            {"hardware_compatible": "same_compute_capability", "tf32": True},
         ],
     )
     def test_what_it_takes(self, options: dict[str, object]):

@@ -114,10 +114,6 @@ class TestRefused:
     def test_options(self, tiny_fp16: Path, options: dict[str, object], message: str):
         self.check(tiny_fp16, "fp16", message, **options)
 
-    @no_gpu
-    def test_refit_without_a_gpu(self, tiny_fp16: Path):
-        self.check(tiny_fp16, "fp16", "refittable engines on a machine with a GPU only", refit=True)
-
     def test_a_file_that_is_no_onnx(self, tmp_path: Path):
         (tmp_path / "fp16.onnx").write_bytes(b"no model")
         self.check(tmp_path / "fp16.onnx", "fp16", r"fp16\.onnx: parsing failed: ")
