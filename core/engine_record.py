@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetrt.errors import BundleError
 from resnetrt.fields import Fields
-from resnetrt.parity import Parity
+from resnetrt.parity import TF32, Parity
 from resnetrt.tensor_spec import TensorSpec
 
 SCHEMA_VERSION = 1  # of the sidecar; one that has none is of version 1
@@ -155,6 +155,15 @@ class EngineRecord:
     def own_share(self) -> float | None:
         """The share of its work in the precision of its name; None for one that was not audited."""
         return self.audit.own_share if isinstance(self.audit, AuditSummary) else None
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision whose tolerance it is held to: `tf32` for an FP32 engine that may round products to TF32.
+
+        ONNX Runtime's TensorRT provider has no option that forbids it, and TensorRT's builder allows it by default.
+        """
+        may = self.options.get("tf32") or (self.backend, self.target) == ("onnxruntime", "trt-ep")
+        return TF32 if self.precision == "fp32" and may else self.precision
 
     def detail_fields(self) -> Fields:
         """The `details`, to be read with their types."""

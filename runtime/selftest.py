@@ -25,7 +25,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
     tolerance of backend and precision.
     """
     record = session.record
-    backend, precision, what = record.backend, record.precision, f"engine {record.id}"
+    backend, precision, what = record.backend, record.arithmetic, f"engine {record.id}"
     batches, alone = _run(session, golden.frames, output, what)
     runs = {what: batches} | ({f"{what}: single images": alone} if len(alone) else {})
     if golden.own is None:

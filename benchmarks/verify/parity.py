@@ -86,7 +86,7 @@ def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray,
     output = bundle.manifest.output
     try:
         with load(bundle, name) as session:
-            limit = tolerance(session.record.backend, session.record.precision)
+            limit = tolerance(session.record.backend, session.record.arithmetic)
             sizes = dict.fromkeys((batch_size(session), session.batch_limits[0]))
             images = session.prepare(frames)
             found = [compare(expected, infer_all(session, images, output, size), noise) for size in sizes]

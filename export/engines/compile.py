@@ -152,7 +152,7 @@ def _check(bundle: Bundle, staged: Path, record: EngineRecord) -> EngineParity:
     with find_backend(record.backend).load(staged, record, check_threads(None)) as session:
         session.preprocessing = bundle.manifest.preprocessing
         found = selftest(session, golden, bundle.manifest.output)
-    return EngineParity(found, tolerance(record.backend, record.precision).reason, session.same_file)
+    return EngineParity(found, tolerance(record.backend, record.arithmetic).reason, session.same_file)
 
 
 def _not_run(reason: str, bundle: Bundle, variant: str) -> ParityNotRun:

@@ -112,6 +112,8 @@ def create_native(
 
 def _provider_options(provider: str, precision: str) -> dict[str, str]:
     """Strings, as ONNX Runtime takes them; TensorRT's own flags say which of the file's types it may use."""
+    if provider == "CUDAExecutionProvider":
+        return {"use_tf32": "0"}  # it is 1 by default: 66 dB from eager instead of FP32's 80 and more
     if provider != "TensorrtExecutionProvider":
         return {}
     return {"trt_fp16_enable": str(precision == "fp16"), "trt_int8_enable": str(precision == "int8")}

@@ -13,6 +13,7 @@ from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.parity import SQNR_CAP_DB, Parity, Tolerance, compare, failures, require, sqnr_db, tolerance
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+TF32_EMULATED = {"max_abs": 3.0e-3, "sqnr_db": 66.1, "cosine": 0.9999997}  # the embedded network, random images
 
 logits = arrays(np.float32, (5, 4), elements=st.floats(-20, 20, width=32).map(lambda x: x if abs(x) > 1e-3 else 1e-3))
 
@@ -135,6 +136,13 @@ def test_table_has_a_reason_everywhere_and_gets_looser_with_the_precision():
 
 def test_fp32_tolerance_is_the_projects_promise():
     assert tolerance("onnxruntime", "fp32").max_abs <= 1e-4
+
+
+def test_tf32_has_a_row_of_its_own_as_it_can_not_meet_that_of_fp32():
+    found = passing(**TF32_EMULATED)
+    assert failures(found, tolerance("tensorrt", "fp32"))
+    assert failures(found, tolerance("tensorrt", "tf32")) == []
+    assert failures(passing(sqnr_db=30.0), tolerance("tensorrt", "tf32"))
 
 
 def test_unknown_precision():

@@ -253,6 +253,23 @@ class TestOnnxRuntime:
         with pytest.raises(BackendMissing, match="expected the execution provider CUDAExecutionProvider, found"):
             load(bundle, "onnxruntime-fp32-cpu")
 
+    def test_tf32_is_forbidden_on_cuda(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+        import onnxruntime
+
+        names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        asked: list[object] = []
+
+        def session(*_: object, providers: object, **__: object) -> None:
+            asked.append(providers)
+            raise RuntimeError("no GPU")
+
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        rewrite_sidecar(bundle, "onnxruntime-fp32-cpu", target="cuda")
+        with pytest.raises(BundleError, match="no GPU"):
+            load(bundle, "onnxruntime-fp32-cpu")
+        assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]]
+
     @pytest.mark.filterwarnings("ignore:Specified provider")
     def test_a_silent_fall_back_to_the_cpu_is_an_error(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
         import onnxruntime

@@ -269,6 +269,35 @@ def test_int8_falls_back_to_fp16_and_that_to_fp32(
         load(bundle, "tensorrt-int8-sm86")
 
 
+def test_an_engine_that_may_use_tf32_is_held_to_the_row_of_tf32(
+    gpu: HostCuda, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its double has weights with TF32's mantissa."""
+    fp32, rounded = bundle.variant_file("fp32"), tmp_path / "rounded.onnx"
+    model = onnx.load(fp32)
+    for item in model.graph.initializer:
+        weights = onnx.numpy_helper.to_array(item)
+        if weights.dtype == np.float32:
+            bits = (weights.view(np.uint32) + np.uint32(1 << 12)) & ~np.uint32((1 << 13) - 1)
+            item.CopyFrom(onnx.numpy_helper.from_array(bits.view(np.float32).reshape(weights.shape), item.name))
+    onnx.save(model, rounded)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(fp32, gpu, rounded))
+    sha256 = bundle.manifest.files["fp32.onnx"].sha256
+    with bundle.edit() as editor:
+        for target, options in (("sm86", {}), ("sm86+sm89", {"tf32": True})):
+            about = replace(record(target=target, **options), variant_sha256=sha256)
+            editor.write(f"engines/{about.id}.engine", b"broken")
+            editor.write_json(f"engines/{about.id}.json", about.to_json())
+            editor.manifest.engines[about.id] = EngineEntry(
+                f"engines/{about.id}.engine", f"engines/{about.id}.json", "fp32"
+            )
+    with load(bundle, "tensorrt-fp32-sm86+sm89") as session:
+        assert session.selftest is not None
+        assert session.selftest.sqnr_db < 80
+    with pytest.raises(CheckFailed, match=r"SQNR \d+\.\d dB < 80 dB"):
+        load(bundle, "tensorrt-fp32-sm86")
+
+
 def test_inspector_words_become_precisions():
     layers = {
         "Layers": [
