@@ -4,6 +4,7 @@ With the GPU at hand that list is the engine inspector's, else it comes out of t
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from resnetrt.engine_record import EngineRecord
@@ -16,6 +17,7 @@ from resnetrt.runtime.backends import compile_again
 
 # kernels that are generated around convolutions and matrix products; they name those that they serve
 _GENERATED = "kgen"
+_DLA = "DLA"  # the type of what runs there, one layer for many nodes; all others run on the GPU
 _MOVES = {"Reformat", "NoOp"}
 _CHANGES = {"QuantizeLinear", "DequantizeLinear", "Cast"}
 
@@ -27,14 +29,23 @@ def read_layers(engine_path: Path, record: EngineRecord, source: SourceGraph) ->
     layers = [EngineLayer.from_json(item) for item in stored.get("layers", [])]
     if not layers:
         raise BundleError(f"engine {record.id}: no layers are stored beside it; {compile_again(record)}")
+    on_dla = record.options.get("dla_core") is not None
     by_profile = [[layer for layer in layers if layer.profile == index] for index in {item.profile for item in layers}]
-    return [Evidence(executed(each, source), str(stored["source"]), complete=True) for each in by_profile]
+    return [Evidence(executed(each, source, on_dla), str(stored["source"]), complete=True) for each in by_profile]
 
 
-def executed(layers: Collection[EngineLayer], source: SourceGraph) -> tuple[ExecutedLayer, ...]:
-    """The layers in the audit's words. Products belong to their own kernel, not to a generated one beside it."""
+def executed(layers: Collection[EngineLayer], source: SourceGraph, on_dla: bool = False) -> tuple[ExecutedLayer, ...]:
+    """The layers in the audit's words. Products belong to their own kernel, not to a generated one beside it.
+
+    In an engine for the DLA what fell back to the GPU is not in the engine's precision, but in `fp16 on the GPU`.
+    """
     kernels = {name for layer in layers if layer.type != _GENERATED for name in layer.onnx}
-    return tuple(_layer(layer, source, kernels & source.mac_nodes.keys()) for layer in layers)
+    found = [_layer(layer, source, kernels & source.mac_nodes.keys()) for layer in layers]
+    return tuple(_on_the_gpu(layer) if on_dla and layer.op != _DLA else layer for layer in found)
+
+
+def _on_the_gpu(layer: ExecutedLayer) -> ExecutedLayer:
+    return replace(layer, precision=f"{layer.precision} on the GPU")
 
 
 def _layer(layer: EngineLayer, source: SourceGraph, owned: Collection[str]) -> ExecutedLayer:

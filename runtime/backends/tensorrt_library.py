@@ -106,17 +106,17 @@ def _is_same(here: str, built: str) -> bool:
 
     What a version does not say is left to TensorRT, which compares major, minor, patch and build of each plan.
     """
-    pairs = list(zip(_numbers(here), _numbers(built), strict=False))
+    pairs = list(zip(version_numbers(here), version_numbers(built), strict=False))
     return here == built or (len(pairs) > 2 and all(a == b for a, b in pairs))
 
 
 def _is_later(here: str, built: str) -> bool:
     """Whether a version-compatible engine built by `built` runs with `here`: NVIDIA's page Engine Compatibility."""
-    majors = (_numbers(built)[0], _numbers(here)[0])
-    return majors in _ACROSS_MAJORS or (majors[0] == majors[1] and _numbers(here) >= _numbers(built))
+    majors = (version_numbers(built)[0], version_numbers(here)[0])
+    return majors in _ACROSS_MAJORS or (majors[0] == majors[1] and version_numbers(here) >= version_numbers(built))
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     """Major, minor, patch and build, as far as the version has them."""
     found = re.match(r"\d+(\.\d+){0,3}", version)
     return tuple(map(int, found[0].split("."))) if found else (0,)

@@ -113,7 +113,7 @@ def check_build(flavour: Flavour, precision: str, options: Mapping[str, Any], wh
     chosen = TensorRTOptions.from_mapping(flavour.backend, options)
     refuse_options(flavour, chosen, precision, what)
     trt = flavour.load()
-    refuse_absent(trt, chosen, what)
+    refuse_absent(trt, chosen, precision, what)
     return chosen, trt
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
+from resnetrt.runtime.backends.tensorrt_library import version_numbers
 from resnetrt.tensor_spec import TensorSpec
 
 _DLA_PRECISIONS = ("fp16", "int8")
+_LAST_DLA, _NEXT_DLA = (10, 7), (11, 4, 1)
 
 
 def refuse_options(flavour: Flavour, options: TensorRTOptions, precision: str, what: str) -> None:
@@ -21,14 +23,29 @@ def refuse_options(flavour: Flavour, options: TensorRTOptions, precision: str, w
         raise UsageError(f"{what}: {reason}")
 
 
-def refuse_absent(trt: Any, options: TensorRTOptions, what: str) -> None:
-    """Raise `UsageError` for an option that the TensorRT version `trt` has no name for."""
+def refuse_absent(trt: Any, options: TensorRTOptions, precision: str, what: str) -> None:
+    """Raise `UsageError` for an option that the TensorRT version of `trt` does not have."""
     level = (options.hardware_compatible or "none").upper()
     if level not in trt.HardwareCompatibilityLevel.__members__:
         raise UsageError(
             f"{what}: hardware_compatible {options.hardware_compatible} needs TensorRT 10.9 or newer, this is "
             f"{trt.__version__}; choose ampere_plus, or leave it out"
         )
+    if options.dla_core is not None and (reason := _no_dla(str(trt.__version__), precision)):
+        raise UsageError(f"{what}: {reason}")
+
+
+def _no_dla(version: str, precision: str) -> str:
+    """Why the DLA can't be used at `precision`: NVIDIA's page Working with DLA of 11.4.1; empty if it can."""
+    numbers = version_numbers(version)
+    if numbers[:2] > _LAST_DLA and numbers[:3] < _NEXT_DLA:
+        return f"TensorRT {version} has no DLA: it was in 10.7 and before, and is in 11.4.1 and later"
+    if numbers[:2] <= _LAST_DLA and precision == "int8":
+        return (
+            f"the DLA of TensorRT {version} takes INT8 by a calibration cache only, not by the Q/DQ pairs of the file; "
+            "choose --precision fp16"
+        )
+    return ""
 
 
 def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:

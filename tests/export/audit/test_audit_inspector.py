@@ -1,5 +1,6 @@
 """The audit of engine inspector records, in the form that NVIDIA documents; no such record was read from a GPU yet."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from resnetrt.export.audit import EngineAudit, Requirement, broken_requirements
 from resnetrt.export.audit.audit import judge
 from resnetrt.export.audit.layers import Evidence
 from resnetrt.export.audit.source import SourceGraph
-from resnetrt.export.audit.tensorrt import executed
+from resnetrt.export.audit.tensorrt import executed, read_layers
 from resnetrt.export.compilers.tensorrt.layers import EngineLayer, LayerTensor, layer_of_record
 from resnetrt.runtime.backends.tensorrt_inspector import data_type
 
@@ -109,6 +110,24 @@ def test_an_int8_engine_that_runs_in_fp32_is_found(source: SourceGraph):
     assert [(item.node, item.layer) for item in found.unfused] == [("add", "add + relu"), ("relu", "add + relu")]
     (text,) = broken_requirements(found, [Requirement("int8", 0.95)])
     assert "found fp32 84.2%, int8 15.8%; first of 1 elsewhere: conv (fp32)" in text
+
+
+def test_what_falls_back_from_the_dla_to_the_gpu_is_counted(source: SourceGraph, tmp_path: Path):
+    half = "Sixteen wide channel vectorized row major FP16 format"
+    records = [
+        record("DLA", half, "stem stem.relu"),
+        record("CaskConvolution", half, "conv add relu", "Half"),
+        record("DLA", half, "pool fc"),
+    ]
+    about = EngineRecord("tensorrt-fp16-sm87", "tensorrt", "fp16", "sm87", options={"dla_core": 0})
+    stored = {"source": "engine inspector", "layers": [layer_of_record(item).to_json() for item in records]}
+    (tmp_path / f"{about.id}.layers.json").write_text(json.dumps(stored))
+    (evidence,) = read_layers(tmp_path / f"{about.id}.engine", about, source)
+    found = judge(about, source, evidence)
+    assert found.share_by_precision == {"fp16": 0.158087, "fp16 on the GPU": 0.841913}
+    assert [(item.node, item.precision) for item in found.islands] == [("conv", "fp16 on the GPU")]
+    (text,) = broken_requirements(found)
+    assert "fp16 on the GPU 84.2%" in text
 
 
 def test_formats_that_the_inspector_withholds_are_no_pass(source: SourceGraph):

@@ -68,11 +68,35 @@ class TestOptions:
         assert engine.details["tensorrt"]["compute_capabilities"] == [86]
         assert (engine.blob, engine.tools) == (b"plan", {"tensorrt": full.module.__version__})
 
-    def test_the_dla_with_gpu_fallback(self, full: FullTensorRT, build: Build):
-        engine = build("int8", dla_core=1, gpu_fallback=True, profiles="8")
+    @pytest.mark.parametrize(
+        ("version", "precision"),
+        [("10.3.0", "fp16"), ("10.7.0.23", "fp16"), ("11.4.1.5", "fp16"), ("11.5.0", "int8")],
+    )
+    def test_the_dla_with_gpu_fallback(self, full: FullTensorRT, build: Build, version: str, precision: str):
+        full.module.__dict__["__version__"] = version
+        engine = build(precision, dla_core=1, gpu_fallback=True, profiles="8")
         assert (full.config.default_device_type.name, full.config.DLA_core) == ("DLA", 1)
         assert flags(full) == {"GPU_FALLBACK"}
         assert (engine.options["dla_core"], engine.options["gpu_fallback"]) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("version", "precision", "reason"),
+        [
+            (
+                "10.3.0",
+                "int8",
+                r"the DLA of TensorRT 10\.3\.0 takes INT8 by a calibration cache only.*fp16",
+            ),
+            ("10.8.0.43", "fp16", r"TensorRT 10\.8\.0\.43 has no DLA: it was in 10\.7 and before, and is in 11\.4"),
+            ("11.4.0.106", "int8", r"TensorRT 11\.4\.0\.106 has no DLA"),
+        ],
+    )
+    def test_a_version_whose_dla_can_not(
+        self, full: FullTensorRT, build: Build, version: str, precision: str, reason: str
+    ):
+        full.module.__dict__["__version__"] = version
+        with pytest.raises(UsageError, match=reason):
+            build(precision, dla_core=0, profiles="8")
 
     def test_version_compatible_and_tf32(self, full: FullTensorRT, build: Build):
         engine = build(version_compatible=True, tf32=True)
