@@ -79,7 +79,7 @@ def command(
         check_request(backend, precision, target, given)  # all of them before the first is compiled
 
     def choose(name: str) -> str:
-        return variant or choose_variant(opened, backend, name, input_type)
+        return variant or choose_variant(opened, backend, name, input_type, target)
 
     if check:
         _check([opened.variant_file(choose(name)) for name in wanted or [""]], backend, as_json)

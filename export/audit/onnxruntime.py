@@ -54,11 +54,14 @@ def read_layers(engine_path: Path, record: EngineRecord, _source: SourceGraph) -
 
 
 def _optimised(engine_path: Path, target: str) -> _Graph:
+    hidden = UsageError(f"onnxruntime, target {target}: its provider does not show the graph that it runs")
+    if target == "trt-ep":
+        raise hidden  # and would build for minutes first
     with tempfile.TemporaryDirectory(prefix="resnetrt-audit-") as folder:
         path = Path(folder) / "optimised.ort"
         create_native(engine_path, target, threads=1, optimized_path=path)
         if not path.is_file():
-            raise UsageError(f"onnxruntime, target {target}: its provider does not show the graph that it runs")
+            raise hidden
         return _read(path)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import CompiledEngine
 
-__all__ = ["COMPILERS", "CompiledEngine", "Compiler", "find_compiler"]
+__all__ = ["COMPILERS", "CompiledEngine", "Compiler", "find_compiler", "variants_for"]
 
 
 class Compiler(Protocol):
@@ -58,6 +58,15 @@ COMPILERS: dict[str, str] = {
     "tensorrt": "resnetrt.export.compilers.tensorrt.compiler:full",
     "tensorrt_rtx": "resnetrt.export.compilers.tensorrt.compiler:rtx",
 }
+
+
+# ONNX Runtime's TensorRT provider gives its graph to TensorRT, which refuses uint8 activations and int32 biases
+_TAKES_AS = {("onnxruntime", "trt-ep"): "tensorrt"}
+
+
+def variants_for(backend: str, target: str | None = None) -> Compiler:
+    """The compiler whose `DIALECT` and `CASTS` say which variants `backend` takes on `target`; raises as below."""
+    return find_compiler(_TAKES_AS.get((backend, target or ""), backend))
 
 
 def find_compiler(backend: str) -> Compiler:

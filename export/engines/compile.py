@@ -10,7 +10,7 @@ from resnetrt.engine_record import BuiltOn, EngineParity, EngineRecord, ParityNo
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.audit import audit_compiled
 from resnetrt.export.cast.recipes import RECIPES, UINT8, is_current, record_of
-from resnetrt.export.compilers import find_compiler
+from resnetrt.export.compilers import find_compiler, variants_for
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.fields import Fields
 from resnetrt.golden import Golden
@@ -31,16 +31,16 @@ def engine_id(variant: str, record: VariantRecord, backend: str, target: str) ->
     So `int8.cpu` becomes `openvino-int8-cpu`, `int8.tensorrt` on the same backend `openvino-int8.tensorrt-cpu`, and
     `int8.cpu.uint8`, which takes frames, `openvino-int8-cpu-uint8`.
     """
-    usual = usual_variants(backend, record.precision)
+    usual = usual_variants(backend, record.precision, target)
     plain = variant.removesuffix(UINT8)
     return f"{backend}-{record.precision if plain in usual else plain}-{target}" + (
         "-uint8" if plain != variant else ""
     )
 
 
-def usual_variants(backend: str, precision: str) -> tuple[str, ...]:
-    """Names of the variants that `backend` takes for `precision`, the best first."""
-    chosen = find_compiler(backend)
+def usual_variants(backend: str, precision: str, target: str | None = None) -> tuple[str, ...]:
+    """Names of the variants that `backend` takes for `precision` on `target`, the best first."""
+    chosen = variants_for(backend, target)
     best = RECIPES[precision].variant if precision in chosen.CASTS else f"{precision}.{chosen.DIALECT}"
     return (best, precision)
 
@@ -51,7 +51,9 @@ def check_request(backend: str, precision: str, target: str | None, options: Map
     chosen.check_request(precision, chosen.resolve_target(target), options)
 
 
-def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str = "float32") -> str:
+def choose_variant(
+    bundle: Bundle, backend: str, precision: str, input_type: str = "float32", target: str | None = None
+) -> str:
     """The variant to compile for `backend` at `precision`: the one in its dialect, else the one without a dialect.
 
     With `input_type` `uint8` it is the one that takes frames, its preprocessing baked in.
@@ -62,7 +64,7 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
     variants = bundle.manifest.variants
     suffix = UINT8 if input_type == "uint8" else ""
     if (
-        precision in find_compiler(backend).CASTS
+        precision in variants_for(backend, target).CASTS
         and "fp32" in variants
         and not is_current(bundle, precision, input_type)
     ):
@@ -77,12 +79,13 @@ def choose_variant(bundle: Bundle, backend: str, precision: str, input_type: str
             ) from error
 
         return add_cast_variant(bundle, precision, input_type)[0]
-    for name in usual_variants(backend, precision):
+    usual = usual_variants(backend, precision, target)
+    for name in usual:
         if name + suffix in variants:
             return name + suffix
-    if precision == "int8" or any(name in variants for name in usual_variants(backend, precision)):
+    if precision == "int8" or any(name in variants for name in usual):
         first = "" if record_of(bundle) else "resnetrt calibrate, then "
-        dialect = f" --dialect {find_compiler(backend).DIALECT}" if precision == "int8" else ""
+        dialect = f" --dialect {variants_for(backend, target).DIALECT}" if precision == "int8" else ""
         takes, frames = (" takes uint8 frames", " --input uint8") if suffix else ("", "")
         raise UsageError(
             f"bundle {bundle.path}: no {precision} variant for {backend}{takes}; "

@@ -3,20 +3,22 @@
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, UsageError
 from resnetrt.runtime.backends import compile_again, import_package
+from resnetrt.runtime.backends.onnxruntime_providers import CUDA, TENSORRT, provider_options
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
 from resnetrt.tensor_spec import TensorSpec
 
 # Execution providers by target. Each is followed by the CPU provider, for nodes that ONNX Runtime always runs there.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "trt-ep": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    "cuda": (CUDA, "CPUExecutionProvider"),
+    "trt-ep": (TENSORRT, CUDA, "CPUExecutionProvider"),
 }
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
@@ -37,14 +39,22 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path, record: EngineRecord, threads: int) -> None:
         self._path = path
         try:
-            native = create_native(path, record.target, threads, precision=record.precision)
+            native = create_native(
+                path, record.target, threads, precision=record.precision, profiles=self._profiles(record)
+            )
         except BundleError as error:
             raise BundleError(f"engine {record.id}: {error}; {compile_again(record)}") from error
         inputs, outputs = specs(native.get_inputs()), specs(native.get_outputs())
         super().__init__(record, inputs, outputs, threads)
+        if spans := [(int(each["min"][0]), int(each["max"][0])) for each in self._profiles(record)]:
+            self.batch_limits = spans[0]
         self._native: Any = native
         self._input_name = inputs[0].name
         self._output_names = [spec.name for spec in outputs]
+
+    @staticmethod
+    def _profiles(record: EngineRecord) -> Sequence[Mapping[str, Any]]:
+        return record.options.get("profiles") or ()
 
     def _infer(self, batch: Array) -> Outputs:
         names = self._output_names
@@ -57,6 +67,7 @@ class OnnxRuntimeSession(Session):
                 self.record.target,
                 self.threads,
                 precision=self.record.precision,
+                profiles=self._profiles(self.record),
                 profile_prefix=f"{folder}/run",
             )
             for _ in range(_WARM_UP + runs):
@@ -74,11 +85,13 @@ def create_native(
     threads: int,
     *,
     precision: str = "fp32",
+    profiles: Sequence[Mapping[str, Any]] = (),
     profile_prefix: str | None = None,
     optimized_path: Path | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` with every setting explicit, on the providers of `target` or none.
 
+    `profiles` are the shapes (`input`, `min`, `opt`, `max`) that TensorRT's provider is to be tuned for.
     With `profile_prefix` it times its nodes; with `optimized_path` it writes the graph that it will execute there, in
     its own format if the name ends in `.ort`, else as ONNX.
     Raises `BackendMissing` if ONNX Runtime lacks a provider or silently left one out, `BundleError` if it refuses the
@@ -100,7 +113,8 @@ def create_native(
         options.profile_file_prefix = profile_prefix
     if target != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are not on the library path
-    providers = [(name, _provider_options(name, precision)) for name in PROVIDERS[target]]
+    version = str(ort.__version__)
+    providers = [(name, provider_options(name, path, precision, version, profiles)) for name in PROVIDERS[target]]
     try:
         native = ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=_NEVER)
     except Exception as error:  # its exceptions derive from Exception alone
@@ -108,15 +122,6 @@ def create_native(
     _require_providers(target, native.get_providers())
     native.disable_fallback()  # else a failing GPU call is repeated on the CPU, silently
     return native
-
-
-def _provider_options(provider: str, precision: str) -> dict[str, str]:
-    """Strings, as ONNX Runtime takes them; TensorRT's own flags say which of the file's types it may use."""
-    if provider == "CUDAExecutionProvider":
-        return {"use_tf32": "0"}  # it is 1 by default: 66 dB from eager instead of FP32's 80 and more
-    if provider != "TensorrtExecutionProvider":
-        return {}
-    return {"trt_fp16_enable": str(precision == "fp16"), "trt_int8_enable": str(precision == "int8")}
 
 
 def _require_providers(target: str, found: list[str]) -> None:
