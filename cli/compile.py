@@ -43,6 +43,12 @@ def _tensorrt_options(function: Any) -> Any:
 @input_option("With --precision, uint8: the variant that takes frames (quantize --input uint8), preprocessing inside.")
 @click.option("--target", default=None, help="tensorrt_rtx: sm75,sm80,sm86,sm89,sm120,sm121; onnxruntime: cpu, cuda.")
 @min_share_option
+@click.option(
+    "--import",
+    "plan",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A TensorRT engine of the variant that another program built, as trtexec, to take instead of compiling.",
+)
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
 @_tensorrt_options
 @json_option
@@ -54,6 +60,7 @@ def command(
     input_type: str,
     target: str | None,
     min_share: float,
+    plan: Path | None,
     check: bool,
     as_json: bool,
     **options: Any,
@@ -72,10 +79,14 @@ def command(
         raise UsageError("compile: expected one of --precision and --variant; try --precision int8")
     if variant and input_type != "float32":
         raise UsageError(f"compile: --input goes with --precision; name the variant itself: --variant {variant}.uint8")
+    if plan is not None and (check or (variant is None and len(precisions or ()) != 1)):
+        raise UsageError(
+            "compile: --import takes the plan of one variant: --precision fp16 or --variant, without --check"
+        )
     given = {name: value for name, value in options.items() if value is not None and value is not False}  # 0 is given
     opened = Bundle.open(bundle)
     wanted = list(dict.fromkeys(precisions or ()))
-    for precision in wanted if not check else ():
+    for precision in wanted if not check and plan is None else ():
         check_request(backend, precision, target, given)  # all of them before the first is compiled
 
     def choose(name: str) -> str:
@@ -87,7 +98,7 @@ def command(
     made, codes = [], []
     for name in wanted or [""]:
         try:
-            made.append(_compile(opened, choose(name), backend, target, given, min_share, as_json))
+            made.append(_compile(opened, choose(name), backend, target, given, min_share, plan, as_json))
         except ResnetrtError as error:
             if len(wanted) < 2:
                 raise
@@ -105,12 +116,13 @@ def _compile(
     target: str | None,
     options: dict[str, Any],
     min_share: float,
+    plan: Path | None,
     as_json: bool,
 ) -> dict[str, Any]:
     """Compile, and say what came of it; returns its part of the JSON."""
     from resnetrt.export.engines.compile import compile_variant
 
-    engine = compile_variant(bundle, variant, backend, target, options, min_share=min_share)
+    engine = compile_variant(bundle, variant, backend, target, options, min_share=min_share, plan=plan)
     record = bundle.read_engine(engine)
     if not as_json:
         size = bundle.manifest.files[bundle.manifest.engines[engine].file].size_bytes

@@ -60,8 +60,8 @@ class FullTensorRT:
     """The `module`, and what happened: `config` as the build left it, its `flags`, `profiles`, `memory` and `logged`.
 
     `inspector_text` is what the engine inspector tells; `errors` are logged while configuring; the flag `refused` is
-    not taken; `dtype` is that of the network; `building` is called during the build, which adds `timing` to a cache of
-    `device`; with `plan` None the build fails, with `loads` False the engine does not load.
+    not taken; `dtype` and `output_shape` are those of the network; `building` is called during the build, which adds
+    `timing` to a cache of `device`; with `plan` None the build fails, with `loads` False the engine does not load.
     """
 
     plan: bytes | None = b"plan"
@@ -71,6 +71,7 @@ class FullTensorRT:
     building: Callable[[], None] = staticmethod(lambda: None)
     refused = ""
     dtype = "FLOAT"
+    output_shape: tuple[int, ...] = (-1, 16, 16, 16)
     inspector_text = '{"Layers": []}'
     errors: tuple[str, ...] = ()
 
@@ -124,7 +125,7 @@ class FullTensorRT:
     def _network(self) -> Strict:
         image = self.make("ITensor", name="input", dtype=self.dtype, shape=(-1, 3, 16, 16))
         kernel = self.make("ITensor", name="stem.w", dtype=self.dtype, shape=(16, 3, 3, 3))
-        output = self.make("ITensor", name="logits", dtype=self.dtype, shape=(-1, 16, 16, 16))
+        output = self.make("ITensor", name="logits", dtype=self.dtype, shape=self.output_shape)
         stem = self.make(
             "ILayer",
             name="stem",

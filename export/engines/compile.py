@@ -11,7 +11,7 @@ from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.audit import audit_compiled
 from resnetrt.export.cast.recipes import RECIPES, UINT8, is_current, record_of
 from resnetrt.export.compilers import find_compiler, variants_for
-from resnetrt.export.compilers.engine import MIN_SHARE
+from resnetrt.export.compilers.engine import MIN_SHARE, CompiledEngine
 from resnetrt.fields import Fields
 from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
@@ -22,6 +22,7 @@ from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.selftest import selftest
 
 if TYPE_CHECKING:
+    from resnetrt.export.compilers.tensorrt.flavour import Flavour
     from resnetrt.export.compilers.tensorrt.parse import UnsupportedNode
 
 
@@ -99,13 +100,9 @@ def check_variant(path: Path, backend: str) -> "list[UnsupportedNode]":
 
     Raises `UsageError` for a backend other than TensorRT's.
     """
-    from resnetrt.export.compilers.tensorrt.flavour import FULL, RTX
     from resnetrt.export.compilers.tensorrt.parse import check_model
 
-    flavours = {flavour.backend: flavour for flavour in (FULL, RTX)}
-    if backend not in flavours:
-        raise UsageError(f"--check: expected a backend with a parser to ask ({', '.join(flavours)}), found {backend}")
-    return check_model(path, flavours[backend])
+    return check_model(path, _flavour("--check", backend))
 
 
 def compile_variant(
@@ -115,8 +112,11 @@ def compile_variant(
     target: str | None = None,
     options: Mapping[str, Any] | None = None,
     min_share: float = MIN_SHARE,
+    plan: Path | None = None,
 ) -> str:
     """Compile `variant` for `backend` and add the engine to the bundle; returns its id. An older one is replaced.
+
+    With `plan` nothing is compiled: the file is a TensorRT engine that another program made of the variant.
 
     The engine is loaded from the staged file and compared with the golden outputs before the bundle changes; the
     result is stored in its sidecar. Raises `CheckFailed` with the numbers if it fails, and then nothing is written.
@@ -126,8 +126,13 @@ def compile_variant(
     path = bundle.variant_file(variant)
     record = bundle.manifest.variants[variant]
     chosen = find_compiler(backend)
+    if plan is not None and target is None:
+        target = _target_here()  # a plan does not say which GPUs it is for, only whether it loads
     target = chosen.resolve_target(target)
-    compiled = chosen.compile_engine(path, record.precision, target, options or {})
+    if plan is None:
+        compiled = chosen.compile_engine(path, record.precision, target, options or {})
+    else:
+        compiled = _imported(plan, path, backend, target, options or {})
     name = engine_id(variant, record, backend, target)
     blob_name, sidecar_name = f"engines/{name}.{compiled.extension}", f"engines/{name}.json"
     about = replace(
@@ -148,6 +153,28 @@ def compile_variant(
         editor.write_json(sidecar_name, about.to_json())
         editor.manifest.engines[name] = EngineEntry(blob_name, sidecar_name, variant)
     return name
+
+
+def _imported(plan: Path, variant_path: Path, backend: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
+    from resnetrt.export.compilers.tensorrt.import_plan import import_plan
+
+    return import_plan(_flavour("--import", backend), plan, variant_path, target, options)
+
+
+def _target_here() -> str | None:
+    from resnetrt.export.compilers.tensorrt.flavour import target_here
+
+    return target_here()
+
+
+def _flavour(option: str, backend: str) -> "Flavour":
+    """The flavour of TensorRT called `backend`. Raises `UsageError` naming the `option` that is for TensorRT alone."""
+    from resnetrt.export.compilers.tensorrt.flavour import FULL, RTX
+
+    flavours = {flavour.backend: flavour for flavour in (FULL, RTX)}
+    if backend not in flavours:
+        raise UsageError(f"{option}: expected a backend of TensorRT ({', '.join(flavours)}), found {backend}")
+    return flavours[backend]
 
 
 def _check(bundle: Bundle, staged: Path, record: EngineRecord) -> EngineParity:

@@ -70,7 +70,7 @@ def test_check_of_several_precisions_asks_about_each_and_is_one_object(bundle: s
 
 def test_check_needs_a_parser(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert run(["compile", bundle, "--backend", "openvino", "--precision", "fp32", "--check"]) == 2
-    assert "expected a backend with a parser to ask (tensorrt, tensorrt_rtx), found openvino" in capsys.readouterr().err
+    assert "--check: expected a backend of TensorRT (tensorrt, tensorrt_rtx), found openvino" in capsys.readouterr().err
 
 
 @needs_rtx
@@ -98,7 +98,7 @@ def test_a_zero_is_an_option_that_is_given(bundle: str, monkeypatch: pytest.Monk
 
     seen = {}
 
-    def remember(*arguments: object, min_share: float) -> str:
+    def remember(*arguments: object, **_: object) -> str:
         seen.update(arguments[-1])  # type: ignore[call-overload]
         raise UsageError("seen")
 

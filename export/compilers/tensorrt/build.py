@@ -12,8 +12,7 @@ from resnetrt.bundle import sha256_of
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers.engine import CompiledEngine
 from resnetrt.export.compilers.tensorrt.flavour import PORTABLE, Flavour, capabilities, obstacle
-from resnetrt.export.compilers.tensorrt.inspect import inspect_plan
-from resnetrt.export.compilers.tensorrt.layers import EngineLayer, parse_layers
+from resnetrt.export.compilers.tensorrt.layers import EngineLayer, inspect_plan, layers_file, parse_layers
 from resnetrt.export.compilers.tensorrt.log import build_error, require_no_error
 from resnetrt.export.compilers.tensorrt.network import (
     check_target_types,
@@ -28,8 +27,6 @@ from resnetrt.export.compilers.tensorrt.progress import watched
 from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_options
 from resnetrt.export.compilers.tensorrt.timing_cache import timing_cache
 from resnetrt.runtime.backends.tensorrt_logger import Lines
-
-LAYERS_FILE = "layers.json"
 
 # option: BuilderFlag of that meaning, in every version
 FLAGS = {"version_compatible": "VERSION_COMPATIBLE"}
@@ -85,12 +82,7 @@ def build_engine(
                 "engine_layers": len(engine_layers),
             }
         },
-        companions={
-            LAYERS_FILE: {
-                "source": f"{read_from} of {flavour.backend} {version}",
-                "layers": [item.to_json() for item in engine_layers],
-            }
-        },
+        companions=layers_file(f"{read_from} of {flavour.backend} {version}", engine_layers),
     )
 
 

@@ -108,6 +108,12 @@ def resolve_full_target(target: str | None) -> str:
     return target
 
 
+def target_here() -> str | None:
+    """The compute capability of the GPU here, as `sm86`; None without one."""
+    devices, _ = find_devices()
+    return devices[0].target if devices else None
+
+
 def capabilities(target: str) -> list[int]:
     """Compute capabilities as numbers, 86 for `sm86`; those of `portable` are all that TensorRT-RTX builds for then."""
     if target == PORTABLE:

@@ -10,8 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from resnetrt.runtime.backends.tensorrt_inspector import data_type
+from resnetrt.errors import CheckFailed
+from resnetrt.export.compilers.tensorrt.log import build_error
+from resnetrt.export.compilers.tensorrt.options import Profile
+from resnetrt.runtime.backends.tensorrt_inspector import data_type, inspected_layers
+from resnetrt.runtime.backends.tensorrt_logger import Lines
 
+_DEFAULT_STREAM = 0
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), ", re.MULTILINE)
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[^\]]*)\],.*?Datatype: (?P<dtype>\w+)")
@@ -79,10 +84,47 @@ class EngineLayer:
         )
 
 
+def layers_file(source: str, layers: Sequence[EngineLayer]) -> dict[str, dict[str, Any]]:
+    """What is stored beside an engine, by the end of the file's name; `source` says where the layers were read."""
+    return {"layers.json": {"source": source, "layers": [item.to_json() for item in layers]}}
+
+
 def parse_layers(texts: Iterable[str]) -> list[EngineLayer]:
     """The engine's layers in order, from the texts of the build log; empty if it was not detailed."""
     lines = [line for text in texts for line in text.splitlines() if _LAYER.match(line)]
     return _with_profiles([_parse(line) for line in lines], lines)
+
+
+def inspect_plan(trt: Any, logger: Any, plan: bytes, profiles: Sequence[Profile], what: str) -> list[EngineLayer]:
+    """The layers of each profile at its most likely shape; empty if the inspector tells none.
+
+    Raises `CheckFailed` with TensorRT's first error if the engine does not load.
+    """
+    with logger.recorded() as lines:
+        runtime = trt.Runtime(logger)
+        runtime.engine_host_code_allowed = True  # it was built here; version-compatible engines carry their runtime
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise CheckFailed(str(build_error(lines, what, "inspecting the engine")))
+        return inspect_engine(trt, engine, profiles, what, lines)
+
+
+def inspect_engine(trt: Any, engine: Any, profiles: Sequence[Profile], what: str, lines: Lines) -> list[EngineLayer]:
+    """As `inspect_plan`, of an engine that is loaded; `lines` are what is logged meanwhile."""
+    found = []
+    for index, profile in enumerate(profiles):
+        context = engine.create_execution_context()
+        if context is None or not _choose(context, index, profile):
+            raise CheckFailed(str(build_error(lines, what, "inspecting the engine")))
+        # without its own shape set, a layer has no formats: each context tells of its own profile
+        layers = layers_of_records(inspected_layers(trt, engine, context))
+        found += [item for item in layers if item.profile == index]
+    return found
+
+
+def _choose(context: Any, index: int, profile: Profile) -> bool:
+    chosen = index == 0 or context.set_optimization_profile_async(index, _DEFAULT_STREAM)
+    return bool(chosen and context.set_input_shape(profile.input, profile.opt))
 
 
 def layers_of_records(records: Sequence[dict[str, Any]]) -> list[EngineLayer]:

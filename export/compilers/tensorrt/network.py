@@ -47,14 +47,12 @@ def network_layers(network: Any) -> list[NetworkLayer]:
     """The layers that compute, in order. What reads dequantized tensors only is `int8` or `fp8`."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     quantized = {
-        layer.get_output(0).name: _word(layer.get_input(0).dtype)
-        for layer in layers
-        if _word(layer.type) == "DEQUANTIZE"
+        layer.get_output(0).name: word(layer.get_input(0).dtype) for layer in layers if word(layer.type) == "DEQUANTIZE"
     }
     return [
-        NetworkLayer(_word(layer.type), _onnx_node(layer), _precision(layer, quantized))
+        NetworkLayer(word(layer.type), _onnx_node(layer), _precision(layer, quantized))
         for layer in layers
-        if _word(layer.type) not in _MOVES
+        if word(layer.type) not in _MOVES
     ]
 
 
@@ -75,12 +73,18 @@ def check_target_types(flavour: Flavour, layers: list[NetworkLayer], capabilitie
             raise UsageError(f"{what}: {reason}, and layer {found.onnx} is {precision}; {' or '.join(remedies)}")
 
 
+def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
+    """A tensor of a network or an engine, in numpy's words."""
+    axes = tuple(None if axis < 0 else int(axis) for axis in shape)
+    return TensorSpec(name, _NUMPY.get(word(dtype), word(dtype).lower()), axes)
+
+
 def _spec(tensor: Any) -> TensorSpec:
-    shape = tuple(None if axis < 0 else int(axis) for axis in tensor.shape)
-    return TensorSpec(tensor.name, _NUMPY.get(_word(tensor.dtype), _word(tensor.dtype).lower()), shape)
+    return tensor_spec(tensor.name, tensor.dtype, tensor.shape)
 
 
-def _word(enumerated: Any) -> str:
+def word(enumerated: Any) -> str:
+    """The name of a member of TensorRT's enumerations: `FLOAT` of `DataType.FLOAT`."""
     return str(enumerated).rpartition(".")[2]
 
 
@@ -90,16 +94,16 @@ def _onnx_node(layer: Any) -> str:
 
 
 def _precision(layer: Any, quantized: dict[str, str]) -> str:
-    types = {quantized.get(tensor.name, _word(tensor.dtype)) for tensor in _floats(layer)}
+    types = {quantized.get(tensor.name, word(tensor.dtype)) for tensor in _floats(layer)}
     if len(types) > 1:  # a float operand, as the shortcut of a residual add is quantized alone
         types -= {"INT8", "FP8"}
-    word = next(iter(sorted(types)), _word(layer.get_output(0).dtype))
-    return _PRECISIONS.get(word, word.lower())
+    name = next(iter(sorted(types)), word(layer.get_output(0).dtype))
+    return _PRECISIONS.get(name, name.lower())
 
 
 def _floats(layer: Any) -> Iterator[Any]:
     """Inputs that carry data: for a convolution the image and the kernel, not the bias."""
     count = min(layer.num_inputs, 2)
     for tensor in (layer.get_input(i) for i in range(count)):
-        if tensor is not None and _word(tensor.dtype) in _PRECISIONS:
+        if tensor is not None and word(tensor.dtype) in _PRECISIONS:
             yield tensor

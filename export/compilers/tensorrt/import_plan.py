@@ -1,0 +1,111 @@
+"""An engine that trtexec or another program built: read by TensorRT, then checked as any other."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.export.compilers.engine import CompiledEngine, require_known_options
+from resnetrt.export.compilers.tensorrt.flavour import Flavour, capabilities, obstacle
+from resnetrt.export.compilers.tensorrt.layers import inspect_engine, layers_file
+from resnetrt.export.compilers.tensorrt.network import input_specs, output_specs, tensor_spec, word
+from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
+from resnetrt.export.compilers.tensorrt.parse import parse
+from resnetrt.runtime.backends.tensorrt_logger import first_error
+from resnetrt.tensor_spec import TensorSpec
+
+# what a plan does not tell of itself; the rest of the options is for building
+STATED = ("version_compatible", "tf32", "dla_core", "gpu_fallback")
+
+
+def import_plan(
+    flavour: Flavour, plan: Path, variant_path: Path, target: str, options: Mapping[str, Any]
+) -> CompiledEngine:
+    """The engine in the file `plan`, which must take and give what the ONNX file does; `options` are of `STATED`.
+
+    A version-compatible plan holds code that TensorRT runs, so it is loaded as one only if that is stated. Raises
+    `BackendMissing` where TensorRT can't read it, as without its GPU, `UsageError` for a plan that does not load or has
+    other inputs and outputs.
+    """
+    what = f"--import {plan}"
+    require_known_options(f"{flavour.backend} for a plan that is imported", options, STATED)
+    if reason := obstacle(flavour, target):
+        raise BackendMissing(f"{what}: a plan can be read only by the GPU that it is for: {reason}; import it there")
+    trt = flavour.load()
+    parsed = parse(trt, variant_path)
+    chosen = TensorRTOptions.from_mapping(flavour.backend, options)
+    with parsed.logger.recorded() as lines:
+        runtime = trt.Runtime(parsed.logger)
+        runtime.engine_host_code_allowed = chosen.version_compatible
+        blob = plan.read_bytes()
+        engine = runtime.deserialize_cuda_engine(blob)
+        if engine is None:
+            raise UsageError(
+                f"{what}: {flavour.title} {trt.__version__} can't load it: {first_error(lines) or 'it gave no reason'}"
+            )
+        inputs, outputs = _specs(engine)
+        _check_interface(f"{what}: inputs", input_specs(parsed.network), inputs)
+        _check_interface(f"{what}: outputs", output_specs(parsed.network), outputs)
+        chosen = replace(chosen, profiles=_profiles(engine, inputs[0]), hardware_compatible=_level(engine))
+        layers = inspect_engine(trt, engine, chosen.profiles, what, lines)
+    version = str(trt.__version__)
+    return CompiledEngine(
+        blob=blob,
+        extension="engine",
+        inputs=inputs,
+        outputs=outputs,
+        tools={flavour.backend: version},
+        options=chosen.to_json(),
+        details={
+            "tensorrt": {
+                "flavour": flavour.backend,
+                "version": version,
+                "compute_capabilities": capabilities(target),
+                "portable": False,
+                "profiles": [profile.to_json() for profile in chosen.profiles],
+                "imported": plan.name,
+                "engine_layers": len(layers),
+            }
+        },
+        companions=layers_file(f"engine inspector of {flavour.backend} {version}", layers),
+    )
+
+
+def _specs(engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs, in the engine's order."""
+    found: dict[str, list[TensorSpec]] = {"INPUT": [], "OUTPUT": []}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        spec = tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
+        found[word(engine.get_tensor_mode(name))].append(spec)
+    return tuple(found["INPUT"]), tuple(found["OUTPUT"])
+
+
+def _check_interface(what: str, expected: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> None:
+    """Raise `UsageError` unless `found` are the `expected`; a free axis may be fixed."""
+    here = {spec.name: spec for spec in found}
+    for spec in expected:
+        if spec.name not in here or not _fits(here[spec.name], spec):
+            listed = ", ".join(map(str, found))
+            raise UsageError(f"{what}: expected {spec} as in the variant, found {listed or 'none'}")
+
+
+def _fits(found: TensorSpec, expected: TensorSpec) -> bool:
+    if (found.dtype, len(found.shape)) != (expected.dtype, len(expected.shape)):
+        return False
+    return all(want in (None, got) for want, got in zip(expected.shape, found.shape, strict=True))
+
+
+def _profiles(engine: Any, spec: TensorSpec) -> tuple[Profile, ...]:
+    fixed = tuple(axis for axis in spec.shape if axis is not None)
+    if len(fixed) == len(spec.shape):
+        return (Profile(fixed, fixed, fixed, spec.name),)
+    shapes = [engine.get_tensor_profile_shape(spec.name, i) for i in range(engine.num_optimization_profiles)]
+    edges = [[tuple(map(int, edge)) for edge in each] for each in shapes]
+    return tuple(Profile(low, best, high, spec.name) for low, best, high in edges)
+
+
+def _level(engine: Any) -> str | None:
+    level = word(engine.hardware_compatibility_level).lower()
+    return None if level == "none" else level
