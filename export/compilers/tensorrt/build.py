@@ -24,7 +24,7 @@ from resnetrt.export.compilers.tensorrt.network import (
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt.parse import ParsedNetwork, parse
 from resnetrt.export.compilers.tensorrt.progress import watched
-from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_options
+from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_level, refuse_options
 from resnetrt.export.compilers.tensorrt.timing_cache import timing_cache
 from resnetrt.runtime.backends.tensorrt_logger import Lines
 
@@ -44,6 +44,7 @@ def build_engine(
     chosen, trt = check_build(flavour, precision, options, what)
     parsed = parse(trt, variant_path)
     inputs, layers = input_specs(parsed.network), network_layers(parsed.network)
+    refuse_level(chosen, capabilities(target), what)
     check_target_types(flavour, layers, capabilities(target), what)
     chosen = replace(chosen, profiles=full_profiles(chosen.profiles, inputs, what))
     config = parsed.builder.create_builder_config()

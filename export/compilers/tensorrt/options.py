@@ -9,6 +9,7 @@ from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import require_known_options
 
 Shape = tuple[int, ...]
+NONE = "none"  # for the timing cache
 HARDWARE_LEVELS = ("ampere_plus", "same_compute_capability")
 
 

@@ -3,17 +3,26 @@
 TensorRT would log, go on and build something else, or end in an error about something else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
-from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
+from resnetrt.export.compilers.tensorrt.options import NONE, Profile, TensorRTOptions
 from resnetrt.runtime.backends.tensorrt_library import version_numbers
 from resnetrt.tensor_spec import TensorSpec
 
 _DLA_PRECISIONS = ("fp16", "int8")
 _LAST_DLA, _NEXT_DLA = (10, 7), (11, 4, 1)
+
+
+def refuse_level(options: TensorRTOptions, capabilities: Sequence[int], what: str) -> None:
+    """Raise `UsageError` for a hardware-compatible engine that the GPU of these `capabilities` can't build."""
+    if options.hardware_compatible == "ampere_plus" and min(capabilities, default=80) < 80:
+        raise UsageError(
+            f"{what}: hardware_compatible ampere_plus is built on compute capability 8.0 and newer, this GPU is "
+            f"sm{min(capabilities)}; leave it out"
+        )
 
 
 def refuse_options(flavour: Flavour, options: TensorRTOptions, precision: str, what: str) -> None:
@@ -55,7 +64,7 @@ def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:
         yield "hardware_compatible is for TensorRT; TensorRT-RTX takes several GPUs: --target sm80,sm86,sm89,sm120"
     if options.dla_core is not None:
         yield "TensorRT-RTX has no DLA; use --backend tensorrt on a Jetson"
-    if options.timing_cache:
+    if options.timing_cache not in (None, NONE):
         yield "timing_cache: TensorRT-RTX times no tactics when it builds, its timing cache stays empty; leave it out"
 
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from resnetrt.atomic import write_file
 from resnetrt.errors import UsageError
-from resnetrt.export.compilers.tensorrt.options import TensorRTOptions
+from resnetrt.export.compilers.tensorrt.options import NONE, TensorRTOptions
 
-NONE = "none"
 _log = logging.getLogger("resnetrt.export")
 
 

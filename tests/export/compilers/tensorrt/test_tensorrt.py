@@ -137,6 +137,9 @@ class TestBuild:
         assert "TF32" in engine.details["tensorrt"]["flags"]
         assert engine.options["builder_optimization_level"] == 2
 
+    def test_no_timing_cache_may_be_asked_for(self, tiny_fp16: Path):
+        assert build(tiny_fp16, "fp16", timing_cache="none").blob
+
     def test_tf32_is_off_unless_asked_for(self, tiny_fp32: Path):
         assert "TF32" not in build(tiny_fp32, "fp32").details["tensorrt"]["flags"]
 

@@ -196,6 +196,10 @@ class TestTuring:
         with pytest.raises(UsageError, match=r"BF16 needs .* 8\.0 or newer, and layer stem is bf16; choose"):
             find_compiler("tensorrt").compile_engine(tiny_fp32, "bf16", "sm75", {})
 
+    def test_an_engine_for_ampere_and_newer_is_refused(self, tiny_fp32: Path):
+        with pytest.raises(UsageError, match=r"ampere_plus is built on compute capability 8\.0 and newer, .* is sm75"):
+            find_compiler("tensorrt").compile_engine(tiny_fp32, "fp32", "sm75", {"hardware_compatible": "ampere_plus"})
+
     def test_a_portable_engine_of_rtx_does_not_run_there(self):
         assert "compile with --target sm75" in find_compiler("tensorrt_rtx").obstacle("portable")
         assert find_compiler("tensorrt_rtx").obstacle("sm75+sm86") == ""
