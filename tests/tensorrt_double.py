@@ -16,8 +16,8 @@ LISTS = sorted(
     (Path(__file__).parent / "export/compilers/tensorrt/tensorrt_api").glob("tensorrt-1*.json")
 )  # not TensorRT-RTX's
 _ENUMS = (
-    "BuilderFlag", "DeviceType", "HardwareCompatibilityLevel", "LayerInformationFormat", "MemoryPoolType",
-    "NetworkDefinitionCreationFlag", "ProfilingVerbosity",
+    "BuilderFlag", "DeviceType", "ExecutionContextAllocationStrategy", "HardwareCompatibilityLevel",
+    "LayerInformationFormat", "MemoryPoolType", "NetworkDefinitionCreationFlag", "ProfilingVerbosity",
 )  # fmt: skip
 
 
