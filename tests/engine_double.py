@@ -78,6 +78,7 @@ class EngineDouble:
         return [(batch, *rest) for batch in self.profiles[index]]
 
     def failed(self, call: str) -> bool:
+        self.cuda.require_current(call)
         if self.fail.get(call):
             self.logger.log(1, self.fail[call])
         return call in self.fail

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.cuda.dlpack import DLPACK_CPU
 from resnetrt.runtime.cuda.protocol import Bytes
+from resnetrt.runtime.cuda.scope import Scope
 
 _ALIGNMENT = 256  # of cudaMalloc, at least
 Work = Callable[[], object]
@@ -33,6 +34,16 @@ class HostCuda:
         self._queues: dict[int, list[Work]] = {}
         self._capturing: int | None = None
         self._next = 1
+        self._scope = Scope(lambda: None, lambda: None)
+
+    def current(self) -> Scope:
+        """See `Cuda`."""
+        return self._scope
+
+    def require_current(self, call: str) -> None:
+        """Refuse a call of another library in a thread that another device may be the current one of."""
+        if not self._scope.active:
+            raise AssertionError(f"{call}: the device is not the current one of this thread")
 
     @property
     def held(self) -> int:

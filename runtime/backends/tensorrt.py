@@ -32,8 +32,9 @@ def load(engine_path: Path, record: EngineRecord, threads: int) -> "TensorRtSess
     check_fits(record, device)
     trt = import_library(record)
     cuda = open_cuda(read_settings().cuda)
-    engine, runtime = deserialize(trt, engine_path.read_bytes(), what, record)
-    return TensorRtSession(record, engine, cuda, threads, trt, runtime)
+    with cuda.current():
+        engine, runtime = deserialize(trt, engine_path.read_bytes(), what, record)
+        return TensorRtSession(record, engine, cuda, threads, trt, runtime)
 
 
 class TensorRtSession(Session):
@@ -115,9 +116,10 @@ class TensorRtSession(Session):
         return {layer["Name"]: data_type((layer.get("Outputs") or [{}])[0]) for layer in layers}
 
     def _close(self) -> None:
-        self._runner.close()
-        self._engine = None
-        self._runtime = None
+        with self._cuda.current():
+            self._runner.close()
+            self._engine = None
+            self._runtime = None
 
 
 def _make_profiler(trt: Any) -> Any:

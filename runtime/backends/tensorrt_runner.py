@@ -13,6 +13,7 @@ from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
 from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer, is_pinned
+from resnetrt.runtime.cuda.scope import on_device
 from resnetrt.runtime.session import Array, Outputs
 from resnetrt.tensor_spec import TensorSpec
 
@@ -43,6 +44,7 @@ class Runner:
         self._pinned = {name: PinnedBuffer(cuda, size) for name, size in sizes.items()}
         self._lent = {spec.name: BufferPool(cuda, sizes[spec.name]) for spec in self.outputs}
 
+    @on_device
     def run(self, batch: Array) -> Outputs:
         """Outputs of a batch; the arrays are new. One copy to the device and one back for each output.
 
@@ -62,6 +64,7 @@ class Runner:
         spec = self.inputs[0]
         return _view(PinnedBuffer(self._cuda, _size_bytes(spec, count)), spec, count)
 
+    @on_device
     def run_borrowed(self, tensor: Borrowed) -> dict[str, DeviceTensor]:
         """Outputs, complete and in device memory of their own, of a batch in device memory.
 
@@ -91,6 +94,7 @@ class Runner:
         self._cuda.copy_on_device(own, tensor.address, _size_bytes(spec, tensor.shape[0]), self.stream)
         return own
 
+    @on_device
     def slot(self, count: int) -> "_Slot":
         """What is kept for batches of `count` images. Raises `UsageError` if no profile holds them."""
         slot = self.slots.get(count)
@@ -101,6 +105,7 @@ class Runner:
         self.slots.move_to_end(count)
         return slot
 
+    @on_device
     def profile(self, batch: Array, runs: int, warm_up: int, profiler: Any) -> None:
         """Run with `profiler` reporting every layer, in a context of its own, without a graph."""
         slot = self.slot(len(batch))
@@ -116,6 +121,7 @@ class Runner:
             self._execute(context)
             self._cuda.synchronize(self.stream)
 
+    @on_device
     def execution_ms(self, count: int, runs: int) -> list[float]:
         """Milliseconds on the device of each of `runs`, copies included, by CUDA events, after the warm-up."""
         slot, cuda = self.slot(count), self._cuda
@@ -130,6 +136,7 @@ class Runner:
         cuda.destroy_event(end)
         return times
 
+    @on_device
     def close(self) -> None:
         """Free everything; device memory that a consumer of an output holds stays until it is done."""
         self._cuda.synchronize(self.stream)

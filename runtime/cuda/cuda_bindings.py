@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.cuda.protocol import Bytes
+from resnetrt.runtime.cuda.scope import Scope
 
 DLPACK_CUDA = 2
 
@@ -21,22 +23,33 @@ _capturing = threading.RLock()
 
 def open_device(device: int) -> "CudaBindings":
     """The device of that number; raises `ImportError` if the package is not here."""
-    return CudaBindings(importlib.import_module("cuda.bindings.runtime"), device)
+    driver = importlib.import_module("cuda.bindings.driver")
+    return CudaBindings(importlib.import_module("cuda.bindings.runtime"), driver, device)
 
 
 class CudaBindings:
-    """See `resnetrt.runtime.cuda.protocol.Cuda`."""
+    """See `resnetrt.runtime.cuda.protocol.Cuda`.
+
+    The device's primary context is pushed and popped with the driver API. `cudaSetDevice` can't be undone: asked for a
+    thread's device before it, CUDA names device 0 also where there is none yet, and going back would start that one.
+    """
 
     name = "cuda-bindings"
     supports_graphs = True
 
-    def __init__(self, runtime: Any, device: int) -> None:
-        self._rt = runtime
+    def __init__(self, runtime: Any, driver: Any, device: int) -> None:
+        self._rt, self._driver = runtime, driver
         self.dlpack_device = (DLPACK_CUDA, device)
         kinds = runtime.cudaMemcpyKind
         self._to_device, self._to_host = kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost
         self._on_device = kinds.cudaMemcpyDeviceToDevice
-        self._call("cudaSetDevice", device)
+        self._drive("cuInit", 0)
+        context = self._drive("cuDevicePrimaryCtxRetain", self._drive("cuDeviceGet", device))
+        self._scope = Scope(partial(self._drive, "cuCtxPushCurrent", context), partial(self._drive, "cuCtxPopCurrent"))
+
+    def current(self) -> Scope:
+        """See `Cuda`."""
+        return self._scope
 
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`."""
@@ -108,7 +121,7 @@ class CudaBindings:
     def capture(self, stream: Any, work: Callable[[], object]) -> Any:
         """See `Cuda`. A failed capture is ended, so that the stream can be used on."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        with _capturing:
+        with _capturing, self._scope:
             self._call("cudaStreamBeginCapture", stream, mode)
             try:
                 work()
@@ -130,9 +143,21 @@ class CudaBindings:
         self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        status, *results = getattr(self._rt, name)(*arguments)
-        if int(status) != 0:
-            _, text = self._rt.cudaGetErrorString(status)
-            words = text.decode() if isinstance(text, bytes) else text
-            raise EnvironmentFault(f"CUDA: {name} failed: {status.name}: {words}")
+        with self._scope:
+            status, *results = getattr(self._rt, name)(*arguments)
+            if int(status) != 0:
+                _, text = self._rt.cudaGetErrorString(status)
+                raise _fault(name, status, text)
         return results[0] if results else None
+
+    def _drive(self, name: str, *arguments: Any) -> Any:
+        status, *results = getattr(self._driver, name)(*arguments)
+        if int(status) != 0:
+            _, text = self._driver.cuGetErrorString(status)
+            raise _fault(name, status, text)
+        return results[0] if results else None
+
+
+def _fault(name: str, status: Any, text: bytes | str) -> EnvironmentFault:
+    words = text.decode() if isinstance(text, bytes) else text
+    return EnvironmentFault(f"CUDA: {name} failed: {status.name}: {words}")

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,13 @@ class Cuda(Protocol):
     name: str
     supports_graphs: bool
     dlpack_device: tuple[int, int]
+
+    def current(self) -> AbstractContextManager[None]:
+        """A block in which the device is the calling thread's; behind it is what was so before. It may be nested.
+
+        Calls of other libraries that use the device, such as TensorRT's, belong in one. Calls of the protocol don't
+        need it, and are cheaper in it.
+        """
 
     def allocate(self, size_bytes: int) -> int:
         """Address of new device memory."""

@@ -5,6 +5,7 @@
 import ctypes
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -156,9 +157,6 @@ class FakeRuntime:
         self.kept: dict[int, np.ndarray] = {}
         self.status = self.Status(0)
 
-    def cudaSetDevice(self, device: int) -> tuple:
-        return (self.status,)
-
     def cudaMalloc(self, size: int) -> tuple:
         array = np.zeros(size, np.uint8)
         self.kept[array.ctypes.data] = array
@@ -191,9 +189,65 @@ class FakeRuntime:
         return self.Status(0), b"out of memory"
 
 
+class FakeContexts:
+    """cuda.bindings.driver, as far as contexts go: what each thread has pushed."""
+
+    def __init__(self) -> None:
+        self._stacks = threading.local()
+
+    @property
+    def stack(self) -> list[str]:
+        if not hasattr(self._stacks, "pushed"):
+            self._stacks.pushed = []
+        pushed: list[str] = self._stacks.pushed
+        return pushed
+
+    def cuInit(self, flags: int) -> tuple:
+        return (0,)
+
+    def cuDeviceGet(self, ordinal: int) -> tuple:
+        return 0, f"device {ordinal}"
+
+    def cuDevicePrimaryCtxRetain(self, dev: str) -> tuple:
+        return 0, f"context of {dev}"
+
+    def cuCtxPushCurrent(self, ctx: str) -> tuple:
+        self.stack.append(ctx)
+        return (0,)
+
+    def cuCtxPopCurrent(self) -> tuple:
+        return 0, self.stack.pop()
+
+
 class TestCudaBindings:
+    def test_each_call_is_the_devices_and_leaves_the_thread_as_it_was(self):
+        """Also in a thread of the batcher's, where CUDA begins with device 0, and in nested blocks."""
+        runtime, driver = FakeRuntime(), FakeContexts()
+        cuda, seen = CudaBindings(runtime, driver, 1), []
+        malloc = runtime.cudaMalloc
+        runtime.cudaMalloc = lambda size: (seen.append(list(driver.stack)), malloc(size))[1]
+
+        def work() -> None:
+            cuda.allocate(8)
+            with cuda.current(), cuda.current():
+                cuda.allocate(8)
+            seen.append(list(driver.stack))
+
+        work()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
+        assert seen == [["context of device 1"], ["context of device 1"], []] * 2
+
+    def test_a_failure_leaves_the_thread_as_it_was(self):
+        runtime, driver = FakeRuntime(), FakeContexts()
+        cuda = CudaBindings(runtime, driver, 0)
+        runtime.status = runtime.Status(2)
+        with pytest.raises(EnvironmentFault):
+            cuda.allocate(8)
+        assert driver.stack == []
+
     def test_copies_through_a_fake_runtime(self):
-        cuda = CudaBindings(FakeRuntime(), 0)
+        cuda = CudaBindings(FakeRuntime(), FakeContexts(), 0)
         pinned, device = cuda.allocate_host(8), cuda.allocate(8)
         cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
         other = cuda.allocate(8)
@@ -205,7 +259,7 @@ class TestCudaBindings:
     def test_the_device_is_not_waited_for_during_a_capture(self):
         """CUDA would refuse it, and spoil the capture of the other thread."""
         runtime, waiting, order = FakeRuntime(), threading.Event(), []
-        cuda = CudaBindings(runtime, 0)
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
         runtime.cudaDeviceSynchronize = lambda: (order.append("device"), (runtime.status,))[1]
 
         def wait() -> None:
@@ -224,7 +278,7 @@ class TestCudaBindings:
 
     def test_a_failure_names_the_call_and_cudas_words(self):
         runtime = FakeRuntime()
-        cuda = CudaBindings(runtime, 0)
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
         runtime.status = runtime.Status(2)
         message = "CUDA: cudaMalloc failed: cudaErrorMemoryAllocation: out of memory"
         with pytest.raises(EnvironmentFault, match=message):
@@ -232,56 +286,87 @@ class TestCudaBindings:
 
     def test_every_name_that_is_used_exists(self):
         runtime = pytest.importorskip("cuda.bindings.runtime")
+        driver = importlib.import_module("cuda.bindings.driver")
         source = inspect.getsource(sys.modules[CudaBindings.__module__])
-        names = {
-            word for word in source.replace('"', " ").replace(".", " ").replace("(", " ").split() if "cuda" in word
-        }
-        used = {name.strip(",)") for name in names if name.startswith("cuda") and name[4:5].isupper()}
+        used = set(re.findall(r"\bcuda[A-Z]\w+", source))
         assert len(used) > 15
         enums = {**vars(runtime.cudaMemcpyKind), **vars(runtime.cudaStreamCaptureMode)}
         assert [name for name in used if not hasattr(runtime, name) and name not in enums] == []
+        used = set(re.findall(r"\bcu[A-Z]\w+", source))
+        assert len(used) > 4
+        assert [name for name in used if not hasattr(driver, name)] == []
 
 
 class FakeDriver:
-    """pycuda.driver over host memory, as far as the protocol uses it."""
+    """pycuda.driver over host memory, as far as the protocol uses it, and as strict about contexts.
+
+    `stacks` are the contexts that each thread pushed: pycuda aborts the process at its end over one that is left. What
+    it made is freed with its last reference, and not at all if another thread's context is needed for that: `leaked`.
+    """
 
     class Error(Exception):
         pass
 
-    class Allocation:
-        def __init__(self, size: int) -> None:
-            self.array = np.zeros(size, np.uint8)
+    class Held:
+        """What pycuda frees in its destructor."""
 
-        def __int__(self) -> int:
-            return self.array.ctypes.data
+        def __init__(self, driver: "FakeDriver", **members: object) -> None:
+            self.__dict__.update(members, driver=driver)
 
-        def free(self) -> None:
-            self.array = np.zeros(0, np.uint8)
+        def __del__(self) -> None:
+            if not self.driver.stack:
+                self.driver.leaked += 1
+
+    class Array(np.ndarray):
+        """As `pagelocked_empty` gives it: its base frees the memory."""
 
     def __init__(self) -> None:
-        self.current = threading.local()
+        self.stacks: dict[int, list[int]] = {}
+        self.leaked = 0
+        self.Context = SimpleNamespace(pop=self.pop, synchronize=self.need_context)
+
+    @property
+    def stack(self) -> list[int]:
+        return self.stacks.setdefault(threading.get_ident(), [])
+
+    def pop(self) -> None:
+        self.stack.pop()
 
     def init(self) -> None:
         pass
 
     def Device(self, index: int) -> object:
         def push() -> None:
-            self.current.context = index
+            self.stack.append(index)
 
         return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(push=push))
 
-    def mem_alloc(self, size: int) -> Allocation:
+    def need_context(self) -> None:
+        if not self.stack:
+            raise self.Error("cuMemAlloc failed: invalid device context")
+
+    def mem_alloc(self, size: int) -> object:
         self.need_context()
         if size > 1000:
             raise self.Error("cuMemAlloc failed: out of memory")
-        return self.Allocation(size)
-
-    def need_context(self) -> None:
-        if not hasattr(self.current, "context"):
-            raise self.Error("cuMemAlloc failed: invalid device context")
+        array = np.zeros(size, np.uint8)
+        allocation = type("Allocation", (self.Held,), {"__int__": lambda _: array.ctypes.data})
+        return allocation(self, free=self.need_context)
 
     def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
-        return np.empty(shape, dtype)
+        self.need_context()
+        array = np.empty(shape, dtype).view(self.Array)
+        array.held = self.Held(self)
+        return array
+
+    def Stream(self, flags: int = 0) -> object:
+        self.need_context()
+        self.flags = flags
+        return self.Held(self, handle=4711, synchronize=self.need_context)
+
+    def Event(self) -> object:
+        self.need_context()
+        return self.Held(self, record=lambda _: self.need_context(), synchronize=self.need_context)
 
     def memcpy_htod_async(self, target: int, source: np.ndarray, stream: object) -> None:
         self.need_context()
@@ -292,6 +377,7 @@ class FakeDriver:
         ctypes.memmove(target, source, size)
 
     def memcpy_dtoh_async(self, target: np.ndarray, source: int, stream: object) -> None:
+        self.need_context()
         ctypes.memmove(target.ctypes.data, source, target.nbytes)
 
 
@@ -299,20 +385,51 @@ class TestPyCuda:
     def test_copies_in_the_primary_context(self):
         driver = FakeDriver()
         cuda = PyCuda(driver, 0)
-        pinned, device = cuda.allocate_host(8), cuda.allocate(8)
-        cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
+        stream, pinned, device = cuda.create_stream(), cuda.allocate_host(8), cuda.allocate(8)
+        cuda.copy_in(device, np.arange(8, dtype=np.uint8), stream)
         other = cuda.allocate(8)
-        cuda.copy_on_device(other, device, 8, None)
-        cuda.copy_out(pinned, other, None)
+        cuda.copy_on_device(other, device, 8, stream)
+        cuda.copy_out(pinned, other, stream)
         assert pinned.tolist() == list(range(8))
         cuda.free(device)
         cuda.free_host(pinned.ctypes.data)
 
     def test_another_thread_has_the_context_too(self):
         cuda = PyCuda(FakeDriver(), 0)
-        device = cuda.allocate(8)
+        stream, device = cuda.create_stream(), cuda.allocate(8)
         with ThreadPoolExecutor(1) as pool:  # as a batcher's
-            pool.submit(cuda.copy_in, device, np.arange(8, dtype=np.uint8), None).result()
+            pool.submit(cuda.copy_in, device, np.arange(8, dtype=np.uint8), stream).result()
+
+    def test_no_thread_is_left_with_a_context(self):
+        """pycuda ends the process with SIGABRT over one."""
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        with ThreadPoolExecutor(1) as pool:
+            device = pool.submit(cuda.allocate, 8).result()
+        with cuda.current():
+            cuda.free(device)
+        with pytest.raises(EnvironmentFault):
+            cuda.allocate(10**6)
+        assert len(driver.stacks) == 2
+        assert not any(driver.stacks.values())
+
+    def test_what_pycuda_frees_by_itself_is_let_go_of_in_the_context(self):
+        """Also in another thread than the one that made it, as finalizers may run there."""
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        stream, event = cuda.create_stream(), cuda.create_event()
+        cuda.record(event, stream)
+        pinned = cuda.allocate_host(8).ctypes.data
+        with ThreadPoolExecutor(1) as pool:
+            for free, what in ((cuda.destroy_stream, stream), (cuda.destroy_event, event), (cuda.free_host, pinned)):
+                pool.submit(free, what).result()
+            pool.submit(cuda.free, cuda.allocate(8)).result()
+        assert driver.leaked == 0
+
+    def test_streams_do_not_wait_for_the_default_stream(self):
+        driver = FakeDriver()
+        PyCuda(driver, 0).create_stream()
+        assert driver.flags == 1  # CU_STREAM_NON_BLOCKING
 
     def test_a_failure_is_ours(self):
         with pytest.raises(EnvironmentFault, match="CUDA: pycuda: cuMemAlloc failed: out of memory"):

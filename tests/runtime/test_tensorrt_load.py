@@ -43,6 +43,7 @@ def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any
             self.logger = logger
 
         def deserialize_cuda_engine(self, blob: bytes) -> Any:
+            cuda.require_current("deserialize_cuda_engine")
             if blob == b"broken" and broken is not None:
                 return engine_double.EngineDouble(broken, cuda)
             if blob != b"engine":
