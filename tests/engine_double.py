@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 
+VERSION = "10.9.0.34"  # of the library that `fake_tensorrt` gives
 _TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
 
@@ -49,6 +50,7 @@ class EngineDouble:
         # calls that report failure as TensorRT does: by their return value, and by this text in the log, if any
         self.fail: dict[str, str] = {}
         self.logger: Any = None
+        self.warn = ""  # logged by each call
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         self._tensors = {node.name: node for node in (*inputs, *outputs)}
         self._modes = {node.name: "INPUT" for node in inputs} | {node.name: "OUTPUT" for node in outputs}
@@ -79,6 +81,8 @@ class EngineDouble:
 
     def failed(self, call: str) -> bool:
         self.cuda.require_current(call)
+        if self.warn:
+            self.logger.log(2, self.warn)
         if self.fail.get(call):
             self.logger.log(1, self.fail[call])
         return call in self.fail
@@ -142,3 +146,32 @@ class ContextDouble:
 def _read(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()
+
+
+def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any:
+    """A module with TensorRT's surface whose engines are doubles of `path`, or of `broken` for the blob `broken`."""
+
+    class Logger:
+        ERROR = 1
+
+    class Runtime:
+        warns = ""
+
+        def __init__(self, logger: Any) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, blob: bytes) -> Any:
+            cuda.require_current("deserialize_cuda_engine")
+            if self.warns:
+                self.logger.log(2, self.warns)
+            if blob == b"broken" and broken is not None:
+                return EngineDouble(broken, cuda)
+            if blob != b"engine":
+                self.logger.log(1, "Serialization assertion plan.header.size == blobSize failed.")
+                self.logger.log(1, "a second, misleading line")
+                return None
+            return EngineDouble(path, cuda)
+
+    module = ModuleType("tensorrt")
+    module.__dict__.update(__version__=VERSION, ILogger=Logger, Runtime=Runtime, IProfiler=object)
+    return module

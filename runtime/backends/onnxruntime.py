@@ -9,7 +9,9 @@ from typing import Any
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, UsageError
 from resnetrt.runtime.backends import compile_again, import_package
+from resnetrt.runtime.cuda import choose_device, find_devices
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
+from resnetrt.settings import read_settings
 from resnetrt.tensor_spec import TensorSpec
 
 # Execution providers by target. Each is followed by the CPU provider, for nodes that ONNX Runtime always runs there.
@@ -26,18 +28,18 @@ _NEVER = ["WeightBiasQuantization"]
 _WARM_UP = 2
 
 
-def load(engine_path: Path, record: EngineRecord, threads: int) -> "OnnxRuntimeSession":
+def load(engine_path: Path, record: EngineRecord, threads: int, device: str | None = None) -> "OnnxRuntimeSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`."""
-    return OnnxRuntimeSession(engine_path, record, threads)
+    return OnnxRuntimeSession(engine_path, record, threads, device)
 
 
 class OnnxRuntimeSession(Session):
     """An engine in ONNX Runtime. Outputs are new arrays; a contiguous input is read in place."""
 
-    def __init__(self, path: Path, record: EngineRecord, threads: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, record: EngineRecord, threads: int, device: str | None = None) -> None:
+        self._path, self._device = path, device
         try:
-            native = create_native(path, record.target, threads, precision=record.precision)
+            native = create_native(path, record.target, threads, precision=record.precision, device=device)
         except BundleError as error:
             raise BundleError(f"engine {record.id}: {error}; {compile_again(record)}") from error
         inputs, outputs = specs(native.get_inputs()), specs(native.get_outputs())
@@ -57,6 +59,7 @@ class OnnxRuntimeSession(Session):
                 self.record.target,
                 self.threads,
                 precision=self.record.precision,
+                device=self._device,
                 profile_prefix=f"{folder}/run",
             )
             for _ in range(_WARM_UP + runs):
@@ -74,6 +77,7 @@ def create_native(
     threads: int,
     *,
     precision: str = "fp32",
+    device: str | None = None,
     profile_prefix: str | None = None,
     optimized_path: Path | None = None,
 ) -> Any:
@@ -100,7 +104,9 @@ def create_native(
         options.profile_file_prefix = profile_prefix
     if target != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are not on the library path
-    providers = [(name, _provider_options(name, precision)) for name in PROVIDERS[target]]
+    chosen = {} if target == "cpu" else _device_options(device)
+    gpu = {name: chosen for name in PROVIDERS[target] if name != "CPUExecutionProvider"}
+    providers = [(name, _provider_options(name, precision) | gpu.get(name, {})) for name in PROVIDERS[target]]
     try:
         native = ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=_NEVER)
     except Exception as error:  # its exceptions derive from Exception alone
@@ -115,6 +121,13 @@ def _provider_options(provider: str, precision: str) -> dict[str, str]:
     if provider != "TensorrtExecutionProvider":
         return {}
     return {"trt_fp16_enable": str(precision == "fp16"), "trt_int8_enable": str(precision == "int8")}
+
+
+def _device_options(wanted: str | None) -> dict[str, str]:
+    """Which GPU: nothing for the first."""
+    wanted = wanted or read_settings().device
+    devices = find_devices()[0] if wanted else ()
+    return {"device_id": str(choose_device(devices, wanted, "onnxruntime").index)} if devices else {}
 
 
 def _require_providers(target: str, found: list[str]) -> None:

@@ -11,6 +11,7 @@ from resnetrt.runtime.backends.tensorrt_library import (
     deserialize,
     import_library,
     require_device,
+    warn_of_another_gpu,
 )
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
@@ -22,23 +23,24 @@ from resnetrt.settings import read_settings
 _WARM_UP = 2
 
 
-def load(engine_path: Path, record: EngineRecord, threads: int) -> "TensorRtSession":
+def load(engine_path: Path, record: EngineRecord, threads: int, device: str | None = None) -> "TensorRtSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`.
 
     Device, compute capability, library and version are checked before the library sees the file.
     """
     what = f"engine {record.id}"
-    device = require_device(what)
-    check_fits(record, device)
+    chosen = require_device(what, device)
+    check_fits(record, chosen)
     trt = import_library(record)
-    cuda = open_cuda(read_settings().cuda)
+    cuda = open_cuda(read_settings().cuda, chosen.index)
+    warn_of_another_gpu(record, chosen)
     with cuda.current():
         engine, runtime = deserialize(trt, engine_path.read_bytes(), what, record)
         return TensorRtSession(record, engine, cuda, threads, trt, runtime)
 
 
 class TensorRtSession(Session):
-    """An engine in TensorRT, on the first device, to be used by one thread at a time. Outputs are new arrays.
+    """An engine in TensorRT, on one device, to be used by one thread at a time. Outputs are new arrays.
 
     A batch is copied once to pinned memory and from there to the device; fill an array of `staging` to save the first
     copy, or use `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 Lines = list[tuple[int, str]]
-ERROR = 1  # ILogger.ERROR; 0 is INTERNAL_ERROR, 2 WARNING, 3 INFO, 4 VERBOSE
+ERROR, WARNING = 1, 2  # of ILogger; 0 is INTERNAL_ERROR, 3 INFO, 4 VERBOSE
 
 _SOURCE = re.compile(r" ?\(?(?:In|at) [\w:~]+ at /_src/[^\s)]+\)?| In \w+ at /_src/\S+")
 _PREFIX = re.compile(r"^(?:\[[^\]]*\] ?)?(?:\w+::\w+: )?Error Code \d+: ")
@@ -79,6 +79,11 @@ def logger_of(trt: Any) -> Any:
 def first_error(lines: Lines) -> str:
     """The text of the first ERROR line, without source positions; empty if there is none."""
     return next((clean(text) for severity, text in lines if severity <= ERROR), "")
+
+
+def warnings_of(lines: Lines) -> list[str]:
+    """The text of each WARNING, once."""
+    return list(dict.fromkeys(clean(text) for severity, text in lines if severity == WARNING))
 
 
 def clean(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.errors import EnvironmentFault, ResnetrtError, UsageError
-from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error
+from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error, warnings_of
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
 from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer, is_pinned
@@ -38,6 +38,7 @@ class Runner:
         self.batch_limits = (min(low for low, _, _ in self._profiles), max(high for _, _, high in self._profiles))
         self._graphs = graphs and cuda.supports_graphs
         self.stream = cuda.create_stream()
+        self._told: set[str] = set()
         self.slots: OrderedDict[int, _Slot] = OrderedDict()
         sizes = {spec.name: _size_bytes(spec, self.batch_limits[1]) for spec in (*self.inputs, *self.outputs)}
         self._device = {name: DeviceBuffer(cuda, size) for name, size in sizes.items()}
@@ -211,10 +212,19 @@ class Runner:
         """What TensorRT's method returns; raises `EnvironmentFault` with what it logged meanwhile if it `failed`."""
         with self._logger.recorded() as lines:
             result = getattr(target, name)(*arguments)
+        if lines:
+            self._pass_on(warnings_of(lines))
         if failed(result):
             reason = first_error(lines) or "it does not say why"
             raise EnvironmentFault(f"{self._what}: TensorRT's {name} failed: {reason}")
         return result
+
+    def _pass_on(self, warnings: list[str]) -> None:
+        """Log what TensorRT warns of, each text once for this engine."""
+        for text in warnings:
+            if text not in self._told:
+                self._told.add(text)
+                _log.warning("%s: TensorRT warns: %s", self._what, text)
 
     def _device_tensor(self, spec: TensorSpec, count: int, loan: Loan) -> DeviceTensor:
         shape = (count, *(axis or 1 for axis in spec.shape[1:]))

@@ -467,6 +467,7 @@ class TestDevices:
             cudaGetDeviceCount=lambda: (0, 2),
             cudaDeviceAttr=lambda key: key,
             cudaDeviceGetAttribute=lambda key, index: (0, {75: 8, 76: 6 + 3 * index}[key]),
+            cudaGetDeviceProperties=lambda index: (1, None),
         )
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
         devices, reason = find_devices()

@@ -4,14 +4,12 @@ The driver is a small library that answers as an old or broken one; it is loaded
 installed, else by ctypes.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cuda_driver_stub import driver_folder
+from cuda_driver_stub import ask, driver_folder
 
 from resnetrt.cuda_driver import NO_DRIVER, dotted, remedies, start_trouble
 from resnetrt.runtime.cuda import device
@@ -23,13 +21,6 @@ OLD = (
     "the NVIDIA driver is too old: it serves CUDA 12.2, cuda-bindings is for CUDA 13.5; update the NVIDIA driver to "
     "580 or newer (on a Jetson: a newer JetPack), or run: pip install 'resnetrt[gpu-cu12]'"
 )
-
-
-def ask(code: str, folder: str) -> str:
-    command = [sys.executable, "-c", code]
-    environment = os.environ | {"LD_LIBRARY_PATH": folder}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout.strip()
 
 
 def runtime(status: int, name: str, driver: int, package: int) -> SimpleNamespace:

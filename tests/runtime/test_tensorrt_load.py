@@ -6,14 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import engine_double
 import numpy as np
 import onnx
 import pytest
 import tiny_bundle
+from engine_double import VERSION, fake_tensorrt
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
@@ -24,37 +24,10 @@ from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
 
-VERSION = "10.9.0.34"
-
 
 def record(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> EngineRecord:
     about = EngineRecord(f"{backend}-fp32-{target}", backend, "fp32", target, variant="fp32")
     return replace(about, tools={backend: VERSION}, options=options)
-
-
-def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any:
-    """A module with TensorRT's surface whose engines are doubles of `path`, or of `broken` for the blob `broken`."""
-
-    class Logger:
-        ERROR = 1
-
-    class Runtime:
-        def __init__(self, logger: Any) -> None:
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, blob: bytes) -> Any:
-            cuda.require_current("deserialize_cuda_engine")
-            if blob == b"broken" and broken is not None:
-                return engine_double.EngineDouble(broken, cuda)
-            if blob != b"engine":
-                self.logger.log(1, "Serialization assertion plan.header.size == blobSize failed.")
-                self.logger.log(1, "a second, misleading line")
-                return None
-            return engine_double.EngineDouble(path, cuda)
-
-    module = ModuleType("tensorrt")
-    module.__dict__.update(__version__=VERSION, ILogger=Logger, Runtime=Runtime, IProfiler=object)
-    return module
 
 
 @pytest.fixture
@@ -62,7 +35,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, shared_bundle: Bundle) -> HostCuda:
     """A machine that seems to have an sm86 and TensorRT 10.9."""
     cuda = HostCuda()
     monkeypatch.setattr(tensorrt_library, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
-    monkeypatch.setattr(tensorrt, "open_cuda", lambda _: cuda)
+    monkeypatch.setattr(tensorrt, "open_cuda", lambda *_: cuda)
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(shared_bundle.variant_file("fp32"), cuda))
@@ -139,6 +112,13 @@ def test_the_first_logged_error_is_told(gpu: HostCuda, tmp_path: Path):
         BundleError, match=r"TensorRT can't load it: Serialization assertion .* failed\.; compile it again"
     ):
         tensorrt.load(tmp_path / "m.engine", record(), 1)
+
+
+def test_what_tensorrt_warns_of_is_kept(gpu: HostCuda, engine_file: Path, caplog: pytest.LogCaptureFixture):
+    text = "Using an engine plan file across different models of devices is not recommended."
+    sys.modules["tensorrt"].Runtime.warns = text
+    tensorrt.load(engine_file, record(), 1).close()
+    assert [item.getMessage() for item in caplog.records] == [f"engine tensorrt-fp32-sm86: TensorRT warns: {text}"]
 
 
 def test_h100_and_rtx_is_one_sentence(gpu: HostCuda, engine_file: Path, monkeypatch: pytest.MonkeyPatch):

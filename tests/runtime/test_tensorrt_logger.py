@@ -72,6 +72,17 @@ class TestSessions:
         with open_session(trt, shared_bundle) as session:
             assert fail_with(session, "execute_async_v3", text) == "Cuda Runtime (cudaError 35))"
 
+    def test_a_warning_is_passed_on_once(self, trt: Library, shared_bundle: Bundle, caplog: pytest.LogCaptureFixture):
+        """TensorRT says it again at each run."""
+        with open_session(trt, shared_bundle) as session:
+            engine_of(session).warn = "Using default stream in enqueueV3() may lead to performance issues"
+            session._runner.slot(2)
+            session._runner.slot(3)
+        assert [item.getMessage() for item in caplog.records] == [
+            "engine tensorrt-fp32-sm86: TensorRT warns: Using default stream in enqueueV3() may lead to performance "
+            "issues"
+        ]
+
 
 class TestLoading:
     def test_an_engine_that_does_not_load(self, trt: Library):
