@@ -99,6 +99,11 @@ class Session(ABC):
         self._freed = False
         self._forks = PROCESS.forks
 
+    @property
+    def lost(self) -> str:
+        """Why the device can't be used any more by this process, with all its sessions; empty as long as it can."""
+        return ""
+
     def infer(self, batch: Array) -> Outputs:
         """Run one batch; the arrays by output name are new and the caller's to keep.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.errors import EnvironmentFault
+from resnetrt.errors import DeviceLost, EnvironmentFault
 from resnetrt.runtime.cuda.dlpack import DLPACK_CPU
 from resnetrt.runtime.cuda.protocol import Bytes
 from resnetrt.runtime.cuda.scope import Scope
@@ -35,6 +35,16 @@ class HostCuda:
         self._capturing: int | None = None
         self._next = 1
         self._scope = Scope(lambda: None, lambda: None)
+        self.lost = ""
+
+    def lose(self) -> None:
+        """From now on every call fails but those that free, as after an illegal memory access."""
+        self.lost = "CUDA: host memory: an illegal memory access was encountered"
+
+    def check(self) -> None:
+        """See `Cuda`."""
+        if self.lost:
+            raise DeviceLost(self.lost)
 
     def current(self) -> Scope:
         """See `Cuda`."""
@@ -52,6 +62,7 @@ class HostCuda:
 
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`. Refused during a capture, as CUDA does."""
+        self.check()
         if self._capturing is not None:
             raise EnvironmentFault("CUDA: host memory: an allocation is not allowed while a graph is captured")
         self.counts["allocate"] += 1
@@ -74,6 +85,7 @@ class HostCuda:
 
     def create_stream(self) -> int:
         """See `Cuda`."""
+        self.check()
         self._next += 1
         self._queues[self._next] = []
         return self._next
@@ -88,6 +100,7 @@ class HostCuda:
 
     def enqueue(self, stream: int, work: Work) -> None:
         """Let `work` happen when its turn comes; this is how an engine double executes."""
+        self.check()
         self._queues[stream].append(work)
 
     def copy_in(self, device: int, host: npt.NDArray[Any], stream: int) -> None:
@@ -109,6 +122,7 @@ class HostCuda:
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
+        self.check()
         if self._capturing == stream:
             raise EnvironmentFault("CUDA: host memory: a stream can't be waited for while it is captured")
         self.counts["synchronize"] += 1
@@ -116,6 +130,7 @@ class HostCuda:
 
     def synchronize_device(self) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
+        self.check()
         if self._capturing is not None:
             raise EnvironmentFault("CUDA: host memory: a device can't be waited for while a stream is captured")
         self.counts["synchronize_device"] += 1
@@ -124,6 +139,7 @@ class HostCuda:
 
     def create_event(self) -> list[float]:
         """See `Cuda`."""
+        self.check()
         return []
 
     def record(self, event: list[float], stream: int) -> None:
@@ -133,6 +149,7 @@ class HostCuda:
 
     def elapsed_ms(self, start: list[float], end: list[float]) -> float:
         """See `Cuda`."""
+        self.check()
         for stream in self._queues:
             self.synchronize(stream)
         return (end[0] - start[0]) * 1000
@@ -142,6 +159,7 @@ class HostCuda:
 
     def capture(self, stream: int, work: Callable[[], object]) -> list[Work]:
         """See `Cuda`."""
+        self.check()
         self.counts["capture"] += 1
         before, self._queues[stream] = self._queues[stream], []
         self._capturing = stream
@@ -154,6 +172,7 @@ class HostCuda:
 
     def launch(self, graph: list[Work], stream: int) -> None:
         """See `Cuda`."""
+        self.check()
         self.counts["launch"] += 1
         self._queues[stream].extend(graph)
 

@@ -65,6 +65,11 @@ class TensorRtSession(Session):
         """Batch sizes with a captured CUDA graph."""
         return sum(slot.graph is not None for slot in self._runner.slots.values())
 
+    @property
+    def lost(self) -> str:
+        """See `Session`."""
+        return self._cuda.lost
+
     @one_at_a_time
     def staging(self, count: int) -> Array:
         """A new array in pinned memory for `count` images, with any content: allocate it once and fill it often.

@@ -11,7 +11,7 @@ from resnetrt.errors import BackendMissing, BundleError
 from resnetrt.fields import Fields
 from resnetrt.parts import PARTS
 from resnetrt.runtime.backends import compile_again
-from resnetrt.runtime.backends.tensorrt_logger import first_error, logger_of, warnings_of
+from resnetrt.runtime.backends.tensorrt_logger import first_error, logger_of, make, warnings_of
 from resnetrt.runtime.cuda.device import Device, choose_device, find_devices
 from resnetrt.settings import read_settings
 
@@ -110,7 +110,7 @@ def deserialize(trt: Any, blob: Any, what: str, record: EngineRecord) -> tuple[A
     """
     logger = logger_of(trt)
     with logger.recorded() as lines:
-        runtime = trt.Runtime(logger)
+        runtime = make(trt.Runtime, logger)
         if _is_version_compatible(record):
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(blob)

@@ -3,12 +3,13 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from operator import not_
 from typing import Any
 
 import numpy as np
 
-from resnetrt.errors import EnvironmentFault, ResnetrtError, UsageError
+from resnetrt.errors import DeviceLost, EnvironmentFault, ResnetrtError, UsageError
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error, warnings_of
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
@@ -140,7 +141,8 @@ class Runner:
     @on_device
     def close(self) -> None:
         """Free everything; device memory that a consumer of an output holds stays until it is done."""
-        self._cuda.synchronize(self.stream)
+        with suppress(DeviceLost):  # then nothing runs any more
+            self._cuda.synchronize(self.stream)
         for slot in self.slots.values():
             slot.drop()
         self.slots.clear()
@@ -215,6 +217,7 @@ class Runner:
         if lines:
             self._pass_on(warnings_of(lines))
         if failed(result):
+            self._cuda.check()  # an error that lost the device tells more than what TensorRT makes of it
             reason = first_error(lines) or "it does not say why"
             raise EnvironmentFault(f"{self._what}: TensorRT's {name} failed: {reason}")
         return result

@@ -13,9 +13,11 @@ from typing import Any
 
 from resnetrt.cuda_driver import NO_DRIVER, dotted, driver_version, remedies, start_trouble, too_old
 from resnetrt.errors import UsageError
+from resnetrt.forks import PROCESS
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, the same in the runtime API
 _MIG = "MIG-"
+_started: dict[str, int] = {}  # the number of the process, by `Process.forks`, that asked first
 _TOO_OLD = (35, 36)  # cudaErrorInsufficientDriver (also without any driver), cudaErrorCallRequiresNewerDriver
 
 
@@ -74,7 +76,15 @@ def _choose_instance(devices: Sequence[Device], wanted: str, what: str) -> Devic
 
 
 def find_devices() -> tuple[tuple[Device, ...], str]:
-    """The devices, and why there are none; asks cuda-bindings, or else the driver library. Never raises."""
+    """The devices, and why there are none; asks cuda-bindings, or else the driver library. Never raises.
+
+    Asking starts CUDA, which does not survive a fork.
+    """
+    if _started.setdefault("forks", PROCESS.forks) != PROCESS.forks:
+        return (), (
+            "CUDA was started before this process was forked, and can't be used in it; start processes by spawn, as "
+            "multiprocessing.get_context('spawn') does"
+        )
     try:
         runtime: Any = importlib.import_module("cuda.bindings.runtime")
     except Exception:  # not installed, or broken: then the driver itself

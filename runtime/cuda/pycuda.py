@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.errors import EnvironmentFault
+from resnetrt.errors import DeviceLost, EnvironmentFault
+from resnetrt.forks import PROCESS
 from resnetrt.runtime.cuda.cuda_bindings import DLPACK_CUDA
+from resnetrt.runtime.cuda.faults import fault, out_of_memory
 from resnetrt.runtime.cuda.protocol import Bytes
 from resnetrt.runtime.cuda.scope import Scope
 
@@ -30,9 +32,11 @@ class PyCuda:
 
     name = "pycuda"
     supports_graphs = False
+    lost = ""
 
     def __init__(self, driver: Any, device: int) -> None:
         self._driver = driver
+        self._forks = PROCESS.forks
         self.dlpack_device = (DLPACK_CUDA, device)
         driver.init()
         # pycuda.autoinit would make a second context, whose memory TensorRT and torch can't see
@@ -46,18 +50,17 @@ class PyCuda:
 
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`."""
-        allocation = self._do(self._driver.mem_alloc, size_bytes)
+        allocation = self._allocate("device", size_bytes, self._driver.mem_alloc)
         self._held[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
         """See `Cuda`."""
-        with self._scope:
-            self._do(self._held.pop(address).free)
+        self._drop(address)
 
     def allocate_host(self, size_bytes: int) -> Bytes:
         """See `Cuda`."""
-        array: Bytes = self._do(self._driver.pagelocked_empty, size_bytes, np.uint8)
+        array: Bytes = self._allocate("pinned host", size_bytes, self._driver.pagelocked_empty, np.uint8)
         self._held[array.ctypes.data] = array
         return array
 
@@ -129,13 +132,35 @@ class PyCuda:
     def destroy_graph(self, graph: Any) -> None:
         """Never called: `supports_graphs` is false."""
 
-    def _drop(self, key: int) -> None:
+    def check(self) -> None:
+        """See `Cuda`."""
+        self._do(self._driver.mem_get_info)
+
+    def _allocate(self, kind: str, size_bytes: int, function: Callable[..., Any], *arguments: Any) -> Any:
         with self._scope:
-            del self._held[key]
+            try:
+                return function(size_bytes, *arguments)
+            except self._driver.MemoryError as error:
+                known = self._driver.mem_get_info() if kind == "device" else ()
+                raise out_of_memory(kind, size_bytes, *known) from error
+            except self._driver.Error as error:
+                raise self._fault(error) from error
+
+    def _drop(self, key: int) -> None:
+        """Let go of what pycuda frees then; it only prints what goes wrong."""
+        if self._forks == PROCESS.forks:
+            with self._scope:
+                self._held.pop(key)
 
     def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with self._scope:
             try:
                 return function(*arguments)
             except self._driver.Error as error:
-                raise EnvironmentFault(f"CUDA: pycuda: {error}") from error
+                raise self._fault(error) from error
+
+    def _fault(self, error: Exception) -> EnvironmentFault:
+        ours = fault(f"CUDA: pycuda: {error}")
+        if isinstance(ours, DeviceLost):
+            self.lost = str(ours)
+        return ours

@@ -13,12 +13,14 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from host_cuda import HostCuda
 
-from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
+from resnetrt.errors import BackendMissing, DeviceLost, EnvironmentFault, UsageError
+from resnetrt.forks import PROCESS
 from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, device, find_devices, open_cuda
 from resnetrt.runtime.cuda.cuda_bindings import CudaBindings
 from resnetrt.runtime.cuda.protocol import is_pinned
@@ -151,7 +153,9 @@ class FakeRuntime:
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
 
     class Status(int):
-        name = "cudaErrorMemoryAllocation"
+        @property
+        def name(self) -> str:
+            return {2: "cudaErrorMemoryAllocation", 700: "cudaErrorIllegalAddress"}.get(self, "cudaErrorInvalidValue")
 
     def __init__(self) -> None:
         self.kept: dict[int, np.ndarray] = {}
@@ -166,8 +170,15 @@ class FakeRuntime:
         return self.cudaMalloc(size)
 
     def cudaFree(self, address: int) -> tuple:
-        del self.kept[address]
+        if not self.status:
+            del self.kept[address]
         return (self.status,)
+
+    def cudaFreeHost(self, address: int) -> tuple:
+        return self.cudaFree(address)
+
+    def cudaMemGetInfo(self) -> tuple:
+        return (self.Status(0), 3 << 20, 8 << 30) if self.status == 2 else (self.status, 0, 0)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: object) -> tuple:
         ctypes.memmove(target, source, size)
@@ -186,7 +197,8 @@ class FakeRuntime:
         return (self.status,)
 
     def cudaGetErrorString(self, status: object) -> tuple:
-        return self.Status(0), b"out of memory"
+        words = {2: b"out of memory", 700: b"an illegal memory access was encountered"}
+        return self.Status(0), words.get(int(status), b"invalid argument")
 
 
 class FakeContexts:
@@ -201,6 +213,9 @@ class FakeContexts:
             self._stacks.pushed = []
         pushed: list[str] = self._stacks.pushed
         return pushed
+
+    def cuGetErrorString(self, error: int) -> tuple:
+        return 0, b"words"
 
     def cuInit(self, flags: int) -> tuple:
         return (0,)
@@ -279,10 +294,47 @@ class TestCudaBindings:
     def test_a_failure_names_the_call_and_cudas_words(self):
         runtime = FakeRuntime()
         cuda = CudaBindings(runtime, FakeContexts(), 0)
-        runtime.status = runtime.Status(2)
-        message = "CUDA: cudaMalloc failed: cudaErrorMemoryAllocation: out of memory"
+        runtime.status = runtime.Status(1)
+        message = "CUDA: cudaMemcpyAsync failed: cudaErrorInvalidValue: invalid argument$"
         with pytest.raises(EnvironmentFault, match=message):
-            cuda.allocate(8)
+            cuda.copy_on_device(0, 0, 0, None)
+        assert not cuda.lost
+
+    def test_out_of_memory_says_how_much_was_asked_for(self):
+        runtime = FakeRuntime()
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
+        runtime.status = runtime.Status(2)
+        asked = "CUDA: out of memory: expected 64.0 MiB of"
+        with pytest.raises(
+            EnvironmentFault, match=f"{asked} device memory, found 3.0 MiB free of 8192.0 MiB; end what"
+        ):
+            cuda.allocate(64 << 20)
+        with pytest.raises(EnvironmentFault, match=f"{asked} pinned host memory; end what"):
+            cuda.allocate_host(64 << 20)
+        assert not cuda.lost
+
+    def test_a_lost_device_is_said_and_what_frees_is_silent(self):
+        """CUDA answers every later call, also those that free, with the same error."""
+        runtime, driver = FakeRuntime(), FakeContexts()
+        cuda = CudaBindings(runtime, driver, 0)
+        device, pinned = DeviceBuffer(cuda, 8), PinnedBuffer(cuda, 8)
+        cuda.check()
+        runtime.status = runtime.Status(700)
+        with pytest.raises(DeviceLost, match=r"cudaErrorIllegalAddress: an illegal .*; this process can't use the GPU"):
+            cuda.check()
+        assert "cudaErrorIllegalAddress" in cuda.lost
+        cuda.free_host(pinned.bytes.ctypes.data)
+        del device, pinned
+        assert driver.stack == []
+
+    def test_a_forked_process_frees_nothing(self, monkeypatch: pytest.MonkeyPatch):
+        """CUDA does not survive a fork; the memory is the first process's."""
+        runtime = FakeRuntime()
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
+        address = cuda.allocate(8)
+        monkeypatch.setattr(PROCESS, "forks", PROCESS.forks + 1)
+        cuda.free(address)
+        assert address in runtime.kept
 
     def test_every_name_that_is_used_exists(self):
         runtime = pytest.importorskip("cuda.bindings.runtime")
@@ -305,6 +357,9 @@ class FakeDriver:
     """
 
     class Error(Exception):
+        pass
+
+    class MemoryError(Error):  # noqa: A001 - pycuda's name
         pass
 
     class Held:
@@ -348,10 +403,14 @@ class FakeDriver:
     def mem_alloc(self, size: int) -> object:
         self.need_context()
         if size > 1000:
-            raise self.Error("cuMemAlloc failed: out of memory")
+            raise self.MemoryError("cuMemAlloc failed: out of memory")
         array = np.zeros(size, np.uint8)
         allocation = type("Allocation", (self.Held,), {"__int__": lambda _: array.ctypes.data})
         return allocation(self, free=self.need_context)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.need_context()
+        return 2 << 20, 8 << 30
 
     def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
         self.need_context()
@@ -432,8 +491,26 @@ class TestPyCuda:
         assert driver.flags == 1  # CU_STREAM_NON_BLOCKING
 
     def test_a_failure_is_ours(self):
-        with pytest.raises(EnvironmentFault, match="CUDA: pycuda: cuMemAlloc failed: out of memory"):
-            PyCuda(FakeDriver(), 0).allocate(10**6)
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        with pytest.raises(
+            EnvironmentFault, match=r"out of memory: expected 1\.0 MiB of device memory, found 2\.0 MiB free"
+        ):
+            cuda.allocate(1 << 20)
+        driver.mem_alloc = Mock(side_effect=driver.Error("cuMemAlloc failed: invalid argument"))
+        with pytest.raises(EnvironmentFault, match=r"CUDA: pycuda: cuMemAlloc failed: invalid argument$"):
+            cuda.allocate(8)
+        assert not cuda.lost
+
+    def test_a_lost_device_is_known_by_its_words(self):
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        driver.mem_get_info = Mock(
+            side_effect=driver.Error("cuMemGetInfo failed: an illegal memory access was encountered")
+        )
+        with pytest.raises(DeviceLost, match="this process can't use the GPU any more: end it and start it again"):
+            cuda.check()
+        assert "illegal memory access" in cuda.lost
 
     def test_it_never_makes_a_context_of_its_own(self):
         source = inspect.getsource(sys.modules[PyCuda.__module__])

@@ -95,3 +95,20 @@ def test_an_engine_over_an_old_driver_is_not_refused_for_want_of_a_gpu(tmp_path:
         "print(obstacle(RTX, 'portable'))"
     )
     assert ask(code, driver_folder(tmp_path, 13000, 803)) == f"no usable GPU: {start_trouble(803)}"
+
+
+def test_a_forked_process_is_told_that_cuda_was_started_before(tmp_path: Path):
+    """Else it hears `initialization error`, or hangs."""
+    code = (
+        "import os, sys; sys.modules['cuda.bindings.runtime'] = None\n"
+        "from resnetrt.runtime.cuda import find_devices\n"
+        "assert len(find_devices()[0]) == 1\n"
+        "if os.fork() == 0:\n"
+        "    print(*find_devices(), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()"
+    )
+    told = ask(code, driver_folder(tmp_path, 13000, devices=1))
+    assert told.startswith(
+        "() CUDA was started before this process was forked, and can't be used in it; start processes"
+    )

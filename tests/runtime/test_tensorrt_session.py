@@ -11,7 +11,7 @@ from gated_session import under_way
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.errors import DeviceLost, EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda import PinnedBuffer
@@ -273,6 +273,32 @@ def test_a_call_that_only_returns_its_failure_is_an_error(make: Make, call: str)
         engine_of(session).fail[call] = ""
         with pytest.raises(EnvironmentFault, match=f"engine tensorrt-fp32-sm86: TensorRT's {call} failed"):
             session.infer(images(4))
+
+
+class TestLostDevice:
+    def test_the_error_says_so_and_closing_frees_what_it_can(self, make: Make, cuda: HostCuda):
+        session = make()
+        session.infer(images(2))
+        output = session.infer_dlpack(images(2))["logits"]
+        assert not session.lost
+        cuda.lose()
+        for call in (session.infer, session.infer_dlpack, session.infer):
+            with pytest.raises(DeviceLost, match="illegal memory access"):
+                call(images(2))
+        assert "illegal memory access" in session.lost
+        session.close()
+        del session, output
+        assert cuda.held == 0
+
+    def test_tensorrts_failure_is_explained_by_it(self, make: Make, cuda: HostCuda):
+        """Else it reads like a fault of the engine, and a fallback would be tried."""
+        with make() as session:
+            session.infer(images(2))
+            cuda.supports_graphs = False
+            engine_of(session).fail["create_execution_context"] = ""
+            cuda.lose()
+            with pytest.raises(DeviceLost, match="illegal memory access"):
+                session.infer(images(3))
 
 
 def test_int8_variants_run_too(make: Make):

@@ -7,6 +7,7 @@ from resnetrt.export.compilers.tensorrt.layers import EngineLayer, layer_of_reco
 from resnetrt.export.compilers.tensorrt.log import build_error
 from resnetrt.export.compilers.tensorrt.options import Profile
 from resnetrt.runtime.backends.tensorrt_inspector import inspected_layers
+from resnetrt.runtime.backends.tensorrt_logger import make
 
 
 def inspect_plan(trt: Any, logger: Any, plan: bytes, profile: Profile, what: str) -> list[EngineLayer]:
@@ -15,7 +16,7 @@ def inspect_plan(trt: Any, logger: Any, plan: bytes, profile: Profile, what: str
     Raises `CheckFailed` with TensorRT's first error if the engine does not load.
     """
     with logger.recorded() as lines:
-        runtime = trt.Runtime(logger)
+        runtime = make(trt.Runtime, logger)
         runtime.engine_host_code_allowed = True  # it was built here; version-compatible engines carry their runtime
         engine = runtime.deserialize_cuda_engine(plan)
         context = engine.create_execution_context() if engine is not None else None
