@@ -1,7 +1,10 @@
 """A TensorRT engine in host memory, driven by ONNX Runtime: the surface of ICudaEngine and IExecutionContext."""
 
 import ctypes
+import enum
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,11 +15,22 @@ from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
+from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 
 VERSION = "10.9.0.34"  # of the library that `fake_tensorrt` gives
+Strategy = enum.IntEnum("ExecutionContextAllocationStrategy", {"STATIC": 0, "ON_PROFILE_CHANGE": 1, "USER_MANAGED": 2})
 _TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
+
+
+class LibraryDouble(ModuleType):
+    """What the runtime uses of the module `tensorrt` itself."""
+
+    ILogger = type("ILogger", (), {})
+    IProfiler = type("IProfiler", (), {})
+    ExecutionContextAllocationStrategy = Strategy
+    LayerInformationFormat = SimpleNamespace(JSON=1)
 
 
 def open_double(
@@ -27,6 +41,7 @@ def open_double(
     trt: Any = None,
 ) -> TensorRtSession:
     """A TensorRT session whose engine is the double of a variant."""
+    trt = LibraryDouble("tensorrt") if trt is None else trt
     precision = bundle.manifest.variants[variant].precision
     record = EngineRecord(f"tensorrt-{precision}-sm86", "tensorrt", precision, "sm86", variant=variant)
     return TensorRtSession(record, EngineDouble(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt)
@@ -51,6 +66,7 @@ class EngineDouble:
         self.fail: dict[str, str] = {}
         self.logger: Any = None
         self.warn = ""  # logged by each call
+        self._entered = threading.Lock()
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         self._tensors = {node.name: node for node in (*inputs, *outputs)}
         self._modes = {node.name: "INPUT" for node in inputs} | {node.name: "OUTPUT" for node in outputs}
@@ -87,24 +103,46 @@ class EngineDouble:
             self.logger.log(1, self.fail[call])
         return call in self.fail
 
-    def create_execution_context(self) -> "ContextDouble | None":
-        if self.failed("create_execution_context"):
-            return None
-        self.contexts.append(ContextDouble(self))
-        return self.contexts[-1]
+    @property
+    def device_memory_size_v2(self) -> int:
+        return 1000
+
+    def create_execution_context(self, strategy: Strategy = Strategy.STATIC) -> "ContextDouble | None":
+        """Engines are not thread-safe, but contexts of one engine are independent of each other."""
+        assert self._entered.acquire(blocking=False), "two threads are in one engine"
+        try:
+            if self.failed("create_execution_context"):
+                return None
+            self.contexts.append(ContextDouble(self, strategy))
+            return self.contexts[-1]
+        finally:
+            self._entered.release()
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda _: '{"Layers": []}')
 
 
 class ContextDouble:
     """What the runner uses of an IExecutionContext. It computes when its stream gets to it."""
 
-    def __init__(self, engine: EngineDouble) -> None:
+    def __init__(self, engine: EngineDouble, strategy: Strategy) -> None:
         self.engine = engine
+        self.memory: tuple[int, int] | None = None if strategy is Strategy.USER_MANAGED else (0, 0)
         self.profile = 0
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
         self.profiler: Any = None
         self.enqueue_emits_profile = False
         self.runs = 0
+        self.warm = False
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        """It reports what is wrong to the logger alone."""
+        self.engine.cuda.require_current("set_device_memory")
+        if memory % 256 or size < self.engine.device_memory_size_v2:
+            self.engine.logger.log(1, f"setDeviceMemoryV2: {size} bytes at {memory:x} are too few or not aligned")
+        else:
+            self.memory = memory, size
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self.profile = index
@@ -126,25 +164,34 @@ class ContextDouble:
         return ["input"] if self.engine.failed("infer_shapes") or not self.shape else []
 
     def execute_async_v3(self, stream: int) -> bool:
-        if self.engine.failed("execute_async_v3"):
+        if self.engine.failed("execute_async_v3") or self.memory is None:
             return False
-        addresses, shape = dict(self.addresses), self.shape
-        self.engine.cuda.enqueue(stream, lambda: self._compute(addresses, shape))
+        if self.engine.cuda.is_captured(stream) and not self.warm:
+            raise EnvironmentFault("the first run of a context allocates, which a capture does not permit")
+        self.warm = True
+        work = partial(self._compute, dict(self.addresses), self.shape, self.memory)
+        self.engine.cuda.enqueue(stream, work)
         return True
 
-    def _compute(self, addresses: dict[str, int], shape: tuple[int, ...]) -> None:
+    def _compute(self, addresses: dict[str, int], shape: tuple[int, ...], memory: tuple[int, int]) -> None:
+        """Reads and writes whole batches of `shape`, and its block, all of which must be there."""
         self.runs += 1
+        if memory[1]:
+            ctypes.memset(self.engine.cuda.require_room(*memory), self.runs % 256, memory[1])
         session = self.engine.session
         name = session.get_inputs()[0].name
-        batch = _read(addresses[name], shape, _DTYPES[self.engine.get_tensor_dtype(name).name])
+        dtype = np.dtype(_DTYPES[self.engine.get_tensor_dtype(name).name])
+        room = self.engine.cuda.require_room(addresses[name], int(np.prod(shape)) * dtype.itemsize)
+        batch = _read(room, shape, dtype)
         for node, value in zip(session.get_outputs(), session.run(None, {name: batch}), strict=True):
+            self.engine.cuda.require_room(addresses[node.name], value.nbytes)
             ctypes.memmove(addresses[node.name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
         if self.profiler is not None and self.enqueue_emits_profile:
             self.profiler.report_layer_time("everything", 0.5)
 
 
-def _read(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+def _read(address: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape)) * dtype.itemsize
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()
 
 
@@ -172,6 +219,6 @@ def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any
                 return None
             return EngineDouble(path, cuda)
 
-    module = ModuleType("tensorrt")
-    module.__dict__.update(__version__=VERSION, ILogger=Logger, Runtime=Runtime, IProfiler=object)
+    module = LibraryDouble("tensorrt")
+    module.__dict__.update(__version__=VERSION, ILogger=Logger, Runtime=Runtime)
     return module

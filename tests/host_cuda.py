@@ -4,6 +4,7 @@ It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads
 """
 
 import ctypes
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class HostCuda:
         self._memory: dict[int, Bytes] = {}
         self._queues: dict[int, list[Work]] = {}
         self._capturing: int | None = None
+        self._capturer, self._spoilt = 0, False
         self._next = 1
         self._scope = Scope(lambda: None, lambda: None)
         self.lost = ""
@@ -60,6 +62,17 @@ class HostCuda:
         """How many allocations are not freed yet."""
         return len(self._memory)
 
+    def is_captured(self, stream: int) -> bool:
+        """Whether what is enqueued goes to a graph, and nothing runs."""
+        return self._capturing == stream
+
+    def require_room(self, address: int, size_bytes: int) -> int:
+        """The address, which must have so much room in memory that is not freed yet."""
+        for start, array in self._memory.items():
+            if start <= address and address + size_bytes <= start + array.nbytes:
+                return address
+        raise AssertionError(f"{size_bytes} bytes at {address:x} are not, or not all, in memory of the device")
+
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`. Refused during a capture, as CUDA does."""
         self.check()
@@ -72,7 +85,9 @@ class HostCuda:
         return array.ctypes.data
 
     def free(self, address: int) -> None:
-        """See `Cuda`."""
+        """See `Cuda`. It ends the capture of its own thread."""
+        if self._capturing is not None and self._capturer == threading.get_ident():
+            self._spoilt = True
         del self._memory[address]
 
     def allocate_host(self, size_bytes: int) -> Bytes:
@@ -162,9 +177,11 @@ class HostCuda:
         self.check()
         self.counts["capture"] += 1
         before, self._queues[stream] = self._queues[stream], []
-        self._capturing = stream
+        self._capturing, self._capturer, self._spoilt = stream, threading.get_ident(), False
         try:
             work()
+            if self._spoilt:
+                raise EnvironmentFault("CUDA: host memory: memory was freed while a graph was captured")
             return self._queues[stream]
         finally:
             self._capturing = None

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each batch size."""
+"""TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each size of batch."""
 
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class TensorRtSession(Session):
     """An engine in TensorRT, on one device, to be used by one thread at a time. Outputs are new arrays.
 
     A batch is copied once to pinned memory and from there to the device; fill an array of `staging` to save the first
-    copy, or use `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured
-    CUDA graph.
+    copy, or use `infer_dlpack` for what is on the device already. A batch runs at the next of a few sizes: powers of
+    two and the numbers of the engine's profiles. `graphs` says how many of them have a captured CUDA graph.
     """
 
     on_device = True
@@ -54,7 +54,7 @@ class TensorRtSession(Session):
     ) -> None:
         self._trt, self._runtime, self._engine = trt, runtime, engine
         logger = Recorder() if trt is None else logger_of(trt)
-        self._runner = Runner(engine, cuda, f"engine {record.id}", logger)
+        self._runner = Runner(engine, cuda, f"engine {record.id}", logger, trt=trt)
         super().__init__(record, self._runner.inputs, self._runner.outputs, threads)
         self.batch_limits = self._runner.batch_limits
         self._host_only = cuda.dlpack_device[0] == DLPACK_CPU
@@ -62,7 +62,7 @@ class TensorRtSession(Session):
 
     @property
     def graphs(self) -> int:
-        """Batch sizes with a captured CUDA graph."""
+        """Sizes of batches with a captured CUDA graph."""
         return sum(slot.graph is not None for slot in self._runner.slots.values())
 
     @property
@@ -83,10 +83,10 @@ class TensorRtSession(Session):
     def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
         """Run a batch that lies in device memory; the outputs stay there. No host copy.
 
-        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; at an address that is no multiple
-        of 256 it is copied on the device. Take an output with `torch.from_dlpack`: it is complete, and nobody
-        overwrites it. Once nothing refers to it, its memory serves another call, which first waits for all streams of
-        the device, as one may still read it. Raises `UsageError` for another dtype, shape or device.
+        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; it is only read. Take an output
+        with `torch.from_dlpack`: it is complete, and nobody overwrites it. Once nothing refers to it, its memory serves
+        another call, which first waits for all streams of the device, as one may still read it. Raises `UsageError` for
+        another dtype, shape or device.
         """
         stream = None if self._host_only else self._cuda.handle(self._runner.stream)
         borrowed = borrow(tensor, stream)

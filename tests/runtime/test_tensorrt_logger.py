@@ -4,12 +4,11 @@ import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import tiny_bundle
-from engine_double import engine_of, open_double
+from engine_double import LibraryDouble, engine_of, open_double
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
@@ -22,10 +21,9 @@ from resnetrt.runtime.backends.tensorrt_logger import logger_of, make
 RECORD = EngineRecord("e", "tensorrt", "fp32", "sm86", variant="fp32")
 
 
-class Library(ModuleType):
+class Library(LibraryDouble):
     """TensorRT's surface; its runtime loads nothing, and logs what `says` holds."""
 
-    ILogger = type("ILogger", (), {})
     says = starts_badly = ""
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
