@@ -66,6 +66,17 @@ def load(
     return session
 
 
+def load_another(bundle: Bundle, session: Session, threads: int | None = None) -> Session:
+    """Another self-tested session of the engine of `session`, for another thread.
+
+    It shares the loaded engine where its backend can, else the engine is loaded again with `threads`. Raises as `load`.
+    """
+    sibling = session.sibling()
+    if sibling is None:
+        return load(bundle, session.record.id, threads=threads)
+    return _checked(bundle, sibling, True)
+
+
 def fallback_chain(bundle: Bundle, engine: str) -> list[str]:
     """The engines to take instead of `engine`: same backend and target, each of higher precision than the one before.
 
@@ -101,11 +112,17 @@ def _load_one(bundle: Bundle, name: str, threads: int | None, selftest: bool, de
     entry, record = bundle.manifest.engines[name], bundle.read_engine(name)
     _require_current(bundle, record)
     session = find_backend(record.backend).load(bundle.file(entry.file), record, check_threads(threads), device)
+    return _checked(bundle, session, selftest)
+
+
+def _checked(bundle: Bundle, session: Session, selftest: bool) -> Session:
+    """The session with what its bundle says of it, after its self-test; closed if that fails."""
+    name = session.record.id
     session.preprocessing, session.output = bundle.manifest.preprocessing, bundle.manifest.output
     session.labels = tuple(bundle.manifest.labels) or None
     try:
         if selftest:
-            run_selftest(session, Golden.of(bundle, entry.variant), bundle.manifest.output)
+            run_selftest(session, Golden.of(bundle, session.record.variant), bundle.manifest.output)
         else:
             _log.warning("engine %s of %s is unchecked: its self-test was left out on request", name, bundle.path)
     except BaseException:

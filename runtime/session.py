@@ -129,6 +129,21 @@ class Session(ABC):
             if self.closed:
                 self._free()
 
+    def staging(self, count: int) -> Array:
+        """A new array for `count` images, with any content, from which `infer` copies least: pinned memory for a GPU.
+
+        It is the caller's: allocate it once and fill it often.
+        """
+        axes = (axis or 1 for axis in self._image_shape)
+        return np.zeros((count, *axes), self._dtype)
+
+    def sibling(self) -> "Session | None":
+        """Another session of the same loaded engine, for another thread; None where each session loads its own.
+
+        Weights are shared, and so is the file's content; it is not self-tested, and closed by itself.
+        """
+        return None
+
     def prepare(self, frames: Array) -> Array:
         """The batch for `infer` of uint8 `(N, H, W, C)` frames: the frames themselves if the engine takes uint8.
 

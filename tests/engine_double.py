@@ -203,11 +203,13 @@ def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any
 
     class Runtime:
         warns = ""
+        loads = 0
 
         def __init__(self, logger: Any) -> None:
             self.logger = logger
 
         def deserialize_cuda_engine(self, blob: bytes) -> Any:
+            Runtime.loads += 1
             cuda.require_current("deserialize_cuda_engine")
             if self.warns:
                 self.logger.log(2, self.warns)

@@ -76,7 +76,7 @@ class HostCuda:
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`. Refused during a capture, as CUDA does."""
         self.check()
-        if self._capturing is not None:
+        if self._capturing is not None and self._capturer == threading.get_ident():  # other threads may
             raise EnvironmentFault("CUDA: host memory: an allocation is not allowed while a graph is captured")
         self.counts["allocate"] += 1
         room = np.full(size_bytes + _ALIGNMENT, 0xA5, np.uint8)  # never zeros: reading what was not written must show

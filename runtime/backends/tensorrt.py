@@ -79,6 +79,11 @@ class TensorRtSession(Session):
         """
         return self._runner.staging(count)
 
+    def sibling(self) -> "TensorRtSession":
+        """See `Session`. It has contexts, buffers and a stream of its own."""
+        with self._cuda.current():
+            return TensorRtSession(self.record, self._engine, self._cuda, self.threads, self._trt, self._runtime)
+
     @one_at_a_time
     def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
         """Run a batch that lies in device memory; the outputs stay there. No host copy.

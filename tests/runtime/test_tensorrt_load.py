@@ -23,6 +23,9 @@ from resnetrt.manifest import EngineEntry
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
+from resnetrt.runtime.cuda.protocol import is_pinned
+from resnetrt.runtime.load import load_another
+from resnetrt.runtime.stream import Batcher, BatchOptions
 
 
 def record(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> EngineRecord:
@@ -212,6 +215,61 @@ def test_int8_falls_back_to_fp16_and_that_to_fp32(
     assert [text.split(" of ")[0] for text in warnings] == [f"engine {name}" for name in failed]
     with pytest.raises(CheckFailed, match="engine tensorrt-int8-sm86"):
         load(bundle, "tensorrt-int8-sm86")
+
+
+class TestInstances:
+    @pytest.fixture
+    def with_engine(self, gpu: HostCuda, bundle: Bundle) -> Bundle:
+        about = replace(record(), variant_sha256=bundle.manifest.files["fp32.onnx"].sha256)
+        with bundle.edit() as editor:
+            editor.write("engines/e.engine", b"engine")
+            editor.write_json("engines/e.json", about.to_json())
+            editor.manifest.engines[about.id] = EngineEntry("engines/e.engine", "engines/e.json", "fp32")
+        return bundle
+
+    def test_they_share_the_engine_and_have_contexts_of_their_own(self, with_engine: Bundle):
+        images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(60, 3))
+        options = BatchOptions(max_batch_size=4)
+        with Batcher.load(with_engine, "tensorrt-fp32-sm86", options, instances=3) as batcher:
+            batcher.warm_up()
+            assert sys.modules["tensorrt"].Runtime.loads == 1
+            sessions = [session for session in batcher.sessions if isinstance(session, tensorrt.TensorRtSession)]
+            assert len({id(session._engine) for session in sessions}) == 1
+            assert len({session._runner.stream for session in sessions}) == 3
+            assert all(session.selftest for session in sessions)
+            stream = batcher.stream()
+            futures = [stream.infer_async(images[index : index + 1]) for index in range(len(images))]
+            found = np.concatenate([future.result(60)["logits"] for future in futures])
+        np.testing.assert_allclose(found, tiny_bundle.reference(images), rtol=0, atol=1e-4)
+
+    def test_one_goes_on_when_another_is_closed(self, with_engine: Bundle, gpu: HostCuda):
+        batch = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(2))
+        first = load(with_engine, "tensorrt-fp32-sm86")
+        second = load_another(with_engine, first)
+        first.close()
+        np.testing.assert_allclose(second.infer(batch)["logits"], tiny_bundle.reference(batch), rtol=0, atol=1e-4)
+        second.close()
+        del first, second
+        assert gpu.held == 0
+
+    def test_requests_are_gathered_in_pinned_memory(self, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch):
+        """Copied there once, and not again to memory of the session."""
+        images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(3, 3))
+        options = BatchOptions(max_batch_size=4, max_queue_delay_microseconds=10**6, preferred_batch_size=(3,))
+        seen: list[bool] = []
+
+        def look(batch: np.ndarray, *_: object) -> None:
+            seen.append(is_pinned(batch))
+
+        sessions = [load(with_engine, "tensorrt-fp32-sm86")]
+        with Batcher(sessions, options, after=look) as batcher:
+            batcher.warm_up()
+            monkeypatch.setattr(np, "copyto", None)  # any further host copy would fail
+            stream = batcher.stream()
+            futures = [stream.infer_async(images[index : index + 1]) for index in range(3)]
+            found = np.concatenate([future.result(60)["logits"] for future in futures])
+        np.testing.assert_allclose(found, tiny_bundle.reference(images), rtol=0, atol=1e-4)
+        assert seen == [True]
 
 
 def test_inspector_words_become_precisions():
