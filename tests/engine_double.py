@@ -17,6 +17,7 @@ from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.backends.tensorrt_kernels import KernelFile
 
 VERSION = "10.9.0.34"  # of the library that `fake_tensorrt` gives
 Strategy = enum.IntEnum("ExecutionContextAllocationStrategy", {"STATIC": 0, "ON_PROFILE_CHANGE": 1, "USER_MANAGED": 2})
@@ -33,18 +34,27 @@ class LibraryDouble(ModuleType):
     LayerInformationFormat = SimpleNamespace(JSON=1)
 
 
+class RtxLibraryDouble(LibraryDouble):
+    """As above, of `tensorrt_rtx`."""
+
+    DynamicShapesKernelSpecializationStrategy = enum.IntEnum("Specialization", {"LAZY": 0, "EAGER": 1, "NONE": 2})
+    CudaGraphStrategy = enum.IntEnum("CudaGraphStrategy", {"DISABLED": 0, "WHOLE_GRAPH_CAPTURE": 1})
+
+
 def open_double(
     bundle: Bundle,
     cuda: HostCuda,
     variant: str = "fp32",
     profiles: Sequence[tuple[int, int, int]] = ((1, 8, 16),),
     trt: Any = None,
+    kept: KernelFile | None = None,
 ) -> TensorRtSession:
     """A TensorRT session whose engine is the double of a variant."""
     trt = LibraryDouble("tensorrt") if trt is None else trt
     precision = bundle.manifest.variants[variant].precision
     record = EngineRecord(f"tensorrt-{precision}-sm86", "tensorrt", precision, "sm86", variant=variant)
-    return TensorRtSession(record, EngineDouble(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt)
+    kind = RtxEngineDouble if isinstance(trt, RtxLibraryDouble) else EngineDouble
+    return TensorRtSession(record, kind(bundle.variant_file(variant), cuda, profiles), cuda, 1, trt, kept=kept)
 
 
 def engine_of(session: TensorRtSession) -> "EngineDouble":
@@ -118,8 +128,81 @@ class EngineDouble:
         finally:
             self._entered.release()
 
+    @property
+    def streamable_weights_size(self) -> int:
+        return 0
+
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda _: '{"Layers": []}')
+
+
+class RtxEngineDouble(EngineDouble):
+    """An engine of TensorRT-RTX: kernels are compiled at the first run of a shape, unless a cache holds them.
+
+    `compiled` are the shapes that were. By default they are compiled in the background, so that a graph which is
+    captured meanwhile keeps the kernels that stood in for them: the double refuses the capture.
+    """
+
+    def __init__(self, path: Path, cuda: HostCuda, profiles: Sequence[tuple[int, int, int]] = ((1, 8, 16),)) -> None:
+        super().__init__(path, cuda, profiles)
+        self.compiled: list[tuple[int, ...]] = []
+        self.streamable = 0
+
+    @property
+    def streamable_weights_size(self) -> int:
+        return self.streamable
+
+    def create_runtime_config(self) -> "RuntimeConfigDouble":
+        self.cuda.require_current("create_runtime_config")
+        return RuntimeConfigDouble()
+
+    def create_execution_context(self, runtime_config: Any = None) -> "ContextDouble | None":
+        assert isinstance(runtime_config, RuntimeConfigDouble)
+        context = super().create_execution_context(runtime_config.strategy)
+        if context is not None:
+            context.config = runtime_config
+        return context
+
+
+class RuntimeConfigDouble:
+    """IRuntimeConfig, with the names of TensorRT-RTX 1.7 and no others."""
+
+    __slots__ = ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy", "kernels", "strategy")
+
+    def __init__(self) -> None:
+        self.strategy, self.kernels = Strategy.STATIC, None
+        self.dynamic_shapes_kernel_specialization_strategy: Any = (
+            RtxLibraryDouble.DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+        self.cuda_graph_strategy: Any = RtxLibraryDouble.CudaGraphStrategy.DISABLED
+
+    def set_execution_context_allocation_strategy(self, strategy: Strategy = Strategy.STATIC) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> "RuntimeCacheDouble":
+        return RuntimeCacheDouble()
+
+    def set_runtime_cache(self, cache: "RuntimeCacheDouble") -> bool:
+        self.kernels = cache
+        return True
+
+
+class RuntimeCacheDouble:
+    """IRuntimeCache: it takes what this version on this GPU stored, and nothing else."""
+
+    HEADER = b"RTX 1.7.1 on sm86:"
+
+    def __init__(self) -> None:
+        self.shapes: set[str] = set()
+
+    def serialize(self) -> bytes:
+        return self.HEADER + ",".join(sorted(self.shapes)).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(self.HEADER):
+            return False
+        self.shapes = set(blob.removeprefix(self.HEADER).decode().split(","))
+        return True
 
 
 class ContextDouble:
@@ -135,6 +218,7 @@ class ContextDouble:
         self.enqueue_emits_profile = False
         self.runs = 0
         self.warm = False
+        self.config: RuntimeConfigDouble | None = None  # of TensorRT-RTX
 
     def set_device_memory(self, memory: int, size: int) -> None:
         """It reports what is wrong to the logger alone."""
@@ -169,9 +253,23 @@ class ContextDouble:
         if self.engine.cuda.is_captured(stream) and not self.warm:
             raise EnvironmentFault("the first run of a context allocates, which a capture does not permit")
         self.warm = True
+        if self.config is not None:
+            self._compile_kernels(self.config, self.engine.cuda.is_captured(stream))
         work = partial(self._compute, dict(self.addresses), self.shape, self.memory)
         self.engine.cuda.enqueue(stream, work)
         return True
+
+    def _compile_kernels(self, config: RuntimeConfigDouble, captured: bool) -> None:
+        lazy = config.dynamic_shapes_kernel_specialization_strategy.name == "LAZY"
+        assert not (captured and lazy), "the graph keeps the kernels that stand in for those that are being compiled"
+        assert not (captured and config.cuda_graph_strategy.name != "DISABLED"), "a capture within a capture"
+        engine, kernels = self.engine, config.kernels
+        assert isinstance(engine, RtxEngineDouble)
+        shape = "x".join(map(str, self.shape))
+        if kernels is None or shape not in kernels.shapes:
+            engine.compiled.append(self.shape)
+        if kernels is not None:
+            kernels.shapes.add(shape)
 
     def _compute(self, addresses: dict[str, int], shape: tuple[int, ...], memory: tuple[int, int]) -> None:
         """Reads and writes whole batches of `shape`, and its block, all of which must be there."""

@@ -6,6 +6,7 @@ from typing import Any
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.runtime.backends.tensorrt_inspector import data_type, inspected_layers
+from resnetrt.runtime.backends.tensorrt_kernels import KernelFile
 from resnetrt.runtime.backends.tensorrt_library import (
     check_fits,
     deserialize,
@@ -35,8 +36,11 @@ def load(engine_path: Path, record: EngineRecord, threads: int, device: str | No
     cuda = open_cuda(read_settings().cuda, chosen.index)
     warn_of_another_gpu(record, chosen)
     with cuda.current():
-        engine, runtime = deserialize(trt, engine_path.read_bytes(), what, record)
-        return TensorRtSession(record, engine, cuda, threads, trt, runtime)
+        blob = engine_path.read_bytes()
+        engine, runtime = deserialize(trt, blob, what, record)
+        rtx = record.backend == "tensorrt_rtx"
+        kept = KernelFile.of(blob, str(trt.__version__), chosen.name) if rtx else None
+        return TensorRtSession(record, engine, cuda, threads, trt, runtime, kept)
 
 
 class TensorRtSession(Session):
@@ -50,11 +54,18 @@ class TensorRtSession(Session):
     on_device = True
 
     def __init__(
-        self, record: EngineRecord, engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
+        self,
+        record: EngineRecord,
+        engine: Any,
+        cuda: Cuda,
+        threads: int,
+        trt: Any = None,
+        runtime: Any = None,
+        kept: KernelFile | None = None,
     ) -> None:
-        self._trt, self._runtime, self._engine = trt, runtime, engine
+        self._trt, self._runtime, self._engine, self._kept = trt, runtime, engine, kept
         logger = Recorder() if trt is None else logger_of(trt)
-        self._runner = Runner(engine, cuda, f"engine {record.id}", logger, trt=trt)
+        self._runner = Runner(engine, cuda, f"engine {record.id}", logger, trt=trt, kept=kept)
         super().__init__(record, self._runner.inputs, self._runner.outputs, threads)
         self.batch_limits = self._runner.batch_limits
         self._host_only = cuda.dlpack_device[0] == DLPACK_CPU
@@ -82,7 +93,8 @@ class TensorRtSession(Session):
     def sibling(self) -> "TensorRtSession":
         """See `Session`. It has contexts, buffers and a stream of its own."""
         with self._cuda.current():
-            return TensorRtSession(self.record, self._engine, self._cuda, self.threads, self._trt, self._runtime)
+            own = self._engine, self._cuda, self.threads, self._trt, self._runtime, self._kept
+            return TensorRtSession(self.record, *own)
 
     @one_at_a_time
     def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:

@@ -10,6 +10,7 @@ import numpy as np
 from resnetrt.errors import DeviceLost, ResnetrtError
 from resnetrt.runtime.backends.tensorrt_calls import Calls
 from resnetrt.runtime.backends.tensorrt_contexts import Contexts
+from resnetrt.runtime.backends.tensorrt_kernels import KernelFile
 from resnetrt.runtime.backends.tensorrt_logger import Recorder
 from resnetrt.runtime.backends.tensorrt_sizes import BatchSizes
 from resnetrt.runtime.cuda.capture import capture
@@ -31,18 +32,25 @@ class Runner:
     Memory is allocated here, once, for the largest batch, and never shown to a caller. A batch runs at the next of a
     few sizes (`BatchSizes`): the rows behind it hold what an earlier batch left there, and are dropped. A size that is
     new costs a context, a warm-up and a capture. `what` begins error messages. `engine` is an `ICudaEngine` or a double
-    of one, `logger` the one of its library `trt`.
+    of one, `logger` the one of its library `trt`, `kept` where TensorRT-RTX's kernels are stored.
     """
 
     def __init__(
-        self, engine: Any, cuda: Cuda, what: str, logger: Recorder, graphs: bool = True, trt: Any = None
+        self,
+        engine: Any,
+        cuda: Cuda,
+        what: str,
+        logger: Recorder,
+        graphs: bool = True,
+        trt: Any = None,
+        kept: KernelFile | None = None,
     ) -> None:
         self._cuda, self._call = cuda, Calls(cuda, what, logger)
         self.inputs, self.outputs = _specs(engine)
         self._sizes = BatchSizes(_profiles(engine, self.inputs))
         self.batch_limits = self._sizes.limits
         self._graphs = graphs and cuda.supports_graphs
-        self._contexts = Contexts(trt, engine, cuda)
+        self._contexts = Contexts(trt, engine, cuda, kept)
         self.stream = cuda.create_stream()
         self.slots: dict[int, _Slot] = {}
         most = self.batch_limits[1]
@@ -104,6 +112,7 @@ class Runner:
             self._enqueue(slot.context)  # TensorRT allocates at the first run, which a capture refuses
             self._cuda.synchronize(self.stream)
             self.slots[size] = slot
+            self._contexts.keep_kernels()
         if slot.graph is None and slot.captures < _MOST_CAPTURES:
             self._capture(slot)
         return slot

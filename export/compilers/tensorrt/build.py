@@ -122,6 +122,9 @@ def _configure(trt: Any, parsed: ParsedNetwork, options: TensorRTOptions, target
     for option, flag in FLAGS.items():
         if getattr(options, option):
             _set_flag(config, getattr(trt.BuilderFlag, flag), what)
+    # TensorRT-RTX: what it runs can be captured, but weights that are streamed need memory at run time
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not options.weight_streaming:
+        _set_flag(config, trt.BuilderFlag.REQUIRE_USER_ALLOCATION, what)
     for profile in options.profiles:
         _add_profile(parsed.builder, config, profile, what)
     _set_hardware(trt, config, options, target, what)

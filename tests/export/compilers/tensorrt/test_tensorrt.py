@@ -135,6 +135,10 @@ class TestBuild:
         assert [profile["opt"] for profile in engine.options["profiles"]] == [[1, 3, 16, 16], [16, 3, 16, 16]]
         assert {"WEIGHT_STREAMING", "TF32"} <= set(engine.details["tensorrt"]["flags"])
         assert engine.options["builder_optimization_level"] == 2
+        assert "REQUIRE_USER_ALLOCATION" not in engine.details["tensorrt"]["flags"]  # TensorRT-RTX refuses both
+
+    def test_what_runs_can_be_captured(self, tiny_fp32: Path):
+        assert "REQUIRE_USER_ALLOCATION" in build(tiny_fp32, "fp32").details["tensorrt"]["flags"]
 
     def test_tf32_is_off_unless_asked_for(self, tiny_fp32: Path):
         assert "TF32" not in build(tiny_fp32, "fp32").details["tensorrt"]["flags"]
