@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, WORDS, json_option
+from resnetrt.cli.options import INTEGERS, WORDS, device_option, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import BackendMissing
 
@@ -43,6 +43,7 @@ _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 @click.option("--loadgen", type=WORDS, help="MLPerf LoadGen scenarios: SingleStream,MultiStream,Offline,Server.")
 @click.option("--loadgen-seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--server-qps", type=click.FloatRange(min=0, min_open=True), help="Queries a second of LoadGen Server.")
+@device_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:

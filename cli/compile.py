@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option, min_share_option
+from resnetrt.cli.options import WORDS, bundle_argument, device_option, input_option, json_option, min_share_option
 from resnetrt.cli.output import emit_json, note
 from resnetrt.errors import ResnetrtError
 
@@ -51,6 +51,7 @@ def _tensorrt_options(function: Any) -> Any:
 )
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
 @_tensorrt_options
+@device_option
 @json_option
 def command(
     bundle: Path,

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import WORDS, given_options, json_option, min_share_option, model_options, read_labels
+from resnetrt.cli.options import (
+    WORDS,
+    device_option,
+    given_options,
+    json_option,
+    min_share_option,
+    model_options,
+    read_labels,
+)
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
@@ -43,6 +51,7 @@ _MAX_DROP_PP = 1.0
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="--backend auto: of each verdict.")
 @min_share_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at --out.")
+@device_option
 @json_option
 @click.pass_context
 def command(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import json_option
+from resnetrt.cli.options import device_option, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _OPTIONS = [
     click.option("--power", type=float, default=0.9, show_default=True, help="--plan: chance of PASS."),
     click.option("--engines", "engine_count", type=click.IntRange(1), default=1, help="--plan: how many are to PASS."),
     click.option("--true-drop", type=float, default=0.0, show_default=True, help="--plan: the drop to expect, pp."),
+    device_option,
     json_option,
 ]
 

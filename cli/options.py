@@ -1,5 +1,6 @@
 """Options and argument types shared by the commands."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +43,35 @@ min_share_option: Callable[[F], F] = click.option(
     default=0.5,  # equal to MIN_SHARE of the compilers, which is not imported because it needs numpy; a test pins it
     show_default=True,
     help="Least share of an engine's work in its own precision; 0 keeps any engine.",
+)
+
+
+def _use_device(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Put the device where the settings are read, also in processes that the command starts; undone at its end.
+
+    A MIG instance is seen by a process only if CUDA finds it in its own variable when it starts.
+    """
+    if value is None:
+        return
+    chosen = {"RESNETRT_DEVICE": value} | ({"CUDA_VISIBLE_DEVICES": value} if value.startswith("MIG-") else {})
+    before = {name: os.environ.get(name) for name in chosen}
+    os.environ.update(chosen)
+
+    @ctx.call_on_close
+    def undo() -> None:
+        for name, old in before.items():
+            if old is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = old
+
+
+device_option: Callable[[F], F] = click.option(
+    "--device",
+    callback=_use_device,
+    expose_value=False,
+    is_eager=True,
+    help="GPU for engines that need one: number, UUID or MIG-..., as nvidia-smi -L lists them. Default: the first.",
 )
 
 

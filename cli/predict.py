@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import WORDS, bundle_argument, json_option
+from resnetrt.cli.options import WORDS, bundle_argument, device_option, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import DataError, UsageError
 
@@ -32,6 +32,7 @@ _PATH = click.Path(path_type=Path)
     help="Engine id; may be repeated. Default: all that run here.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to show of each image.")
+@device_option
 @json_option
 def command(
     bundle: Path,

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from resnetrt.cli.deploy import run_deploy
-from resnetrt.cli.options import json_option
+from resnetrt.cli.options import device_option, json_option
 
 
 @click.command("quickstart")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True)
 @click.option("--no-picture", is_flag=True, help="Leave out the latency/accuracy picture.")
+@device_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, out: Path, no_picture: bool, as_json: bool) -> None:

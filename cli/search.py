@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.options import bundle_argument, device_option, json_option
 from resnetrt.cli.output import emit_json, print_table
 
 
@@ -21,6 +21,7 @@ from resnetrt.cli.output import emit_json, print_table
 @click.option("--samples", type=click.IntRange(2), default=4000, show_default=True, help="Images at most.")
 @click.option("--budget", "minutes", type=float, default=30.0, show_default=True, help="Minutes at most for it all.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Write the Pareto front as <PATH>.svg and .png.")
+@device_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:

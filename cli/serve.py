@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INSTANCES, INTEGERS, given_options, json_option
+from resnetrt.cli.options import INSTANCES, INTEGERS, device_option, given_options, json_option
 from resnetrt.cli.output import note
 from resnetrt.errors import BackendMissing, DataError, UsageError
 
@@ -76,6 +76,7 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
 @click.option("--body-timeout-secs", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Slow clients.")
 @click.option("--exit-timeout-secs", type=click.FloatRange(0, 86400), default=30.0, show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@device_option
 @json_option
 @click.pass_context
 def command(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, given_options, json_option
+from resnetrt.cli.options import bundle_argument, device_option, given_options, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import UsageError
 
@@ -17,6 +17,7 @@ from resnetrt.errors import UsageError
 @click.option("--data", help="Fresh images for the live check. Default: the golden images.")
 @click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="Images of --data.")
 @click.option("--bisect", "bisecting", is_flag=True, help="Name the first block that diverges; --engine or a variant.")
+@device_option
 @json_option
 @click.pass_context
 def command(

@@ -1,5 +1,7 @@
 """What the NVIDIA driver says about itself, in words: which CUDA it serves, and why it can't be used."""
 
+from pathlib import Path
+
 NO_DRIVER = "no NVIDIA driver: libcuda.so.1 can't be loaded"
 # the first driver of each CUDA major; later minors run on it too ("CUDA minor version compatibility")
 _FIRST_DRIVER = {12: "525", 13: "580"}
@@ -11,6 +13,17 @@ _MEANING = {
     803: "the driver's library and kernel module differ: reboot",
     804: "the container's CUDA is newer than the driver, and this GPU takes no compatibility package: update it",
 }
+
+
+_MODULE = Path("/sys/module/nvidia/version")
+
+
+def driver_version() -> str:
+    """The version of the kernel's NVIDIA module, such as 580.95.05; empty where there is none, as in WSL."""
+    try:
+        return _MODULE.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def dotted(version: int) -> str:

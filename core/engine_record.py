@@ -108,22 +108,38 @@ class AuditSummary:
 
 
 @dataclass(frozen=True)
+class BuiltOnGpu:
+    """A model of GPU, by CUDA's name for it, and the version of the driver; either may be empty, if unknown."""
+
+    name: str
+    driver: str
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "BuiltOnGpu":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(fields.get("name", str), fields.get("driver", str))
+
+
+@dataclass(frozen=True)
 class BuiltOn:
-    """The processor of the machine that compiled the engine."""
+    """The processor of the machine that compiled the engine, and the GPU if it has one and the backend uses it."""
 
     cpu: str
     architecture: str
     instruction_sets: tuple[str, ...]
+    gpu: BuiltOnGpu | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The sidecar's record."""
-        return dataclasses.asdict(self) | {"instruction_sets": list(self.instruction_sets)}
+        """The sidecar's record; older ones know nothing of a GPU."""
+        stored = dataclasses.asdict(self) | {"instruction_sets": list(self.instruction_sets)}
+        return {name: value for name, value in stored.items() if value is not None}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> "BuiltOn":
         """The inverse of `to_json`."""
         sets = fields.items("instruction_sets", str)
-        return cls(fields.get("cpu", str), fields.get("architecture", str), sets)
+        gpu = BuiltOnGpu.from_fields(fields.inner("gpu")) if "gpu" in fields.stored else None
+        return cls(fields.get("cpu", str), fields.get("architecture", str), sets, gpu)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@
         ├── WeightsError               a weights file that does not fit
         ├── BundleError                a bundle that is damaged, tampered with or too new
         ├── BackendRefused             a backend that can't take a sound model
-        └── BackendMissing             a package or device that is not here
+        ├── BackendMissing             a package or device that is not here
+        └── DeviceLost                 a GPU that this process can't use any more
 
 A message is one line: expected, found, where, what to do next.
 """
@@ -80,6 +81,10 @@ class BackendRefused(EnvironmentFault):
 
 class BackendMissing(EnvironmentFault):
     """A backend, package or device that this machine does not have."""
+
+
+class DeviceLost(EnvironmentFault):
+    """A GPU that failed so that this process can never use it again; a new process may."""
 
 
 def reason(error: Exception) -> str:

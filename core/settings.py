@@ -15,12 +15,15 @@ class Settings:
 
     `debug`: show tracebacks (`RESNETRT_DEBUG`). `progress`: draw progress bars on a terminal (`RESNETRT_PROGRESS`).
     `cuda`: the package for GPU memory, cuda-bindings or pycuda (`RESNETRT_CUDA`, default the first that is installed).
+    `device`: the GPU that engines run on and are built for, by number, UUID or MIG instance (`RESNETRT_DEVICE`, default
+    the first).
     """
 
     threads: int
     debug: bool = False
     progress: bool = True
     cuda: str | None = None
+    device: str | None = None
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -31,6 +34,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         debug=_boolean(env, "RESNETRT_DEBUG", False),
         progress=_boolean(env, "RESNETRT_PROGRESS", True),
         cuda=env.get("RESNETRT_CUDA", "").strip() or None,
+        device=env.get("RESNETRT_DEVICE", "").strip() or None,
     )
 
 

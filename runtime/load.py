@@ -25,17 +25,20 @@ def load(
     threads: int | None = None,
     selftest: bool = True,
     fallback: bool | Sequence[str] = False,
+    device: str | None = None,
 ) -> Session:
     """Load an engine of a bundle, by default the only one, and compare it with the eager model's golden outputs.
 
     `threads` defaults to the setting `RESNETRT_THREADS`, and that to all cores. Without `selftest` the session is
     unchecked, which is logged as a warning. The caller closes the session. A path is opened with all hashes checked.
+    `device` is the GPU for an engine that needs one, by number, UUID or MIG instance as `nvidia-smi -L` lists them; it
+    defaults to the setting `RESNETRT_DEVICE`, and that to the first.
 
     With `fallback` an engine that fails its self-test is replaced by the next one: of the named engines, or, for true,
     of `fallback_chain`; of these, those that this machine can't run are passed over too. Each step is logged as a
     warning and stands in `session.fallbacks`.
 
-    Raises `UsageError` (unknown engine, bad threads), `BundleError` (damaged bundle, engine out of date),
+    Raises `UsageError` (unknown engine or device, bad threads), `BundleError` (damaged bundle, engine out of date),
     `BackendMissing` (package or device not here), `CheckFailed` (self-test of the last engine tried, with the numbers).
     """
     if not isinstance(bundle, Bundle):
@@ -49,7 +52,7 @@ def load(
     failures: list[str] = []
     for candidate in earlier:
         try:
-            session = _load_one(bundle, candidate, threads, selftest)
+            session = _load_one(bundle, candidate, threads, selftest, device)
         except (CheckFailed, BackendMissing) as error:
             if candidate == name and isinstance(error, BackendMissing):
                 raise  # the requested engine can't run here; among fallbacks, the first one that can run will do
@@ -58,9 +61,20 @@ def load(
         else:
             break
     else:
-        session = _load_one(bundle, last, threads, selftest)
+        session = _load_one(bundle, last, threads, selftest, device)
     session.fallbacks = tuple(failures)
     return session
+
+
+def load_another(bundle: Bundle, session: Session, threads: int | None = None) -> Session:
+    """Another self-tested session of the engine of `session`, for another thread.
+
+    It shares the loaded engine where its backend can, else the engine is loaded again with `threads`. Raises as `load`.
+    """
+    sibling = session.sibling()
+    if sibling is None:
+        return load(bundle, session.record.id, threads=threads)
+    return _checked(bundle, sibling, True)
 
 
 def fallback_chain(bundle: Bundle, engine: str) -> list[str]:
@@ -94,15 +108,21 @@ def _place(record: EngineRecord) -> tuple[str, str, str]:
     return record.backend, record.target, record.inputs[0].dtype if record.inputs else ""
 
 
-def _load_one(bundle: Bundle, name: str, threads: int | None, selftest: bool) -> Session:
+def _load_one(bundle: Bundle, name: str, threads: int | None, selftest: bool, device: str | None) -> Session:
     entry, record = bundle.manifest.engines[name], bundle.read_engine(name)
     _require_current(bundle, record)
-    session = find_backend(record.backend).load(bundle.file(entry.file), record, check_threads(threads))
+    session = find_backend(record.backend).load(bundle.file(entry.file), record, check_threads(threads), device)
+    return _checked(bundle, session, selftest)
+
+
+def _checked(bundle: Bundle, session: Session, selftest: bool) -> Session:
+    """The session with what its bundle says of it, after its self-test; closed if that fails."""
+    name = session.record.id
     session.preprocessing, session.output = bundle.manifest.preprocessing, bundle.manifest.output
     session.labels = tuple(bundle.manifest.labels) or None
     try:
         if selftest:
-            run_selftest(session, Golden.of(bundle, entry.variant), bundle.manifest.output)
+            run_selftest(session, Golden.of(bundle, session.record.variant), bundle.manifest.output)
         else:
             _log.warning("engine %s of %s is unchecked: its self-test was left out on request", name, bundle.path)
     except BaseException:

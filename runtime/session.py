@@ -99,6 +99,11 @@ class Session(ABC):
         self._freed = False
         self._forks = PROCESS.forks
 
+    @property
+    def lost(self) -> str:
+        """Why the device can't be used any more by this process, with all its sessions; empty as long as it can."""
+        return ""
+
     def infer(self, batch: Array) -> Outputs:
         """Run one batch; the arrays by output name are new and the caller's to keep.
 
@@ -123,6 +128,21 @@ class Session(ABC):
             self._busy.release()
             if self.closed:
                 self._free()
+
+    def staging(self, count: int) -> Array:
+        """A new array for `count` images, with any content, from which `infer` copies least: pinned memory for a GPU.
+
+        It is the caller's: allocate it once and fill it often.
+        """
+        axes = (axis or 1 for axis in self._image_shape)
+        return np.zeros((count, *axes), self._dtype)
+
+    def sibling(self) -> "Session | None":
+        """Another session of the same loaded engine, for another thread; None where each session loads its own.
+
+        Weights are shared, and so is the file's content; it is not self-tested, and closed by itself.
+        """
+        return None
 
     def prepare(self, frames: Array) -> Array:
         """The batch for `infer` of uint8 `(N, H, W, C)` frames: the frames themselves if the engine takes uint8.

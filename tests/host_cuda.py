@@ -4,6 +4,7 @@ It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads
 """
 
 import ctypes
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.errors import EnvironmentFault
+from resnetrt.errors import DeviceLost, EnvironmentFault
 from resnetrt.runtime.cuda.dlpack import DLPACK_CPU
 from resnetrt.runtime.cuda.protocol import Bytes
+from resnetrt.runtime.cuda.scope import Scope
 
 _ALIGNMENT = 256  # of cudaMalloc, at least
 Work = Callable[[], object]
@@ -32,16 +34,49 @@ class HostCuda:
         self._memory: dict[int, Bytes] = {}
         self._queues: dict[int, list[Work]] = {}
         self._capturing: int | None = None
+        self._capturer, self._spoilt = 0, False
         self._next = 1
+        self._scope = Scope(lambda: None, lambda: None)
+        self.lost = ""
+
+    def lose(self) -> None:
+        """From now on every call fails but those that free, as after an illegal memory access."""
+        self.lost = "CUDA: host memory: an illegal memory access was encountered"
+
+    def check(self) -> None:
+        """See `Cuda`."""
+        if self.lost:
+            raise DeviceLost(self.lost)
+
+    def current(self) -> Scope:
+        """See `Cuda`."""
+        return self._scope
+
+    def require_current(self, call: str) -> None:
+        """Refuse a call of another library in a thread that another device may be the current one of."""
+        if not self._scope.active:
+            raise AssertionError(f"{call}: the device is not the current one of this thread")
 
     @property
     def held(self) -> int:
         """How many allocations are not freed yet."""
         return len(self._memory)
 
+    def is_captured(self, stream: int) -> bool:
+        """Whether what is enqueued goes to a graph, and nothing runs."""
+        return self._capturing == stream
+
+    def require_room(self, address: int, size_bytes: int) -> int:
+        """The address, which must have so much room in memory that is not freed yet."""
+        for start, array in self._memory.items():
+            if start <= address and address + size_bytes <= start + array.nbytes:
+                return address
+        raise AssertionError(f"{size_bytes} bytes at {address:x} are not, or not all, in memory of the device")
+
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`. Refused during a capture, as CUDA does."""
-        if self._capturing is not None:
+        self.check()
+        if self._capturing is not None and self._capturer == threading.get_ident():  # other threads may
             raise EnvironmentFault("CUDA: host memory: an allocation is not allowed while a graph is captured")
         self.counts["allocate"] += 1
         room = np.full(size_bytes + _ALIGNMENT, 0xA5, np.uint8)  # never zeros: reading what was not written must show
@@ -50,7 +85,9 @@ class HostCuda:
         return array.ctypes.data
 
     def free(self, address: int) -> None:
-        """See `Cuda`."""
+        """See `Cuda`. It ends the capture of its own thread."""
+        if self._capturing is not None and self._capturer == threading.get_ident():
+            self._spoilt = True
         del self._memory[address]
 
     def allocate_host(self, size_bytes: int) -> Bytes:
@@ -63,6 +100,7 @@ class HostCuda:
 
     def create_stream(self) -> int:
         """See `Cuda`."""
+        self.check()
         self._next += 1
         self._queues[self._next] = []
         return self._next
@@ -77,6 +115,7 @@ class HostCuda:
 
     def enqueue(self, stream: int, work: Work) -> None:
         """Let `work` happen when its turn comes; this is how an engine double executes."""
+        self.check()
         self._queues[stream].append(work)
 
     def copy_in(self, device: int, host: npt.NDArray[Any], stream: int) -> None:
@@ -98,6 +137,7 @@ class HostCuda:
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
+        self.check()
         if self._capturing == stream:
             raise EnvironmentFault("CUDA: host memory: a stream can't be waited for while it is captured")
         self.counts["synchronize"] += 1
@@ -105,6 +145,7 @@ class HostCuda:
 
     def synchronize_device(self) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
+        self.check()
         if self._capturing is not None:
             raise EnvironmentFault("CUDA: host memory: a device can't be waited for while a stream is captured")
         self.counts["synchronize_device"] += 1
@@ -113,6 +154,7 @@ class HostCuda:
 
     def create_event(self) -> list[float]:
         """See `Cuda`."""
+        self.check()
         return []
 
     def record(self, event: list[float], stream: int) -> None:
@@ -122,6 +164,7 @@ class HostCuda:
 
     def elapsed_ms(self, start: list[float], end: list[float]) -> float:
         """See `Cuda`."""
+        self.check()
         for stream in self._queues:
             self.synchronize(stream)
         return (end[0] - start[0]) * 1000
@@ -131,11 +174,14 @@ class HostCuda:
 
     def capture(self, stream: int, work: Callable[[], object]) -> list[Work]:
         """See `Cuda`."""
+        self.check()
         self.counts["capture"] += 1
         before, self._queues[stream] = self._queues[stream], []
-        self._capturing = stream
+        self._capturing, self._capturer, self._spoilt = stream, threading.get_ident(), False
         try:
             work()
+            if self._spoilt:
+                raise EnvironmentFault("CUDA: host memory: memory was freed while a graph was captured")
             return self._queues[stream]
         finally:
             self._capturing = None
@@ -143,6 +189,7 @@ class HostCuda:
 
     def launch(self, graph: list[Work], stream: int) -> None:
         """See `Cuda`."""
+        self.check()
         self.counts["launch"] += 1
         self._queues[stream].extend(graph)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.engine_record import BuiltOn, EngineParity, EngineRecord, ParityNotRun
+from resnetrt.engine_record import BuiltOn, BuiltOnGpu, EngineParity, EngineRecord, ParityNotRun
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.audit import audit_compiled
 from resnetrt.export.cast.recipes import RECIPES, UINT8, is_current, record_of
@@ -18,8 +18,11 @@ from resnetrt.machine import read_cpu
 from resnetrt.manifest import EngineEntry, VariantRecord
 from resnetrt.parity import Parity, tolerance
 from resnetrt.runtime.backends import find_backend
+from resnetrt.runtime.backends.tensorrt_library import LIBRARIES
+from resnetrt.runtime.cuda import choose_device, find_devices
 from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.selftest import selftest
+from resnetrt.settings import read_settings
 
 if TYPE_CHECKING:
     from resnetrt.export.compilers.tensorrt.flavour import Flavour
@@ -141,7 +144,7 @@ def compile_variant(
         variant_sha256=bundle.manifest.files[record.file].sha256,
         dialect=record.dialect,
         reduce_range=bool(record.evidence.get("reduce_range")),
-        built_on=_this_cpu(),
+        built_on=_this_machine(backend),
     )
     obstacle = chosen.obstacle(target)
     with bundle.edit() as editor:
@@ -156,9 +159,12 @@ def compile_variant(
 
 
 def _imported(plan: Path, variant_path: Path, backend: str, target: str, options: Mapping[str, Any]) -> CompiledEngine:
+    from resnetrt.export.compilers.tensorrt.flavour import building_here
     from resnetrt.export.compilers.tensorrt.import_plan import import_plan
 
-    return import_plan(_flavour("--import", backend), plan, variant_path, target, options)
+    flavour = _flavour("--import", backend)
+    with building_here(flavour.title):
+        return import_plan(flavour, plan, variant_path, target, options)
 
 
 def _target_here() -> str | None:
@@ -192,7 +198,15 @@ def _not_run(reason: str, bundle: Bundle, variant: str) -> ParityNotRun:
     return ParityNotRun(reason, Parity.from_fields(fields.inner("parity")) if "parity" in evidence else None)
 
 
-def _this_cpu() -> BuiltOn:
+def _this_machine(backend: str) -> BuiltOn:
     cpu = read_cpu()
     present = sorted(name for name, here in cpu.instruction_sets.items() if here)
-    return BuiltOn(cpu.model, cpu.architecture, tuple(present))
+    return BuiltOn(cpu.model, cpu.architecture, tuple(present), _this_gpu() if backend in LIBRARIES else None)
+
+
+def _this_gpu() -> BuiltOnGpu | None:
+    devices, _ = find_devices()
+    if not devices:
+        return None
+    device = choose_device(devices, read_settings().device, "compile")
+    return BuiltOnGpu(device.name, device.driver)

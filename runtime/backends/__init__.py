@@ -14,9 +14,11 @@ class Backend(Protocol):
     """What a module of this folder defines."""
 
     @staticmethod
-    def load(engine_path: Path, record: EngineRecord, threads: int) -> Session:
+    def load(engine_path: Path, record: EngineRecord, threads: int, device: str | None = None) -> Session:
         """Load the engine that `record` describes.
 
+        `device` is a GPU, as `resnetrt.runtime.cuda.choose_device` takes it, by default that of the setting; the CPU
+        takes no notice of it.
         Raises `BackendMissing` if this machine can't run it, `BundleError` if the file must be compiled again.
         """
 

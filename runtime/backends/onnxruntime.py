@@ -11,7 +11,9 @@ from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, UsageError
 from resnetrt.runtime.backends import compile_again, import_package
 from resnetrt.runtime.backends.onnxruntime_providers import CUDA, TENSORRT, provider_options
+from resnetrt.runtime.cuda import choose_device, find_devices
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
+from resnetrt.settings import read_settings
 from resnetrt.tensor_spec import TensorSpec
 
 # Execution providers by target. Each is followed by the CPU provider, for nodes that ONNX Runtime always runs there.
@@ -28,19 +30,24 @@ _NEVER = ["WeightBiasQuantization"]
 _WARM_UP = 2
 
 
-def load(engine_path: Path, record: EngineRecord, threads: int) -> "OnnxRuntimeSession":
+def load(engine_path: Path, record: EngineRecord, threads: int, device: str | None = None) -> "OnnxRuntimeSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`."""
-    return OnnxRuntimeSession(engine_path, record, threads)
+    return OnnxRuntimeSession(engine_path, record, threads, device)
 
 
 class OnnxRuntimeSession(Session):
     """An engine in ONNX Runtime. Outputs are new arrays; a contiguous input is read in place."""
 
-    def __init__(self, path: Path, record: EngineRecord, threads: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, record: EngineRecord, threads: int, device: str | None = None) -> None:
+        self._path, self._device = path, device
         try:
             native = create_native(
-                path, record.target, threads, precision=record.precision, profiles=self._profiles(record)
+                path,
+                record.target,
+                threads,
+                precision=record.precision,
+                profiles=self._profiles(record),
+                device=device,
             )
         except BundleError as error:
             raise BundleError(f"engine {record.id}: {error}; {compile_again(record)}") from error
@@ -68,6 +75,7 @@ class OnnxRuntimeSession(Session):
                 self.threads,
                 precision=self.record.precision,
                 profiles=self._profiles(self.record),
+                device=self._device,
                 profile_prefix=f"{folder}/run",
             )
             for _ in range(_WARM_UP + runs):
@@ -86,6 +94,7 @@ def create_native(
     *,
     precision: str = "fp32",
     profiles: Sequence[Mapping[str, Any]] = (),
+    device: str | None = None,
     profile_prefix: str | None = None,
     optimized_path: Path | None = None,
 ) -> Any:
@@ -114,7 +123,12 @@ def create_native(
     if target != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are not on the library path
     version = str(ort.__version__)
-    providers = [(name, provider_options(name, path, precision, version, profiles)) for name in PROVIDERS[target]]
+    chosen = {} if target == "cpu" else _device_options(device)
+    gpu = {name: chosen for name in PROVIDERS[target] if name != "CPUExecutionProvider"}
+    providers = [
+        (name, provider_options(name, path, precision, version, profiles) | gpu.get(name, {}))
+        for name in PROVIDERS[target]
+    ]
     try:
         native = ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=_NEVER)
     except Exception as error:  # its exceptions derive from Exception alone
@@ -122,6 +136,13 @@ def create_native(
     _require_providers(target, native.get_providers())
     native.disable_fallback()  # else a failing GPU call is repeated on the CPU, silently
     return native
+
+
+def _device_options(wanted: str | None) -> dict[str, str]:
+    """Which GPU: nothing for the first."""
+    wanted = wanted or read_settings().device
+    devices = find_devices()[0] if wanted else ()
+    return {"device_id": str(choose_device(devices, wanted, "onnxruntime").index)} if devices else {}
 
 
 def _require_providers(target: str, found: list[str]) -> None:

@@ -28,7 +28,7 @@ _WARM_UP = 2
 _making_the_core = threading.Lock()
 
 
-def load(engine_path: Path, record: EngineRecord, threads: int) -> "OpenVinoSession":
+def load(engine_path: Path, record: EngineRecord, threads: int, device: str | None = None) -> "OpenVinoSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`."""
     return OpenVinoSession(engine_path, record, threads)
 

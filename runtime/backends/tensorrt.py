@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each batch size."""
+"""TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each size of batch."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.runtime.backends.tensorrt_inspector import data_type, inspected_layers
+from resnetrt.runtime.backends.tensorrt_kernels import KernelFile
 from resnetrt.runtime.backends.tensorrt_library import (
     check_fits,
     deserialize,
     import_library,
     require_device,
+    warn_of_another_gpu,
 )
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
@@ -22,36 +24,48 @@ from resnetrt.settings import read_settings
 _WARM_UP = 2
 
 
-def load(engine_path: Path, record: EngineRecord, threads: int) -> "TensorRtSession":
+def load(engine_path: Path, record: EngineRecord, threads: int, device: str | None = None) -> "TensorRtSession":
     """Load an engine; see `resnetrt.runtime.backends.Backend`.
 
     Device, compute capability, library and version are checked before the library sees the file.
     """
     what = f"engine {record.id}"
-    device = require_device(what)
-    check_fits(record, device)
+    chosen = require_device(what, device)
+    check_fits(record, chosen)
     trt = import_library(record)
-    cuda = open_cuda(read_settings().cuda)
-    engine, runtime = deserialize(trt, engine_path.read_bytes(), what, record)
-    return TensorRtSession(record, engine, cuda, threads, trt, runtime)
+    cuda = open_cuda(read_settings().cuda, chosen.index)
+    warn_of_another_gpu(record, chosen)
+    with cuda.current():
+        blob = engine_path.read_bytes()
+        engine, runtime = deserialize(trt, blob, what, record)
+        rtx = record.backend == "tensorrt_rtx"
+        kept = KernelFile.of(blob, str(trt.__version__), chosen.name) if rtx else None
+        return TensorRtSession(record, engine, cuda, threads, trt, runtime, kept)
 
 
 class TensorRtSession(Session):
-    """An engine in TensorRT, on the first device, to be used by one thread at a time. Outputs are new arrays.
+    """An engine in TensorRT, on one device, to be used by one thread at a time. Outputs are new arrays.
 
     A batch is copied once to pinned memory and from there to the device; fill an array of `staging` to save the first
-    copy, or use `infer_dlpack` for what is on the device already. `graphs` says how many batch sizes have a captured
-    CUDA graph.
+    copy, or use `infer_dlpack` for what is on the device already. A batch runs at the next of a few sizes: powers of
+    two and the numbers of the engine's profiles. `graphs` says how many of them have a captured CUDA graph.
     """
 
     on_device = True
 
     def __init__(
-        self, record: EngineRecord, engine: Any, cuda: Cuda, threads: int, trt: Any = None, runtime: Any = None
+        self,
+        record: EngineRecord,
+        engine: Any,
+        cuda: Cuda,
+        threads: int,
+        trt: Any = None,
+        runtime: Any = None,
+        kept: KernelFile | None = None,
     ) -> None:
-        self._trt, self._runtime, self._engine = trt, runtime, engine
+        self._trt, self._runtime, self._engine, self._kept = trt, runtime, engine, kept
         logger = Recorder() if trt is None else logger_of(trt)
-        self._runner = Runner(engine, cuda, f"engine {record.id}", logger)
+        self._runner = Runner(engine, cuda, f"engine {record.id}", logger, trt=trt, kept=kept)
         super().__init__(record, self._runner.inputs, self._runner.outputs, threads)
         self.batch_limits = self._runner.batch_limits
         self._host_only = cuda.dlpack_device[0] == DLPACK_CPU
@@ -59,8 +73,13 @@ class TensorRtSession(Session):
 
     @property
     def graphs(self) -> int:
-        """Batch sizes with a captured CUDA graph."""
+        """Sizes of batches with a captured CUDA graph."""
         return sum(slot.graph is not None for slot in self._runner.slots.values())
+
+    @property
+    def lost(self) -> str:
+        """See `Session`."""
+        return self._cuda.lost
 
     @one_at_a_time
     def staging(self, count: int) -> Array:
@@ -71,14 +90,20 @@ class TensorRtSession(Session):
         """
         return self._runner.staging(count)
 
+    def sibling(self) -> "TensorRtSession":
+        """See `Session`. It has contexts, buffers and a stream of its own."""
+        with self._cuda.current():
+            own = self._engine, self._cuda, self.threads, self._trt, self._runtime, self._kept
+            return TensorRtSession(self.record, *own)
+
     @one_at_a_time
     def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
         """Run a batch that lies in device memory; the outputs stay there. No host copy.
 
-        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; at an address that is no multiple
-        of 256 it is copied on the device. Take an output with `torch.from_dlpack`: it is complete, and nobody
-        overwrites it. Once nothing refers to it, its memory serves another call, which first waits for all streams of
-        the device, as one may still read it. Raises `UsageError` for another dtype, shape or device.
+        `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; it is only read. Take an output
+        with `torch.from_dlpack`: it is complete, and nobody overwrites it. Once nothing refers to it, its memory serves
+        another call, which first waits for all streams of the device, as one may still read it. Raises `UsageError` for
+        another dtype, shape or device.
         """
         stream = None if self._host_only else self._cuda.handle(self._runner.stream)
         borrowed = borrow(tensor, stream)
@@ -115,9 +140,10 @@ class TensorRtSession(Session):
         return {layer["Name"]: data_type((layer.get("Outputs") or [{}])[0]) for layer in layers}
 
     def _close(self) -> None:
-        self._runner.close()
-        self._engine = None
-        self._runtime = None
+        with self._cuda.current():
+            self._runner.close()
+            self._engine = None
+            self._runtime = None
 
 
 def _make_profiler(trt: Any) -> Any:

@@ -1,6 +1,7 @@
 """Which TensorRT library loads an engine, and whether it can: found out before the library sees the file."""
 
 import importlib
+import logging
 import re
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,11 @@ from resnetrt.errors import BackendMissing, BundleError
 from resnetrt.fields import Fields
 from resnetrt.parts import PARTS
 from resnetrt.runtime.backends import compile_again
-from resnetrt.runtime.backends.tensorrt_logger import first_error, logger_of
-from resnetrt.runtime.cuda.device import Device, find_devices
+from resnetrt.runtime.backends.tensorrt_logger import first_error, logger_of, make, warnings_of
+from resnetrt.runtime.cuda.device import Device, choose_device, find_devices
+from resnetrt.settings import read_settings
+
+_log = logging.getLogger("resnetrt.runtime")
 
 # Modules by backend, in the order of preference. The lean and dispatch runtimes take version-compatible engines only.
 LIBRARIES = {"tensorrt": ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"), "tensorrt_rtx": ("tensorrt_rtx",)}
@@ -20,12 +24,38 @@ _ACROSS_MAJORS = {(8, 10), (10, 11)}
 _RTX_LACKS = {(9, 0): " (H100, H200)", (10, 0): " (B200)", (10, 3): " (B300)"}
 
 
-def require_device(what: str) -> Device:
-    """The first device. Raises `BackendMissing` without one; the lean runtime would crash instead."""
+def require_device(what: str, wanted: str | None) -> Device:
+    """The device `wanted`, as `choose_device` takes it, or that of the setting.
+
+    Raises `BackendMissing` without any; the lean runtime would crash instead. `UsageError` for one that is not here.
+    """
     devices, reason = find_devices()
     if not devices:
         raise BackendMissing(f"{what}: expected an NVIDIA GPU that can be used, found none: {reason}")
-    return devices[0]
+    return choose_device(devices, wanted or read_settings().device, what)
+
+
+def warn_of_another_gpu(record: EngineRecord, device: Device) -> None:
+    """Log a warning if the engine was built on another model of GPU than `device`, or with another driver.
+
+    TensorRT chose its kernels by their time on that GPU, and allows this. TensorRT-RTX chooses them where it runs.
+    """
+    built = record.built_on and record.built_on.gpu
+    if not built or record.backend != "tensorrt":
+        return
+    moved = not record.options.get("hardware_compatible") and _differ(built.name, device.name)
+    if moved or _differ(built.driver, device.driver):
+        _log.warning(
+            "engine %s: built on %s with driver %s, this is %s with driver %s: it may be slower than one built here, "
+            "and TensorRT does not promise that it runs; %s",
+            *(record.id, built.name or "a GPU", built.driver or "unknown"),
+            *(device.name or "a GPU", device.driver or "unknown", compile_again(record)),
+        )
+
+
+def _differ(one: str, other: str) -> bool:
+    """Whether both are known, and not the same."""
+    return bool(one and other and one != other)
 
 
 def check_fits(record: EngineRecord, device: Device) -> None:
@@ -76,13 +106,18 @@ def built_version(record: EngineRecord) -> str | None:
 
 
 def deserialize(trt: Any, blob: Any, what: str, record: EngineRecord) -> tuple[Any, Any]:
-    """The engine and the runtime that it needs to live; raises `BundleError` with the first error that was logged."""
+    """The engine and the runtime that it needs to live; raises `BundleError` with the first error that was logged.
+
+    What TensorRT warns of is logged as a warning.
+    """
     logger = logger_of(trt)
     with logger.recorded() as lines:
-        runtime = trt.Runtime(logger)
+        runtime = make(trt.Runtime, logger)
         if _is_version_compatible(record):
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(blob)
+    for text in warnings_of(lines):
+        _log.warning("%s: TensorRT warns: %s", what, text)
     if engine is None:
         reason = first_error(lines) or "it does not say why"
         raise BundleError(f"{what}: TensorRT can't load it: {reason}; {compile_again(record)}")

@@ -8,13 +8,18 @@ CUDA driver.
 
 import re
 import threading
+from collections.abc import Callable
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from resnetrt.errors import EnvironmentFault
+
+Made = TypeVar("Made")
 Lines = list[tuple[int, str]]
-ERROR = 1  # ILogger.ERROR; 0 is INTERNAL_ERROR, 2 WARNING, 3 INFO, 4 VERBOSE
+ERROR, WARNING = 1, 2  # of ILogger; 0 is INTERNAL_ERROR, 3 INFO, 4 VERBOSE
 
+_START = "TensorRT's {} can't start"
 _SOURCE = re.compile(r" ?\(?(?:In|at) [\w:~]+ at /_src/[^\s)]+\)?| In \w+ at /_src/\S+")
 _PREFIX = re.compile(r"^(?:\[[^\]]*\] ?)?(?:\w+::\w+: )?Error Code \d+: ")
 # text after the first error in the same record; without a GPU it is always about the driver
@@ -76,9 +81,29 @@ def logger_of(trt: Any) -> Any:
     return type("Logger", (Recorder, trt.ILogger), {"__init__": initialize})()
 
 
+def make(kind: Callable[[Any], Made], logger: Any) -> Made:
+    """A `Builder` or `Runtime` of TensorRT. Raises `EnvironmentFault` with the reason that it logged if it fails.
+
+    Then pybind11 only says that a factory returned nullptr, and tensorrt_lean gives an object that crashes the process.
+    """
+    with logger.recorded() as lines:
+        try:
+            made = kind(logger)
+        except TypeError as error:
+            raise EnvironmentFault(f"{_START.format(kind.__name__)}: {first_error(lines) or error}") from error
+    if reason := first_error(lines):
+        raise EnvironmentFault(f"{_START.format(kind.__name__)}: {reason}")
+    return made
+
+
 def first_error(lines: Lines) -> str:
     """The text of the first ERROR line, without source positions; empty if there is none."""
     return next((clean(text) for severity, text in lines if severity <= ERROR), "")
+
+
+def warnings_of(lines: Lines) -> list[str]:
+    """The text of each WARNING, once."""
+    return list(dict.fromkeys(clean(text) for severity, text in lines if severity == WARNING))
 
 
 def clean(text: str) -> str:

@@ -1,121 +1,139 @@
-"""Runs a deserialized TensorRT engine: fixed buffers, one context and one captured graph for each batch size."""
+"""Runs a deserialized TensorRT engine: fixed buffers, one context and one captured graph for each size of batch."""
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable
-from operator import not_
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
-from resnetrt.errors import EnvironmentFault, ResnetrtError, UsageError
-from resnetrt.runtime.backends.tensorrt_logger import Recorder, first_error
+from resnetrt.errors import DeviceLost, ResnetrtError
+from resnetrt.runtime.backends.tensorrt_calls import Calls
+from resnetrt.runtime.backends.tensorrt_contexts import Contexts
+from resnetrt.runtime.backends.tensorrt_kernels import KernelFile
+from resnetrt.runtime.backends.tensorrt_logger import Recorder
+from resnetrt.runtime.backends.tensorrt_sizes import BatchSizes
+from resnetrt.runtime.cuda.capture import capture
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
 from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer, is_pinned
+from resnetrt.runtime.cuda.scope import on_device
 from resnetrt.runtime.session import Array, Outputs
 from resnetrt.tensor_spec import TensorSpec
 
 _log = logging.getLogger("resnetrt.runtime")
-_MOST_SLOTS = 8
-_ALIGNMENT = 256  # NvInferRuntime.h, setTensorAddress: "The pointer must have at least 256-byte alignment"
+_MOST_CAPTURES = 3  # attempts for a size: another library may have disturbed one of them
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
 
 
 class Runner:
     """Executes batches on one stream; not for several threads at once.
 
-    Memory is allocated here, once, for the largest batch, and never shown to a caller; a batch size that is new costs a
-    context, a warm-up and a capture, and of the sizes used least recently all but eight are dropped. `what` begins
-    error messages. `engine` is an `ICudaEngine` or a double of one, `logger` the one of its library.
+    Memory is allocated here, once, for the largest batch, and never shown to a caller. A batch runs at the next of a
+    few sizes (`BatchSizes`): the rows behind it hold what an earlier batch left there, and are dropped. A size that is
+    new costs a context, a warm-up and a capture. `what` begins error messages. `engine` is an `ICudaEngine` or a double
+    of one, `logger` the one of its library `trt`, `kept` where TensorRT-RTX's kernels are stored.
     """
 
-    def __init__(self, engine: Any, cuda: Cuda, what: str, logger: Recorder, graphs: bool = True) -> None:
-        self._engine, self._cuda, self._what, self._logger = engine, cuda, what, logger
+    def __init__(
+        self,
+        engine: Any,
+        cuda: Cuda,
+        what: str,
+        logger: Recorder,
+        graphs: bool = True,
+        trt: Any = None,
+        kept: KernelFile | None = None,
+    ) -> None:
+        self._cuda, self._call = cuda, Calls(cuda, what, logger)
         self.inputs, self.outputs = _specs(engine)
-        self._profiles = _profiles(engine, self.inputs)
-        self.batch_limits = (min(low for low, _, _ in self._profiles), max(high for _, _, high in self._profiles))
+        self._sizes = BatchSizes(_profiles(engine, self.inputs))
+        self.batch_limits = self._sizes.limits
         self._graphs = graphs and cuda.supports_graphs
+        self._contexts = Contexts(trt, engine, cuda, kept)
         self.stream = cuda.create_stream()
-        self.slots: OrderedDict[int, _Slot] = OrderedDict()
-        sizes = {spec.name: _size_bytes(spec, self.batch_limits[1]) for spec in (*self.inputs, *self.outputs)}
+        self.slots: dict[int, _Slot] = {}
+        most = self.batch_limits[1]
+        sizes = {spec.name: _size_bytes(spec, most) for spec in (*self.inputs, *self.outputs)}
         self._device = {name: DeviceBuffer(cuda, size) for name, size in sizes.items()}
-        self._pinned = {name: PinnedBuffer(cuda, size) for name, size in sizes.items()}
+        self._staging = _view(PinnedBuffer(cuda, sizes[self.inputs[0].name]), self.inputs[0], most)
+        self._results = {spec.name: _view(PinnedBuffer(cuda, sizes[spec.name]), spec, most) for spec in self.outputs}
         self._lent = {spec.name: BufferPool(cuda, sizes[spec.name]) for spec in self.outputs}
 
+    @on_device
     def run(self, batch: Array) -> Outputs:
         """Outputs of a batch; the arrays are new. One copy to the device and one back for each output.
 
         The batch is first copied to pinned memory, unless it is contiguous and in such memory already: `staging`'s.
         """
-        slot = self.slot(len(batch))
+        count = len(batch)
+        slot = self.slot(count)
         if not (is_pinned(batch) and batch.flags.c_contiguous):
-            np.copyto(slot.staging, batch)
-            batch = slot.staging
-        slot.start(batch)
-        self._cuda.synchronize(self.stream)
-        return {name: view.copy() for name, view in slot.results.items()}
+            np.copyto(self._staging[:count], batch)
+            batch = self._staging[:count]
+        with self._settled():
+            self._start(slot, batch)
+        return {name: view[:count].copy() for name, view in self._results.items()}
 
     def staging(self, count: int) -> Array:
         """New pinned memory for a batch of `count` images, with any content. Raises `UsageError` as `slot` does."""
-        self._profile_for(count)
+        self._sizes.find(count, self._call.what)
         spec = self.inputs[0]
         return _view(PinnedBuffer(self._cuda, _size_bytes(spec, count)), spec, count)
 
+    @on_device
     def run_borrowed(self, tensor: Borrowed) -> dict[str, DeviceTensor]:
         """Outputs, complete and in device memory of their own, of a batch in device memory.
 
-        Nothing is copied, but a batch whose address TensorRT does not take, on the device.
+        Both are copied on the device: a graph has fixed addresses, TensorRT wants them aligned, and reads whole sizes.
         """
-        slot = self.slot(tensor.shape[0])
+        count, cuda = tensor.shape[0], self._cuda
+        slot = self.slot(count)
         loans = {spec.name: self._lent[spec.name].lend() for spec in self.outputs}
         if any(loan.again for loan in loans.values()):
-            self._cuda.synchronize_device()
-        addresses = {name: loan.buffer.address for name, loan in loans.items()}
-        try:
-            for name, address in ((self.inputs[0].name, self._aligned(tensor)), *addresses.items()):
-                self._call(slot.context, "set_tensor_address", name, address)
-            self._execute(slot.context)
-            self._cuda.synchronize(self.stream)
-        finally:
-            for name, buffer in self._device.items():
-                slot.context.set_tensor_address(name, buffer.address)
-        return {spec.name: self._device_tensor(spec, tensor.shape[0], loans[spec.name]) for spec in self.outputs}
+            cuda.synchronize_device()
+        image = self.inputs[0]
+        with self._settled():
+            own = self._device[image.name].address
+            cuda.copy_on_device(own, tensor.address, _size_bytes(image, count), self.stream)
+            self._execute(slot)
+            for spec in self.outputs:
+                own, lent = self._device[spec.name].address, loans[spec.name].buffer.address
+                cuda.copy_on_device(lent, own, _size_bytes(spec, count), self.stream)
+        return {spec.name: self._device_tensor(spec, count, loans[spec.name]) for spec in self.outputs}
 
-    def _aligned(self, tensor: Borrowed) -> int:
-        """The tensor's address, or that of a copy if it is not aligned: slices of a batch often are not."""
-        if tensor.address % _ALIGNMENT == 0:
-            return tensor.address
-        spec = self.inputs[0]
-        own = self._device[spec.name].address
-        self._cuda.copy_on_device(own, tensor.address, _size_bytes(spec, tensor.shape[0]), self.stream)
-        return own
-
+    @on_device
     def slot(self, count: int) -> "_Slot":
         """What is kept for batches of `count` images. Raises `UsageError` if no profile holds them."""
-        slot = self.slots.get(count)
+        size, profile = self._sizes.find(count, self._call.what)
+        slot = self.slots.get(size)
         if slot is None:
-            slot = self.slots[count] = self._make_slot(count)
-            if len(self.slots) > _MOST_SLOTS:
-                self.slots.popitem(last=False)[1].drop()
-        self.slots.move_to_end(count)
+            slot = _Slot(size, self._context(size, profile))
+            self._enqueue(slot.context)  # TensorRT allocates at the first run, which a capture refuses
+            self._cuda.synchronize(self.stream)
+            self.slots[size] = slot
+            self._contexts.keep_kernels()
+        if slot.graph is None and slot.captures < _MOST_CAPTURES:
+            self._capture(slot)
         return slot
 
+    @on_device
     def profile(self, batch: Array, runs: int, warm_up: int, profiler: Any) -> None:
         """Run with `profiler` reporting every layer, in a context of its own, without a graph."""
-        slot = self.slot(len(batch))
-        np.copyto(slot.staging, batch)
-        context = self._context(len(batch))
-        self._cuda.copy_in(self._device[self.inputs[0].name].address, slot.staging, self.stream)
+        size, profile = self._sizes.find(len(batch), self._call.what)
+        context, staging = self._context(size, profile), self._staging[: len(batch)]
+        np.copyto(staging, batch)
+        self._cuda.copy_in(self._device[self.inputs[0].name].address, staging, self.stream)
         for _ in range(warm_up):
-            self._execute(context)
+            self._enqueue(context)
         self._cuda.synchronize(self.stream)
         context.profiler = profiler
         context.enqueue_emits_profile = True
         for _ in range(runs):
-            self._execute(context)
+            self._enqueue(context)
             self._cuda.synchronize(self.stream)
 
+    @on_device
     def execution_ms(self, count: int, runs: int) -> list[float]:
         """Milliseconds on the device of each of `runs`, copies included, by CUDA events, after the warm-up."""
         slot, cuda = self.slot(count), self._cuda
@@ -123,91 +141,86 @@ class Runner:
         times = []
         for _ in range(runs):
             cuda.record(start, self.stream)
-            slot.start(slot.staging)
+            self._start(slot, self._staging[:count])
             cuda.record(end, self.stream)
             times.append(cuda.elapsed_ms(start, end))
         cuda.destroy_event(start)
         cuda.destroy_event(end)
         return times
 
+    @on_device
     def close(self) -> None:
         """Free everything; device memory that a consumer of an output holds stays until it is done."""
-        self._cuda.synchronize(self.stream)
+        with suppress(DeviceLost):  # then nothing runs any more
+            self._cuda.synchronize(self.stream)
         for slot in self.slots.values():
-            slot.drop()
+            if slot.graph is not None:
+                self._cuda.destroy_graph(slot.graph)
         self.slots.clear()
+        self._contexts.close()
         self._device.clear()
-        self._pinned.clear()
+        self._results.clear()
+        del self._staging
         for pool in self._lent.values():
             pool.keep(0)
         self._lent.clear()
         self._cuda.destroy_stream(self.stream)
-        self._engine = None
 
-    def _make_slot(self, count: int) -> "_Slot":
-        context = self._context(count)
-        name = self.inputs[0].name
-        staging = _view(self._pinned[name], self.inputs[0], count)
-        results = {spec.name: _view(self._pinned[spec.name], spec, count) for spec in self.outputs}
-
-        def copy_in(batch: Array) -> None:
-            self._cuda.copy_in(self._device[name].address, batch, self.stream)
-
-        def enqueue() -> None:
-            self._execute(context)
-            for output, view in results.items():
-                self._cuda.copy_out(view, self._device[output].address, self.stream)
-
-        staging[...] = 0
-        copy_in(staging)
-        enqueue()  # a first run loads and compiles kernels, which must not happen during the capture
-        self._cuda.synchronize(self.stream)
-        graph = self._capture(context, enqueue)
-        return _Slot(self._cuda, self.stream, context, staging, results, copy_in, enqueue, graph)
-
-    def _capture(self, context: Any, enqueue: Callable[[], None]) -> Any:
-        capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX alone has it
-        if not self._graphs or (capturable is not None and not capturable(self._cuda.handle(self.stream))):
-            return None
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Wait for the stream behind the block, also if that fails: copies may still read the caller's memory."""
         try:
-            return self._cuda.capture(self.stream, enqueue)
-        except ResnetrtError as error:
-            _log.warning("%s: no CUDA graph, every run is enqueued layer by layer: %s", self._what, error)
-            self._graphs = False
-            return None
+            yield
+        except BaseException:
+            with suppress(ResnetrtError):  # the first error is the one to tell
+                self._cuda.synchronize(self.stream)
+            raise
+        self._cuda.synchronize(self.stream)
 
-    def _context(self, count: int) -> Any:
-        profile = self._profile_for(count)
-        context = self._call(self._engine, "create_execution_context")
+    def _start(self, slot: "_Slot", batch: Array) -> None:
+        """Enqueue the copy in, the engine and the copies out of as many rows as `batch` has.
+
+        The copies are not in the graph: their host memory may be the caller's, an address that a graph must not keep.
+        """
+        self._cuda.copy_in(self._device[self.inputs[0].name].address, batch, self.stream)
+        self._execute(slot)
+        for name, view in self._results.items():
+            self._cuda.copy_out(view[: len(batch)], self._device[name].address, self.stream)
+
+    def _execute(self, slot: "_Slot") -> None:
+        if slot.graph is None:
+            self._enqueue(slot.context)
+        else:
+            self._cuda.launch(slot.graph, self.stream)
+
+    def _enqueue(self, context: Any) -> None:
+        self._call(context, "execute_async_v3", self._cuda.handle(self.stream))
+
+    def _capture(self, slot: "_Slot") -> None:
+        """Give the slot a graph, if it can have one; a failure is lived with, and may be another library's."""
+        capturable = getattr(slot.context, "is_stream_capturable", None)  # TensorRT-RTX alone has it
+        if not self._graphs or (capturable is not None and not capturable(self._cuda.handle(self.stream))):
+            return
+        slot.captures += 1
+        try:
+            slot.graph = capture(self._cuda, self.stream, lambda: self._enqueue(slot.context))
+        except DeviceLost:
+            raise
+        except ResnetrtError as error:
+            then = "it is tried again" if slot.captures < _MOST_CAPTURES else "every run is enqueued layer by layer"
+            _log.warning("%s: no CUDA graph for %d images, %s: %s", self._call.what, slot.size, then, error)
+
+    def _context(self, size: int, profile: int) -> Any:
+        context = self._contexts.make(self._call)
         if profile:
             self._call(context, "set_optimization_profile_async", profile, self._cuda.handle(self.stream))
             self._cuda.synchronize(self.stream)
         spec = self.inputs[0]
-        self._call(context, "set_input_shape", spec.name, (count, *spec.shape[1:]))
+        self._call(context, "set_input_shape", spec.name, (size, *spec.shape[1:]))
         for name, buffer in self._device.items():
             self._call(context, "set_tensor_address", name, buffer.address)
         self._call(context, "infer_shapes", failed=bool)  # it returns what is missing
         return context
-
-    def _profile_for(self, count: int) -> int:
-        """The profile tuned nearest to `count` images."""
-        fitting = [i for i, (low, _, high) in enumerate(self._profiles) if low <= count <= high]
-        if not fitting:
-            ranges = ", ".join(f"{low} to {high}" if low < high else str(low) for low, _, high in self._profiles)
-            raise UsageError(f"{self._what}: expected {ranges} images in a batch, found {count}; compile it for more")
-        return min(fitting, key=lambda i: abs(self._profiles[i][1] - count))
-
-    def _execute(self, context: Any) -> None:
-        self._call(context, "execute_async_v3", self._cuda.handle(self.stream))
-
-    def _call(self, target: Any, name: str, *arguments: Any, failed: Callable[[Any], bool] = not_) -> Any:
-        """What TensorRT's method returns; raises `EnvironmentFault` with what it logged meanwhile if it `failed`."""
-        with self._logger.recorded() as lines:
-            result = getattr(target, name)(*arguments)
-        if failed(result):
-            reason = first_error(lines) or "it does not say why"
-            raise EnvironmentFault(f"{self._what}: TensorRT's {name} failed: {reason}")
-        return result
 
     def _device_tensor(self, spec: TensorSpec, count: int, loan: Loan) -> DeviceTensor:
         shape = (count, *(axis or 1 for axis in spec.shape[1:]))
@@ -215,38 +228,12 @@ class Runner:
 
 
 class _Slot:
-    """Context, views of the runner's own pinned buffers and graph for one batch size.
+    """Context and graph for one size of batch, and how often the graph was tried."""
 
-    The graph begins behind the copy in, whose source may be the caller's memory: an address that a graph must not keep.
-    """
-
-    def __init__(
-        self,
-        cuda: Cuda,
-        stream: Any,
-        context: Any,
-        staging: Array,
-        results: Outputs,
-        copy_in: Callable[[Array], None],
-        enqueue: Callable[[], None],
-        graph: Any,
-    ) -> None:
-        self._cuda, self._stream, self._copy_in, self._enqueue = cuda, stream, copy_in, enqueue
-        self.context, self.staging, self.results, self.graph = context, staging, results, graph
-
-    def start(self, batch: Array) -> None:
-        """Enqueue the copy in, the engine and the copy out."""
-        self._copy_in(batch)
-        if self.graph is None:
-            self._enqueue()
-        else:
-            self._cuda.launch(self.graph, self._stream)
-
-    def drop(self) -> None:
-        """Destroy the graph and let go of the context."""
-        if self.graph is not None:
-            self._cuda.destroy_graph(self.graph)
-        self.graph = self.context = None
+    def __init__(self, size: int, context: Any) -> None:
+        self.size, self.context = size, context
+        self.graph: Any = None
+        self.captures = 0
 
 
 def _specs(engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

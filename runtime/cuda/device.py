@@ -1,31 +1,90 @@
-"""The NVIDIA devices of this machine, found without touching TensorRT, whose runtimes may crash without one."""
+"""The NVIDIA devices of this machine, found without touching TensorRT, whose runtimes may crash without one.
+
+A device is chosen by what `nvidia-smi -L` lists: its number, its UUID or the beginning of that, or a MIG instance.
+"""
 
 import ctypes
 import importlib
+import os
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnetrt.cuda_driver import NO_DRIVER, dotted, remedies, start_trouble, too_old
+from resnetrt.cuda_driver import NO_DRIVER, dotted, driver_version, remedies, start_trouble, too_old
+from resnetrt.errors import UsageError
+from resnetrt.forks import PROCESS
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, the same in the runtime API
+_MIG = "MIG-"
+_started: dict[str, int] = {}  # the number of the process, by `Process.forks`, that asked first
 _TOO_OLD = (35, 36)  # cudaErrorInsufficientDriver (also without any driver), cudaErrorCallRequiresNewerDriver
 
 
 @dataclass(frozen=True)
 class Device:
-    """The number of a device and its compute capability, as (8, 6)."""
+    """The number of a device and its compute capability, as (8, 6).
+
+    `name` is its model, `uuid` its own without the prefix `GPU-` or `MIG-`, `driver` the driver's version; each is
+    empty where it is unknown.
+    """
 
     index: int
     capability: tuple[int, int]
+    name: str = ""
+    uuid: str = ""
+    driver: str = ""
 
     @property
     def target(self) -> str:
         """As engines name it: `sm86`."""
         return f"sm{self.capability[0]}{self.capability[1]}"
 
+    def __str__(self) -> str:
+        return f"device {self.index} ({self.name + ', ' if self.name else ''}{self.target})"
+
+
+def choose_device(devices: Sequence[Device], wanted: str | None, what: str) -> Device:
+    """The device `wanted` among `devices`, of which there is one at least; the first for None.
+
+    Raises `UsageError`, which begins with `what`, for one that is not there.
+    """
+    if not wanted:
+        return devices[0]
+    if wanted.startswith(_MIG):
+        return _choose_instance(devices, wanted, what)
+    if wanted.isdecimal():
+        found = [device for device in devices if device.index == int(wanted)]
+    else:
+        found = [device for device in devices if device.uuid and f"GPU-{device.uuid}".startswith(wanted)]
+    if len(found) != 1:
+        here = ", ".join(f"{device} GPU-{device.uuid}" if device.uuid else str(device) for device in devices)
+        raise UsageError(f"{what}: expected one of {here}, found device {wanted!r} asked for; see nvidia-smi -L")
+    return found[0]
+
+
+def _choose_instance(devices: Sequence[Device], wanted: str, what: str) -> Device:
+    """A process sees one MIG instance at most: the one that it was started with."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    for device in devices:
+        if visible == wanted or _MIG + device.uuid == wanted:
+            return device
+    raise UsageError(
+        f"{what}: expected CUDA_VISIBLE_DEVICES={wanted}, with which alone a process sees that MIG instance, found "
+        f"{visible or 'nothing'}; start the process with it"
+    )
+
 
 def find_devices() -> tuple[tuple[Device, ...], str]:
-    """The devices, and why there are none; asks cuda-bindings, or else the driver library. Never raises."""
+    """The devices, and why there are none; asks cuda-bindings, or else the driver library. Never raises.
+
+    Asking starts CUDA, which does not survive a fork.
+    """
+    if _started.setdefault("forks", PROCESS.forks) != PROCESS.forks:
+        return (), (
+            "CUDA was started before this process was forked, and can't be used in it; start processes by spawn, as "
+            "multiprocessing.get_context('spawn') does"
+        )
     try:
         runtime: Any = importlib.import_module("cuda.bindings.runtime")
     except Exception:  # not installed, or broken: then the driver itself
@@ -44,8 +103,23 @@ def _ask_bindings(runtime: Any) -> tuple[tuple[Device, ...], str]:
     def attribute(index: int, key: int) -> int:
         return int(runtime.cudaDeviceGetAttribute(runtime.cudaDeviceAttr(key), index)[1])
 
-    devices = tuple(Device(i, (attribute(i, _MAJOR), attribute(i, _MINOR))) for i in range(count))
+    def device(index: int) -> Device:
+        status, properties = runtime.cudaGetDeviceProperties(index)
+        known = int(status) == 0
+        name, bits = (_text(properties.name), bytes(properties.uuid.bytes)) if known else ("", b"")
+        return Device(index, (attribute(index, _MAJOR), attribute(index, _MINOR)), name, _uuid(bits), driver_version())
+
+    devices = tuple(map(device, range(count)))
     return devices, "" if devices else "CUDA reports no device"
+
+
+def _text(name: bytes | str) -> str:
+    """A name as CUDA gives it, with or without its zeros."""
+    return (name.decode(errors="replace") if isinstance(name, bytes) else name).partition("\0")[0]
+
+
+def _uuid(bits: bytes) -> str:
+    return str(uuid.UUID(bytes=bits)) if len(bits) == 16 and any(bits) else ""
 
 
 def _refusal(runtime: Any, status: Any) -> str:
@@ -81,5 +155,14 @@ def _ask_driver() -> tuple[tuple[Device, ...], str]:
         cuda.cuDeviceGetAttribute(ctypes.byref(value), key, index)
         return value.value
 
-    devices = tuple(Device(i, (attribute(i, _MAJOR), attribute(i, _MINOR))) for i in range(count.value))
+    def device(index: int) -> Device:
+        name, bits = ctypes.create_string_buffer(256), ctypes.create_string_buffer(16)
+        if cuda.cuDeviceGetName(name, len(name), index):
+            name.value = b""
+        ask = getattr(cuda, "cuDeviceGetUuid_v2", None)  # of a MIG instance it gives the instance's
+        known = ask is not None and not ask(bits, index)
+        capability = attribute(index, _MAJOR), attribute(index, _MINOR)
+        return Device(index, capability, _text(name.value), _uuid(bits.raw if known else b""), driver_version())
+
+    devices = tuple(map(device, range(count.value)))
     return devices, "" if devices else "the NVIDIA driver reports no device"

@@ -7,7 +7,9 @@ done. So the pool waits for the whole device before such a buffer is written or 
 
 import weakref
 from collections import deque
+from contextlib import suppress
 
+from resnetrt.errors import DeviceLost
 from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer
 
 _MOST_FREE = 2  # one is read while the next is written
@@ -42,7 +44,7 @@ class BufferPool:
         """Free all but `count` of the buffers that came back."""
         surplus = [self._free.popleft() for _ in range(len(self._free) - count)]
         if surplus:
-            self._cuda.synchronize_device()
+            _wait(self._cuda)
 
     def take_back(self, buffer: DeviceBuffer) -> None:
         """What the end of a loan calls."""
@@ -53,6 +55,12 @@ def _give_back(pool: "weakref.ref[BufferPool]", cuda: Cuda, buffer: DeviceBuffer
     """Back to the pool; if that is gone with its session, the buffer is freed here."""
     alive = pool()
     if alive is None:
-        cuda.synchronize_device()
+        _wait(cuda)
     else:
         alive.take_back(buffer)
+
+
+def _wait(cuda: Cuda) -> None:
+    """Wait for the device, on which nothing runs any more if it is lost."""
+    with suppress(DeviceLost):
+        cuda.synchronize_device()

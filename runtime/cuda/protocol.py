@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +19,25 @@ class Cuda(Protocol):
 
     Addresses are integers; streams, events and graphs are whatever the implementation uses, to be handed back to it.
     Copies and `launch` only enqueue: their memory is in use until `synchronize`. Each call raises `EnvironmentFault`
-    with CUDA's own words when it fails.
+    with CUDA's own words when it fails, how much memory was asked for if that ran out, and `DeviceLost` once an error
+    made the device useless to this process. `lost` says so from then on, empty before. What frees or destroys raises
+    nothing for such a device, nor in a forked process, which owns none of it.
     """
 
     name: str
     supports_graphs: bool
     dlpack_device: tuple[int, int]
+    lost: str
+
+    def check(self) -> None:
+        """Raise `DeviceLost` if an error of an earlier call, also of another library, lost the device."""
+
+    def current(self) -> AbstractContextManager[None]:
+        """A block in which the device is the calling thread's; behind it is what was so before. It may be nested.
+
+        Calls of other libraries that use the device, such as TensorRT's, belong in one. Calls of the protocol don't
+        need it, and are cheaper in it.
+        """
 
     def allocate(self, size_bytes: int) -> int:
         """Address of new device memory."""

@@ -85,8 +85,8 @@ class ServedModel:
 
     @property
     def trusted(self) -> bool:
-        """False once the shadow check saw drift that is to make the server not ready."""
-        return self.shadow is None or self.shadow.state().ready
+        """False once its device is lost, or the shadow check saw drift that is to make the server not ready."""
+        return not self.batcher.lost and (self.shadow is None or self.shadow.state().ready)
 
     def metadata(self) -> dict[str, Any]:
         """The V2 protocol's model metadata."""

@@ -104,6 +104,12 @@ class Repository:
         await self._drain.wait()
 
     @property
+    def lost(self) -> str:
+        """Why the device of a model can't be used any more by this process; empty as long as all can."""
+        models = (entry.model for entry in self.entries.values())
+        return next((model.batcher.lost for model in models if model and model.batcher.lost), "")
+
+    @property
     def ready(self) -> bool:
         """All models are loaded, none is untrusted, and the server is not stopping."""
         entries = self.entries.values()

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from resnetrt.errors import EnvironmentFault
+from resnetrt.errors import DeviceLost, EnvironmentFault
 from resnetrt.runtime.serving.grpc_service import SERVICE, GrpcService
 from resnetrt.runtime.serving.health import Health
 from resnetrt.runtime.serving.http_app import HttpApp
@@ -31,6 +31,7 @@ from resnetrt.runtime.serving.repository import Repository
 from resnetrt.runtime.serving.shared_memory import SharedMemory
 
 _log = logging.getLogger("resnetrt.serve")
+_INTERVAL_S = 0.25  # between looks at the devices
 _SWITCH_S = 0.0005  # an engine's thread that returns with outputs waits this long for the event loop, not 5 ms
 _LOOKAHEAD_BYTES = 1 << 20  # a client may send this much at once: an image needs no window update
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -49,7 +50,7 @@ def run(specs: list[ModelSpec], options: ServeOptions, announce: Callable[[Ports
     """Serve until SIGTERM or SIGINT, then finish what was accepted; a second signal ends at once.
 
     `announce` is called with the ports as soon as they listen, before the models are loaded. Raises what loading a
-    model raises, `EnvironmentFault` for a port that is taken.
+    model raises, `EnvironmentFault` for a port that is taken, `DeviceLost` when a model's GPU is lost.
     """
     sys.setswitchinterval(_SWITCH_S)
     asyncio.run(Server(specs, options).serve(announce))
@@ -88,7 +89,7 @@ class Server:
             await self._until(self._repository.load_all(), stop)
             if not stop.is_set():
                 _log.info("ready")
-                await stop.wait()
+                await self._until(self._watch_devices(), stop)
         finally:
             await self._drain(grpc_server, servers)
             for number in _SIGNALS:
@@ -103,6 +104,12 @@ class Server:
             task.result()
         else:
             task.cancel()
+
+    async def _watch_devices(self) -> None:
+        """Raise `DeviceLost` as soon as a model's device is lost: only another process can go on."""
+        while not self._repository.lost:
+            await asyncio.sleep(_INTERVAL_S)
+        raise DeviceLost(self._repository.lost)
 
     async def _start_grpc(self) -> tuple[Any, int]:
         options = self._options

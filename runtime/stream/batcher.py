@@ -151,6 +151,11 @@ class Batcher:
         """Requests in the queue."""
         return len(self._pending)
 
+    @property
+    def lost(self) -> str:
+        """Why no request can be answered any more; empty as long as they can. See `Session.lost`."""
+        return next(filter(None, (session.lost for session in self._instances.all)), "")
+
     def close(self, drain: bool = True) -> None:
         """Take no more requests, run those that wait (or fail them with `Closed`), and close the sessions.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import UsageError
-from resnetrt.runtime.load import check_threads, load
+from resnetrt.runtime.load import check_threads, load, load_another
 from resnetrt.runtime.session import Session
 
 AUTO = "auto"
@@ -40,6 +40,8 @@ def load_instances(
 ) -> Instances:
     """`count` self-tested sessions of one engine with `threads` each; all use the engine that the first fell back to.
 
+    On a GPU they share the loaded engine, and each has a stream and contexts of its own.
+
     With `AUTO` on a CPU there is one session for each of `threads` cores (at most four, which then have several cores
     each) and a wide one over all cores. Sessions on one core each give more images a second, the wide one answers a
     single request sooner. On other targets `AUTO` is one session. Raises as `runtime.load`, and `UsageError` for
@@ -59,7 +61,7 @@ def load_instances(
         each = cores // (number - 1)
     try:
         while len(sessions) < number:
-            sessions.append(load(bundle, first.record.id, threads=each))
+            sessions.append(load_another(bundle, first, each))
     except BaseException:
         Instances(tuple(sessions)).close()
         raise

@@ -92,7 +92,7 @@ class Worker:
         if len(members) == 1 and images >= self._least and first.flags.carray:
             return first
         if self._buffer is None:
-            self._buffer = np.zeros((self._room, *first.shape[1:]), first.dtype)
+            self._buffer = self._new_buffer(first)
             self._bytes = self._buffer.reshape(-1).view(np.uint8).data
         at = 0
         for member in members:
@@ -104,6 +104,15 @@ class Worker:
                 self._buffer[at : at + len(batch)] = batch
             at += len(batch)
         return self._buffer[: max(images, self._least)]
+
+    def _new_buffer(self, first: Array) -> Array:
+        """Room for the largest batch, in the memory that the engine likes best if it takes what the requests are."""
+        spec = self._session.inputs[0]
+        if first.dtype != spec.dtype or self._session.closed:
+            return np.zeros((self._room, *first.shape[1:]), first.dtype)
+        buffer = self._session.staging(self._room)
+        buffer[...] = 0  # rows that fill a batch up are read, though nobody gets what comes of them
+        return buffer
 
     def _fail(self, member: Request, error: Exception) -> None:
         self._statistics.ended("failed", time.monotonic_ns() - member.queued_ns)

@@ -2,15 +2,18 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
 import tiny_bundle
 
+from resnetrt.bundle import Bundle
 from resnetrt.cli import cli, run
+from resnetrt.engine_record import BuiltOnGpu
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import MIN_SHARE
-from resnetrt.runtime.cuda.device import find_devices
+from resnetrt.runtime.cuda.device import Device, find_devices
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="needs tensorrt-rtx: pip install 'resnetrt[rtx]'")
@@ -24,6 +27,33 @@ def bundle(tmp_path: Path) -> str:
 
 def compile_rtx(bundle: str, *arguments: str) -> int:
     return run(["compile", bundle, "--backend", "tensorrt_rtx", *arguments])
+
+
+@pytest.mark.parametrize(("device", "visible"), [("1", None), ("MIG-7777", "MIG-7777")])
+def test_the_device_is_set_for_the_command_and_its_processes(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None
+):
+    """A MIG instance must be in CUDA's own variable before anything of CUDA starts."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen: list[str | None] = []
+
+    def look(*_: object) -> None:
+        seen.extend(map(os.environ.get, ("RESNETRT_DEVICE", "CUDA_VISIBLE_DEVICES")))
+
+    monkeypatch.setattr("resnetrt.export.engines.compile.check_request", look)
+    assert run(["compile", bundle, "--backend", "onnxruntime", "--precision", "fp32", "--device", device]) == 0
+    assert seen == [device, visible]
+    assert not {"RESNETRT_DEVICE", "CUDA_VISIBLE_DEVICES"} & set(os.environ)
+
+
+@needs_rtx
+def test_the_gpu_of_the_build_is_in_the_sidecar(bundle: str, monkeypatch: pytest.MonkeyPatch):
+    gpu = Device(0, (8, 6), "NVIDIA A10", driver="550.54")
+    monkeypatch.setattr("resnetrt.export.engines.compile.find_devices", lambda: ((gpu,), ""))
+    assert compile_rtx(bundle, "--precision", "fp32", "--target", "sm86", "--profiles", "1:4:8") == 0
+    built_on = Bundle.open(bundle).read_engine("tensorrt_rtx-fp32-sm86").built_on
+    assert built_on is not None
+    assert built_on.gpu == BuiltOnGpu("NVIDIA A10", "550.54")
 
 
 @needs_rtx

@@ -45,6 +45,7 @@ TENSORRT: dict[str, Any] = OPENVINO | {
     "tensorrt": {"compute_capabilities": [89], "portable": False},
 }
 del TENSORRT["parts"]
+MADE_ON_A_GPU = TENSORRT | {"built_on": TENSORRT["built_on"] | {"gpu": {"name": "NVIDIA L4", "driver": "580.95.05"}}}
 UNCHECKED = TENSORRT | {"parity": {"verdict": "not run", "reason": "no GPU", "variant": "not checked"}}
 REQUIRED = ["id", "backend", "precision", "target", "inputs", "outputs", "tools", "options", "variant"]
 REQUIRED += ["variant_sha256", "parity"]
@@ -54,7 +55,7 @@ def parse(stored: dict[str, Any]) -> EngineRecord:
     return EngineRecord.from_json(stored, "bundle b: engines/e.json", OPENVINO["id"])
 
 
-@pytest.mark.parametrize("stored", [OPENVINO, TENSORRT, UNCHECKED], ids=["openvino", "tensorrt", "unchecked"])
+@pytest.mark.parametrize("stored", [OPENVINO, TENSORRT, UNCHECKED, MADE_ON_A_GPU])
 def test_a_sidecar_from_before_loads_and_is_written_with_its_version_alone_added(stored: dict[str, Any]):
     record = EngineRecord.from_json(stored, "e.json", stored["id"])
     written = json.loads(json.dumps(record.to_json()))

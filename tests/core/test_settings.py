@@ -15,7 +15,8 @@ def test_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RESNETRT_THREADS", "1")
     monkeypatch.setenv("RESNETRT_DEBUG", "yes")
     monkeypatch.setenv("RESNETRT_PROGRESS", "0")
-    assert read_settings() == Settings(threads=1, debug=True, progress=False)
+    monkeypatch.setenv("RESNETRT_DEVICE", " 1 ")
+    assert read_settings() == Settings(threads=1, debug=True, progress=False, device="1")
 
 
 @pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes", "on", " On "])

@@ -5,6 +5,7 @@
 import ctypes
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -12,12 +13,14 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from host_cuda import HostCuda
 
-from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
+from resnetrt.errors import BackendMissing, DeviceLost, EnvironmentFault, UsageError
+from resnetrt.forks import PROCESS
 from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, device, find_devices, open_cuda
 from resnetrt.runtime.cuda.cuda_bindings import CudaBindings
 from resnetrt.runtime.cuda.protocol import is_pinned
@@ -150,14 +153,13 @@ class FakeRuntime:
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
 
     class Status(int):
-        name = "cudaErrorMemoryAllocation"
+        @property
+        def name(self) -> str:
+            return {2: "cudaErrorMemoryAllocation", 700: "cudaErrorIllegalAddress"}.get(self, "cudaErrorInvalidValue")
 
     def __init__(self) -> None:
         self.kept: dict[int, np.ndarray] = {}
         self.status = self.Status(0)
-
-    def cudaSetDevice(self, device: int) -> tuple:
-        return (self.status,)
 
     def cudaMalloc(self, size: int) -> tuple:
         array = np.zeros(size, np.uint8)
@@ -168,8 +170,15 @@ class FakeRuntime:
         return self.cudaMalloc(size)
 
     def cudaFree(self, address: int) -> tuple:
-        del self.kept[address]
+        if not self.status:
+            del self.kept[address]
         return (self.status,)
+
+    def cudaFreeHost(self, address: int) -> tuple:
+        return self.cudaFree(address)
+
+    def cudaMemGetInfo(self) -> tuple:
+        return (self.Status(0), 3 << 20, 8 << 30) if self.status == 2 else (self.status, 0, 0)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: object) -> tuple:
         ctypes.memmove(target, source, size)
@@ -188,12 +197,72 @@ class FakeRuntime:
         return (self.status,)
 
     def cudaGetErrorString(self, status: object) -> tuple:
-        return self.Status(0), b"out of memory"
+        words = {2: b"out of memory", 700: b"an illegal memory access was encountered"}
+        return self.Status(0), words.get(int(status), b"invalid argument")
+
+
+class FakeContexts:
+    """cuda.bindings.driver, as far as contexts go: what each thread has pushed."""
+
+    def __init__(self) -> None:
+        self._stacks = threading.local()
+
+    @property
+    def stack(self) -> list[str]:
+        if not hasattr(self._stacks, "pushed"):
+            self._stacks.pushed = []
+        pushed: list[str] = self._stacks.pushed
+        return pushed
+
+    def cuGetErrorString(self, error: int) -> tuple:
+        return 0, b"words"
+
+    def cuInit(self, flags: int) -> tuple:
+        return (0,)
+
+    def cuDeviceGet(self, ordinal: int) -> tuple:
+        return 0, f"device {ordinal}"
+
+    def cuDevicePrimaryCtxRetain(self, dev: str) -> tuple:
+        return 0, f"context of {dev}"
+
+    def cuCtxPushCurrent(self, ctx: str) -> tuple:
+        self.stack.append(ctx)
+        return (0,)
+
+    def cuCtxPopCurrent(self) -> tuple:
+        return 0, self.stack.pop()
 
 
 class TestCudaBindings:
+    def test_each_call_is_the_devices_and_leaves_the_thread_as_it_was(self):
+        """Also in a thread of the batcher's, where CUDA begins with device 0, and in nested blocks."""
+        runtime, driver = FakeRuntime(), FakeContexts()
+        cuda, seen = CudaBindings(runtime, driver, 1), []
+        malloc = runtime.cudaMalloc
+        runtime.cudaMalloc = lambda size: (seen.append(list(driver.stack)), malloc(size))[1]
+
+        def work() -> None:
+            cuda.allocate(8)
+            with cuda.current(), cuda.current():
+                cuda.allocate(8)
+            seen.append(list(driver.stack))
+
+        work()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
+        assert seen == [["context of device 1"], ["context of device 1"], []] * 2
+
+    def test_a_failure_leaves_the_thread_as_it_was(self):
+        runtime, driver = FakeRuntime(), FakeContexts()
+        cuda = CudaBindings(runtime, driver, 0)
+        runtime.status = runtime.Status(2)
+        with pytest.raises(EnvironmentFault):
+            cuda.allocate(8)
+        assert driver.stack == []
+
     def test_copies_through_a_fake_runtime(self):
-        cuda = CudaBindings(FakeRuntime(), 0)
+        cuda = CudaBindings(FakeRuntime(), FakeContexts(), 0)
         pinned, device = cuda.allocate_host(8), cuda.allocate(8)
         cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
         other = cuda.allocate(8)
@@ -205,7 +274,7 @@ class TestCudaBindings:
     def test_the_device_is_not_waited_for_during_a_capture(self):
         """CUDA would refuse it, and spoil the capture of the other thread."""
         runtime, waiting, order = FakeRuntime(), threading.Event(), []
-        cuda = CudaBindings(runtime, 0)
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
         runtime.cudaDeviceSynchronize = lambda: (order.append("device"), (runtime.status,))[1]
 
         def wait() -> None:
@@ -224,64 +293,139 @@ class TestCudaBindings:
 
     def test_a_failure_names_the_call_and_cudas_words(self):
         runtime = FakeRuntime()
-        cuda = CudaBindings(runtime, 0)
-        runtime.status = runtime.Status(2)
-        message = "CUDA: cudaMalloc failed: cudaErrorMemoryAllocation: out of memory"
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
+        runtime.status = runtime.Status(1)
+        message = "CUDA: cudaMemcpyAsync failed: cudaErrorInvalidValue: invalid argument$"
         with pytest.raises(EnvironmentFault, match=message):
-            cuda.allocate(8)
+            cuda.copy_on_device(0, 0, 0, None)
+        assert not cuda.lost
+
+    def test_out_of_memory_says_how_much_was_asked_for(self):
+        runtime = FakeRuntime()
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
+        runtime.status = runtime.Status(2)
+        asked = "CUDA: out of memory: expected 64.0 MiB of"
+        with pytest.raises(
+            EnvironmentFault, match=f"{asked} device memory, found 3.0 MiB free of 8192.0 MiB; end what"
+        ):
+            cuda.allocate(64 << 20)
+        with pytest.raises(EnvironmentFault, match=f"{asked} pinned host memory; end what"):
+            cuda.allocate_host(64 << 20)
+        assert not cuda.lost
+
+    def test_a_lost_device_is_said_and_what_frees_is_silent(self):
+        """CUDA answers every later call, also those that free, with the same error."""
+        runtime, driver = FakeRuntime(), FakeContexts()
+        cuda = CudaBindings(runtime, driver, 0)
+        device, pinned = DeviceBuffer(cuda, 8), PinnedBuffer(cuda, 8)
+        cuda.check()
+        runtime.status = runtime.Status(700)
+        with pytest.raises(DeviceLost, match=r"cudaErrorIllegalAddress: an illegal .*; this process can't use the GPU"):
+            cuda.check()
+        assert "cudaErrorIllegalAddress" in cuda.lost
+        cuda.free_host(pinned.bytes.ctypes.data)
+        del device, pinned
+        assert driver.stack == []
+
+    def test_a_forked_process_frees_nothing(self, monkeypatch: pytest.MonkeyPatch):
+        """CUDA does not survive a fork; the memory is the first process's."""
+        runtime = FakeRuntime()
+        cuda = CudaBindings(runtime, FakeContexts(), 0)
+        address = cuda.allocate(8)
+        monkeypatch.setattr(PROCESS, "forks", PROCESS.forks + 1)
+        cuda.free(address)
+        assert address in runtime.kept
 
     def test_every_name_that_is_used_exists(self):
         runtime = pytest.importorskip("cuda.bindings.runtime")
+        driver = importlib.import_module("cuda.bindings.driver")
         source = inspect.getsource(sys.modules[CudaBindings.__module__])
-        names = {
-            word for word in source.replace('"', " ").replace(".", " ").replace("(", " ").split() if "cuda" in word
-        }
-        used = {name.strip(",)") for name in names if name.startswith("cuda") and name[4:5].isupper()}
+        used = set(re.findall(r"\bcuda[A-Z]\w+", source))
         assert len(used) > 15
         enums = {**vars(runtime.cudaMemcpyKind), **vars(runtime.cudaStreamCaptureMode)}
         assert [name for name in used if not hasattr(runtime, name) and name not in enums] == []
+        used = set(re.findall(r"\bcu[A-Z]\w+", source))
+        assert len(used) > 4
+        assert [name for name in used if not hasattr(driver, name)] == []
 
 
 class FakeDriver:
-    """pycuda.driver over host memory, as far as the protocol uses it."""
+    """pycuda.driver over host memory, as far as the protocol uses it, and as strict about contexts.
+
+    `stacks` are the contexts that each thread pushed: pycuda aborts the process at its end over one that is left. What
+    it made is freed with its last reference, and not at all if another thread's context is needed for that: `leaked`.
+    """
 
     class Error(Exception):
         pass
 
-    class Allocation:
-        def __init__(self, size: int) -> None:
-            self.array = np.zeros(size, np.uint8)
+    class MemoryError(Error):  # noqa: A001 - pycuda's name
+        pass
 
-        def __int__(self) -> int:
-            return self.array.ctypes.data
+    class Held:
+        """What pycuda frees in its destructor."""
 
-        def free(self) -> None:
-            self.array = np.zeros(0, np.uint8)
+        def __init__(self, driver: "FakeDriver", **members: object) -> None:
+            self.__dict__.update(members, driver=driver)
+
+        def __del__(self) -> None:
+            if not self.driver.stack:
+                self.driver.leaked += 1
+
+    class Array(np.ndarray):
+        """As `pagelocked_empty` gives it: its base frees the memory."""
 
     def __init__(self) -> None:
-        self.current = threading.local()
+        self.stacks: dict[int, list[int]] = {}
+        self.leaked = 0
+        self.Context = SimpleNamespace(pop=self.pop, synchronize=self.need_context)
+
+    @property
+    def stack(self) -> list[int]:
+        return self.stacks.setdefault(threading.get_ident(), [])
+
+    def pop(self) -> None:
+        self.stack.pop()
 
     def init(self) -> None:
         pass
 
     def Device(self, index: int) -> object:
         def push() -> None:
-            self.current.context = index
+            self.stack.append(index)
 
         return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(push=push))
 
-    def mem_alloc(self, size: int) -> Allocation:
-        self.need_context()
-        if size > 1000:
-            raise self.Error("cuMemAlloc failed: out of memory")
-        return self.Allocation(size)
-
     def need_context(self) -> None:
-        if not hasattr(self.current, "context"):
+        if not self.stack:
             raise self.Error("cuMemAlloc failed: invalid device context")
 
+    def mem_alloc(self, size: int) -> object:
+        self.need_context()
+        if size > 1000:
+            raise self.MemoryError("cuMemAlloc failed: out of memory")
+        array = np.zeros(size, np.uint8)
+        allocation = type("Allocation", (self.Held,), {"__int__": lambda _: array.ctypes.data})
+        return allocation(self, free=self.need_context)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.need_context()
+        return 2 << 20, 8 << 30
+
     def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
-        return np.empty(shape, dtype)
+        self.need_context()
+        array = np.empty(shape, dtype).view(self.Array)
+        array.held = self.Held(self)
+        return array
+
+    def Stream(self, flags: int = 0) -> object:
+        self.need_context()
+        self.flags = flags
+        return self.Held(self, handle=4711, synchronize=self.need_context)
+
+    def Event(self) -> object:
+        self.need_context()
+        return self.Held(self, record=lambda _: self.need_context(), synchronize=self.need_context)
 
     def memcpy_htod_async(self, target: int, source: np.ndarray, stream: object) -> None:
         self.need_context()
@@ -292,6 +436,7 @@ class FakeDriver:
         ctypes.memmove(target, source, size)
 
     def memcpy_dtoh_async(self, target: np.ndarray, source: int, stream: object) -> None:
+        self.need_context()
         ctypes.memmove(target.ctypes.data, source, target.nbytes)
 
 
@@ -299,24 +444,73 @@ class TestPyCuda:
     def test_copies_in_the_primary_context(self):
         driver = FakeDriver()
         cuda = PyCuda(driver, 0)
-        pinned, device = cuda.allocate_host(8), cuda.allocate(8)
-        cuda.copy_in(device, np.arange(8, dtype=np.uint8), None)
+        stream, pinned, device = cuda.create_stream(), cuda.allocate_host(8), cuda.allocate(8)
+        cuda.copy_in(device, np.arange(8, dtype=np.uint8), stream)
         other = cuda.allocate(8)
-        cuda.copy_on_device(other, device, 8, None)
-        cuda.copy_out(pinned, other, None)
+        cuda.copy_on_device(other, device, 8, stream)
+        cuda.copy_out(pinned, other, stream)
         assert pinned.tolist() == list(range(8))
         cuda.free(device)
         cuda.free_host(pinned.ctypes.data)
 
     def test_another_thread_has_the_context_too(self):
         cuda = PyCuda(FakeDriver(), 0)
-        device = cuda.allocate(8)
+        stream, device = cuda.create_stream(), cuda.allocate(8)
         with ThreadPoolExecutor(1) as pool:  # as a batcher's
-            pool.submit(cuda.copy_in, device, np.arange(8, dtype=np.uint8), None).result()
+            pool.submit(cuda.copy_in, device, np.arange(8, dtype=np.uint8), stream).result()
+
+    def test_no_thread_is_left_with_a_context(self):
+        """pycuda ends the process with SIGABRT over one."""
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        with ThreadPoolExecutor(1) as pool:
+            device = pool.submit(cuda.allocate, 8).result()
+        with cuda.current():
+            cuda.free(device)
+        with pytest.raises(EnvironmentFault):
+            cuda.allocate(10**6)
+        assert len(driver.stacks) == 2
+        assert not any(driver.stacks.values())
+
+    def test_what_pycuda_frees_by_itself_is_let_go_of_in_the_context(self):
+        """Also in another thread than the one that made it, as finalizers may run there."""
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        stream, event = cuda.create_stream(), cuda.create_event()
+        cuda.record(event, stream)
+        pinned = cuda.allocate_host(8).ctypes.data
+        with ThreadPoolExecutor(1) as pool:
+            for free, what in ((cuda.destroy_stream, stream), (cuda.destroy_event, event), (cuda.free_host, pinned)):
+                pool.submit(free, what).result()
+            pool.submit(cuda.free, cuda.allocate(8)).result()
+        assert driver.leaked == 0
+
+    def test_streams_do_not_wait_for_the_default_stream(self):
+        driver = FakeDriver()
+        PyCuda(driver, 0).create_stream()
+        assert driver.flags == 1  # CU_STREAM_NON_BLOCKING
 
     def test_a_failure_is_ours(self):
-        with pytest.raises(EnvironmentFault, match="CUDA: pycuda: cuMemAlloc failed: out of memory"):
-            PyCuda(FakeDriver(), 0).allocate(10**6)
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        with pytest.raises(
+            EnvironmentFault, match=r"out of memory: expected 1\.0 MiB of device memory, found 2\.0 MiB free"
+        ):
+            cuda.allocate(1 << 20)
+        driver.mem_alloc = Mock(side_effect=driver.Error("cuMemAlloc failed: invalid argument"))
+        with pytest.raises(EnvironmentFault, match=r"CUDA: pycuda: cuMemAlloc failed: invalid argument$"):
+            cuda.allocate(8)
+        assert not cuda.lost
+
+    def test_a_lost_device_is_known_by_its_words(self):
+        driver = FakeDriver()
+        cuda = PyCuda(driver, 0)
+        driver.mem_get_info = Mock(
+            side_effect=driver.Error("cuMemGetInfo failed: an illegal memory access was encountered")
+        )
+        with pytest.raises(DeviceLost, match="this process can't use the GPU any more: end it and start it again"):
+            cuda.check()
+        assert "illegal memory access" in cuda.lost
 
     def test_it_never_makes_a_context_of_its_own(self):
         source = inspect.getsource(sys.modules[PyCuda.__module__])
@@ -350,6 +544,7 @@ class TestDevices:
             cudaGetDeviceCount=lambda: (0, 2),
             cudaDeviceAttr=lambda key: key,
             cudaDeviceGetAttribute=lambda key, index: (0, {75: 8, 76: 6 + 3 * index}[key]),
+            cudaGetDeviceProperties=lambda index: (1, None),
         )
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
         devices, reason = find_devices()

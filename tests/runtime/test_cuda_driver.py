@@ -4,14 +4,12 @@ The driver is a small library that answers as an old or broken one; it is loaded
 installed, else by ctypes.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cuda_driver_stub import driver_folder
+from cuda_driver_stub import ask, driver_folder
 
 from resnetrt.cuda_driver import NO_DRIVER, dotted, remedies, start_trouble
 from resnetrt.runtime.cuda import device
@@ -23,13 +21,6 @@ OLD = (
     "the NVIDIA driver is too old: it serves CUDA 12.2, cuda-bindings is for CUDA 13.5; update the NVIDIA driver to "
     "580 or newer (on a Jetson: a newer JetPack), or run: pip install 'resnetrt[gpu-cu12]'"
 )
-
-
-def ask(code: str, folder: str) -> str:
-    command = [sys.executable, "-c", code]
-    environment = os.environ | {"LD_LIBRARY_PATH": folder}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout.strip()
 
 
 def runtime(status: int, name: str, driver: int, package: int) -> SimpleNamespace:
@@ -104,3 +95,20 @@ def test_an_engine_over_an_old_driver_is_not_refused_for_want_of_a_gpu(tmp_path:
         "print(obstacle(RTX, 'portable'))"
     )
     assert ask(code, driver_folder(tmp_path, 13000, 803)) == f"no usable GPU: {start_trouble(803)}"
+
+
+def test_a_forked_process_is_told_that_cuda_was_started_before(tmp_path: Path):
+    """Else it hears `initialization error`, or hangs."""
+    code = (
+        "import os, sys; sys.modules['cuda.bindings.runtime'] = None\n"
+        "from resnetrt.runtime.cuda import find_devices\n"
+        "assert len(find_devices()[0]) == 1\n"
+        "if os.fork() == 0:\n"
+        "    print(*find_devices(), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()"
+    )
+    told = ask(code, driver_folder(tmp_path, 13000, devices=1))
+    assert told.startswith(
+        "() CUDA was started before this process was forked, and can't be used in it; start processes"
+    )

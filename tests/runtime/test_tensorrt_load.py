@@ -6,14 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import engine_double
 import numpy as np
 import onnx
 import pytest
 import tiny_bundle
+from engine_double import VERSION, fake_tensorrt
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
@@ -23,8 +23,9 @@ from resnetrt.manifest import EngineEntry
 from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
-
-VERSION = "10.9.0.34"
+from resnetrt.runtime.cuda.protocol import is_pinned
+from resnetrt.runtime.load import load_another
+from resnetrt.runtime.stream import Batcher, BatchOptions
 
 
 def record(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> EngineRecord:
@@ -32,36 +33,12 @@ def record(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> E
     return replace(about, tools={backend: VERSION}, options=options)
 
 
-def fake_tensorrt(path: Path, cuda: HostCuda, broken: Path | None = None) -> Any:
-    """A module with TensorRT's surface whose engines are doubles of `path`, or of `broken` for the blob `broken`."""
-
-    class Logger:
-        ERROR = 1
-
-    class Runtime:
-        def __init__(self, logger: Any) -> None:
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, blob: bytes) -> Any:
-            if blob == b"broken" and broken is not None:
-                return engine_double.EngineDouble(broken, cuda)
-            if blob != b"engine":
-                self.logger.log(1, "Serialization assertion plan.header.size == blobSize failed.")
-                self.logger.log(1, "a second, misleading line")
-                return None
-            return engine_double.EngineDouble(path, cuda)
-
-    module = ModuleType("tensorrt")
-    module.__dict__.update(__version__=VERSION, ILogger=Logger, Runtime=Runtime, IProfiler=object)
-    return module
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, shared_bundle: Bundle) -> HostCuda:
     """A machine that seems to have an sm86 and TensorRT 10.9."""
     cuda = HostCuda()
     monkeypatch.setattr(tensorrt_library, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
-    monkeypatch.setattr(tensorrt, "open_cuda", lambda _: cuda)
+    monkeypatch.setattr(tensorrt, "open_cuda", lambda *_: cuda)
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(shared_bundle.variant_file("fp32"), cuda))
@@ -176,6 +153,13 @@ def test_the_first_logged_error_is_told(gpu: HostCuda, tmp_path: Path):
         tensorrt.load(tmp_path / "m.engine", record(), 1)
 
 
+def test_what_tensorrt_warns_of_is_kept(gpu: HostCuda, engine_file: Path, caplog: pytest.LogCaptureFixture):
+    text = "Using an engine plan file across different models of devices is not recommended."
+    sys.modules["tensorrt"].Runtime.warns = text
+    tensorrt.load(engine_file, record(), 1).close()
+    assert [item.getMessage() for item in caplog.records] == [f"engine tensorrt-fp32-sm86: TensorRT warns: {text}"]
+
+
 def test_h100_and_rtx_is_one_sentence(gpu: HostCuda, engine_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tensorrt_library, "find_devices", lambda: ((Device(0, (9, 0)),), ""))
     with pytest.raises(
@@ -267,6 +251,61 @@ def test_int8_falls_back_to_fp16_and_that_to_fp32(
     assert [text.split(" of ")[0] for text in warnings] == [f"engine {name}" for name in failed]
     with pytest.raises(CheckFailed, match="engine tensorrt-int8-sm86"):
         load(bundle, "tensorrt-int8-sm86")
+
+
+class TestInstances:
+    @pytest.fixture
+    def with_engine(self, gpu: HostCuda, bundle: Bundle) -> Bundle:
+        about = replace(record(), variant_sha256=bundle.manifest.files["fp32.onnx"].sha256)
+        with bundle.edit() as editor:
+            editor.write("engines/e.engine", b"engine")
+            editor.write_json("engines/e.json", about.to_json())
+            editor.manifest.engines[about.id] = EngineEntry("engines/e.engine", "engines/e.json", "fp32")
+        return bundle
+
+    def test_they_share_the_engine_and_have_contexts_of_their_own(self, with_engine: Bundle):
+        images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(60, 3))
+        options = BatchOptions(max_batch_size=4)
+        with Batcher.load(with_engine, "tensorrt-fp32-sm86", options, instances=3) as batcher:
+            batcher.warm_up()
+            assert sys.modules["tensorrt"].Runtime.loads == 1
+            sessions = [session for session in batcher.sessions if isinstance(session, tensorrt.TensorRtSession)]
+            assert len({id(session._engine) for session in sessions}) == 1
+            assert len({session._runner.stream for session in sessions}) == 3
+            assert all(session.selftest for session in sessions)
+            stream = batcher.stream()
+            futures = [stream.infer_async(images[index : index + 1]) for index in range(len(images))]
+            found = np.concatenate([future.result(60)["logits"] for future in futures])
+        np.testing.assert_allclose(found, tiny_bundle.reference(images), rtol=0, atol=1e-4)
+
+    def test_one_goes_on_when_another_is_closed(self, with_engine: Bundle, gpu: HostCuda):
+        batch = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(2))
+        first = load(with_engine, "tensorrt-fp32-sm86")
+        second = load_another(with_engine, first)
+        first.close()
+        np.testing.assert_allclose(second.infer(batch)["logits"], tiny_bundle.reference(batch), rtol=0, atol=1e-4)
+        second.close()
+        del first, second
+        assert gpu.held == 0
+
+    def test_requests_are_gathered_in_pinned_memory(self, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch):
+        """Copied there once, and not again to memory of the session."""
+        images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(3, 3))
+        options = BatchOptions(max_batch_size=4, max_queue_delay_microseconds=10**6, preferred_batch_size=(3,))
+        seen: list[bool] = []
+
+        def look(batch: np.ndarray, *_: object) -> None:
+            seen.append(is_pinned(batch))
+
+        sessions = [load(with_engine, "tensorrt-fp32-sm86")]
+        with Batcher(sessions, options, after=look) as batcher:
+            batcher.warm_up()
+            monkeypatch.setattr(np, "copyto", None)  # any further host copy would fail
+            stream = batcher.stream()
+            futures = [stream.infer_async(images[index : index + 1]) for index in range(3)]
+            found = np.concatenate([future.result(60)["logits"] for future in futures])
+        np.testing.assert_allclose(found, tiny_bundle.reference(images), rtol=0, atol=1e-4)
+        assert seen == [True]
 
 
 def test_an_engine_that_may_use_tf32_is_held_to_the_row_of_tf32(

@@ -4,12 +4,11 @@ import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import tiny_bundle
-from engine_double import engine_of, open_double
+from engine_double import LibraryDouble, engine_of, open_double
 from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
@@ -17,18 +16,20 @@ from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendRefused, BundleError, EnvironmentFault
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.backends.tensorrt_library import deserialize
-from resnetrt.runtime.backends.tensorrt_logger import logger_of
+from resnetrt.runtime.backends.tensorrt_logger import logger_of, make
 
 RECORD = EngineRecord("e", "tensorrt", "fp32", "sm86", variant="fp32")
 
 
-class Library(ModuleType):
+class Library(LibraryDouble):
     """TensorRT's surface; its runtime loads nothing, and logs what `says` holds."""
 
-    ILogger = type("ILogger", (), {})
-    says = ""
+    says = starts_badly = ""
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
+        if self.starts_badly:
+            logger.log(1, self.starts_badly)
+
         def load(_: bytes) -> None:
             if self.says:
                 logger.log(1, self.says)
@@ -72,6 +73,17 @@ class TestSessions:
         with open_session(trt, shared_bundle) as session:
             assert fail_with(session, "execute_async_v3", text) == "Cuda Runtime (cudaError 35))"
 
+    def test_a_warning_is_passed_on_once(self, trt: Library, shared_bundle: Bundle, caplog: pytest.LogCaptureFixture):
+        """TensorRT says it again at each run."""
+        with open_session(trt, shared_bundle) as session:
+            engine_of(session).warn = "Using default stream in enqueueV3() may lead to performance issues"
+            session._runner.slot(2)
+            session._runner.slot(3)
+        assert [item.getMessage() for item in caplog.records] == [
+            "engine tensorrt-fp32-sm86: TensorRT warns: Using default stream in enqueueV3() may lead to performance "
+            "issues"
+        ]
+
 
 class TestLoading:
     def test_an_engine_that_does_not_load(self, trt: Library):
@@ -79,6 +91,36 @@ class TestLoading:
             trt.says = says
             with pytest.raises(BundleError, match=f"TensorRT can't load it: {reason}; compile it again"):
                 deserialize(trt, b"", "engine e", RECORD)
+
+
+class TestNullObjects:
+    """What TensorRT answers with where it can't start."""
+
+    def test_a_builder_that_is_null_shows_the_logged_reason(self, trt: Library):
+        class Builder:
+            def __init__(self, logger: Any) -> None:
+                logger.log(1, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        with pytest.raises(
+            EnvironmentFault, match=r"^TensorRT's Builder can't start: CUDA initialization .* error: 35$"
+        ):
+            make(Builder, logger_of(trt))
+
+    def test_a_runtime_around_null_is_never_used(self, trt: Library):
+        """As tensorrt_lean gives it: the next call would end the process."""
+        trt.starts_badly = "CUDA initialization failure with error: 35"
+        with pytest.raises(EnvironmentFault, match="TensorRT's Runtime can't start: CUDA initialization failure"):
+            deserialize(trt, b"", "engine e", RECORD)
+
+    def test_one_that_says_nothing(self, trt: Library):
+        def silent(_: Any) -> None:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        with pytest.raises(
+            EnvironmentFault, match=r"can't start: pybind11::init\(\): factory function returned nullptr"
+        ):
+            make(silent, logger_of(trt))
 
 
 class TestThreads:

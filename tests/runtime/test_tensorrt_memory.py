@@ -110,6 +110,20 @@ array = PinnedBuffer(cuda, 8).bytes
         assert done.stdout == "1\n"
 
 
+class TestFailedRuns:
+    def test_the_callers_memory_is_free_afterwards(self, session: TensorRtSession, cuda: HostCuda):
+        """The copy to the device was enqueued before TensorRT failed, and reads what the caller may free now."""
+        session.infer(images(2))
+        slot = session._runner.slot(2)
+        slot.graph, slot.captures = None, 3
+        staging = session.staging(2)
+        engine_of(session).fail["execute_async_v3"] = ""
+        before = cuda.counts["synchronize"]
+        with pytest.raises(EnvironmentFault, match="execute_async_v3 failed"):
+            session.infer(staging)
+        assert cuda.counts["synchronize"] == before + 1
+
+
 class TestOutputs:
     def test_an_output_that_is_held_stays_what_it_is(self, session: TensorRtSession):
         held = [np.from_dlpack(session.infer_dlpack(images(2, seed))["logits"]) for seed in range(4)]
@@ -174,7 +188,7 @@ class TestOutputs:
         session.infer(images(2))
         engine_of(session).fail["execute_async_v3"] = ""
         with pytest.raises(EnvironmentFault, match="execute_async_v3 failed"):
-            session.infer_dlpack(images(2))
+            session.infer_dlpack(images(16))
         engine_of(session).fail.clear()
         for logits in (session.infer(images(2))["logits"], session.infer_dlpack(images(2))["logits"]):
             assert_right(np.from_dlpack(logits), images(2))
@@ -189,16 +203,23 @@ class TestOutputs:
 
 class TestInputs:
     @pytest.mark.parametrize("offset", [0, 4, 128])
-    def test_an_address_is_given_to_tensorrt_only_if_aligned(
-        self, session: TensorRtSession, cuda: HostCuda, offset: int
-    ):
+    def test_any_address_will_do(self, session: TensorRtSession, cuda: HostCuda, offset: int):
         """The double refuses addresses that are no multiple of 256, as TensorRT's header does."""
         room, batch = PinnedBuffer(cuda, images(2).nbytes + offset), images(2)
         lent = room.bytes[offset:].view(np.float32).reshape(batch.shape)
         lent[...] = batch
         before = cuda.counts["copy_on_device"]
         assert_right(np.from_dlpack(session.infer_dlpack(lent)["logits"]), batch)
-        assert cuda.counts["copy_on_device"] - before == (offset > 0)
+        assert cuda.counts["copy_on_device"] - before == 2  # the batch and the logits
+
+    def test_nothing_is_read_behind_a_small_batch(self, session: TensorRtSession, cuda: HostCuda):
+        """Five images run at the size of eight; the tensor of the caller ends after five."""
+        room, batch = PinnedBuffer(cuda, images(5).nbytes), images(5)
+        lent = room.view(batch.shape, batch.dtype)
+        lent[...] = batch
+        outputs = session.infer_dlpack(lent)
+        assert outputs["logits"].shape == (5, tiny_bundle.CLASSES)
+        assert_right(np.from_dlpack(outputs["logits"]), batch)
 
     def test_what_its_package_does_not_lend_is_one_sentence(self, session: TensorRtSession):
         batch = images(2)

@@ -11,7 +11,7 @@ from typing import Any
 from resnetrt.bundle import sha256_of
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.compilers.engine import CompiledEngine
-from resnetrt.export.compilers.tensorrt.flavour import PORTABLE, Flavour, capabilities, obstacle
+from resnetrt.export.compilers.tensorrt.flavour import PORTABLE, Flavour, capabilities, gpu_here, obstacle
 from resnetrt.export.compilers.tensorrt.layers import EngineLayer, inspect_plan, layers_file, parse_layers
 from resnetrt.export.compilers.tensorrt.log import build_error, require_no_error
 from resnetrt.export.compilers.tensorrt.network import (
@@ -48,7 +48,7 @@ def build_engine(
     check_target_types(flavour, layers, capabilities(target), what)
     chosen = replace(chosen, profiles=full_profiles(chosen.profiles, inputs, what))
     config = parsed.builder.create_builder_config()
-    timings = None if flavour.ahead_of_time else timing_cache(str(trt.__version__), target, chosen)
+    timings = None if flavour.ahead_of_time else timing_cache(str(trt.__version__), gpu_here(), chosen)
     if timings is not None:
         timings.attach(config)
     with parsed.logger.recorded() as lines:
@@ -122,6 +122,8 @@ def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions, ta
     for option, flag in FLAGS.items():
         if getattr(options, option):
             _set_flag(config, getattr(trt.BuilderFlag, flag), what)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: what it runs can be captured
+        _set_flag(config, trt.BuilderFlag.REQUIRE_USER_ALLOCATION, what)
     for profile in options.profiles:
         _add_profile(builder, config, profile, what)
     _set_hardware(trt, config, options, target, what)

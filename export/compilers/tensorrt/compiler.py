@@ -11,6 +11,7 @@ from resnetrt.export.compilers.tensorrt.flavour import (
     FULL,
     RTX,
     Flavour,
+    building_here,
     obstacle,
     resolve_full_target,
     resolve_rtx_target,
@@ -35,7 +36,8 @@ class TensorRTCompiler:
         self, variant_path: Path, precision: str, target: str, options: Mapping[str, Any]
     ) -> CompiledEngine:
         """See `Compiler`."""
-        return build_engine(self.flavour, variant_path, precision, target, options)
+        with building_here(self.flavour.title):
+            return build_engine(self.flavour, variant_path, precision, target, options)
 
     def check_request(self, precision: str, target: str, options: Mapping[str, Any]) -> None:
         """See `Compiler`."""

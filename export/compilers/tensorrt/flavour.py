@@ -1,15 +1,18 @@
 """The two TensorRT products that one code path serves, and the GPUs they build for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.runtime.backends import import_package
-from resnetrt.runtime.cuda.device import find_devices
+from resnetrt.runtime.cuda import Device, choose_device, find_devices, open_cuda
+from resnetrt.settings import read_settings
 
 PORTABLE = "portable"
 HERE = "gpu"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,34 @@ _NOT_RTX = {
 }
 
 
+def chosen_device(devices: Sequence[Device], what: str) -> Device:
+    """The device of the setting, else the first. Raises `UsageError` for one that is not here."""
+    return choose_device(devices, read_settings().device, what)
+
+
+def building_here(what: str) -> AbstractContextManager[None]:
+    """A block in which what this thread builds is for the device of the setting.
+
+    Raises `BackendMissing` if there is no CUDA package for another one than the first.
+    """
+    devices, _ = find_devices()
+    index = chosen_device(devices, what).index if devices else 0
+    # the first is the current one without our doing, and needs no package
+    return open_cuda(read_settings().cuda, index).current() if index else nullcontext()
+
+
 def resolve_rtx_target(target: str | None) -> str:
-    """`portable` for None, else the capabilities in order, joined by `+`: `sm80+sm86`. `UsageError` for others."""
+    """`portable` for None, the capability of the GPU here for `auto`, else those that are named: `sm80+sm86`.
+
+    Raises `UsageError` for others.
+    """
     if target in (None, "", PORTABLE):
         return PORTABLE
+    if target == AUTO:
+        devices, reason = find_devices()
+        if not devices:
+            raise BackendMissing(f"TensorRT-RTX, target {AUTO}: expected a GPU to build for, found none: {reason}")
+        target = chosen_device(devices, RTX.title).target
     assert target is not None
     wanted = [item.strip() for item in target.replace("+", ",").split(",") if item.strip()]
     for name in wanted:
@@ -94,24 +121,34 @@ def resolve_rtx_target(target: str | None) -> str:
 
 
 def resolve_full_target(target: str | None) -> str:
-    """The compute capability of the GPU here, as `sm90`; raises `UsageError` if `target` is another one."""
+    """The compute capability of the GPU here, as `sm90`; raises `UsageError` if `target` is another one.
+
+    TensorRT builds for one device, whichever others there are: that of the setting, else the first.
+    """
     devices, reason = find_devices()
-    if target in (None, "", HERE):
-        return devices[0].target if devices else HERE
-    found = [device.target for device in devices]
-    if target not in found:
-        raise UsageError(
-            f"TensorRT builds for the GPU that it sees: expected target {' or '.join(found) or HERE}, found {target}"
-            f"{' (' + reason + ')' if reason else ''}"
-        )
-    assert target is not None
-    return target
+    own = chosen_device(devices, FULL.title).target if devices else HERE
+    if target in (None, "", HERE, AUTO, own):
+        return own
+    others = [device for device in devices if device.target == target]
+    raise UsageError(
+        f"TensorRT builds for the GPU that it sees: expected target {own}, found {target}"
+        + (f"; that is {others[0]}: add --device {others[0].index}" if others else f" ({reason})" if reason else "")
+    )
 
 
 def target_here() -> str | None:
     """The compute capability of the GPU here, as `sm86`; None without one."""
     devices, _ = find_devices()
-    return devices[0].target if devices else None
+    return chosen_device(devices, "import").target if devices else None
+
+
+def gpu_here() -> str:
+    """Capability and model of the GPU here, as `sm86 NVIDIA A10`; empty without one."""
+    devices, _ = find_devices()
+    if not devices:
+        return ""
+    device = chosen_device(devices, FULL.title)
+    return f"{device.target} {device.name}".strip()
 
 
 def capabilities(target: str) -> list[int]:
@@ -126,10 +163,10 @@ def obstacle(flavour: Flavour, target: str) -> str:
     devices, reason = find_devices()
     if not devices:
         return f"no usable GPU: {reason}"
-    here = devices[0].target
+    here = chosen_device(devices, flavour.title).target
     if flavour is RTX and here not in RTX.targets:
         return f"TensorRT-RTX does not run on this GPU ({here})"
-    if target == PORTABLE and devices[0].capability < (8, 0):
+    if target == PORTABLE and chosen_device(devices, flavour.title).capability < (8, 0):
         return f"this GPU is {here}, a portable engine needs sm80 or newer; compile with --target {here}"
     if target not in (PORTABLE, HERE) and here not in target.split("+"):
         return f"this GPU is {here}, the engine is for {target}"

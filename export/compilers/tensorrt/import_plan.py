@@ -12,7 +12,7 @@ from resnetrt.export.compilers.tensorrt.layers import inspect_engine, layers_fil
 from resnetrt.export.compilers.tensorrt.network import input_specs, output_specs, tensor_spec, word
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt.parse import parse
-from resnetrt.runtime.backends.tensorrt_logger import first_error
+from resnetrt.runtime.backends.tensorrt_logger import first_error, make
 from resnetrt.tensor_spec import TensorSpec
 
 # what a plan does not tell of itself; the rest of the options is for building
@@ -36,7 +36,7 @@ def import_plan(
     parsed = parse(trt, variant_path)
     chosen = TensorRTOptions.from_mapping(flavour.backend, options)
     with parsed.logger.recorded() as lines:
-        runtime = trt.Runtime(parsed.logger)
+        runtime = make(trt.Runtime, parsed.logger)
         runtime.engine_host_code_allowed = chosen.version_compatible
         blob = plan.read_bytes()
         engine = runtime.deserialize_cuda_engine(blob)

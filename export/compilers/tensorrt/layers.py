@@ -14,7 +14,7 @@ from resnetrt.errors import CheckFailed
 from resnetrt.export.compilers.tensorrt.log import build_error
 from resnetrt.export.compilers.tensorrt.options import Profile
 from resnetrt.runtime.backends.tensorrt_inspector import data_type, inspected_layers
-from resnetrt.runtime.backends.tensorrt_logger import Lines
+from resnetrt.runtime.backends.tensorrt_logger import Lines, make
 
 _DEFAULT_STREAM = 0
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), ", re.MULTILINE)
@@ -101,7 +101,7 @@ def inspect_plan(trt: Any, logger: Any, plan: bytes, profiles: Sequence[Profile]
     Raises `CheckFailed` with TensorRT's first error if the engine does not load.
     """
     with logger.recorded() as lines:
-        runtime = trt.Runtime(logger)
+        runtime = make(trt.Runtime, logger)
         runtime.engine_host_code_allowed = True  # it was built here; version-compatible engines carry their runtime
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:

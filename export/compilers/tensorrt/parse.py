@@ -7,7 +7,7 @@ from typing import Any
 from resnetrt.errors import BackendRefused, CheckFailed, UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
 from resnetrt.export.compilers.tensorrt.log import advice
-from resnetrt.runtime.backends.tensorrt_logger import Lines, clean, first_error, logger_of
+from resnetrt.runtime.backends.tensorrt_logger import Lines, clean, first_error, logger_of, make
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def check_model(path: Path, flavour: Flavour) -> list[UnsupportedNode]:
 
 
 def _new_parser(trt: Any, logger: Any) -> tuple[Any, Any, Any]:
-    builder = trt.Builder(logger)
+    builder = make(trt.Builder, logger)
     # bit 1 in TensorRT 10, bit 0 and always on in 11 and RTX
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     return builder, network, trt.OnnxParser(network, logger)

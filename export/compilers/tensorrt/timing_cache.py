@@ -6,6 +6,7 @@ By default they are kept in the user's cache folder, in one file for each Tensor
 import contextlib
 import fcntl
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,8 @@ class TimingCache:
             _log.warning("timing cache %s is not updated: %s", self.path, error)
 
 
-def timing_cache(version: str, target: str, options: TensorRTOptions) -> TimingCache | None:
-    """The cache of a build by TensorRT `version` for `target`; None if there is to be none, or the user has no home."""
+def timing_cache(version: str, gpu: str, options: TensorRTOptions) -> TimingCache | None:
+    """The cache of a build by TensorRT `version` for a model of `gpu`; None for none, or where the user has no home."""
     if options.timing_cache == NONE:
         return None
     if options.timing_cache:
@@ -67,7 +68,8 @@ def timing_cache(version: str, target: str, options: TensorRTOptions) -> TimingC
         folder = Path.home() / ".cache" / "resnetrt" / "tensorrt"
     except RuntimeError:
         return None
-    return TimingCache(folder / f"{version}-{target}.timings", given=False)
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version} {gpu}").strip("-")
+    return TimingCache(folder / f"{name}.timings", given=False)
 
 
 def _set(config: Any, blob: bytes) -> bool:

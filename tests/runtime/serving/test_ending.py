@@ -13,8 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_process import WAIT_S, serving
 from tritonclient import grpc
 
+from resnetrt.errors import DeviceLost
+from resnetrt.runtime.backends.onnxruntime import OnnxRuntimeSession
 from resnetrt.runtime.serving import ModelSpec, ServeOptions
 from resnetrt.runtime.serving.repository import Repository
+from resnetrt.runtime.serving.server import Server
 
 SERVICE = "inference.GRPCInferenceService"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -85,3 +88,22 @@ def test_a_load_that_fails_is_logged_though_its_client_has_gone(labelled_bundle,
 
     asyncio.run(load())
     assert "model tiny was not loaded: unknown engine" in caplog.text
+
+
+def test_a_lost_gpu_makes_the_server_not_ready_and_ends_it(labelled_bundle, monkeypatch):
+    """Only another process can use the GPU again, so whoever started this one has to hear of it."""
+    options = ServeOptions(http_port=0, grpc_port=0, metrics_port=0, threads=1)
+    server = Server([ModelSpec(probes.MODEL, labelled_bundle, "onnxruntime-fp32-cpu")], options)
+    reason = "CUDA: cudaStreamSynchronize failed: cudaErrorIllegalAddress"
+
+    async def lose() -> None:
+        serving = asyncio.ensure_future(server.serve(lambda _: None))
+        while not server._repository.ready:
+            await asyncio.sleep(0.05)
+        assert not serving.done()
+        monkeypatch.setattr(OnnxRuntimeSession, "lost", reason)
+        assert not server._repository.ready
+        with pytest.raises(DeviceLost, match=reason):
+            await asyncio.wait_for(serving, PATIENCE_S)
+
+    asyncio.run(lose())

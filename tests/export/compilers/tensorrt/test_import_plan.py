@@ -3,6 +3,7 @@
 import enum
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,13 +90,14 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture(params=LISTS, ids=lambda path: path.stem)
-def machine(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Machine:
+def machine(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine(FullTensorRT(request.param), bundle.variant_file("fp32"))
     for module in (tensorrt_flavour, tensorrt_library):
         monkeypatch.setattr(module, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
     monkeypatch.setattr(tensorrt, "open_cuda", lambda *_, **__: made.cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", made.full.module)
-    return made
+    with made.cuda.current():  # the first device is the current one without our doing
+        yield made
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ CONVOLUTION = {
 def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FullTensorRT:
     """A machine with an sm86 and a TensorRT of that version."""
     made = FullTensorRT(request.param)
-    monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
+    monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: ((Device(0, (8, 6), "NVIDIA A10"),), ""))
     monkeypatch.setitem(sys.modules, "tensorrt", made.module)
     return made
 
@@ -136,7 +136,7 @@ class TestTimingCache:
 
     def test_by_default_it_is_the_users_for_this_version_and_gpu(self, full: FullTensorRT, build: Build, home: Path):
         build()
-        assert [path.name for path in home.rglob("*.timings")] == [f"{full.module.__version__}-sm86.timings"]
+        assert [path.name for path in home.rglob("*.timings")] == [f"{full.module.__version__}-sm86-NVIDIA-A10.timings"]
         full.timing = b"b"
         build()
         assert next(home.rglob("*.timings")).read_bytes() == b"sm86:a,b"

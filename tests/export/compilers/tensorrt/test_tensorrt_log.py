@@ -1,10 +1,20 @@
 """TensorRT's log as one exception, its layer lines, and what full TensorRT refuses; no TensorRT is needed."""
 
+from pathlib import Path
+
 import pytest
+from host_cuda import HostCuda
 
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.export.compilers.tensorrt import compiler as tensorrt_compiler
 from resnetrt.export.compilers.tensorrt import flavour as tensorrt_flavour
-from resnetrt.export.compilers.tensorrt.flavour import FULL, capabilities, obstacle, resolve_full_target
+from resnetrt.export.compilers.tensorrt.flavour import (
+    FULL,
+    capabilities,
+    obstacle,
+    resolve_full_target,
+    resolve_rtx_target,
+)
 from resnetrt.export.compilers.tensorrt.layers import EngineLayer, LayerTensor, parse_layers
 from resnetrt.export.compilers.tensorrt.log import build_error, node_in, require_no_error
 from resnetrt.export.compilers.tensorrt.options import TensorRTOptions
@@ -83,6 +93,30 @@ class TestFull:
         assert capabilities("sm90") == [90]
         with pytest.raises(UsageError, match="builds for the GPU that it sees: expected target sm90, found sm86"):
             resolve_full_target("sm86")
+
+    def test_of_several_gpus_it_is_the_chosen_one(self, monkeypatch: pytest.MonkeyPatch):
+        """TensorRT builds for one device: an engine for another must be refused before the build."""
+        devices = Device(0, (8, 6)), Device(1, (8, 9), "NVIDIA L4")
+        monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: (devices, ""))
+        refusal = r"expected target sm86, found sm89; that is device 1 \(NVIDIA L4, sm89\): add --device 1$"
+        with pytest.raises(UsageError, match=refusal):
+            resolve_full_target("sm89")
+        assert resolve_full_target("auto") == resolve_rtx_target("auto") == "sm86"
+        monkeypatch.setenv("RESNETRT_DEVICE", "1")
+        assert resolve_full_target("auto") == resolve_full_target(None) == resolve_full_target("sm89") == "sm89"
+        assert resolve_rtx_target("auto") == "sm89"
+        assert obstacle(FULL, "sm89") == ""
+        assert "this GPU is sm89" in obstacle(FULL, "sm86")
+
+    def test_it_is_built_on_that_one(self, monkeypatch: pytest.MonkeyPatch):
+        """TensorRT builds on the device that is the thread's current one."""
+        devices, cuda, opened = (Device(0, (8, 6)), Device(1, (8, 9))), HostCuda(), []
+        monkeypatch.setattr(tensorrt_flavour, "find_devices", lambda: (devices, ""))
+        monkeypatch.setattr(tensorrt_flavour, "open_cuda", lambda _, index: (opened.append(index), cuda)[1])
+        monkeypatch.setattr(tensorrt_compiler, "build_engine", lambda *_: cuda.require_current("build"))
+        monkeypatch.setenv("RESNETRT_DEVICE", "1")
+        tensorrt_compiler.full.compile_engine(Path("x.onnx"), "fp32", "sm89", {})
+        assert opened == [1]
 
     def test_an_engine_for_it_runs_here_and_one_of_rtx_does_not(self):
         assert obstacle(FULL, "sm90") == ""
