@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
@@ -114,20 +114,21 @@ class Session(ABC):
         if not self._busy.acquire(False):  # inline: calls of `_begin` and `_end` would cost 0.4 us more
             self._refuse(batch, busy=True)
         try:
-            if (
-                not isinstance(batch, np.ndarray)
-                or batch.dtype != self._dtype
-                or batch.shape[1:] != self._image_shape
-                or len(batch) != (self._batch_size or len(batch) or 1)
-                or self.closed
-                or self._forks != PROCESS.forks
-            ):
+            if not self._takes(batch):
                 self._refuse(batch)
             return self._infer(batch)
         finally:
             self._busy.release()
             if self.closed:
                 self._free()
+
+    def infer_batches(self, batches: Iterable[Array]) -> Iterator[Outputs]:
+        """`infer` of one batch after the other. Each batch may be overwritten when the next one is asked for.
+
+        On a GPU a batch is copied in while the one before is computed, so its outputs come after the next was taken.
+        """
+        for batch in batches:
+            yield self.infer(batch)
 
     def staging(self, count: int) -> Array:
         """A new array for `count` images, with any content, from which `infer` copies least: pinned memory for a GPU.
@@ -224,6 +225,16 @@ class Session(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Drop what the backend holds."""
+
+    def _takes(self, batch: object) -> bool:
+        return (
+            isinstance(batch, np.ndarray)
+            and batch.dtype == self._dtype
+            and batch.shape[1:] == self._image_shape
+            and len(batch) == (self._batch_size or len(batch) or 1)
+            and not self.closed
+            and self._forks == PROCESS.forks
+        )
 
     def _begin(self) -> None:
         """Take the session for a call; `_end` must follow."""

@@ -4,10 +4,12 @@ It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads
 """
 
 import ctypes
+import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ class HostCuda:
         self._next = 1
         self._scope = Scope(lambda: None, lambda: None)
         self.lost = ""
+        self.chance: random.Random | None = None
 
     def lose(self) -> None:
         """From now on every call fails but those that free, as after an illegal memory access."""
@@ -114,9 +117,16 @@ class HostCuda:
         return stream
 
     def enqueue(self, stream: int, work: Work) -> None:
-        """Let `work` happen when its turn comes; this is how an engine double executes."""
+        """Let `work` happen when its turn comes; this is how an engine double executes.
+
+        With `chance`, any stream may get on at once, as streams of a GPU do.
+        """
         self.check()
         self._queues[stream].append(work)
+        if self.chance is not None and self._capturing is None:
+            for other in self._queues:
+                while self._queues[other] and self.chance.random() < 0.5:
+                    self._queues[other].pop(0)()
 
     def copy_in(self, device: int, host: npt.NDArray[Any], stream: int) -> None:
         """See `Cuda`."""
@@ -152,24 +162,39 @@ class HostCuda:
         for stream in self._queues:
             self._finish(stream)
 
-    def create_event(self) -> list[float]:
+    def create_event(self) -> "EventDouble":
         """See `Cuda`."""
         self.check()
-        return []
+        return EventDouble()
 
-    def record(self, event: list[float], stream: int) -> None:
+    def record(self, event: "EventDouble", stream: int) -> None:
         """See `Cuda`."""
-        event.clear()
-        self.enqueue(stream, lambda: event.append(time.perf_counter()))
+        event.stream, event.at = stream, None
+        event.recorded += 1
+        self.enqueue(stream, partial(event.happen, event.recorded))
 
-    def elapsed_ms(self, start: list[float], end: list[float]) -> float:
+    def wait(self, stream: int, event: "EventDouble") -> None:
+        """See `Cuda`."""
+        recorded = event.recorded
+        self.counts["wait"] += 1
+        self.enqueue(stream, lambda: self._run_until(event, recorded))
+
+    def finish(self, event: "EventDouble") -> None:
         """See `Cuda`."""
         self.check()
-        for stream in self._queues:
-            self.synchronize(stream)
-        return (end[0] - start[0]) * 1000
+        self.counts["finish"] += 1
+        self._run_until(event, event.recorded)
 
-    def destroy_event(self, event: list[float]) -> None:
+    def elapsed_ms(self, start: "EventDouble", end: "EventDouble") -> float:
+        """See `Cuda`."""
+        self.check()
+        for event in (start, end):
+            self._run_until(event, event.recorded)
+        assert start.at is not None
+        assert end.at is not None
+        return (end.at - start.at) * 1000
+
+    def destroy_event(self, event: "EventDouble") -> None:
         """See `Cuda`."""
 
     def capture(self, stream: int, work: Callable[[], object]) -> list[Work]:
@@ -199,11 +224,27 @@ class HostCuda:
         graph.clear()
 
     def _finish(self, stream: int) -> None:
-        queue, self._queues[stream] = self._queues[stream], []
-        for work in queue:
-            work()
+        queue = self._queues[stream]
+        while queue:
+            queue.pop(0)()
+
+    def _run_until(self, event: "EventDouble", recorded: int) -> None:
+        """Run the event's stream, and no further: what another stream need not wait for, happens as late as it can."""
+        while event.happened < recorded:
+            self._queues[event.stream].pop(0)()
 
     @staticmethod
     def _check_contiguous(host: npt.NDArray[Any]) -> None:
         if not host.flags.c_contiguous:
             raise EnvironmentFault("CUDA: host memory: a copy needs a contiguous array")
+
+
+class EventDouble:
+    """What was recorded last, in which stream, and when it happened."""
+
+    def __init__(self) -> None:
+        self.stream = self.recorded = self.happened = 0
+        self.at: float | None = None
+
+    def happen(self, recorded: int) -> None:
+        self.happened, self.at = recorded, time.perf_counter()

@@ -1,5 +1,6 @@
 """TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each size of batch."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
 from resnetrt.runtime.cuda import Cuda, open_cuda
 from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, DeviceTensor, borrow
+from resnetrt.runtime.cuda.pipeline import Lane
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
 from resnetrt.settings import read_settings
 
@@ -90,6 +92,17 @@ class TensorRtSession(Session):
         """
         return self._runner.staging(count)
 
+    def infer_batches(self, batches: Iterable[Array]) -> Iterator[Outputs]:
+        """See `Session`. Two batches are under way; the memory for that is allocated at the first call."""
+        started = None
+        for batch in batches:
+            following = self._start(batch)
+            if started is not None:
+                yield self._finish(*started)
+            started = following
+        if started is not None:
+            yield self._finish(*started)
+
     def sibling(self) -> "TensorRtSession":
         """See `Session`. It has contexts, buffers and a stream of its own."""
         with self._cuda.current():
@@ -119,6 +132,16 @@ class TensorRtSession(Session):
     def execution_ms(self, count: int, runs: int = 100) -> list[float]:
         """See `Session`: CUDA events around copies and execution."""
         return self._runner.execution_ms(count, runs)
+
+    @one_at_a_time
+    def _start(self, batch: Array) -> tuple[Lane, int]:
+        if not self._takes(batch):
+            self._refuse(batch)
+        return self._runner.start(batch)
+
+    @one_at_a_time
+    def _finish(self, lane: Lane, count: int) -> Outputs:
+        return self._runner.finish(lane, count)
 
     def _infer(self, batch: Array) -> Outputs:
         return self._runner.run(batch)

@@ -15,8 +15,9 @@ from resnetrt.runtime.backends.tensorrt_logger import Recorder
 from resnetrt.runtime.backends.tensorrt_sizes import BatchSizes
 from resnetrt.runtime.cuda.capture import capture
 from resnetrt.runtime.cuda.dlpack import Borrowed, DeviceTensor
+from resnetrt.runtime.cuda.pipeline import Lane, Pipeline
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
-from resnetrt.runtime.cuda.protocol import Cuda, DeviceBuffer, PinnedBuffer, is_pinned
+from resnetrt.runtime.cuda.protocol import Bytes, Cuda, DeviceBuffer, PinnedBuffer, is_pinned
 from resnetrt.runtime.cuda.scope import on_device
 from resnetrt.runtime.session import Array, Outputs
 from resnetrt.tensor_spec import TensorSpec
@@ -53,6 +54,7 @@ class Runner:
         self._contexts = Contexts(trt, engine, cuda, kept)
         self.stream = cuda.create_stream()
         self.slots: dict[int, _Slot] = {}
+        self._pipeline: Pipeline | None = None
         most = self.batch_limits[1]
         sizes = {spec.name: _size_bytes(spec, most) for spec in (*self.inputs, *self.outputs)}
         self._device = {name: DeviceBuffer(cuda, size) for name, size in sizes.items()}
@@ -74,6 +76,23 @@ class Runner:
         with self._settled():
             self._start(slot, batch)
         return {name: view[:count].copy() for name, view in self._results.items()}
+
+    @on_device
+    def start(self, batch: Array) -> tuple[Lane, int]:
+        """Enqueue a batch, which is copied at once; `finish` must follow, after another `start` or not."""
+        slot = self.slot(len(batch))
+        if self._pipeline is None:
+            results = {spec.name: self._device[spec.name] for spec in self.outputs}
+            self._pipeline = Pipeline(self._cuda, self.stream, self._device[self.inputs[0].name], results)
+        sizes = {spec.name: _size_bytes(spec, len(batch)) for spec in self.outputs}
+        return self._pipeline.start(batch, sizes, lambda: self._execute(slot)), len(batch)
+
+    @on_device
+    def finish(self, lane: Lane, count: int) -> Outputs:
+        """Outputs of a batch of `count` that `start` gave the `lane` of; the arrays are new."""
+        assert self._pipeline is not None
+        found = self._pipeline.finish(lane)
+        return {spec.name: _shaped(found[spec.name], spec, count).copy() for spec in self.outputs}
 
     def staging(self, count: int) -> Array:
         """New pinned memory for a batch of `count` images, with any content. Raises `UsageError` as `slot` does."""
@@ -157,6 +176,9 @@ class Runner:
             if slot.graph is not None:
                 self._cuda.destroy_graph(slot.graph)
         self.slots.clear()
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
         self._contexts.close()
         self._device.clear()
         self._results.clear()
@@ -260,4 +282,10 @@ def _size_bytes(spec: TensorSpec, count: int) -> int:
 
 
 def _view(buffer: PinnedBuffer, spec: TensorSpec, count: int) -> Array:
-    return buffer.view((count, *(axis or 1 for axis in spec.shape[1:])), np.dtype(spec.dtype))
+    return _shaped(buffer.bytes, spec, count)
+
+
+def _shaped(memory: Bytes, spec: TensorSpec, count: int) -> Array:
+    """The beginning of the memory as `count` images' worth of the tensor."""
+    found: Array = memory[: _size_bytes(spec, count)].view(np.dtype(spec.dtype))
+    return found.reshape((count, *(axis or 1 for axis in spec.shape[1:])))

@@ -114,6 +114,14 @@ class CudaBindings:
         """See `Cuda`."""
         self._call("cudaEventRecord", event, stream)
 
+    def wait(self, stream: Any, event: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaStreamWaitEvent", stream, event, 0)
+
+    def finish(self, event: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaEventSynchronize", event)
+
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """See `Cuda`."""
         self._call("cudaEventSynchronize", end)

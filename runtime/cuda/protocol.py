@@ -81,6 +81,12 @@ class Cuda(Protocol):
     def record(self, event: Event, stream: Stream) -> None:
         """Let `event` happen behind what `stream` holds now."""
 
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let what comes in `stream` from now on happen behind `event`, as it was recorded last; the host goes on."""
+
+    def finish(self, event: Event) -> None:
+        """Wait until `event` happened."""
+
     def elapsed_ms(self, start: Event, end: Event) -> float:
         """Milliseconds between two recorded events; waits for `end`."""
 

@@ -112,6 +112,14 @@ class PyCuda:
         """See `Cuda`."""
         self._do(self._held[event].record, self._held[stream])
 
+    def wait(self, stream: int, event: int) -> None:
+        """See `Cuda`."""
+        self._do(self._held[stream].wait_for_event, self._held[event])
+
+    def finish(self, event: int) -> None:
+        """See `Cuda`."""
+        self._do(self._held[event].synchronize)
+
     def elapsed_ms(self, start: int, end: int) -> float:
         """See `Cuda`."""
         self._do(self._held[end].synchronize)
