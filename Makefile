@@ -49,8 +49,10 @@ DEPTHS ?= 18,34,50,101,152
 bench: $(VENV)/.run ## latency against depth beside eager PyTorch (DEPTHS=18,50)
 	$(BIN)/resnetrt bench --depths $(DEPTHS)
 
+# more options, such as GPU_CHECK_FLAGS="--only graph --minutes 3"
+GPU_CHECK_FLAGS ?=
 gpu-check: $(VENV)/.run ## all that this machine's GPU can run, into gpu-check.json; without a GPU, why nothing ran
-	$(BIN)/python -m resnetrt.benchmarks.gpu.run gpu-check.json
+	$(BIN)/python -m resnetrt.benchmarks.gpu gpu-check.json $(GPU_CHECK_FLAGS)
 
 arm64-check: $(VENV)/.dev ## load, self-test, infer and serve on an emulated arm64 (needs qemu-user-static)
 	$(BIN)/python tests/arm64_check.py

@@ -1,30 +1,15 @@
 """GPU checks of the CUDA protocol: copies, graph replays and torch's memory, compared with numpy."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from resnetrt.errors import BackendMissing, CheckFailed
-from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer, open_cuda
-from resnetrt.runtime.cuda.choose import IMPLEMENTATIONS
+from resnetrt.runtime.cuda import Cuda, DeviceBuffer, PinnedBuffer
 from resnetrt.runtime.cuda.dlpack import DeviceTensor, borrow
 
 _SIZE = 64 << 20
 _REPLAYS = 20
-
-
-def memory_checks() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """The checks by name, for each implementation of the protocol."""
-    for name in IMPLEMENTATIONS:
-        yield f"{name}: copies", partial(_with_cuda, name, check_copies)
-        yield f"{name}: graph replays", partial(_with_cuda, name, check_graph)
-        yield f"{name}: torch tensors in place", partial(_with_cuda, name, check_torch)
-
-
-def _with_cuda(name: str, check: Callable[[Cuda], dict[str, Any]]) -> dict[str, Any]:
-    return check(open_cuda(name))
 
 
 def check_copies(cuda: Cuda, size_bytes: int = _SIZE) -> dict[str, Any]:

@@ -1,81 +1,199 @@
 """`make gpu-check`: run whatever this machine's GPU and libraries can run; without a GPU, say why nothing ran.
 
-Every check compares with numpy or with the eager model's golden outputs, or measures times by CUDA events. A check
-whose requirements are not met is skipped, with the reason; a check that ran and failed fails the command.
+Every check compares with numpy or with the eager model's golden outputs, or measures times by CUDA events. Each runs in
+a process of its own with a time limit, and the JSON is written again after each. A check whose requirements are not met
+is skipped, with the reason; one that fails, crashes or hangs fails the command, and the others still run.
 """
 
 import argparse
 import json
+import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.gpu.engines import engine_checks
-from resnetrt.benchmarks.gpu.memory import memory_checks
+from resnetrt.atomic import write_file
+from resnetrt.benchmarks.gpu.bundles import bundle_name, find_carried, prepare
+from resnetrt.benchmarks.gpu.catalog import catalog, choose
+from resnetrt.benchmarks.gpu.child import ChildJob, run_apart
+from resnetrt.benchmarks.gpu.needs import Needs
+from resnetrt.benchmarks.gpu.outcome import BAD, STATUSES, GpuCheck, Outcome
 from resnetrt.conditions import conditions
-from resnetrt.errors import BackendMissing
+from resnetrt.errors import ResnetrtError
 from resnetrt.machine import read_gpus
 
+SCHEMA_VERSION = 2
 DEFAULT_OUT = Path("gpu-check.json")
-Check = Callable[[], dict[str, Any]]
+_MINUTES = 9.5  # of ten borrowed ones
+_LEAST_S = 5.0
+_EXPORT_S = 240.0
+Keep = Callable[[Outcome], None]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A check that `passed`, `failed` or was `skipped`, with its measurements or the reason."""
+@dataclass
+class GpuRun:
+    """Runs checks one after the other in `folder`; `carried` holds bundles, None if there are none."""
 
-    name: str
-    status: str
-    reason: str = ""
-    measured: dict[str, Any] = field(default_factory=dict)
+    folder: Path
+    carried: Path | None
+    minutes: float
+
+    def __post_init__(self) -> None:
+        self._deadline = time.monotonic() + 60 * self.minutes
+        self._exports: dict[str, Outcome] = {}
+        self.needs = Needs(self.folder)
+        self._count = 0
+
+    def run(self, checks: Sequence[GpuCheck], keep: Keep) -> None:
+        """Give each outcome to `keep` as soon as it is known, also those of exports, which come before what needs them.
+
+        Nothing is exported for a check whose requirements are not met.
+        """
+        for check in checks:
+            keep(self._skip(check) or self._run(check, keep))
+
+    def why_not(self, check: GpuCheck) -> str:
+        """Which requirement of the check this machine does not meet; empty if it meets them all."""
+        return next((reason for need in check.needs if (reason := self.needs.why_not(need))), "")
+
+    def _skip(self, check: GpuCheck) -> Outcome | None:
+        reason = self.why_not(check)
+        return Outcome(check.name, "skipped", reason) if reason else None
+
+    def _run(self, check: GpuCheck, keep: Keep) -> Outcome:
+        bundle = None
+        if check.network is not None:
+            source = find_carried(self.carried, check.network) or self._export(check.network, keep)
+            if isinstance(source, Outcome):
+                return Outcome(check.name, "skipped", f"{source.name}: {source.status}: {source.reason}")
+            bundle = self.folder / f"{self._count}-{bundle_name(check.network)}"
+            shutil.copytree(source, bundle)  # a check that is killed leaves nothing half done to the next
+        outcome = self._apart(check.name, check.function, list(check.arguments), check.given, bundle, check.limit_s)
+        if bundle is not None:
+            shutil.rmtree(bundle, ignore_errors=True)
+        return outcome
+
+    def _export(self, network: str, keep: Keep) -> Path | Outcome:
+        """The bundle of `network`, exported once; or the outcome of the export that failed."""
+        path = self.folder / bundle_name(network)
+        if network not in self._exports:
+            function = "resnetrt.benchmarks.gpu.bundles:make_bundle"
+            name = f"export {network}"
+            self._exports[network] = self._apart(name, function, [str(path), network], None, None, _EXPORT_S)
+            keep(self._exports[network])
+        made = self._exports[network]
+        return path if made.status == "passed" else made
+
+    def _apart(
+        self, name: str, function: str, arguments: list[Any], given: str | None, bundle: Path | None, limit_s: float
+    ) -> Outcome:
+        left = self._deadline - time.monotonic()
+        if left < _LEAST_S:
+            return Outcome(name, "skipped", f"no time left of {self.minutes:g} minutes (--minutes)")
+        self._count += 1
+        folder = self.folder / str(self._count)
+        folder.mkdir()
+        out = str(self.folder / f"{self._count}.json")
+        job = ChildJob(name, function, arguments, given, None if bundle is None else str(bundle), str(folder), out)
+        outcome = run_apart(job, min(limit_s, left))
+        shutil.rmtree(folder, ignore_errors=True)
+        if outcome.status == "hung" and left < limit_s:
+            reason = f"no time left of {self.minutes:g} minutes: killed after {left:.0f} s of at most {limit_s:g} s"
+            return Outcome(name, "skipped", reason, {}, outcome.seconds, outcome.last_lines)
+        return outcome
 
 
-def run_check(name: str, check: Check) -> Outcome:
-    """Run one check. A missing part of this machine skips it; any other exception is a failure."""
+@dataclass
+class GpuRecord:
+    """The whole record, written to `out` after each outcome."""
+
+    out: Path
+    run: GpuRun
+
+    def __post_init__(self) -> None:
+        self._conditions = conditions() | {"gpu": asdict(read_gpus())}
+        self.outcomes: list[Outcome] = []
+
+    def keep(self, outcome: Outcome) -> None:
+        """Print one outcome, and write the record with it."""
+        self.outcomes.append(outcome)
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        sys.stdout.write(f"{outcome.status:8}{outcome.name}{reason}\n")
+        sys.stdout.flush()
+        self.write(complete=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many checks ended in each way."""
+        return {status: sum(item.status == status for item in self.outcomes) for status in STATUSES}
+
+    def write(self, complete: bool) -> None:
+        """Replace the file `out`; `complete` says that every check had its turn."""
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "complete": complete,
+            "conditions": self._conditions,
+            "minutes": self.run.minutes,
+            "here": self.run.needs.to_json(),
+            "counts": self.counts,
+            "checks": [asdict(item) for item in self.outcomes],
+        }
+        text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        write_file(self.out, text.encode())
+
+
+def main(arguments: list[str], checks: Sequence[GpuCheck] | None = None) -> int:
+    """Run the checks that were chosen; returns 1 if one failed, crashed or hung, 130 after Ctrl-C, else 0."""
+    options = _parser().parse_args(arguments)
     try:
-        return Outcome(name, "passed", measured=check())
-    except (BackendMissing, ImportError) as error:
-        return Outcome(name, "skipped", str(error))
-    except Exception as error:
-        return Outcome(name, "failed", f"{type(error).__name__}: {error}")
-
-
-def all_checks(folder: Path) -> Iterator[tuple[str, Check]]:
-    """Every check by name; some checks make bundles in `folder`."""
-    yield from memory_checks()
-    yield from engine_checks(folder)
-
-
-def run_all(folder: Path) -> dict[str, Any]:
-    """The whole record: conditions, devices, outcomes and their counts."""
-    outcomes = [run_check(name, check) for name, check in all_checks(folder)]
-    counts = {status: sum(item.status == status for item in outcomes) for status in ("passed", "failed", "skipped")}
-    return {
-        "schema_version": 1,
-        "conditions": conditions() | {"gpu": asdict(read_gpus())},
-        "counts": counts,
-        "checks": [asdict(item) for item in outcomes],
-    }
-
-
-def main(arguments: list[str]) -> int:
-    """Run everything and write the JSON to the first argument; returns 1 if a check failed, else 0."""
-    parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.gpu.run", description=main.__doc__)
-    parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, help="default: %(default)s")
-    out: Path = parser.parse_args(arguments).out
+        chosen = choose(catalog() if checks is None else checks, options.only)
+        if options.prepare is not None:
+            networks = dict.fromkeys(check.network for check in chosen if check.network is not None)
+            sys.stdout.write("".join(f"{path}\n" for path in prepare(options.prepare, list(networks))))
+            return 0
+    except ResnetrtError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return error.exit_code
     with tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
-        record = run_all(Path(folder))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-    for item in record["checks"]:
-        sys.stdout.write(f"{item['status']:8}{item['name']}{': ' + item['reason'] if item['reason'] else ''}\n")
-    counts = record["counts"]
-    sys.stdout.write(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; {out}\n")
-    return 1 if counts["failed"] else 0
+        run = GpuRun(Path(folder), options.bundle, options.minutes)
+        return _list(run, chosen) if options.list else _run_all(run, chosen, options.out)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _list(run: GpuRun, checks: Sequence[GpuCheck]) -> int:
+    for check in checks:
+        reason = run.why_not(check)
+        sys.stdout.write(f"{check.limit_s:4.0f} s  {check.name}{': would be skipped: ' + reason if reason else ''}\n")
+    return 0
+
+
+def _run_all(run: GpuRun, checks: Sequence[GpuCheck], out: Path) -> int:
+    record = GpuRecord(out, run)
+    record.write(complete=False)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the time of a borrowed machine is over
+    try:
+        run.run(checks, record.keep)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: {out} has the checks so far\n")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    record.write(complete=True)
+    told = ", ".join(f"{count} {status}" for status, count in record.counts.items())
+    sys.stdout.write(f"{told}; {out}\n")
+    return 1 if any(item.status in BAD for item in record.outcomes) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.gpu", description=main.__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, help="default: %(default)s")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="checks with this in their name")
+    parser.add_argument("--list", action="store_true", help="name the checks, and which would be skipped here and why")
+    parser.add_argument("--minutes", type=float, default=_MINUTES, help="for all checks together; default: %(default)s")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="what --prepare made: nothing is exported")
+    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="make the bundles for --bundle, on any machine")
+    return parser

@@ -1,0 +1,96 @@
+"""The process of one check: runs it, and writes what came of it to a file.
+
+python -X faulthandler -m resnetrt.benchmarks.gpu.child JOB, where JOB is JSON with the fields of `ChildJob`.
+"""
+
+import json
+import pkgutil
+import resource
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resnetrt.atomic import write_file
+from resnetrt.benchmarks.gpu.isolated import Ended, run_isolated
+from resnetrt.benchmarks.gpu.outcome import Outcome
+from resnetrt.errors import BackendMissing
+
+Measure = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ChildJob:
+    """See `outcome.GpuCheck`; the outcome goes to the file `out`, `bundle` and `folder` are paths."""
+
+    name: str
+    function: str
+    arguments: list[Any]
+    given: str | None
+    bundle: str | None
+    folder: str
+    out: str
+
+
+def run_apart(job: ChildJob, limit_s: float) -> Outcome:
+    """Run the job in a process of its own. Whatever that does, there is an outcome."""
+    out = Path(job.out)
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-X", "faulthandler", "-m", __name__, json.dumps(asdict(job))]
+    ended = run_isolated(command, limit_s, out.with_suffix(".log"))
+    return _outcome(job.name, ended, json.loads(out.read_text()) if out.exists() else None)
+
+
+def _outcome(name: str, ended: Ended, found: dict[str, Any] | None) -> Outcome:
+    """A check that passed and whose process died afterwards, as at the end of the interpreter, did not pass."""
+    if found is None:
+        status = "hung" if ended.hung else "crashed"
+        reason = ended.died or "its process ended with exit code 0 before the check was done"
+        return Outcome(name, status, reason, {}, ended.seconds, ended.last_lines)
+    if ended.died and found["status"] != "failed":
+        reason = f"it {found['status']}, then {ended.died}"
+        status = "hung" if ended.hung else "crashed"
+        return Outcome(name, status, reason, found["measured"], ended.seconds, ended.last_lines)
+    lines = ended.last_lines if found["status"] == "failed" else ()
+    return Outcome(name, found["status"], found["reason"], found["measured"], ended.seconds, lines)
+
+
+def judge(name: str, check: Callable[[], dict[str, Any]]) -> Outcome:
+    """Run one check here. A missing part of this machine skips it; any other exception is a failure."""
+    try:
+        return Outcome(name, "passed", measured=check())
+    except (BackendMissing, ImportError) as error:
+        return Outcome(name, "skipped", str(error))
+    except Exception as error:
+        traceback.print_exc()  # its last lines go into the record
+        return Outcome(name, "failed", f"{type(error).__name__}: {error}")
+
+
+def _work(job: ChildJob) -> dict[str, Any]:
+    function: Measure = pkgutil.resolve_name(job.function)
+    first: list[Any] = []
+    if job.given == "folder":
+        first = [Path(job.folder)]
+    elif job.given is not None:
+        from resnetrt.runtime.cuda import open_cuda
+
+        first = [open_cuda(job.given)]
+    if job.bundle is not None:
+        first.append(Path(job.bundle))
+    return function(*first, *job.arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job; 0 also for a check that fails, since its outcome says so."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file of a process with a GPU may fill the disk
+    job = ChildJob(**json.loads(arguments[0]))
+    outcome = judge(job.name, lambda: _work(job))
+    write_file(Path(job.out), json.dumps(asdict(outcome), allow_nan=False).encode())
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
