@@ -21,6 +21,7 @@ ROOMS = {
     },
     "calibration": {"images": 1, "graph": 1, "observe": 2, "explain": 3, "quantize": 4, "imports": 5},
     "benchmarks": {
+        "apart": 1,
         "stats": 1,
         "measure": 1,
         "verify": 2,

@@ -5,16 +5,51 @@ its engines come right after the first copies; without it, as on an H100 with no
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from resnetrt.benchmarks.gpu.bundles import TRAINED
-from resnetrt.benchmarks.gpu.outcome import GpuCheck
 from resnetrt.errors import UsageError
 
 _ROOM = "resnetrt.benchmarks.gpu"
 _PRECISIONS = ("fp16", "int8", "fp32")
 _DEPTHS = ("resnet50", "resnet18", "resnet152", "resnet34", "resnet101")
 _BUILD_S = 150.0
+# title, function, further needs; those that may lose the context or hang come last
+_RUNNER = (
+    ("32 batch sizes", "runner:check_batches", ()),
+    ("graph against enqueue", "runner:check_graph_cost", ()),
+    ("leaks", "runner:check_leaks", ()),
+    ("four threads capture", "runner:check_capture_threads", ()),
+    ("memory is freed during a capture", "runner:check_free_in_capture", ()),
+    ("DLPack, an input that is late", "in_place:check_late_input", ()),
+    ("DLPack, unaligned inputs", "in_place:check_unaligned_input", ()),
+    ("DLPack, outputs that are held", "in_place:check_held_outputs", ()),
+    ("DLPack, a reader that is late", "in_place:check_late_reader", ()),
+    ("DLPack, torch's streams", "in_place:check_torch_order", ("torch-cuda",)),
+    ("batcher with two instances", "runner:check_batcher", ()),
+    ("out of memory", "faults:check_out_of_memory", ()),
+    ("fork", "faults:check_fork", ()),
+    ("sticky error", "faults:check_sticky_error", ()),
+)
+
+
+@dataclass(frozen=True)
+class GpuCheck:
+    """A check: the `function`, as `module:name`, which gets `arguments` and returns its measurements.
+
+    `given` is another function with its arguments, whose result comes first. `network` names the one whose bundle is
+    needed; its path then comes next. `needs` are requirements of `needs.PROBES`, asked before anything is prepared.
+    """
+
+    name: str
+    function: str
+    arguments: tuple[Any, ...] = ()
+    given: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    network: str | None = None
+    limit_s: float = 60.0
 
 
 def catalog() -> tuple[GpuCheck, ...]:
@@ -22,6 +57,7 @@ def catalog() -> tuple[GpuCheck, ...]:
     return (
         *_memory("cuda-bindings"),
         *_parity("tensorrt", None, "tensorrt"),
+        *_kernels(),
         *_parity("tensorrt_rtx", None, "tensorrt_rtx"),
         *_parity("onnxruntime", "cuda", "ort-cuda"),
         *_latency(_DEPTHS[:1]),
@@ -47,12 +83,24 @@ def _matches(check: GpuCheck, pattern: str) -> bool:
 
 
 def _memory(implementation: str) -> Iterator[GpuCheck]:
-    needs = ("gpu", implementation)
+    needs, given = ("gpu", implementation), ("resnetrt.runtime.cuda:open_cuda", implementation)
     for title, function in (("copies", "check_copies"), ("graph replays", "check_graph")):
         name = f"{implementation}: {title}"
-        yield GpuCheck(name, f"{_ROOM}.memory:{function}", given=implementation, needs=needs, limit_s=30)
+        yield GpuCheck(name, f"{_ROOM}.memory:{function}", given=given, needs=needs, limit_s=30)
     name = f"{implementation}: torch tensors in place"
-    yield GpuCheck(name, f"{_ROOM}.memory:check_torch", given=implementation, needs=(*needs, "torch-cuda"))
+    yield GpuCheck(name, f"{_ROOM}.memory:check_torch", given=given, needs=(*needs, "torch-cuda"))
+
+
+def _kernels() -> Iterator[GpuCheck]:
+    """The runner over kernels: no TensorRT is needed."""
+    for title, function, more in _RUNNER:
+        name, needs = f"runner: {title}", ("gpu", "cuda-bindings", "nvrtc", *more)
+        given = () if function.endswith("check_torch_order") else (f"{_ROOM}.kernels:open_kernels",)
+        yield GpuCheck(name, f"{_ROOM}.{function}", given=given, needs=needs)
+    needs = ("gpu", "tensorrt_lean")
+    yield GpuCheck(
+        "tensorrt_lean: foreign plans", f"{_ROOM}.faults:check_foreign_plans", ("tensorrt_lean",), needs=needs
+    )
 
 
 def _parity(backend: str, target: str | None, need: str) -> Iterator[GpuCheck]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetrt.benchmarks.gpu.child import ChildJob, run_apart
-from resnetrt.benchmarks.gpu.outcome import Outcome
+from resnetrt.benchmarks.apart.child import ChildJob, run_apart
+from resnetrt.benchmarks.apart.outcome import Outcome
 from resnetrt.errors import BackendMissing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Needs:
         """Why this machine does not have it; empty if it does."""
         if name not in self.answers:
             out = str(self._folder / f"need-{name}.json")
-            job = ChildJob(name, f"{__name__}:probe", [name], None, None, str(self._folder), out)
+            job = ChildJob(name, f"{__name__}:probe", [name], [], None, out)
             self.answers[name] = run_apart(job, _LIMIT_S)
         answer = self.answers[name]
         if answer.status == "passed":

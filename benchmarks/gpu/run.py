@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.atomic import write_file
+from resnetrt.benchmarks.apart.child import ChildJob, run_apart
+from resnetrt.benchmarks.apart.outcome import BAD, STATUSES, Outcome
 from resnetrt.benchmarks.gpu.bundles import bundle_name, find_carried, prepare
-from resnetrt.benchmarks.gpu.catalog import catalog, choose
-from resnetrt.benchmarks.gpu.child import ChildJob, run_apart
+from resnetrt.benchmarks.gpu.catalog import GpuCheck, catalog, choose
 from resnetrt.benchmarks.gpu.needs import Needs
-from resnetrt.benchmarks.gpu.outcome import BAD, STATUSES, GpuCheck, Outcome
 from resnetrt.conditions import conditions
 from resnetrt.errors import ResnetrtError
 from resnetrt.machine import read_gpus
@@ -84,24 +84,21 @@ class GpuRun:
         if network not in self._exports:
             function = "resnetrt.benchmarks.gpu.bundles:make_bundle"
             name = f"export {network}"
-            self._exports[network] = self._apart(name, function, [str(path), network], None, None, _EXPORT_S)
+            self._exports[network] = self._apart(name, function, [str(path), network], (), None, _EXPORT_S)
             keep(self._exports[network])
         made = self._exports[network]
         return path if made.status == "passed" else made
 
     def _apart(
-        self, name: str, function: str, arguments: list[Any], given: str | None, bundle: Path | None, limit_s: float
+        self, name: str, function: str, arguments: list[Any], given: Sequence[str], bundle: Path | None, limit_s: float
     ) -> Outcome:
         left = self._deadline - time.monotonic()
         if left < _LEAST_S:
             return Outcome(name, "skipped", f"no time left of {self.minutes:g} minutes (--minutes)")
         self._count += 1
-        folder = self.folder / str(self._count)
-        folder.mkdir()
         out = str(self.folder / f"{self._count}.json")
-        job = ChildJob(name, function, arguments, given, None if bundle is None else str(bundle), str(folder), out)
+        job = ChildJob(name, function, arguments, list(given), None if bundle is None else str(bundle), out)
         outcome = run_apart(job, min(limit_s, left))
-        shutil.rmtree(folder, ignore_errors=True)
         if outcome.status == "hung" and left < limit_s:
             reason = f"no time left of {self.minutes:g} minutes: killed after {left:.0f} s of at most {limit_s:g} s"
             return Outcome(name, "skipped", reason, {}, outcome.seconds, outcome.last_lines)

@@ -17,8 +17,7 @@ from source_tree import ROOT
 from resnetrt.benchmarks.gpu import run as gpu_run
 from resnetrt.benchmarks.gpu.__main__ import link_package
 from resnetrt.benchmarks.gpu.bundles import TRAINED, bundle_name
-from resnetrt.benchmarks.gpu.catalog import catalog
-from resnetrt.benchmarks.gpu.outcome import GpuCheck
+from resnetrt.benchmarks.gpu.catalog import GpuCheck, catalog
 from resnetrt.runtime.cuda import find_devices
 
 CARRIED = {"network": TRAINED}
@@ -123,7 +122,7 @@ class TestRecord:
     def test_the_end_of_the_borrowed_time_keeps_it(self, tmp_path: Path, number: signal.Signals):
         out, pid = tmp_path / "gpu.json", tmp_path / "pid"
         code = (
-            "import sys; from resnetrt.benchmarks.gpu.run import main; from resnetrt.benchmarks.gpu.outcome import "
+            "import sys; from resnetrt.benchmarks.gpu.run import main; from resnetrt.benchmarks.gpu.catalog import "
             f"GpuCheck as C; sys.exit(main([{str(out)!r}], [C('fine', 'planted_gpu_checks:fine'), "
             f"C('hang', 'planted_gpu_checks:hang', ({str(pid)!r},)), C('late', 'planted_gpu_checks:fine')]))"
         )
@@ -225,6 +224,7 @@ class TestChoice:
             assert callable(pkgutil.resolve_name(check.function))
             assert set(check.needs) <= PROBES.keys()
             assert check.needs[0] == "gpu"
+            assert all(callable(pkgutil.resolve_name(name)) for name in check.given[:1])
 
 
 def test_a_library_that_crashes_at_its_import_is_missing_with_the_reason(

@@ -1,6 +1,6 @@
 """The process of one check: runs it, and writes what came of it to a file.
 
-python -X faulthandler -m resnetrt.benchmarks.gpu.child JOB, where JOB is JSON with the fields of `ChildJob`.
+python -X faulthandler -m resnetrt.benchmarks.apart.child JOB, where JOB is JSON with the fields of `ChildJob`.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.gpu.isolated import Ended, run_isolated
-from resnetrt.benchmarks.gpu.outcome import Outcome
+from resnetrt.benchmarks.apart.isolated import Ended, run_isolated
+from resnetrt.benchmarks.apart.outcome import Outcome
 from resnetrt.errors import BackendMissing
 
 Measure = Callable[..., dict[str, Any]]
@@ -23,14 +23,17 @@ Measure = Callable[..., dict[str, Any]]
 
 @dataclass(frozen=True)
 class ChildJob:
-    """See `outcome.GpuCheck`; the outcome goes to the file `out`, `bundle` and `folder` are paths."""
+    """What the process is to do, and where its outcome goes: to the file `out`.
+
+    The `function`, as `module:name`, gets what `given` makes, which is another function and its arguments, if it is not
+    empty; then the path `bundle`, if there is one; then `arguments`. It returns measurements.
+    """
 
     name: str
     function: str
     arguments: list[Any]
-    given: str | None
+    given: list[str]
     bundle: str | None
-    folder: str
     out: str
 
 
@@ -71,12 +74,9 @@ def judge(name: str, check: Callable[[], dict[str, Any]]) -> Outcome:
 def _work(job: ChildJob) -> dict[str, Any]:
     function: Measure = pkgutil.resolve_name(job.function)
     first: list[Any] = []
-    if job.given == "folder":
-        first = [Path(job.folder)]
-    elif job.given is not None:
-        from resnetrt.runtime.cuda import open_cuda
-
-        first = [open_cuda(job.given)]
+    if job.given:
+        opener, *names = job.given
+        first.append(pkgutil.resolve_name(opener)(*names))
     if job.bundle is not None:
         first.append(Path(job.bundle))
     return function(*first, *job.arguments)

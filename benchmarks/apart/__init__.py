@@ -1,0 +1,1 @@
+"""A check in a process of its own: it may fail, crash or hang, and the others still run."""
