@@ -17,7 +17,11 @@ _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 @click.command("bench")
 @click.argument("bundles", metavar="[BUNDLE]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--depths", type=INTEGERS, help="Networks by depth, such as 18,34,50,101,152; no trained weights needed.")
-@click.option("--precisions", type=WORDS, help="Such as fp32,int8. Default: fp32,int8 for --depths, all of a BUNDLE.")
+@click.option(
+    "--precisions",
+    type=WORDS,
+    help="Such as fp32,int8. Default: those (and fp16 on a GPU) for --depths, all of a BUNDLE.",
+)
 @click.option("--backends", type=WORDS, help="Such as onnxruntime,openvino. Default: all that are here.")
 @click.option("--batches", type=INTEGERS, default="1,8", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of every engine. Default: all cores.")

@@ -28,7 +28,8 @@ from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, 
 from resnetrt.benchmarks.load.loadgen import check_scenarios, run_loadgen
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
-from resnetrt.export.compilers import COMPILERS, find_compiler
+from resnetrt.export.compilers import find_compiler
+from resnetrt.export.engines.here import backends_here
 from resnetrt.manifest import canonical_json
 from resnetrt.progress import Say
 from resnetrt.runtime.load import check_threads
@@ -132,8 +133,8 @@ def _check(
 ) -> Callable[[dict[str, Any], Say], Regression | None]:
     """Make the further runs and the requested regression check, and store them in the record."""
     made = [subject.name for subject in subjects[len(request.bundles) :]]
-    precisions = request.precisions or (LAB_PRECISIONS if made else ())
-    backends = request.backends or (_cpu_backends() if made else ())
+    backends = request.backends or (backends_here() if made else ())
+    precisions = request.precisions or (lab_precisions(backends) if made else ())
     side = this_side(subjects, options, precisions, backends, _work(request))
     other = None if request.against is None else other_side(request.against, side, made)
     there = None if other is None else other.prepare()["conditions"]  # first, so that an error shows at once
@@ -207,7 +208,8 @@ def _subjects(request: BenchRequest, say: Say) -> Iterator[Subject]:
     for depth in request.depths or ():
         from resnetrt.benchmarks.depth.bundles import lab_bundle  # with torch, which devices lack
 
-        precisions, backends = request.precisions or LAB_PRECISIONS, request.backends or _cpu_backends()
+        backends = request.backends or backends_here()
+        precisions = request.precisions or lab_precisions(backends)
         yield lab_bundle(_name(depth), precisions, backends, _work(request), say)
 
 
@@ -230,9 +232,10 @@ def _work(request: BenchRequest) -> Path:
     return folder
 
 
-def _cpu_backends() -> tuple[str, ...]:
-    """Every backend that has engines for the CPU."""
-    return tuple(backend for backend in COMPILERS if "cpu" in find_compiler(backend).TARGETS)
+def lab_precisions(backends: Sequence[str]) -> tuple[str, ...]:
+    """The precisions for `--depths`; FP16 too if one of `backends` is only for GPUs."""
+    for_gpus = any("cpu" not in find_compiler(backend).TARGETS for backend in backends)
+    return (*LAB_PRECISIONS, "fp16") if for_gpus else LAB_PRECISIONS
 
 
 def _name(depth: int) -> str:

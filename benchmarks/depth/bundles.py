@@ -61,12 +61,15 @@ def _export(network: str, path: Path, say: Say) -> Bundle:
 
 def _engine(bundle: Bundle, backend: str, precision: str, kind: str, say: Say) -> str:
     """The id of the engine that takes `kind` (float32 images or uint8 frames); it is compiled if missing."""
-    dialect = find_compiler(backend).DIALECT
+    chosen = find_compiler(backend)
+    dialect, target = chosen.DIALECT, chosen.resolve_target(None)
+    if why := chosen.obstacle(target):
+        raise BackendMissing(why)
     wanted = f"int8.{dialect}" + (UINT8 if kind == "uint8" else "")
     if precision == "int8" and wanted not in bundle.manifest.variants:
         quantize_variant(bundle, dialect, QuantizeOptions(input=kind))
     variant = choose_variant(bundle, backend, precision, kind)
-    name = engine_id(variant, bundle.manifest.variants[variant], backend, "cpu")
+    name = engine_id(variant, bundle.manifest.variants[variant], backend, target)
     if name not in bundle.manifest.engines:
         name = compile_variant(bundle, variant, backend)
         say(f"compile {bundle.manifest.name} {name}")

@@ -12,13 +12,23 @@ from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
-from resnetrt.benchmarks.measure.latency import BASELINE, Contender, fill_batch, measure_latency, session_infer
+from resnetrt.benchmarks.measure.gpu_peaks import measure_gpu_peaks
+from resnetrt.benchmarks.measure.latency import (
+    BASELINE,
+    CPU,
+    GPU,
+    Contender,
+    fill_batch,
+    measure_latency,
+    session_infer,
+)
 from resnetrt.benchmarks.measure.memory import measure_memory
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.overhead import measure_overhead
 from resnetrt.benchmarks.measure.peaks import measure_peaks, merge_peaks
 from resnetrt.benchmarks.verify.reference import NoEager, checked_eager
 from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.golden import Golden
 from resnetrt.preprocess import UInt8Array
@@ -50,13 +60,16 @@ def run_lab(
         raise UsageError(f"bench: expected each network once, found {', '.join(names) or 'none'}")
     started = time.monotonic()
     options.check_profile(subjects)
-    backends, precisions = _kinds(subjects)
+    backends, precisions = _kinds(subjects, CPU)
+    on_gpu, gpu_precisions = _kinds(subjects, GPU)
     found = Findings() if earlier is None else Findings.of(earlier)
     before = 0.0 if earlier is None else float(earlier["seconds"])
 
     def measure_roofs() -> None:
         with found.parts.part("peaks"):
             peaks = measure_peaks(backends, precisions, options.threads)
+            if on_gpu:
+                peaks["gpu"] = measure_gpu_peaks(on_gpu, gpu_precisions)
             found.peaks = merge_peaks(found.peaks, peaks) if found.peaks else peaks
 
     def record(complete: bool) -> dict[str, Any]:
@@ -69,9 +82,9 @@ def run_lab(
             keep(record(complete=False))
 
     measure_roofs()
-    reached = ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in found.peaks["best"].items())
-    why = next((row["why"] for row in found.peaks["matmul"] if row.get("why")), "no backend multiplies here")
-    say(f"peak {reached or f'not measured: {why}'}")
+    say(f"peak {_reached(found.peaks)}")
+    if on_gpu:
+        say(f"peak of the GPU {_reached(found.peaks['gpu'])}")
     if not found.overhead:
         with found.parts.part("overhead"):
             try:
@@ -94,10 +107,22 @@ def run_lab(
     return record(complete)
 
 
-def _kinds(subjects: Sequence[Subject]) -> tuple[list[str], list[str]]:
+def _reached(peaks: Mapping[str, Any]) -> str:
+    """The peaks in words, or why there are none."""
+    reached = ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in peaks["best"].items())
+    why = next((row["why"] for row in peaks["matmul"] if row.get("why")), "no backend multiplies here")
+    return reached or f"not measured: {why}"
+
+
+def _kinds(subjects: Sequence[Subject], device: str) -> tuple[list[str], list[str]]:
+    """The backends of all engines on a device, and the precisions that its cells have, with the baseline's."""
     records = [subject.bundle.read_engine(engine) for subject in subjects for engine in subject.engines]
-    backends = sorted({record.backend for record in records})
-    return backends, sorted({"fp32", *(record.precision for record in records)})
+    there = [record for record in records if _device(record) == device]
+    return sorted({record.backend for record in there}), sorted({"fp32", *(record.precision for record in there)})
+
+
+def _device(record: EngineRecord) -> str:
+    return CPU if record.target == CPU else GPU
 
 
 @dataclass(frozen=True)
@@ -240,7 +265,7 @@ def _contender(engine: str, session: Session, frames: UInt8Array) -> Contender:
     on_device = session.execution_ms if session.on_device else None
     own = frames if session.inputs[0].dtype == "uint8" else None
     infer = session_infer(session)
-    return Contender(engine, record.backend, record.precision, infer, session.threads, on_device, own)
+    return Contender(engine, record.backend, record.precision, infer, session.threads, on_device, own, _device(record))
 
 
 def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> str:

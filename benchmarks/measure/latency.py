@@ -20,6 +20,7 @@ SUBSTITUTE = "onnx-fp32"  # the FP32 file in ONNX Runtime, where eager can't run
 BASELINES = (BASELINE, SUBSTITUTE)
 # peers, timed where they are asked for; the last takes frames, by OpenVINO's PrePostProcessor
 COMPILED, NNCF, NNCF_FRAMES = "torch-compile-fp32", "nncf-openvino-int8", "nncf-openvino-int8-ppp"
+CPU, GPU = "cpu", "gpu"  # the `device` of a row
 Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
 
 
@@ -28,7 +29,8 @@ class Contender:
     """One engine to time. `infer` takes float32 `(N, C, H, W)` and returns when its outputs are on the host.
 
     On a GPU, `execution_ms` maps batch size and number of runs to the runs' milliseconds by the device's clock.
-    `images` replace the run's images for an engine that takes uint8 frames `(N, H, W, C)`.
+    `images` replace the run's images for an engine that takes uint8 frames `(N, H, W, C)`. `device` is `cpu` or `gpu`:
+    whose peaks its rates are compared with.
     """
 
     engine: str
@@ -38,6 +40,7 @@ class Contender:
     threads: int
     execution_ms: Callable[[int, int], Sequence[float]] | None = None
     images: npt.NDArray[Any] | None = None
+    device: str = CPU
 
 
 def measure_latency(
@@ -99,6 +102,7 @@ def _row(
         "input": "float32" if contender.images is None else contender.images.dtype.name,
         "backend": contender.backend,
         "precision": contender.precision,
+        "device": contender.device,
         "batch": batch,
         "threads": contender.threads,
         **timing.to_json(),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from resnetrt.benchmarks.measure.gpu_peaks import merge_gpu_peaks
 from resnetrt.benchmarks.measure.timing import Schedule, measure
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.compilers import find_compiler
@@ -47,7 +48,9 @@ def merge_peaks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]
         a | {"gops": max((x for x in (a["gops"], b["gops"]) if x is not None), default=None)}
         for a, b in zip(first["matmul"], second["matmul"], strict=True)
     ]
-    return {"matmul": rows, "copy_gb_s": max(first["copy_gb_s"], second["copy_gb_s"]), "best": _best(rows)}
+    merged = {"matmul": rows, "copy_gb_s": max(first["copy_gb_s"], second["copy_gb_s"]), "best": _best(rows)}
+    gpu = [peaks["gpu"] for peaks in (first, second) if "gpu" in peaks]
+    return merged | ({"gpu": merge_gpu_peaks(gpu[0], gpu[-1])} if gpu else {})
 
 
 def copy_rate(threads: int) -> float:

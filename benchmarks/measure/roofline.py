@@ -9,6 +9,8 @@ this, so a cell may take less than its `floor_ms`.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnetrt.benchmarks.measure.latency import CPU
+
 if TYPE_CHECKING:
     from resnetrt.models import Cost
     from resnetrt.models.cost import LayerCost
@@ -26,9 +28,15 @@ def annotate(rows: Sequence[Row], costs: Mapping[str, "Cost"], peaks: Mapping[st
     """Each row with its rate (`gops`), the percentage of the peak, and the `limit` that it meets; None if unknown.
 
     `floor_ms` is the minimum time by the roofline of each layer. `memory_percent` is the part of it spent in layers
-    whose traffic takes longer than their arithmetic; `limit` is `memory` if that is more than half.
+    whose traffic takes longer than their arithmetic; `limit` is `memory` if that is more than half. A GPU's cells are
+    compared with the peaks under `gpu`, and with nothing where that is missing.
     """
     return [row | _judge(row, costs.get(row["network"]), peaks) for row in rows]
+
+
+def roofs(peaks: Mapping[str, Any], device: str) -> Mapping[str, Any]:
+    """The peaks of a row's device; those of the CPU say nothing about a GPU's cells."""
+    return peaks if device == CPU else peaks.get(device) or {"best": {}, "copy_gb_s": None}
 
 
 def _judge(row: Row, cost: "Cost | None", peaks: Mapping[str, Any]) -> Row:
@@ -38,12 +46,13 @@ def _judge(row: Row, cost: "Cost | None", peaks: Mapping[str, Any]) -> Row:
         return found
     operations = 2 * cost.macs * row["batch"]
     found |= {"gmacs": cost.gmacs, "gops": operations / row["median_ms"] / 1e6}
-    peak = peaks["best"].get(row["precision"])
-    if peak is None or row["precision"] not in ELEMENT_BYTES:
+    own = roofs(peaks, row.get("device", CPU))
+    peak = own["best"].get(row["precision"])
+    if peak is None or own["copy_gb_s"] is None or row["precision"] not in ELEMENT_BYTES:
         return found
     traffic = [layer_bytes(layer, row["precision"], row["batch"]) for layer in cost.layers]
     arithmetic_ms = [2e-6 * layer.macs * row["batch"] / peak for layer in cost.layers]
-    memory_ms = [1e-6 * moved / peaks["copy_gb_s"] for moved in traffic]
+    memory_ms = [1e-6 * moved / own["copy_gb_s"] for moved in traffic]
     floor_ms = sum(map(max, arithmetic_ms, memory_ms))
     bound_ms = sum(moving for moving, computing in zip(memory_ms, arithmetic_ms, strict=True) if moving > computing)
     return found | {

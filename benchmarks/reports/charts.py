@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnetrt.atomic import write_file
-from resnetrt.benchmarks.measure.latency import BASELINES
+from resnetrt.benchmarks.measure.latency import BASELINES, CPU
 from resnetrt.benchmarks.reports.cells import format_ms
 from resnetrt.benchmarks.reports.report import Report
 from resnetrt.benchmarks.reports.theme import (
@@ -43,7 +43,7 @@ def draw_all(record: Record) -> dict[str, "Figure"]:
     drawn = [item for item in record.get("break_even", ()) if item["curve"]]
     if drawn:
         found["int8"] = draw_int8(drawn)
-    if any(row.get("ops_per_byte") for row in record["results"]):
+    if any(row.get("ops_per_byte") and row.get("device", CPU) == CPU for row in record["results"]):
         found["roofline"] = draw_roofline(record)
     for layers in record.get("layers", ()):
         found[f"layers-{layers['network']}"] = draw_layers(layers)
@@ -108,8 +108,8 @@ def draw_int8(break_even: Sequence[Row]) -> "Figure":
 
 
 def draw_roofline(record: Record) -> "Figure":
-    """Achieved operations per second against operations per byte, under the measured roofs."""
-    rows = [row for row in record["results"] if row.get("ops_per_byte")]
+    """Achieved operations per second against operations per byte, under the measured roofs of the CPU."""
+    rows = [row for row in record["results"] if row.get("ops_per_byte") and row.get("device", CPU) == CPU]
     peaks = record["peaks"]
     with dressed() as figure_class:
         figure: Figure = figure_class(figsize=(9.0, 5.2), facecolor=PAPER, layout="constrained")

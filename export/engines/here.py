@@ -1,11 +1,11 @@
-"""Which engines of a bundle this machine can run: those built for another GPU are left out, and said."""
+"""Which engines of a bundle this machine can run, and for which backends it can make some to run at once."""
 
 import importlib.util
 
 from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, UsageError
-from resnetrt.export.compilers import find_compiler
+from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.parts import how_to_get
 
 
@@ -22,6 +22,19 @@ def engines_here(bundle: Bundle) -> tuple[list[str], dict[str, str]]:
         told = "; ".join(f"{name}: {reason}" for name, reason in why.items())
         raise BackendMissing(f"bundle {bundle.path}: expected an engine that can run here, found none: {told}")
     return [name for name in names if name not in why], why
+
+
+def backends_here() -> tuple[str, ...]:
+    """Every backend with engines for the CPU, and those for GPUs that are installed and whose GPU is here."""
+    return tuple(name for name in COMPILERS if "cpu" in find_compiler(name).TARGETS or not gpu_obstacle(name))
+
+
+def gpu_obstacle(backend: str) -> str:
+    """Why no engine of `backend`, compiled as it is by default, could run on this machine; empty if it could."""
+    if importlib.util.find_spec(backend) is None:
+        return f"the package {backend} is not installed"
+    chosen = find_compiler(backend)
+    return chosen.obstacle(chosen.resolve_target(None))
 
 
 def _obstacle(record: EngineRecord) -> str:

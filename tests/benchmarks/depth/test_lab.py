@@ -270,6 +270,45 @@ def test_the_floor_is_each_layers_own():
     assert (found["limit"], found["ops_per_byte"]) == ("memory", pytest.approx(8.02e6 / 503_002))
 
 
+GPU_PEAKS = {"best": {"int8": 9000.0}, "copy_gb_s": 3000.0, "matmul": []}
+
+
+class TestGpuCells:
+    """The peaks of a CPU say nothing about a GPU's cells: they once gave 3644 % of the peak."""
+
+    CELL = row("n", "int8", 0.001, backend="tensorrt") | {"device": "gpu"}
+
+    def test_without_peaks_of_the_gpu_there_is_no_share(self):
+        found = annotate([self.CELL], {"n": COST}, PEAKS)[0]
+        assert found["gops"] == pytest.approx(8000.0)
+        names = ("percent_of_peak", "percent_of_floor", "floor_ms", "limit", "memory_percent")
+        assert [found[name] for name in names] == [None] * 5
+
+    def test_with_them_it_is_their_share(self):
+        cpu = row("n", "int8", 0.04) | {"device": "cpu"}
+        found = annotate([self.CELL, cpu], {"n": COST}, PEAKS | {"gpu": GPU_PEAKS})
+        assert found[0]["percent_of_peak"] == pytest.approx(100 * 8 / 9)
+        assert found[1]["percent_of_peak"] == pytest.approx(50.0)
+
+    def test_a_copy_rate_that_is_unknown_gives_no_floor(self):
+        found = annotate([self.CELL], {"n": COST}, PEAKS | {"gpu": GPU_PEAKS | {"copy_gb_s": None}})[0]
+        assert (found["floor_ms"], found["percent_of_peak"]) == (None, None)
+
+    def test_a_lab_run_marks_its_cells(self, tmp_path):
+        bundle = make_bundle(tmp_path / "tiny.bundle")
+        compile_variant(bundle, "fp32", "onnxruntime")
+        options = LabOptions(batches=(1,), threads=1, rounds=2, budget_s=200.0, memory=False, end_to_end=False)
+        record = run_lab([bundle_subject(bundle, (), ())], options, lambda _: None)
+        assert [row["device"] for row in record["results"]] == ["cpu", "cpu"]
+        assert "gpu" not in record["peaks"]
+
+    def test_the_larger_of_both_measurements_is_kept(self):
+        copies = [PEAKS | {"matmul": [], "gpu": GPU_PEAKS | {"copy_gb_s": copy}} for copy in (None, 2000.0)]
+        merged = merge_peaks(*copies)
+        assert (merged["gpu"]["copy_gb_s"], merged["gpu"]["best"]) == (2000.0, {"int8": 9000.0})
+        assert merge_peaks(copies[1], PEAKS | {"matmul": []})["gpu"]["copy_gb_s"] == 2000.0
+
+
 def test_what_is_unknown_stays_none():
     found = annotate([row("n", "bf16", 1.0), row("other", "int8", 1.0)], {"n": COST}, PEAKS)
     assert (found[0]["gops"], found[0]["percent_of_peak"], found[0]["limit"]) == (pytest.approx(8.0), None, None)

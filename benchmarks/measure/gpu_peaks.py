@@ -1,0 +1,176 @@
+"""The GPU's peak rates for matrix products and memory copy, measured in the run that they are compared with.
+
+The products run in the backends that the cells use, on tensors that lie on the device: no transfer is among the time.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
+from resnetrt.export.compilers import find_compiler
+from resnetrt.runtime.backends import find_backend
+from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.cuda import Cuda, DeviceBuffer, open_cuda
+from resnetrt.runtime.cuda.dlpack import DeviceTensor
+from resnetrt.settings import read_settings
+
+# square products in a row, of one matrix: a few milliseconds on the largest GPUs, where a call costs some 50 us
+SIZE, DEPTH = 4096, 16
+PRECISIONS = ("fp32", "fp16", "int8")
+_COPY_BYTES = 256 << 20
+_COPIES = 10
+_SECONDS = 0.5
+_LEAST_RUNS = 3
+_OPSET = 20
+
+
+def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dict[str, Any]:
+    """As `peaks.measure_peaks`, for TensorRT's `backends` and the first GPU; a rate is None where `why` says so."""
+    rows = []
+    for backend in backends:
+        for precision in (name for name in precisions if name in PRECISIONS):
+            row: dict[str, Any] = {"backend": backend, "precision": precision, "gops": None}
+            try:
+                row["gops"] = _matmul(backend, precision)
+            except (BackendMissing, EnvironmentFault, UsageError) as error:
+                row["why"] = str(error)
+            rows.append(row)
+    best: dict[str, float] = {}
+    for row in rows:
+        if row["gops"] is not None:
+            best[row["precision"]] = max(best.get(row["precision"], 0.0), row["gops"])
+    copied: float | None
+    try:
+        copied, why = gpu_copy_rate(open_cuda(read_settings().cuda)), ""
+    except (BackendMissing, EnvironmentFault) as error:
+        copied, why = None, str(error)
+    return {"matmul": rows, "copy_gb_s": copied, "best": best} | ({"why": why} if why else {})
+
+
+def merge_gpu_peaks(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The larger of two measurements, one before and one after the cells."""
+    copies = [peaks["copy_gb_s"] for peaks in (first, second) if peaks["copy_gb_s"] is not None]
+    precisions = {*first["best"], *second["best"]}
+    best = {name: max(peaks["best"].get(name, 0.0) for peaks in (first, second)) for name in sorted(precisions)}
+    return {**first, "copy_gb_s": max(copies, default=None), "best": best}
+
+
+def gpu_copy_rate(cuda: Cuda, size_bytes: int = _COPY_BYTES) -> float:
+    """GB/s of a copy within the device's memory; read and written bytes both count."""
+    source, target = DeviceBuffer(cuda, size_bytes), DeviceBuffer(cuda, size_bytes)
+    stream, start, end = cuda.create_stream(), cuda.create_event(), cuda.create_event()
+    best = float("inf")
+    for _ in range(_COPIES):
+        cuda.record(start, stream)
+        cuda.copy_on_device(target.address, source.address, size_bytes, stream)
+        cuda.record(end, stream)
+        best = min(best, cuda.elapsed_ms(start, end))
+    for event in (start, end):
+        cuda.destroy_event(event)
+    cuda.destroy_stream(stream)
+    return 2 * size_bytes / best / 1e6
+
+
+def _matmul(backend: str, precision: str) -> float:
+    """Billions of operations a second."""
+    chosen = find_compiler(backend)
+    target = chosen.resolve_target(None)
+    if why := chosen.obstacle(target):
+        raise BackendMissing(why)
+    with tempfile.TemporaryDirectory(prefix="resnetrt-peak-") as folder:
+        model = Path(folder) / "products.onnx"
+        write_products(model, precision)
+        compiled = chosen.compile_engine(model, precision, target, {"profiles": f"{SIZE}:{SIZE}:{SIZE}"})
+        path = model.with_name(f"engine.{compiled.extension}")
+        path.write_bytes(compiled.blob)
+        record = compiled.record(f"{backend}-{precision}-peak", backend, precision, target)
+        with find_backend(backend).load(path, record, 1) as session:
+            assert isinstance(session, TensorRtSession)
+            return products_rate(session, open_cuda(read_settings().cuda), SIZE, DEPTH)
+
+
+def products_rate(session: TensorRtSession, cuda: Cuda, size: int, depth: int) -> float:
+    """Billions of operations a second of the quickest run; it reads its input where it lies on the device."""
+    memory, values = DeviceBuffer(cuda, 4 * size * size), np.ones((size, size), np.float32)
+    stream = cuda.create_stream()
+    cuda.copy_in(memory.address, values, stream)
+    cuda.synchronize(stream)
+    cuda.destroy_stream(stream)
+    tensor = DeviceTensor(memory.address, (size, size), values.dtype, cuda.dlpack_device, memory)
+    session.infer_dlpack(tensor)
+    best, runs, end = float("inf"), 0, time.perf_counter() + _SECONDS
+    while runs < _LEAST_RUNS or time.perf_counter() < end:
+        started = time.perf_counter()
+        session.infer_dlpack(tensor)
+        best, runs = min(best, time.perf_counter() - started), runs + 1
+    return 2 * size**3 * depth / best / 1e9
+
+
+def write_products(path: Path, precision: str, size: int = SIZE, depth: int = DEPTH) -> None:
+    """An ONNX chain of `depth` products with one `(size, size)` matrix and ReLUs between, for TensorRT.
+
+    `int8` has symmetric Q/DQ pairs, the only ones that TensorRT takes. Inputs and outputs are float32.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper
+    except ModuleNotFoundError as error:
+        raise BackendMissing(
+            "the matrix products of the peaks are written with the package onnx, which is not installed; "
+            "run: pip install 'resnetrt[export]'"
+        ) from error
+
+    nodes: list[Any] = []
+    value = "x"
+    if precision == "fp16":
+        nodes.append(helper.make_node("Cast", [value], ["x16"], to=TensorProto.FLOAT16))
+        value = "x16"
+    weight = "w"
+    if precision == "int8":
+        nodes.append(helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["dw"], axis=1))
+        weight = "dw"
+    for index in range(depth):
+        if precision == "int8":
+            nodes += [
+                helper.make_node("QuantizeLinear", [value, "s", "z"], [f"q{index}"]),
+                helper.make_node("DequantizeLinear", [f"q{index}", "s", "z"], [f"d{index}"]),
+            ]
+            value = f"d{index}"
+        nodes += [
+            helper.make_node("MatMul", [value, weight], [f"m{index}"]),
+            helper.make_node("Relu", [f"m{index}"], [f"r{index}"]),
+        ]
+        value = f"r{index}"
+    nodes.append(helper.make_node("Cast", [value], ["y"], to=TensorProto.FLOAT))
+    shape = [size, size]
+    graph = helper.make_graph(
+        nodes,
+        "peak",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        _weights(precision, size),
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
+
+
+def _weights(precision: str, size: int) -> list[Any]:
+    from onnx import numpy_helper
+
+    rng = np.random.default_rng(0)
+    if precision == "int8":
+        arrays = {
+            "w": rng.integers(-127, 128, (size, size)).astype(np.int8),
+            "ws": np.full(size, np.sqrt(2 / size) / 73, np.float32),
+            "wz": np.zeros(size, np.int8),
+            "s": np.float32(4 / 127),
+            "z": np.int8(0),
+        }
+    else:
+        values = rng.standard_normal((size, size)) * np.sqrt(2 / size)
+        arrays = {"w": values.astype(np.float16 if precision == "fp16" else np.float32)}
+    return [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
