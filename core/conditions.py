@@ -11,10 +11,13 @@ from typing import Any
 
 from resnetrt.board import read_board
 from resnetrt.machine import cpu_model
+from resnetrt.nvml import read_gpu_states
 from resnetrt.settings import read_settings
 
 RESULT_SCHEMA_VERSION = 1  # of every JSON object that a command prints or a report holds
 
+# device files of NVIDIA's driver on servers and PCs, on Jetsons, and under WSL
+_NVIDIA = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 _TOOLS = ("resnetrt", "numpy", "torch", "onnx", *_RUNTIMES)
 
@@ -43,8 +46,32 @@ def source_revision() -> str | None:
         return None
 
 
+@cache
+def gpu_conditions() -> dict[str, Any] | None:
+    """The NVIDIA driver, its CUDA and the GPUs with their limits of power and clocks; None without a GPU.
+
+    What changes from moment to moment, such as its temperature, is not among it: two runs on one machine are compared.
+    """
+    if not any(Path(place).exists() for place in _NVIDIA):
+        return None  # at once: asking the driver takes a process
+    from resnetrt.machine import read_gpus  # which needs this module
+
+    found = read_gpus()
+    if not found.devices:
+        return None
+    devices = [asdict(device) for device in found.devices]
+    return {"driver": found.driver, "cuda": found.cuda, "devices": devices, "limits": _limits()}
+
+
+def _limits() -> list[dict[str, float | None]]:
+    return [gpu.limits for gpu in read_gpu_states()]
+
+
 def conditions() -> dict[str, Any]:
-    """Everything a reader needs to judge or repeat a result; `board` on a small computer that names itself."""
+    """Everything a reader needs to judge or repeat a result.
+
+    With `board` on a small computer that names itself, and `gpu` where there is an NVIDIA GPU.
+    """
     board = read_board()
     found = {
         "cpu": cpu_model(),
@@ -55,4 +82,7 @@ def conditions() -> dict[str, Any]:
         "versions": tool_versions(),
         "revision": source_revision(),
     }
-    return found if board is None else found | {"board": asdict(board)}
+    gpu = gpu_conditions()
+    if board is not None:
+        found["board"] = asdict(board)
+    return found if gpu is None else found | {"gpu": gpu}

@@ -10,10 +10,12 @@ from pathlib import Path
 from statistics import fmean
 
 from resnetrt.board import read_text
+from resnetrt.nvml import POWER_CAP, GpuState, read_gpu_states
 
 # cooling devices that slow the processor or the GPU; others are fans. Jetson's alerts are named `cpu-throttle-alert`.
 _SLOWING = re.compile(r"-throttle-alert$|^hot-surface-alert$|^(thermal-)?(cpufreq|devfreq)|^Processor$")
 _GPU = re.compile(r"gpu|g[avpm]\d+b")  # 17000000.gpu, 17000000.ga10b, gpu-gpc-0
+_ROOT = Path("/")
 _POSSIBLE_C = (-50.0, 150.0)  # zones that are switched off report -256 or 0 K
 
 
@@ -34,16 +36,35 @@ class Clock:
 
 @dataclass(frozen=True)
 class Thermals:
-    """Temperatures by thermal zone in °C, clocks by domain; what slows the hardware, None where it does not say."""
+    """Temperatures by thermal zone in °C, clocks by domain; what slows the hardware, None where it does not say.
+
+    `gpus` are those that NVML knows, which a Jetson's is not. Their power cap slows nothing down: it is how they are
+    set, and many reach it under load.
+    """
 
     temperatures_c: dict[str, float] = field(default_factory=dict)
     clocks: dict[str, Clock] = field(default_factory=dict)
     throttled_by: tuple[str, ...] | None = None
+    gpus: tuple[GpuState, ...] = ()
 
 
-def read_thermals(root: Path = Path("/")) -> Thermals:
+def read_thermals(root: Path = _ROOT) -> Thermals:
     """What the machine says now; empty where it says nothing, as in most virtual machines."""
-    return Thermals(_temperatures(root), dict(_clocks(root)), _throttled_by(root))
+    gpus = read_gpu_states() if root == _ROOT else ()
+    return Thermals(_temperatures(root), dict(_clocks(root)), with_gpus(_throttled_by(root), gpus), gpus)
+
+
+def with_gpus(slowing: tuple[str, ...] | None, gpus: tuple[GpuState, ...]) -> tuple[str, ...] | None:
+    """What slows the hardware, with what slows each GPU as `gpu0 power brake`."""
+    if all(gpu.limited_by is None for gpu in gpus):
+        return slowing
+    own = [
+        f"gpu{index} {reason}"
+        for index, gpu in enumerate(gpus)
+        for reason in gpu.limited_by or ()
+        if reason != POWER_CAP
+    ]
+    return (*(slowing or ()), *own)
 
 
 def _temperatures(root: Path) -> dict[str, float]:

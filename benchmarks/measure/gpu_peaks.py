@@ -21,7 +21,7 @@ from resnetrt.settings import read_settings
 
 # square products in a row, of one matrix: a few milliseconds on the largest GPUs, where a call costs some 50 us
 SIZE, DEPTH = 4096, 16
-PRECISIONS = ("fp32", "fp16", "int8")
+MULTIPLIED = ("fp32", "fp16", "int8")
 _COPY_BYTES = 256 << 20
 _COPIES = 10
 _SECONDS = 0.5
@@ -33,7 +33,7 @@ def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dic
     """As `peaks.measure_peaks`, for TensorRT's `backends` and the first GPU; a rate is None where `why` says so."""
     rows = []
     for backend in backends:
-        for precision in (name for name in precisions if name in PRECISIONS):
+        for precision in (name for name in precisions if name in MULTIPLIED):
             row: dict[str, Any] = {"backend": backend, "precision": precision, "gops": None}
             try:
                 row["gops"] = _matmul(backend, precision)

@@ -41,7 +41,7 @@ class Snapshot:
 class Noise:
     """Shares of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does.
 
-    `temperatures_c` by zone and `clocks` by domain are those of the end.
+    `temperatures_c` by zone, `clocks` by domain and `gpus` (see `nvml.GpuState`) are those of the end.
     """
 
     seconds: float = 0.0
@@ -52,6 +52,7 @@ class Noise:
     throttled: bool | None = None
     temperatures_c: dict[str, float] = field(default_factory=dict)
     clocks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gpus: list[dict[str, Any]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -111,6 +112,7 @@ def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
         throttled,
         after.thermals.temperatures_c,
         clocks,
+        [asdict(gpu) for gpu in after.thermals.gpus],
         names,
         reasons,
     )

@@ -1,21 +1,25 @@
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from nvml_stub import nvml_library
 
 from resnetrt import conditions as module
 from resnetrt.board import Board
 from resnetrt.conditions import conditions, source_revision, tool_versions
+from resnetrt.machine import Gpu, GpuReport
+from resnetrt.nvml import GpuState, read_gpu_states
 
 
 def test_conditions_are_json_and_say_where_they_were_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RESNETRT_THREADS", "1")
     found = json.loads(json.dumps(conditions(), allow_nan=False))
-    assert [name for name in found if name != "board"] == [
+    assert [name for name in found if name not in {"board", "gpu"}] == [
         "cpu",
         "cores",
         "threads",
@@ -34,6 +38,47 @@ def test_a_board_says_its_power_mode(monkeypatch: pytest.MonkeyPatch):
     for found, expected in ((board, asdict(board)), (None, None)):
         monkeypatch.setattr(module, "read_board", lambda found=found: found)
         assert conditions().get("board") == expected
+
+
+class TestGpu:
+    REPORT = GpuReport("580.95", "13.0", (Gpu("NVIDIA H100 80GB HBM3", 85_520_809_984, "9.0"),))
+
+    @pytest.fixture(autouse=True)
+    def _asked_anew(self) -> Iterator[None]:
+        module.gpu_conditions.cache_clear()
+        yield
+        module.gpu_conditions.cache_clear()
+
+    def test_it_names_gpu_driver_and_cuda_and_their_limits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        library = nvml_library(tmp_path)
+        monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
+        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: self.REPORT)
+        monkeypatch.setattr(module, "read_gpu_states", lambda: read_gpu_states(library))
+        found = json.loads(json.dumps(conditions(), allow_nan=False))["gpu"]
+        assert (found["driver"], found["cuda"]) == ("580.95", "13.0")
+        assert found["devices"] == [
+            {"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85_520_809_984, "compute_capability": "9.0"}
+        ]
+        assert found["limits"][0] == {"power_limit_w": 700.0, "sm_max_mhz": 1980.0, "memory_max_mhz": 2619.0}
+
+    def test_it_is_the_same_from_moment_to_moment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
+        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: self.REPORT)
+        states = iter([(GpuState(40.0, 80.0, 700.0, 345.0, 1980.0),), (GpuState(77.0, 650.0, 700.0, 1800.0, 1980.0),)])
+        monkeypatch.setattr(module, "read_gpu_states", lambda: next(states))
+        cold = conditions()["gpu"]
+        module.gpu_conditions.cache_clear()
+        assert conditions()["gpu"] == cold
+
+    def test_without_one_nobody_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path / "nothing"),))
+        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: pytest.fail("a process was started"))
+        assert "gpu" not in conditions()
+
+    def test_a_driver_without_a_gpu_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
+        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: GpuReport(detail="no device"))
+        assert "gpu" not in conditions()
 
 
 def test_versions_are_of_installed_packages_only():

@@ -19,7 +19,7 @@ from resnetrt.runtime.cuda import find_devices
 SIZE, DEPTH = 64, 3
 
 
-@pytest.mark.parametrize("precision", gpu_peaks.PRECISIONS)
+@pytest.mark.parametrize("precision", gpu_peaks.MULTIPLIED)
 def test_tensorrt_rtx_builds_the_products(tmp_path: Path, precision: str):
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path / "products.onnx"
@@ -29,7 +29,7 @@ def test_tensorrt_rtx_builds_the_products(tmp_path: Path, precision: str):
     assert [str(spec) for spec in compiled.inputs] == [f"x float32 ({SIZE}, {SIZE})"]
 
 
-@pytest.mark.parametrize("precision", gpu_peaks.PRECISIONS)
+@pytest.mark.parametrize("precision", gpu_peaks.MULTIPLIED)
 def test_they_are_products(tmp_path: Path, precision: str):
     """Values neither vanish nor overflow on the way, as they would say nothing about a GPU that skips zeros."""
     path = tmp_path / "products.onnx"

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from resnetrt.benchmarks.measure.noise import Noise, Snapshot, judge, snapshot, watch
-from resnetrt.thermals import Clock, Thermals
+from resnetrt.nvml import GpuState
+from resnetrt.thermals import Clock, Thermals, with_gpus
 
 BEFORE = Snapshot(100.0, 50.0, 1.0, 20.0, 0.5, 2600.0, 7, {1: ("init", 5.0), 2: ("python", 9.0)})
 # ten seconds on two cores, of which this process used 18 s
@@ -62,6 +63,22 @@ def test_heat_and_lower_limits_disturb(before: Thermals, after: Thermals, reason
     assert found.throttled is ("slowed" in "".join(reasons))
     assert found.to_json()["temperatures_c"] == after.temperatures_c
     assert found.to_json()["clocks"]["17000000.gpu"]["max_mhz"] == after.clocks["17000000.gpu"].max_mhz
+
+
+def test_a_gpu_is_recorded_and_its_heat_disturbs():
+    gpu = GpuState(88.0, 640.0, 700.0, 1410.0, 1980.0, limited_by=("power cap", "hardware thermal slowdown"))
+    hot = Thermals(throttled_by=with_gpus(None, (gpu,)), gpus=(gpu,))
+    found = judge(replace(BEFORE, thermals=Thermals()), replace(AFTER, thermals=hot), 2)
+    assert found.reasons == ["the hardware was slowed by gpu0 hardware thermal slowdown"]
+    assert found.to_json()["gpus"][0]["power_w"] == 640.0
+    assert found.to_json()["gpus"][0]["limited_by"] == ("power cap", "hardware thermal slowdown")
+
+
+def test_a_gpu_at_its_power_cap_is_as_it_is_set():
+    gpu = GpuState(limited_by=("power cap",))
+    assert with_gpus(None, (gpu,)) == ()
+    assert with_gpus(("gpu-throttle-alert",), (gpu, GpuState())) == ("gpu-throttle-alert",)
+    assert with_gpus(None, (GpuState(),)) is None
 
 
 def test_what_a_machine_does_not_tell_is_none():
