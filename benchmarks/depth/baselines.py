@@ -8,6 +8,11 @@ from resnetrt.benchmarks.measure.latency import (
     BASELINE,
     BASELINES,
     COMPILED,
+    COMPILED_GPU,
+    CPU,
+    EAGER_GPU,
+    EAGER_GPU_FP16,
+    GPU,
     NNCF,
     NNCF_FRAMES,
     SUBSTITUTE,
@@ -15,6 +20,7 @@ from resnetrt.benchmarks.measure.latency import (
     Infer,
 )
 from resnetrt.benchmarks.measure.timing import paired_ratio
+from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_sees_a_gpu
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle
 from resnetrt.export.variants.parity import onnx_runner
@@ -23,7 +29,7 @@ from resnetrt.preprocess import UInt8Array
 if TYPE_CHECKING:
     from torch import nn
 
-PEERS = (*BASELINES, COMPILED, NNCF, NNCF_FRAMES)
+PEERS = (*BASELINES, EAGER_GPU, EAGER_GPU_FP16, COMPILED, COMPILED_GPU, NNCF, NNCF_FRAMES)
 Row = dict[str, Any]
 
 
@@ -41,11 +47,12 @@ class Peer:
     prepare: Callable[[UInt8Array], Any]
     infer: Infer
     on_images: bool = True
+    device: str = CPU
 
     @property
     def contender(self) -> Contender:
         """The peer as a contender for the timing of the engine alone."""
-        return Contender(self.engine, self.backend, self.precision, self.infer, self.threads)
+        return Contender(self.engine, self.backend, self.precision, self.infer, self.threads, device=self.device)
 
 
 def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
@@ -55,6 +62,15 @@ def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
     torch.set_num_threads(threads)
     normalize = bundle.manifest.preprocessing.normalize
     return Peer(BASELINE, "eager", "fp32", threads, normalize, eager_infer(module))
+
+
+def eager_on_gpu(module: "nn.Module", bundle: Bundle, threads: int, device: str = "cuda") -> Iterator[Peer]:
+    """Eager FP32 and FP16 on the GPU, where torch sees one; transfers are among their time."""
+    if not torch_sees_a_gpu():
+        return
+    normalize = bundle.manifest.preprocessing.normalize
+    for name, precision in ((EAGER_GPU, "fp32"), (EAGER_GPU_FP16, "fp16")):
+        yield Peer(name, "eager", precision, threads, normalize, TorchOnDevice(module, device, precision), device=GPU)
 
 
 def fp32_file(bundle: Bundle, threads: int) -> Peer:

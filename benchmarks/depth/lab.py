@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from resnetrt.benchmarks.depth.baselines import Peer, eager, fp32_file
+from resnetrt.benchmarks.depth.baselines import Peer, eager, eager_on_gpu, fp32_file
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
@@ -168,6 +168,7 @@ class Lab:
         rivals = []
         if module is not None:
             rivals.append(eager(module, bundle, options.threads))
+            rivals += eager_on_gpu(module, bundle, options.threads)
         elif "fp32" in bundle.manifest.variants:
             rivals.append(fp32_file(bundle, options.threads))
         if options.peers is not None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnetrt.benchmarks.depth.baselines import Peer
 from resnetrt.benchmarks.depth.bundles import CALIBRATION_DATA, CALIBRATION_IMAGES
-from resnetrt.benchmarks.measure.latency import COMPILED, NNCF, NNCF_FRAMES, Infer
+from resnetrt.benchmarks.measure.latency import COMPILED, COMPILED_GPU, GPU, NNCF, NNCF_FRAMES, Infer
+from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_sees_a_gpu
 from resnetrt.benchmarks.peers.nncf import bake_frames, nncf_model, open_request
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing
@@ -31,7 +32,14 @@ def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: 
         baked = bake_frames(_nncf(bundle, work), bundle.manifest.preprocessing)
         return Peer(NNCF_FRAMES, "nncf-openvino", "int8", threads, _as_they_are, open_request(baked, threads), False)
 
-    for name, make in ((COMPILED, compiled), (NNCF, nncf), (NNCF_FRAMES, nncf_frames)):
+    def compiled_on_gpu() -> Peer:
+        infer = TorchOnDevice(_required(module), "cuda", "fp16", compiled=True)
+        return Peer(COMPILED_GPU, "torch-compile", "fp16", threads, normalize, infer, device=GPU)
+
+    makers = {COMPILED: compiled, NNCF: nncf, NNCF_FRAMES: nncf_frames}
+    if torch_sees_a_gpu():
+        makers[COMPILED_GPU] = compiled_on_gpu
+    for name, make in makers.items():
         try:
             yield make()
         except BackendMissing as error:
@@ -49,10 +57,14 @@ def _nncf(bundle: Bundle, work: Path) -> Path:
     return nncf_model(bundle, work, CALIBRATION_DATA, CALIBRATION_IMAGES)
 
 
-def _compiled(module: "nn.Module | None") -> Infer:
-    """Inductor with frozen weights, channels-last, compiled for each batch size: the fastest way within torch."""
+def _required(module: "nn.Module | None") -> "nn.Module":
     if module is None:
         raise BackendMissing(f"{COMPILED}: expected the eager module, found none; install resnetrt[torch]")
+    return module
+
+
+def _compiled(module: "nn.Module | None") -> Infer:
+    """Inductor with frozen weights, channels-last, compiled for each batch size: the fastest way within torch."""
     import copy
 
     import torch
@@ -60,7 +72,7 @@ def _compiled(module: "nn.Module | None") -> Infer:
 
     torch._dynamo.reset()  # after eight networks it would fall back to eager
     inductor.freezing = True
-    frozen = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = copy.deepcopy(_required(module)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     compiled: Any = torch.compile(frozen, dynamic=False)
 
     def infer(images: FloatArray) -> FloatArray:

@@ -61,6 +61,7 @@ def catalog() -> tuple[GpuCheck, ...]:
         *_parity("tensorrt_rtx", None, "tensorrt_rtx"),
         *_parity("onnxruntime", "cuda", "ort-cuda"),
         *_latency(_DEPTHS[:1]),
+        *_baselines(_DEPTHS[0]),
         *_memory("pycuda"),
         *_parity("onnxruntime", "trt-ep", "ort-tensorrt"),
         *_latency(_DEPTHS[1:]),
@@ -108,6 +109,25 @@ def _parity(backend: str, target: str | None, need: str) -> Iterator[GpuCheck]:
         name = f"{backend}{' ' + target if target else ''}: {precision} parity"
         arguments, needs = (backend, target, precision), ("gpu", need)
         yield GpuCheck(name, f"{_ROOM}.engines:check_parity", arguments, needs=needs, network=TRAINED, limit_s=_BUILD_S)
+
+
+def _baselines(network: str) -> Iterator[GpuCheck]:
+    for precision in ("fp16", "fp32"):
+        name = f"onnxruntime cuda: {network} {precision} latency"
+        yield GpuCheck(
+            name,
+            f"{_ROOM}.baselines:check_onnxruntime",
+            (precision,),
+            needs=("gpu", "ort-cuda"),
+            network=network,
+            limit_s=_BUILD_S,
+        )
+    for precision, compiled in (("fp16", False), ("fp32", False), ("fp16", True)):
+        name = f"torch: {network} {precision} {'compiled' if compiled else 'eager'} latency"
+        arguments, needs = (precision, compiled), ("gpu", "torch-cuda")
+        yield GpuCheck(
+            name, f"{_ROOM}.baselines:check_torch", arguments, needs=needs, network=network, limit_s=_BUILD_S
+        )
 
 
 def _latency(networks: Sequence[str]) -> Iterator[GpuCheck]:

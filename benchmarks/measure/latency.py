@@ -20,6 +20,8 @@ SUBSTITUTE = "onnx-fp32"  # the FP32 file in ONNX Runtime, where eager can't run
 BASELINES = (BASELINE, SUBSTITUTE)
 # peers, timed where they are asked for; the last takes frames, by OpenVINO's PrePostProcessor
 COMPILED, NNCF, NNCF_FRAMES = "torch-compile-fp32", "nncf-openvino-int8", "nncf-openvino-int8-ppp"
+# torch on the GPU beside torch on the CPU, with transfers; the last where peers are asked for
+EAGER_GPU, EAGER_GPU_FP16, COMPILED_GPU = "eager-fp32-gpu", "eager-fp16-gpu", "torch-compile-fp16-gpu"
 CPU, GPU = "cpu", "gpu"  # the `device` of a row
 Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
 

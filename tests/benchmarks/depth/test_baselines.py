@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_bundle import PREPROCESSING, frames, make_bundle
 
+from resnetrt.benchmarks.depth import baselines
 from resnetrt.benchmarks.depth.baselines import Peer, against_peers, closest
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject
@@ -135,3 +136,30 @@ def test_nncf_is_made_once_runs_and_stands_in_the_record(tmp_path, monkeypatch):
         ("engine", "nncf-openvino-int8"),
         *((source, peer) for source in ("frame", "jpeg") for peer in peers),
     }
+
+
+def test_torch_on_the_gpu_is_named_apart_from_torch_on_the_cpu(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    bundle, images = make_bundle(tmp_path / "tiny.bundle"), np.ones((1, 3, 8, 8), np.float32)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).eval()
+    monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: False)
+    assert list(baselines.eager_on_gpu(module, bundle, 1)) == []
+    monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: True)
+    found = list(baselines.eager_on_gpu(module, bundle, 1, device="cpu"))
+    contenders = [(peer.contender.engine, peer.contender.precision, peer.contender.device) for peer in found]
+    assert contenders == [("eager-fp32-gpu", "fp32", "gpu"), ("eager-fp16-gpu", "fp16", "gpu")]
+    expected = module(torch.from_numpy(images)).detach().numpy()
+    np.testing.assert_allclose(found[0].infer(images), expected, rtol=1e-4, atol=1e-5)
+    assert {peer.engine for peer in found} <= set(baselines.PEERS)
+    assert baselines.eager(module, bundle, 1).contender.device == "cpu"
+
+
+def test_torch_compile_on_a_gpu_is_a_peer_of_its_own(tmp_path, monkeypatch):
+    """Where torch sees a GPU that it can't use, as here, the peer says so."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("resnetrt.benchmarks.depth.rivals.torch_sees_a_gpu", lambda: True)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
+    found = list(open_peers(module, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
+    if torch.version.cuda is None:
+        assert str(found[-1]).startswith("tiny torch-compile-fp16-gpu: ")

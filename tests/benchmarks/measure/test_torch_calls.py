@@ -1,0 +1,53 @@
+"""Torch on a device: precision, copies and calls without transfers; here the device is the CPU."""
+
+import numpy as np
+import pytest
+
+from resnetrt.benchmarks.measure import torch_calls
+
+torch = pytest.importorskip("torch")
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
+
+
+def test_fp32_is_eager_itself(module):
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(IMAGES)).numpy()
+    found = torch_calls.TorchOnDevice(module, "cpu", "fp32")(IMAGES)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fp16_is_fp16_and_the_module_stays_as_it_is(module):
+    exact = torch_calls.TorchOnDevice(module, "cpu", "fp32")(IMAGES)
+    found = torch_calls.TorchOnDevice(module, "cpu", "fp16")(IMAGES)
+    assert found.dtype == np.float32
+    assert 1e-6 < np.abs(found - exact).max() < 1e-2
+    assert next(module.parameters()).dtype == torch.float32
+
+
+def test_a_call_without_transfers_runs_the_module(module):
+    calls = []
+    on_device = torch_calls.TorchOnDevice(module, "cpu", "fp16")
+    on_device._module.register_forward_hook(lambda _module, given, _out: calls.append(given[0].dtype))
+    call = on_device.stay(IMAGES)
+    assert calls == []
+    call()
+    assert calls == [torch.float16]
+
+
+def test_an_fp32_engine_is_not_compared_with_tf32(module, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch_calls.TorchOnDevice(module, "cpu", "fp32")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_build_for_cpus_sees_no_gpu():
+    if torch.version.cuda is not None:
+        pytest.skip("a build for CUDA")
+    assert not torch_calls.torch_sees_a_gpu()
