@@ -4,8 +4,9 @@ It is as strict as TensorRT's documents: addresses are multiples of 256 bytes, s
 are set before a run.
 """
 
+import enum
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,13 @@ from resnetrt.runtime.cuda import Cuda, DeviceBuffer
 
 IMAGE = (3, 7, 7)  # 588 bytes, so that a slice of a batch is not aligned
 _ALIGNMENT = 256
+
+
+class Allocation(enum.Enum):
+    """TensorRT's ExecutionContextAllocationStrategy: whose the memory is that a context computes in."""
+
+    STATIC = 0
+    USER_MANAGED = 2
 
 
 class KernelEngine:
@@ -37,6 +45,7 @@ class KernelEngine:
     ) -> None:
         self.kernels, self.layers, self.batches, self.delay_ms, self.on_run = kernels, layers, batches, delay_ms, on_run
         self.num_io_tensors, self.num_optimization_profiles = 2, 1
+        self.streamable_weights_size = 0
 
     def get_tensor_name(self, index: int) -> str:
         """The input, then the output."""
@@ -59,20 +68,30 @@ class KernelEngine:
         low, high = self.batches
         return [(batch, *IMAGE) for batch in (low, min(8, high), high)]
 
-    def create_execution_context(self, *_: object) -> "KernelContext":
-        """A context with memory of its own for what lies between layers."""
-        return KernelContext(self)
+    @property
+    def device_memory_size_v2(self) -> int:
+        """Bytes for what lies between layers, at the largest batch."""
+        return 4 * self.batches[1] * int(np.prod(IMAGE))
+
+    def create_execution_context(self, strategy: Any = None) -> "KernelContext":
+        """A context with memory of its own for what lies between layers, unless the caller manages it."""
+        return KernelContext(self, managed=strategy is Allocation.USER_MANAGED)
 
 
 class KernelContext:
     """What the runner uses of an IExecutionContext."""
 
-    def __init__(self, engine: KernelEngine) -> None:
+    def __init__(self, engine: KernelEngine, managed: bool) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._count = 0
-        values = engine.batches[1] * int(np.prod(IMAGE))
-        self._between = DeviceBuffer(engine.kernels.cuda, 4 * values)
+        self._own = None if managed else DeviceBuffer(engine.kernels.cuda, engine.device_memory_size_v2)
+        self._between = 0 if self._own is None else self._own.address
+
+    def set_device_memory(self, address: int, size_bytes: int) -> None:
+        """Memory of the caller, which lives as long as it is used. What does not fit is not taken."""
+        if address % _ALIGNMENT == 0 and size_bytes >= self._engine.device_memory_size_v2:
+            self._between = address
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         """False for a shape outside the profile."""
@@ -90,9 +109,9 @@ class KernelContext:
         return [] if self._count else ["input"]
 
     def execute_async_v3(self, stream: int) -> bool:
-        """Enqueue a run; False without all addresses."""
+        """Enqueue a run; False without all addresses, or without memory."""
         engine, kernels = self._engine, self._engine.kernels
-        if self._addresses.keys() != {"input", "logits"}:
+        if self._addresses.keys() != {"input", "logits"} or not self._between:
             return False
         if engine.on_run is not None:
             engine.on_run()
@@ -100,16 +119,22 @@ class KernelContext:
             kernels.spin(engine.delay_ms, stream)
         values, source = int(np.prod(IMAGE)), self._addresses["input"]
         for _ in range(engine.layers):
-            kernels.add_one(self._between.address, source, self._count * values, stream)
-            source = self._between.address
+            kernels.add_one(self._between, source, self._count * values, stream)
+            source = self._between
         kernels.classify(self._addresses["logits"], source, self._count, values, stream)
         return True
+
+
+library = ModuleType("kernels")
+library.__dict__.update(
+    ILogger=type("ILogger", (), {}), IProfiler=object, ExecutionContextAllocationStrategy=Allocation
+)
 
 
 def open_session(kernels: Kernels, cuda: Cuda | None = None, **options: Any) -> TensorRtSession:
     """The session that users get, over an engine with `options`; `cuda` replaces that of the kernels."""
     record = EngineRecord("kernels-fp32", "tensorrt", "fp32", "gpu")
-    return TensorRtSession(record, KernelEngine(kernels, **options), cuda or kernels.cuda, 1)
+    return TensorRtSession(record, KernelEngine(kernels, **options), cuda or kernels.cuda, 1, library)
 
 
 def random_images(count: int, seed: int) -> FloatArray:

@@ -5,8 +5,10 @@ import pytest
 from host_kernels import HostKernels, ThreadedHostCuda
 
 from resnetrt.benchmarks.gpu import in_place
-from resnetrt.benchmarks.gpu.kernel_engine import KernelEngine
+from resnetrt.benchmarks.gpu.kernel_engine import Allocation, KernelEngine
 from resnetrt.errors import CheckFailed
+from resnetrt.runtime.cuda import DeviceBuffer
+from resnetrt.runtime.cuda.pool import BufferPool, Loan
 
 
 class WaitsForNobody(HostKernels):
@@ -24,17 +26,6 @@ class WaitsForNoDevice(ThreadedHostCuda):
         """Streams that still read are not waited for."""
 
 
-class Overwrites(HostKernels):
-    """Writes each result also where earlier ones lie."""
-
-    seen: tuple[int, ...] = ()
-
-    def classify(self, logits: int, images: int, count: int, values: int, stream: int) -> None:
-        self.seen = (*self.seen, logits)
-        for address in self.seen:
-            super().classify(address, images, count, values, stream)
-
-
 def test_a_late_input_is_waited_for():
     assert in_place.check_late_input(HostKernels())
     with pytest.raises(CheckFailed, match="a tensor that another stream writes: 50 of 50 values differ"):
@@ -43,14 +34,20 @@ def test_a_late_input_is_waited_for():
 
 def test_unaligned_slices_are_copied():
     assert in_place.check_unaligned_input(HostKernels())["unaligned_slices"] == 4
-    with pytest.raises(CheckFailed, match="a slice that begins at image 1"):
+    with pytest.raises(CheckFailed, match=r"a slice that begins at image \d: 40 of 40 values differ"):
         in_place.check_unaligned_input(HostKernels(CopiesNothing()))
 
 
-def test_held_outputs_stay():
+def test_held_outputs_stay(monkeypatch: pytest.MonkeyPatch):
     assert in_place.check_held_outputs(HostKernels()) == {"held": 6}
+    lend, loans = BufferPool.lend, dict[BufferPool, Loan]()
+
+    def lend_the_same(pool: BufferPool) -> Loan:
+        return loans.get(pool) or loans.setdefault(pool, lend(pool))
+
+    monkeypatch.setattr(BufferPool, "lend", lend_the_same)
     with pytest.raises(CheckFailed, match="an output that is held"):
-        in_place.check_held_outputs(Overwrites())
+        in_place.check_held_outputs(HostKernels())
 
 
 def test_a_late_reader_is_waited_for():
@@ -70,6 +67,25 @@ def test_the_engine_is_as_strict_as_tensorrt():
     assert context.set_tensor_address("input", 512)
     assert not context.execute_async_v3(0)  # no address of the output
     assert not context.set_tensor_address("logits", 516)
+
+
+def test_memory_of_the_caller_must_fit():
+    """Without any that does, a run is refused."""
+    kernels = HostKernels()
+    engine = KernelEngine(kernels, batches=(1, 4))
+    context = engine.create_execution_context(Allocation.USER_MANAGED)
+    size_bytes = engine.device_memory_size_v2
+    block, tensors = DeviceBuffer(kernels.cuda, size_bytes + 256), DeviceBuffer(kernels.cuda, 4096)
+    assert context.set_input_shape("input", (1, 3, 7, 7))
+    for name, offset in (("input", 0), ("logits", 2048)):
+        assert context.set_tensor_address(name, tensors.address + offset)
+    stream = kernels.cuda.create_stream()
+    for address, size in ((block.address + 4, size_bytes), (block.address, size_bytes - 1)):
+        context.set_device_memory(address, size)
+        assert not context.execute_async_v3(stream)
+    context.set_device_memory(block.address, size_bytes)
+    assert context.execute_async_v3(stream)
+    kernels.cuda.synchronize(stream)
 
 
 def test_what_is_read_is_not_made_up():
