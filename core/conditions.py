@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.board import read_board
-from resnetrt.machine import cpu_model
+from resnetrt.machine import cpu_model, read_gpus
 from resnetrt.nvml import read_gpu_states
 from resnetrt.settings import read_settings
 
@@ -54,8 +54,6 @@ def gpu_conditions() -> dict[str, Any] | None:
     """
     if not any(Path(place).exists() for place in _NVIDIA):
         return None  # at once: asking the driver takes a process
-    from resnetrt.machine import read_gpus  # which needs this module
-
     found = read_gpus()
     if not found.devices:
         return None

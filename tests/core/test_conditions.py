@@ -52,7 +52,7 @@ class TestGpu:
     def test_it_names_gpu_driver_and_cuda_and_their_limits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         library = nvml_library(tmp_path)
         monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
-        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: self.REPORT)
+        monkeypatch.setattr("resnetrt.conditions.read_gpus", lambda: self.REPORT)
         monkeypatch.setattr(module, "read_gpu_states", lambda: read_gpu_states(library))
         found = json.loads(json.dumps(conditions(), allow_nan=False))["gpu"]
         assert (found["driver"], found["cuda"]) == ("580.95", "13.0")
@@ -63,7 +63,7 @@ class TestGpu:
 
     def test_it_is_the_same_from_moment_to_moment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
-        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: self.REPORT)
+        monkeypatch.setattr("resnetrt.conditions.read_gpus", lambda: self.REPORT)
         states = iter([(GpuState(40.0, 80.0, 700.0, 345.0, 1980.0),), (GpuState(77.0, 650.0, 700.0, 1800.0, 1980.0),)])
         monkeypatch.setattr(module, "read_gpu_states", lambda: next(states))
         cold = conditions()["gpu"]
@@ -72,12 +72,12 @@ class TestGpu:
 
     def test_without_one_nobody_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path / "nothing"),))
-        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: pytest.fail("a process was started"))
+        monkeypatch.setattr("resnetrt.conditions.read_gpus", lambda: pytest.fail("a process was started"))
         assert "gpu" not in conditions()
 
     def test_a_driver_without_a_gpu_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
-        monkeypatch.setattr("resnetrt.machine.read_gpus", lambda: GpuReport(detail="no device"))
+        monkeypatch.setattr("resnetrt.conditions.read_gpus", lambda: GpuReport(detail="no device"))
         assert "gpu" not in conditions()
 
 
