@@ -67,18 +67,18 @@ _SMALL: dict[str, Any] = {"stem": "small", "num_classes": 10}
 
 
 def _definitions() -> dict[str, Definition]:
-    found = {}
+    definitions = {}
     for name, (block, filters, blocks, options) in _IMAGENET_NETWORKS.items():
         config = ResNetConfig(block, filters, blocks, **options)  # type: ignore[arg-type]
-        found[name] = Definition(name, config, _IMAGENET)
+        definitions[name] = Definition(name, config, _IMAGENET)
     for depth in (20, 32, 44, 56, 110):  # 6n+2 layers, section 4.2 of the paper
         name = f"cifar_resnet{depth}"
         config = ResNetConfig("basic", 16, ((depth - 2) // 6,) * 3, shortcut="pad", **_SMALL)
-        found[name] = Definition(name, config, _CIFAR, CIFAR10_LABELS)
+        definitions[name] = Definition(name, config, _CIFAR, CIFAR10_LABELS)
     config = ResNetConfig("basic", 16, (3, 3, 3), in_channels=1, **_SMALL)
     pretrained = "fashion_resnet20.safetensors"
-    found["fashion_resnet20"] = Definition("fashion_resnet20", config, _FASHION, FASHION_LABELS, pretrained)
-    return found
+    definitions["fashion_resnet20"] = Definition("fashion_resnet20", config, _FASHION, FASHION_LABELS, pretrained)
+    return definitions
 
 
 DEFINITIONS: dict[str, Definition] = _definitions()
@@ -90,21 +90,21 @@ def definition(name: str, **options: Any) -> Definition:
     Class labels are kept if the number of classes is unchanged, shipped weights only if nothing changes.
     Raises `UsageError` for an unknown name or option, naming the nearest known ones.
     """
-    found = DEFINITIONS.get(name)
-    if found is None:
+    base = DEFINITIONS.get(name)
+    if base is None:
         raise UsageError.unknown("model", name, DEFINITIONS)
     known = [f.name for f in fields(ResNetConfig)]
     for option in options:
         if option not in known:
             raise UsageError.unknown(f"option of model {name}", option, known)
     try:
-        config = replace(found.config, **options)
+        config = replace(base.config, **options)
     except ValueError as error:
         raise UsageError(f"model {name}: {error}") from error
-    if config == found.config:
-        return found
-    preprocessing = _with_channels(found.preprocessing, config.in_channels)
-    labels = found.labels if config.num_classes == found.config.num_classes else ()
+    if config == base.config:
+        return base
+    preprocessing = _with_channels(base.preprocessing, config.in_channels)
+    labels = base.labels if config.num_classes == base.config.num_classes else ()
     return Definition(name, config, preprocessing, labels, options=options)
 
 

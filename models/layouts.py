@@ -65,28 +65,28 @@ class Fit:
         return self.total - len(self.missing) - len(self.unexpected) - len(self.misshapen)
 
 
-def fit(model: Shapes, found: Shapes, layouts: Mapping[str, Callable[[str], str]] = LAYOUTS) -> Fit:
+def fit(model: Shapes, stored: Shapes, layouts: Mapping[str, Callable[[str], str]] = LAYOUTS) -> Fit:
     """Compare under the layout that shares most names with the file; of equal layouts the first wins."""
-    layout = max(layouts, key=lambda name: len({layouts[name](key) for key in model} & found.keys()))
+    layout = max(layouts, key=lambda name: len({layouts[name](key) for key in model} & stored.keys()))
     names = {key: layouts[layout](key) for key in model}
     expected = {names[key]: shape for key, shape in model.items()}
     return Fit(
         layout,
         names,
-        missing=tuple(_needed(name for name in expected if name not in found)),
-        unexpected=tuple(sorted(name for name in found if name not in expected)),
+        missing=tuple(_needed(name for name in expected if name not in stored)),
+        unexpected=tuple(sorted(name for name in stored if name not in expected)),
         misshapen=tuple(
-            f"{name} (expected {expected[name]}, found {found[name]})"
+            f"{name} (expected {expected[name]}, found {stored[name]})"
             for name in expected
-            if name in found and expected[name] != found[name]
+            if name in stored and expected[name] != stored[name]
         ),
     )
 
 
-def nearest_definition(found: Shapes) -> str:
+def nearest_definition(stored: Shapes) -> str:
     """One clause that names the definition, with options if needed, that a file's tensors fit best."""
     fits = [
-        (definition, options, fit(_shapes(definition, options), found)) for definition, options in _candidates(found)
+        (definition, options, fit(_shapes(definition, options), stored)) for definition, options in _candidates(stored)
     ]
     definition, options, best = max(fits, key=lambda item: (item[2].matched / item[2].total, -len(item[1])))
     name = " ".join([definition.name, *(["with"] if options else []), *(f"{k}={v}" for k, v in options.items())])
@@ -101,9 +101,9 @@ def _needed(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.endswith(OPTIONAL)]
 
 
-def _candidates(found: Shapes) -> list[tuple[Definition, dict[str, Any]]]:
+def _candidates(stored: Shapes) -> list[tuple[Definition, dict[str, Any]]]:
     """Every definition, with the options that the file shows to differ from the definition's own."""
-    seen = _observed(found)
+    seen = _observed(stored)
     candidates = []
     for definition in DEFINITIONS.values():
         config, options = definition.config, dict(seen)
@@ -115,13 +115,13 @@ def _candidates(found: Shapes) -> list[tuple[Definition, dict[str, Any]]]:
     return candidates
 
 
-def _observed(found: Shapes) -> dict[str, Any]:
-    seen: dict[str, Any] = {"projected": any(".downsample." in name or ".shortcut." in name for name in found)}
+def _observed(stored: Shapes) -> dict[str, Any]:
+    seen: dict[str, Any] = {"projected": any(".downsample." in name or ".shortcut." in name for name in stored)}
     for name in ("stem.conv.weight", "conv1.weight"):
-        if len(shape := found.get(name, ())) == 4 and min(shape) > 0:
+        if len(shape := stored.get(name, ())) == 4 and min(shape) > 0:
             seen |= {"in_channels": shape[1], "stem": "small" if shape[2] == 3 else "imagenet"}
     for name in ("fc.weight", "linear.weight"):
-        if len(shape := found.get(name, ())) == 2 and min(shape) > 0:
+        if len(shape := stored.get(name, ())) == 2 and min(shape) > 0:
             seen["num_classes"] = shape[0]
     return seen
 

@@ -46,11 +46,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], str, str]:
         blob = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"weights {path}: cannot be read ({error.strerror}); check the path") from error
-    found, taken, others = _choose(reader(blob, path), wanted, path)
+    chosen, taken, others = _choose(reader(blob, path), wanted, path)
     if others and not wanted:
         listed = ", ".join(f"{path.name}#{other}" for other in others)
         _log.warning("weights %s: took %s of several sets; ask for another with %s", path, taken, listed)
-    state = _strip_prefixes(_named_tensors(found, path))
+    state = _strip_prefixes(_named_tensors(chosen, path))
     if not state:
         raise WeightsError(f"weights {path}: expected named tensors, found none")
     return state, hashlib.sha256(blob).hexdigest(), f"{path.name}#{taken}" if others else path.name
@@ -73,9 +73,9 @@ def _read_pickled(blob: bytes, path: Path) -> object:
         if not _needs_code(error, blob):
             raise _damaged(path, "a torch.save state dict", error) from error
         code = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"pickled code ({code[1]})" if code else "pickled code"
+        kind = f"pickled code ({code[1]})" if code else "pickled code"
         raise WeightsError(
-            f"weights {path}: expected tensors only, found {found}, which is never run; convert it where you trust it: "
+            f"weights {path}: expected tensors only, found {kind}, which is never run; convert it where you trust it: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
 
@@ -115,8 +115,8 @@ def _choose(state: object, wanted: str, path: Path) -> tuple[object, str, list[s
         taken, state = name, state[name]
         others += [other for other in sets if other != name]
     if wanted not in ("", taken):
-        found = ", ".join([taken, *others]) if taken else "one set without a name"
-        raise WeightsError(f"weights {path}: expected a set called {wanted!r}, found {found}; ask for one of these")
+        listed = ", ".join([taken, *others]) if taken else "one set without a name"
+        raise WeightsError(f"weights {path}: expected a set called {wanted!r}, found {listed}; ask for one of these")
     return state, taken, others
 
 

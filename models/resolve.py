@@ -50,14 +50,14 @@ def resolve(model: str, weights: Path | None = None, **options: Any) -> Resolved
 
 
 def _resolve_definition(name: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
-    found = definition(name, **options)
+    chosen = definition(name, **options)
     torch.manual_seed(SEED)
-    module = found.build()
-    if weights is None and found.pretrained:
-        weights = PRETRAINED / found.pretrained
-    source = _fill(module, weights, found.input_shape)
+    module = chosen.build()
+    if weights is None and chosen.pretrained:
+        weights = PRETRAINED / chosen.pretrained
+    source = _fill(module, weights, chosen.input_shape)
     spec = {"definition": name, "options": options}
-    return ResolvedModel(name, module, found.preprocessing, found.labels, found.input_shape, spec, source)
+    return ResolvedModel(name, module, chosen.preprocessing, chosen.labels, chosen.input_shape, spec, source)
 
 
 def _resolve_foreign(model: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:

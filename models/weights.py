@@ -34,26 +34,26 @@ def load_weights(model: nn.Module, path: Path) -> WeightsSource:
     expected = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     own = isinstance(model, ResNet)
     layouts = LAYOUTS if own else {"native": LAYOUTS["native"]}
-    found = fit(_shapes(expected), _shapes(state), layouts)
-    if not found.exact:
+    comparison = fit(_shapes(expected), _shapes(state), layouts)
+    if not comparison.exact:
         advice = (
             f"{nearest_definition(_shapes(state))}; pass that model or other weights" if own else "pass other weights"
         )
-        raise WeightsError(f"weights {path}: the keys do not fit the model: {_differences(found)}; {advice}")
-    named = {native: state[name] for native, name in found.names.items() if name in state}
+        raise WeightsError(f"weights {path}: the keys do not fit the model: {_differences(comparison)}; {advice}")
+    named = {native: state[name] for native, name in comparison.names.items() if name in state}
     for native, value in named.items():
         if expected[native].is_floating_point():
-            _check_value(found.names[native], value, path)
+            _check_value(comparison.names[native], value, path)
     model.load_state_dict(named, strict=False)
-    return WeightsSource(name, sha256, found.layout)
+    return WeightsSource(name, sha256, comparison.layout)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def _differences(found: Fit) -> str:
-    kinds = {"missing": found.missing, "unexpected": found.unexpected, "misshapen": found.misshapen}
+def _differences(comparison: Fit) -> str:
+    kinds = {"missing": comparison.missing, "unexpected": comparison.unexpected, "misshapen": comparison.misshapen}
     return "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds.items() if names)
 
 
