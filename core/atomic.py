@@ -131,12 +131,12 @@ def _stale_siblings(path: Path) -> list[Path]:
     Earlier versions held no lock and put their pid into the name: siblings of a running process are left alone. This
     process uses no such names, so a sibling with this process's pid is a leftover.
     """
-    found = []
+    stale = []
     for sibling in path.parent.glob(f".{glob.escape(path.name)}.staging-*"):
         number = re.search(r"\.staging-(\d+)", sibling.name[len(path.name) + 1 :], re.ASCII)
         if number is None or int(number[1]) == os.getpid() or not _is_running(int(number[1])):
-            found.append(sibling)
-    return found
+            stale.append(sibling)
+    return stale
 
 
 def exchange_directories(new: Path, path: Path) -> None:

@@ -41,17 +41,17 @@ def package_version(name: str, root: Path = _ROOT) -> str | None:
     """The version of an installed Debian package; None if it is not installed, or dpkg is not used here."""
     for paragraph in read_text(root / "var/lib/dpkg/status").split("\n\n"):
         if paragraph.startswith(f"Package: {name}\n") and "\nStatus: install ok installed\n" in paragraph:
-            found = re.search(r"^Version: (\S+)", paragraph, re.MULTILINE)
-            return found[1] if found else None
+            match = re.search(r"^Version: (\S+)", paragraph, re.MULTILINE)
+            return match[1] if match else None
     return None
 
 
 def cuda_toolkit(root: Path = _ROOT) -> str | None:
     """The version of the system's CUDA libraries, as 12.6.11; None where there is no /usr/local/cuda."""
-    found = re.search(
+    match = re.search(
         r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([\d.]+)"', read_text(root / "usr/local/cuda/version.json")
     )
-    return found[1] if found else None
+    return match[1] if match else None
 
 
 def read_text(path: Path) -> str:
@@ -64,8 +64,8 @@ def read_text(path: Path) -> str:
 
 def _l4t(release: str) -> str | None:
     """36.4.7 from `# R36 (release), REVISION: 4.7, GCID: ...`."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
-    return f"{found[1]}.{found[2]}" if found else None
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
+    return f"{match[1]}.{match[2]}" if match else None
 
 
 def _power_mode(root: Path) -> str | None:

@@ -55,8 +55,8 @@ class Bundle:
         path = Path(path)
         restore_interrupted(path)
         if not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise BundleError(f"bundle {path}: expected a directory, found {found}; make one with: resnetrt export")
+            kind = "a file" if path.exists() else "nothing"
+            raise BundleError(f"bundle {path}: expected a directory, found {kind}; make one with: resnetrt export")
         manifest_path = path / MANIFEST
         if not manifest_path.is_file():
             raise BundleError(
@@ -85,15 +85,15 @@ class Bundle:
 
     def variant(self, variant: str) -> VariantRecord:
         """What is known of a variant; raises `UsageError` naming the known ones."""
-        found = self.manifest.variants.get(variant)
-        if found is None and variant == "fp32":
+        record = self.manifest.variants.get(variant)
+        if record is None and variant == "fp32":
             raise UsageError(
                 f"bundle {self.path}: this needs its FP32 variant, which was not packaged; package it with: "
                 "resnetrt package device --precisions fp32,..."
             )
-        if found is None:
+        if record is None:
             raise UsageError.unknown(f"variant of {self.path}", variant, self.manifest.variants)
-        return found
+        return record
 
     def variant_file(self, variant: str) -> Path:
         """The ONNX file of a variant; raises `UsageError` naming the known ones."""

@@ -71,10 +71,10 @@ class CalibrationRecord:
     equalization: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> TensorStatistics:
-        found = self.tensors.get(name)
-        if found is None:
+        statistics = self.tensors.get(name)
+        if statistics is None:
             raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
-        return found
+        return statistics
 
     def amax_in_model(self) -> dict[str, float]:
         """The largest magnitude of each tensor in the FP32 file, where it is not divided by its factors."""

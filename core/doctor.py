@@ -74,28 +74,28 @@ def diagnose(
     cpu, board, interpreter = read_cpu(), read_board(root), read_interpreter()
     with ThreadPoolExecutor(max(2, cpu.cores_usable)) as pool:
         asked = pool.submit(read_gpus)
-        found = tuple(pool.map(lambda part: probe(part, known), parts))
+        states = tuple(pool.map(lambda part: probe(part, known), parts))
     gpu = asked.result()
-    found = tuple(_advised(state, gpu.cuda, board) for state in found)
+    states = tuple(_advised(state, gpu.cuda, board) for state in states)
     problems = (
         *_conflicts(known),
-        *_broken(found),
-        *_out_of_reach(found, interpreter, root),
+        *_broken(states),
+        *_out_of_reach(states, interpreter, root),
         *_older_driver(known, gpu.cuda),
     )
     return Diagnosis(
-        cpu, read_memory(), gpu, found, problems, interpreter, board, read_thermals(root), cuda_toolkit(root)
+        cpu, read_memory(), gpu, states, problems, interpreter, board, read_thermals(root), cuda_toolkit(root)
     )
 
 
 def installed_distributions() -> dict[str, str]:
     """Normalised name to version of every installed distribution; of two of one name the first on the path counts."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in distributions():
         metadata = distribution.metadata
         if "Name" in metadata:  # leftovers of a failed uninstall have no name
-            found.setdefault(re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), distribution.version)
-    return found
+            versions.setdefault(re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), distribution.version)
+    return versions
 
 
 def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TIMEOUT_S) -> PartState:
@@ -114,8 +114,8 @@ def probe(part: Part, installed: Mapping[str, str], timeout_s: float = IMPORT_TI
 
 def _origin(file: str) -> str:
     """`of the system`, with the folder, for a module from there; of what is in a venv nothing is said."""
-    found = re.match(r".*/dist-packages(?=/)", file)
-    return f"of the system, {found[0]}" if found else ""
+    match = re.match(r".*/dist-packages(?=/)", file)
+    return f"of the system, {match[0]}" if match else ""
 
 
 def _can_be_found(module: str) -> bool:

@@ -72,9 +72,9 @@ class Fields:
     def refuse(self, name: str, expected: str) -> NoReturn:
         """Raise the `BundleError` for a field that is not as `expected`."""
         value = self.stored.get(name, _ABSENT)
-        found = "nothing" if value is _ABSENT else json.dumps(value)
-        found = found if len(found) <= _LONGEST else f"{found[:_LONGEST]}..."
-        raise BundleError(f"{self.where}: expected {expected} as {self.path}{name}, found {found}; {self.remedy}")
+        text = "nothing" if value is _ABSENT else json.dumps(value)
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        raise BundleError(f"{self.where}: expected {expected} as {self.path}{name}, found {text}; {self.remedy}")
 
 
 def is_a(value: object, kind: type) -> bool:

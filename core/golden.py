@@ -50,11 +50,11 @@ class Golden:
         try:
             noise = float(arrays.get("noise", np.zeros(1))[0])
             own = None if variant is None else _own_outputs(bundle, variant)
-            found = cls(arrays["frames"], arrays["logits"], noise, own)
+            golden = cls(arrays["frames"], arrays["logits"], noise, own)
         except KeyError as error:
             raise BundleError(f"{bundle.path / FILE}: expected tensors frames and logits, found no {error}") from error
-        found._check(str(bundle.path / FILE))
-        return found
+        golden._check(str(bundle.path / FILE))
+        return golden
 
     def _check(self, where: str) -> None:
         kinds = (self.frames.dtype.name, self.frames.ndim, self.logits.dtype.name, self.logits.ndim)
@@ -79,10 +79,10 @@ def _own_outputs(bundle: Bundle, variant: str) -> FloatArray | None:
     name = outputs_file(variant)
     if name not in bundle.manifest.files:
         return None
-    found = _read(bundle, name)
-    if _OWN not in found:
-        raise BundleError(f"{bundle.path / name}: expected a tensor {_OWN}, found {', '.join(found) or 'none'}")
-    return found[_OWN]
+    arrays = _read(bundle, name)
+    if _OWN not in arrays:
+        raise BundleError(f"{bundle.path / name}: expected a tensor {_OWN}, found {', '.join(arrays) or 'none'}")
+    return arrays[_OWN]
 
 
 def _read(bundle: Bundle, name: str) -> dict[str, npt.NDArray[Any]]:

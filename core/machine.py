@@ -82,10 +82,10 @@ def read_cpu() -> Cpu:
 
 def instruction_sets(cpuinfo: str, machine: str) -> dict[str, bool]:
     """Presence of each instruction set that matters on `machine`, from the text of /proc/cpuinfo."""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    if found is None:
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    if match is None:
         return {}
-    flags = set(found[1].split())
+    flags = set(match[1].split())
     return {name: name in flags for name in (_ARM if machine in {"aarch64", "arm64"} else _X86)}
 
 
@@ -99,8 +99,8 @@ def read_memory() -> Memory:
 
 
 def _kibibytes(meminfo: str, name: str) -> int | None:
-    found = re.search(rf"^{name}:\s*(\d+) kB", meminfo, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(rf"^{name}:\s*(\d+) kB", meminfo, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def read_gpus() -> GpuReport:

@@ -82,8 +82,8 @@ class Preprocessing:
         Raises `DataError` for an array that is no picture.
         """
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not _is_picture(pixels.shape):
-            found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-            raise DataError(f"pixels: expected uint8 (H, W), or (H, W, C) with 1, 3 or 4 channels, found {found}")
+            description = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise DataError(f"pixels: expected uint8 (H, W), or (H, W, C) with 1, 3 or 4 channels, found {description}")
         if pixels.shape == (*self.size, self.channels):
             return pixels
         return self.frame(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))

@@ -69,12 +69,12 @@ def with_gpus(slowing: tuple[str, ...] | None, gpus: tuple[GpuState, ...]) -> tu
 
 def _temperatures(root: Path) -> dict[str, float]:
     """The hottest zone of each type."""
-    found: dict[str, float] = {}
+    hottest: dict[str, float] = {}
     for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
         name, millidegrees = read_text(zone / "type").strip(), _number(zone / "temp")
         if name and millidegrees is not None and _POSSIBLE_C[0] < millidegrees / 1000 < _POSSIBLE_C[1]:
-            found[name] = max(found.get(name, _POSSIBLE_C[0]), millidegrees / 1000)
-    return found
+            hottest[name] = max(hottest.get(name, _POSSIBLE_C[0]), millidegrees / 1000)
+    return hottest
 
 
 def _clocks(root: Path) -> Iterator[tuple[str, Clock]]:
