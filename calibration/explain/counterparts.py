@@ -36,17 +36,19 @@ def other_quantities(
         return frozenset()
     outputs = [value.name for value in quantized.graph.output]
     try:
-        found = InnerValues(without_quantizers(quantized), exact.keys() - set(outputs)).of(batch)
+        approximate = InnerValues(without_quantizers(quantized), exact.keys() - set(outputs)).of(batch)
     except Exception:  # another tool's file may compute on integers between its pairs; then every layer is judged
         return frozenset()
 
     def agreement(name: str) -> float:
-        values = [np.clip(value, *limits[name]) if name in limits else value for value in (exact[name], found[name])]
+        values = [
+            np.clip(value, *limits[name]) if name in limits else value for value in (exact[name], approximate[name])
+        ]
         return sqnr_db(*values) if values[0].shape == values[1].shape else -np.inf
 
     if any(name in exact and agreement(name) < _SAME_FUNCTION_DB for name in outputs):
         return frozenset()
-    return frozenset(name for name in exact.keys() & found.keys() if agreement(name) < _OTHER_QUANTITY_DB)
+    return frozenset(name for name in exact.keys() & approximate.keys() if agreement(name) < _OTHER_QUANTITY_DB)
 
 
 def without_quantizers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,8 +64,8 @@ def without_quantizers(model: onnx.ModelProto) -> onnx.ModelProto:
         elif node.op_type == "DequantizeLinear" and node.input[0] in made:  # frames are integers from the start
             _become(node, "Identity", [])
     for node in quantizes:
-        found = graph.quantizer(node)
-        limits = [] if found is None else _constants(copy, node.name, found.limits)
+        quantizer = graph.quantizer(node)
+        limits = [] if quantizer is None else _constants(copy, node.name, quantizer.limits)
         _become(node, "Clip" if limits else "Identity", limits)
     return copy
 

@@ -123,7 +123,7 @@ class _Runs:
         layers = [node for node in self.graph.layers(_LAYERS) if node.output[0] in self._made_by]
         named = {node.output[0] for node in layers} | (self.graph.quantized_values() & self._made_by.keys())
         self._exact = InnerValues(reference, named)
-        limits = {node.output[0]: found for node in layers if (found := self.limits(node)) is not None}
+        limits = {node.output[0]: bounds for node in layers if (bounds := self.limits(node)) is not None}
         self._others = other_quantities(quantized, self._exactly(images), self._batch(images, frames), limits)
         self.layers = [node for node in layers if node.output[0] not in self._others]
         outputs = {node.output[0] for node in self.layers}
@@ -192,9 +192,9 @@ class _Layer:
         values = [run[name] for run in (exact, whole, own)]
         if self._limits is not None:
             values = [np.clip(array, *self._limits) for array in values]
-        right, found, alone = values
+        right, noisy, alone = values
         self._signal += _square_sum(right)
-        self._noise += _square_sum(found - right)
+        self._noise += _square_sum(noisy - right)
         self._own_noise += _square_sum(alone - right)
         for quantized in self._inputs:
             if quantized.quantizer.value in exact:

@@ -65,9 +65,9 @@ def lint_qdq(path: Path, rules: Dialect) -> list[QdqFinding]:
     operators = {node.op_type for node in model.graph.node}
     integer = sorted(name for name in operators if name.startswith("QLinear") or name.endswith("Integer"))
     if integer or "DequantizeLinear" not in operators:
-        found = f"the integer operators {', '.join(integer)}" if integer else "a float model"
+        content = f"the integer operators {', '.join(integer)}" if integer else "a float model"
         expected = f"{path.name}: expected QuantizeLinear/DequantizeLinear pairs"
-        raise CheckFailed(f"{expected}, found {found}; export it as Q/DQ")
+        raise CheckFailed(f"{expected}, found {content}; export it as Q/DQ")
     file = _File(QdqGraph(model), ir.serde.deserialize_model(model).graph, rules)
     findings = [finding for function in RULES for finding in function(file)]
     return sorted(findings, key=lambda finding: finding.severity)
@@ -79,20 +79,21 @@ def activations(file: _File) -> Iterator[QdqFinding]:
     for node in file.graph.nodes:
         if node.op_type != "QuantizeLinear" or file.graph.dequantized_constant(node.input[0]) is not None:
             continue
-        found, name = file.graph.quantizer(node), node.input[0]
-        if found is None:
+        quantizer, name = file.graph.quantizer(node), node.input[0]
+        if quantizer is None:
             yield QdqFinding(
                 "error", node.name, f"{name} needs one constant scale per tensor, not computed or per channel"
             )
             continue
-        if not (np.isfinite(found.scale) and found.scale >= np.finfo(np.float32).tiny):
-            yield QdqFinding("error", node.name, f"the scale of {name} is {found.scale}, not a positive float32")
-        if file.rules.symmetric and (found.dtype != "int8" or found.zero_point != 0):
-            message = f"{name} is {found.dtype} with zero point {found.zero_point}; {file.rules.name} takes int8 with 0"
-            yield QdqFinding("error", node.name, f"{message}: quantize symmetrically")
-        elif found.dtype not in ("int8", "uint8"):
-            yield QdqFinding("error", node.name, f"{name} is {found.dtype}, not an 8-bit integer")
-        elif not file.rules.symmetric and found.dtype == "int8":
+        if not (np.isfinite(quantizer.scale) and quantizer.scale >= np.finfo(np.float32).tiny):
+            yield QdqFinding("error", node.name, f"the scale of {name} is {quantizer.scale}, not a positive float32")
+        if file.rules.symmetric and (quantizer.dtype != "int8" or quantizer.zero_point != 0):
+            message = f"{name} is {quantizer.dtype} with zero point {quantizer.zero_point}"
+            advice = f"{file.rules.name} takes int8 with 0: quantize symmetrically"
+            yield QdqFinding("error", node.name, f"{message}; {advice}")
+        elif quantizer.dtype not in ("int8", "uint8"):
+            yield QdqFinding("error", node.name, f"{name} is {quantizer.dtype}, not an 8-bit integer")
+        elif not file.rules.symmetric and quantizer.dtype == "int8":
             yield QdqFinding("warning", node.name, f"{name} is int8, which CPUs run no faster than floats; use uint8")
 
 

@@ -101,13 +101,13 @@ def layer_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     model = onnx.load(path)
     graph = QdqGraph(model)
     nodes = {value.name: node for node in ir.serde.deserialize_model(model).graph for value in node.outputs}
-    found = {}
+    weights = {}
     for node in graph.layers(("Conv", "Gemm")):
         weight = graph.constant(node.input[1])
         if weight is not None:
             axis = output_axis(nodes[node.output[0]], weight.ndim)
-            found[node.name] = np.moveaxis(weight, axis, 0)
-    return found
+            weights[node.name] = np.moveaxis(weight, axis, 0)
+    return weights
 
 
 def find_suspects(clues: Clues) -> list[Suspect]:
@@ -123,11 +123,11 @@ def blaming(bundle: Bundle, quantized: Path) -> Iterator[None]:
     except CheckFailed as error:
         try:
             rows = explain_file(bundle, quantized)
-            found = suspects_of(bundle, quantized, rows)
+            suspects = suspects_of(bundle, quantized, rows)
         except Exception:
             raise error from None  # the collapse matters, not that it can't be explained
         worst = min(rows, key=lambda row: row.own_sqnr_db)
-        names = " | ".join(map(str, found[:3])) or f"lowest of its own: {worst.layer}, {worst.own_sqnr_db:.1f} dB"
+        names = " | ".join(map(str, suspects[:3])) or f"lowest of its own: {worst.layer}, {worst.own_sqnr_db:.1f} dB"
         raise CheckFailed(f"{error}. Suspicious: {names}") from error
 
 
@@ -244,11 +244,11 @@ def _listed(numbers: Sequence[int]) -> str:
 
 def _by_input(rows: Sequence[LayerRow]) -> dict[str, LayerRow]:
     """The first row that reads each quantized tensor."""
-    found: dict[str, LayerRow] = {}
+    readers: dict[str, LayerRow] = {}
     for row in rows:
         if row.input is not None:
-            found.setdefault(row.input, row)
-    return found
+            readers.setdefault(row.input, row)
+    return readers
 
 
 def _remedy_of_spread(clues: Clues) -> str:

@@ -52,12 +52,12 @@ class QdqGraph:
 
     def layers(self, operators: Sequence[str]) -> list[onnx.NodeProto]:
         """Nodes of these operators in graph order; an Add only if both of its inputs are computed."""
-        found = []
+        layers = []
         for node in self.nodes:
             biased = node.op_type == "Add" and any(self.dequantized_constant(name) is not None for name in node.input)
             if node.op_type in operators and not biased:
-                found.append(node)
-        return found
+                layers.append(node)
+        return layers
 
     def quantized_values(self) -> set[str]:
         """Computed values that a QuantizeLinear reads, graph inputs left out."""
@@ -73,9 +73,9 @@ class QdqGraph:
 
     def dequantized_constant(self, value: str) -> npt.NDArray[Any] | None:
         """A constant, or the stored integers behind a DequantizeLinear of one; None for a computed value."""
-        found = self.constant(value)
-        if found is not None:
-            return found
+        constant = self.constant(value)
+        if constant is not None:
+            return constant
         node = self.producers.get(value)
         if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear"):
             return None
@@ -91,9 +91,9 @@ class QdqGraph:
             while quantize is not None and quantize.op_type in COMMUTING:
                 quantize = self.producers.get(quantize.input[0])
             if quantize is not None and quantize.op_type == "QuantizeLinear":
-                found = self.quantizer(quantize)
-                if found is not None:
-                    yield found
+                quantizer = self.quantizer(quantize)
+                if quantizer is not None:
+                    yield quantizer
 
     def quantizer(self, node: onnx.NodeProto) -> Quantizer | None:
         """A QuantizeLinear's parameters; None if they are not one constant scale."""

@@ -60,7 +60,7 @@ def convolution_outputs(graph: ir.Graph, left_out: Collection[str] = ()) -> list
 
     If a ReLU or Clip is the only reader, its output is taken instead.
     """
-    found = []
+    outputs = []
     for layer in weighted_layers(graph):
         if layer.op_type != "Conv" or layer.name in left_out:
             continue
@@ -69,8 +69,8 @@ def convolution_outputs(graph: ir.Graph, left_out: Collection[str] = ()) -> list
         if len(uses) == 1 and uses[0].node.op_type in _FUSED:
             value = uses[0].node.outputs[0]
         if not value.is_graph_output():
-            found.append(value)
-    return found
+            outputs.append(value)
+    return outputs
 
 
 def residual_adds(graph: ir.Graph) -> list[ResidualAdd]:
@@ -117,11 +117,11 @@ def watched_values(graph: ir.Graph) -> list[ir.Value]:
 
     With each, what commutes into it.
     """
-    found: dict[str, ir.Value] = {}
+    watched: dict[str, ir.Value] = {}
 
     def watch(value: ir.Value | None) -> None:
-        while value is not None and not is_constant(value) and value.name not in found:
-            found[value.name or ""] = value
+        while value is not None and not is_constant(value) and value.name not in watched:
+            watched[value.name or ""] = value
             producer = value.producer()
             if producer is None or not commutes(producer):
                 return
@@ -134,7 +134,7 @@ def watched_values(graph: ir.Graph) -> list[ir.Value]:
         watch(add.shortcut)
     for value in convolution_outputs(graph):
         watch(value)
-    return list(found.values())
+    return list(watched.values())
 
 
 def _from_extremum(value: ir.Value | None) -> bool:

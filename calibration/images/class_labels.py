@@ -46,21 +46,21 @@ def assign_labels(folders: Sequence[str], labels: Sequence[str], classes: int | 
 def _by_name(folders: Sequence[str], labels: Sequence[str], where: str) -> tuple[int, ...] | None:
     exact = _unique(labels)
     plain = _unique([_plain(label) for label in labels])
-    found = [exact.get(folder, plain.get(_plain(folder))) for folder in folders]
-    if all(index is None for index in found):
+    indices = [exact.get(folder, plain.get(_plain(folder))) for folder in folders]
+    if all(index is None for index in indices):
         return None
-    for folder, index in zip(folders, found, strict=True):
+    for folder, index in zip(folders, indices, strict=True):
         if index is None:
             near = difflib.get_close_matches(_plain(folder), [key for key in plain if key], n=1, cutoff=0.6)
             hint = f"did you mean {labels[plain[near[0]]]!r}?" if near else f"known are {_some(labels)};"
             raise DataError(
                 f"data {where}: class folder {folder!r} is no class of the model; {hint} rename or remove it"
             )
-    for index, count in Counter(found).items():
+    for index, count in Counter(indices).items():
         if count > 1:
-            twins = [folder for folder, other in zip(folders, found, strict=True) if other == index]
+            twins = [folder for folder, other in zip(folders, indices, strict=True) if other == index]
             raise DataError(f"data {where}: folders {' and '.join(map(repr, twins))} name the same class; merge them")
-    return tuple(index for index in found if index is not None)
+    return tuple(index for index in indices if index is not None)
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:

@@ -72,9 +72,9 @@ def list_labelled(root: Path, nested: bool = False) -> FolderListing:
     folders, files = _scan(root)
     loose = next((path for path in files if is_image_name(path)), None)
     if not folders:
-        found = "images directly in it, so no labels" if loose else "neither folders nor images"
+        content = "images directly in it, so no labels" if loose else "neither folders nor images"
         raise DataError(
-            f"data {root}: expected one subfolder per class, found {found}; move them to <class>/ subfolders"
+            f"data {root}: expected one subfolder per class, found {content}; move them to <class>/ subfolders"
         )
     if loose is not None:
         raise DataError(
@@ -161,5 +161,5 @@ def _require_image(path: Path) -> None:
                 return
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError):
         pass
-    found = "no image" if path.is_file() else "no readable file"
-    raise DataError(f"data {path}: expected an image, found {found}; remove it")
+    kind = "no image" if path.is_file() else "no readable file"
+    raise DataError(f"data {path}: expected an image, found {kind}; remove it")

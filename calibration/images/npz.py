@@ -78,8 +78,8 @@ def _read_arrays(
         raise DataError(f"data {path}: expected an .npz archive with x and y, found a single array; use np.savez")
     missing = [name for name in (("x", "y") if labelled else ("x",)) if name not in archive.files]
     if missing:
-        found = ", ".join(archive.files) or "nothing"
-        raise DataError(f"data {path}: expected arrays x and y, found {found}; save {' and '.join(missing)} too")
+        stored = ", ".join(archive.files) or "nothing"
+        raise DataError(f"data {path}: expected arrays x and y, found {stored}; save {' and '.join(missing)} too")
     return archive["x"], archive["y"] if "y" in archive.files else None
 
 

@@ -79,12 +79,12 @@ def _check_interface(bundle: Bundle, source: Path) -> None:
     except Exception as error:  # protobuf's own error types
         raise UsageError(f"--import {source}: expected an ONNX file, found something else ({error})") from error
     manifest, constants = bundle.manifest, {tensor.name for tensor in graph.initializer}
-    found = [value for value in graph.input if value.name not in constants]
-    if [value.name for value in found] != [manifest.input.name]:
-        names = ", ".join(value.name for value in found) or "none"
+    inputs = [value for value in graph.input if value.name not in constants]
+    if [value.name for value in inputs] != [manifest.input.name]:
+        names = ", ".join(value.name for value in inputs) or "none"
         raise UsageError(f"--import {source}: expected one input {manifest.input.name}, found {names}")
-    shape = tuple(dim.dim_value for dim in found[0].type.tensor_type.shape.dim)[1:]
-    if found[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT or shape != tuple(manifest.input.shape):
+    shape = tuple(dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim)[1:]
+    if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT or shape != tuple(manifest.input.shape):
         raise UsageError(f"--import {source}: expected float32 (N, *{manifest.input.shape}), found (N, *{shape})")
     outputs = [value.name for value in graph.output]
     if outputs != [manifest.output]:

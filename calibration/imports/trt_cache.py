@@ -71,8 +71,8 @@ def read_cache(path: Path) -> dict[str, float]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected a TensorRT calibration cache, found {error}") from error
     if not lines or not _HEADER.fullmatch(lines[0].strip()):
-        found = lines[0][:60] if lines else "an empty file"
-        raise DataError(f"{path}: expected a first line such as TRT-100300-EntropyCalibration2, found {found!r}")
+        first_line = lines[0][:60] if lines else "an empty file"
+        raise DataError(f"{path}: expected a first line such as TRT-100300-EntropyCalibration2, found {first_line!r}")
     scales = {}
     for number, line in enumerate(lines[1:], 2):
         if line.strip():
@@ -82,13 +82,13 @@ def read_cache(path: Path) -> dict[str, float]:
 
 
 def _parse(line: str, where: str) -> tuple[str, float]:
-    found = _LINE.fullmatch(line)
-    if found is None:
+    match = _LINE.fullmatch(line)
+    if match is None:
         raise DataError(f"{where}: expected `name: 8 hex digits`, found {line[:80]!r}")
-    (scale,) = struct.unpack(">f", bytes.fromhex(found["bits"].rjust(8, "0")))
+    (scale,) = struct.unpack(">f", bytes.fromhex(match["bits"].rjust(8, "0")))
     if not (math.isfinite(scale) and scale > 0):
-        raise DataError(f"{where}: scale of {found['name']} is {scale}; expected a positive number")
-    return found["name"], scale
+        raise DataError(f"{where}: scale of {match['name']} is {scale}; expected a positive number")
+    return match["name"], scale
 
 
 def record_from_cache(model_path: Path, path: Path) -> CalibrationRecord:

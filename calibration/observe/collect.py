@@ -134,10 +134,10 @@ def _collect(
             statistics = [
                 _statistics(group, parts[0], factors) for group, parts in zip(probe.groups, groups, strict=True)
             ]
-        for found, parts in zip(statistics, groups, strict=True):
-            found.add(parts)
+        for statistic, parts in zip(statistics, groups, strict=True):
+            statistic.add(parts)
     added = {value.name or "" for value in probe.watched if all(use.node.op_type == "Add" for use in value.uses())}
-    tensors = dict(item for found in statistics for item in found.tensors(added))
+    tensors = dict(item for statistic in statistics for item in statistic.tensors(added))
     return CalibrationRecord(dataset.name, sha256_of(probe.path), tuple(hashes), tensors, factors)
 
 
@@ -213,13 +213,15 @@ class _Statistics:
         means = self._sums / self._images / self._factors
         amax = np.maximum(np.abs(self._low), np.abs(self._high)).astype(np.float64)
         for i, name in enumerate(self._group.names):
-            found = self._histograms[i]
+            histogram = self._histograms[i]
             if name not in may_be_constant:
                 self._check_varies(name, self._low[i], self._high[i])
             extremes = np.stack([batch[i] for batch in self._extremes])
             yield (
                 name,
-                TensorStatistics(found.minimum, found.maximum, found.bound, found.counts, means[i], amax[i], extremes),
+                TensorStatistics(
+                    histogram.minimum, histogram.maximum, histogram.bound, histogram.counts, means[i], amax[i], extremes
+                ),
             )
 
     def _check_varies(self, name: str, low: FloatArray, high: FloatArray) -> None:

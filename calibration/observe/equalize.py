@@ -51,8 +51,8 @@ def find_factors(graph: ir.Graph, channel_amax: Mapping[str, npt.NDArray[np.floa
             np.maximum.at(relative, channels.roots(name), amax / amax.max())
     factors = np.where(relative > 0, np.maximum(relative, _LEAST) ** _EXPONENT, 1.0)
     factors[channels.pinned()] = 1.0
-    found = {name: factors[channels.roots(name)] for name in channels.ids}
-    return {name: values for name, values in found.items() if (values != 1).any()}
+    by_name = {name: factors[channels.roots(name)] for name in channels.ids}
+    return {name: values for name, values in by_name.items() if (values != 1).any()}
 
 
 def equalize(graph: ir.Graph, factors: Factors) -> None:

@@ -55,16 +55,16 @@ class Group:
 
     def split(self, results: dict[str, FloatArray]) -> Measured:
         """What the graph's outputs say of this group. Raises `BundleError` if the file says other channels."""
-        found = {what: results[name] for what, name in self.outputs.items()}
-        count, width = found["values"].shape[:2]
+        arrays = {what: results[name] for what, name in self.outputs.items()}
+        count, width = arrays["values"].shape[:2]
         shape = (count, len(self.names), width // len(self.names))
         if self.channels not in (None, shape[2]):
             text = f"tensor {self.names[0]} has {shape[2]} channels where its file says {self.channels}"
             raise BundleError(f"calibration: {text}; export the model again")
-        values = found.pop("values").reshape(*shape, -1)
-        if not found:
+        values = arrays.pop("values").reshape(*shape, -1)
+        if not arrays:
             return Measured(values.min(3), values.max(3), values.mean(3), values)
-        taken = {what: array.reshape(shape) for what, array in found.items()}
+        taken = {what: array.reshape(shape) for what, array in arrays.items()}
         return Measured(taken.get("low", values[..., 0]), taken["high"], taken["mean"], values)
 
 
@@ -94,16 +94,16 @@ class Probe:
     def run(self, images: FloatArray) -> list[Measured]:
         """What one batch shows of each group. Raises `DataError` naming the first tensor that is not finite."""
         results = dict(zip(self._names, self._session.run(self._names, {self._input: images}), strict=True))
-        found = [group.split(results) for group in self.groups]
+        measurements = [group.split(results) for group in self.groups]
         bad = {name for name in self._own if not np.isfinite(results[name]).all()}
-        for group, measured in zip(self.groups, found, strict=True):
+        for group, measured in zip(self.groups, measurements, strict=True):
             total = measured.low + measured.high + measured.mean  # extremes may hide NaN, means do not
             finite = np.isfinite(total).all(axis=(0, 2))
             bad.update(name for name, good in zip(group.names, finite, strict=True) if not good)
         for value in (*self.graph.inputs, *(output for node in self.graph for output in node.outputs)):
             if value.name in bad:
                 raise _not_finite(value.name)
-        return found
+        return measurements
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -160,8 +160,8 @@ def _add_group(graph: ir.Graph, prefix: str, values: list[ir.Value], most: int) 
         if _origin(values[0]) != "Relu":
             taken["low"] = [_add(graph, "ReduceMin", [value, axes], {}, f"{value.name}/low") for value in values]
     outputs = {what: f"{prefix}/{what}" for what in taken}
-    for what, found in taken.items():
-        graph.outputs.append(_add(graph, "Concat", found, {"axis": 1}, outputs[what]))
+    for what, parts in taken.items():
+        graph.outputs.append(_add(graph, "Concat", parts, {"axis": 1}, outputs[what]))
     return Group(names, sizes[0] if sizes else None, math.prod(sizes[1:]) if sizes else None, outputs)
 
 
@@ -181,8 +181,8 @@ def _strides(sizes: Sequence[int], most: int) -> tuple[int, ...]:
     """Divisors of `sizes` that leave `most` cells at most, or one."""
     divisors = [[step for step in range(1, size + 1) if size % step == 0] for size in sizes]
     cells = math.prod(sizes)
-    found = [steps for steps in product(*divisors) if cells // math.prod(steps) <= max(most, 1)]
-    return min(found, key=lambda steps: (math.prod(steps), max(steps)))
+    candidates = [steps for steps in product(*divisors) if cells // math.prod(steps) <= max(most, 1)]
+    return min(candidates, key=lambda steps: (math.prod(steps), max(steps)))
 
 
 def _picker(channels: int, strides: Sequence[int]) -> FloatArray:
@@ -228,12 +228,12 @@ def _optimized(model: onnx.ModelProto, own: Sequence[str]) -> onnx.ModelProto:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         _session(model.SerializeToString(), path)
-        found = onnx.load(str(path))
-    nodes = list(found.graph.node)
+        optimized = onnx.load(str(path))
+    nodes = list(optimized.graph.node)
     needed = set(own)
     for node in reversed(nodes):
         if not needed.isdisjoint(node.output):
             needed.update(node.input)
-    del found.graph.node[:]
-    found.graph.node.extend(sorted(nodes, key=lambda node: not needed.isdisjoint(node.output)))
-    return found
+    del optimized.graph.node[:]
+    optimized.graph.node.extend(sorted(nodes, key=lambda node: not needed.isdisjoint(node.output)))
+    return optimized

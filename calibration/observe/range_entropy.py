@@ -66,8 +66,8 @@ def kl_divergences(bins: Float64Array, candidates: IntArray, merged: int) -> Flo
         cross = np.where(p_mass > 0, p_mass * log_q, 0.0).sum(1)
     own = np.append(0.0, np.cumsum(_x_log_x(bins)))[candidates] - _x_log_x(last) + _x_log_x(last + outside)
     total = mass[-1]
-    found = (own - cross) / total - np.log(total)
-    return np.where(np.isfinite(found), found, np.inf)
+    divergences = (own - cross) / total - np.log(total)
+    return np.where(np.isfinite(divergences), divergences, np.inf)
 
 
 def _x_log_x(x: Float64Array) -> Float64Array:

@@ -23,8 +23,8 @@ class Seen:
         """As safetensors."""
         digests = np.frombuffer(bytes.fromhex("".join(self.hashes)), np.uint8).reshape(len(self.hashes), -1)
         arrays: dict[str, npt.NDArray[Any]] = {"hashes": digests}
-        for index, found in enumerate(self.measured):
-            arrays |= {f"{index}/{name}": np.ascontiguousarray(array) for name, array in vars(found).items()}
+        for index, measured in enumerate(self.measured):
+            arrays |= {f"{index}/{name}": np.ascontiguousarray(array) for name, array in vars(measured).items()}
         return bytes(save(arrays))
 
     @classmethod

@@ -167,12 +167,12 @@ def only_convolution(value: ir.Value) -> ir.Node:
     uses = list(value.uses())
     layer = uses[0].node if len(uses) == 1 else None
     if layer is None or layer.op_type != "Conv" or layer.attributes.get_int("group", 1) != 1:
-        found = " and ".join(use.node.op_type for use in uses) or "nothing"
+        readers = " and ".join(use.node.op_type for use in uses) or "nothing"
         if layer is not None and layer.op_type == "Conv":
-            found = "a convolution in groups"
+            readers = "a convolution in groups"
         raise UsageError(
             f"--input uint8: the preprocessing goes into the first convolution, so one without groups must be all that "
-            f"reads the input, found {found}; leave --input uint8 out"
+            f"reads the input, found {readers}; leave --input uint8 out"
         )
     return layer
 

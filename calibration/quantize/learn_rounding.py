@@ -51,14 +51,14 @@ class Learning:
         Other images would escape the check for images that are used twice. Raises `DataError` if there are none.
         """
         dataset, wanted = open_dataset(data, preprocessing, labelled=False), set(hashes)
-        found: list[UInt8Array] = []
+        frames: list[UInt8Array] = []
         for batch in dataset.batches(_BATCH):
-            found += [frame for frame in batch.frames if pixel_hash(frame) in wanted]
-            if len(found) >= IMAGES:
+            frames += [frame for frame in batch.frames if pixel_hash(frame) in wanted]
+            if len(frames) >= IMAGES:
                 break
-        if not found:
+        if not frames:
             raise DataError(f"data {data}: expected images of the calibration record, found none of them there")
-        return cls(np.stack(found[:IMAGES]), preprocessing, seconds)
+        return cls(np.stack(frames[:IMAGES]), preprocessing, seconds)
 
     def start(self, model: ir.Model, frames_in: bool) -> "LearnedRounding":
         """Begin with a float model, which takes frames or normalised images."""
@@ -80,8 +80,8 @@ class LearnedRounding:
 
     def __init__(self, model: ir.Model, batches: Callable[[], Iterable[npt.NDArray[Any]]], seconds: float) -> None:
         self._model = ir.serde.serialize_model(model)
-        found = {layer.name or "": _Patches.of(layer) for layer in weighted_layers(model.graph)}
-        self._patches = {name: patches for name, patches in found.items() if patches is not None}  # in graph order
+        by_name = {layer.name or "": _Patches.of(layer) for layer in weighted_layers(model.graph)}
+        self._patches = {name: patches for name, patches in by_name.items() if patches is not None}  # in graph order
         self._batches = batches
         self._end = time.monotonic() + seconds
         self._covariances: dict[str, Float32] = {}
@@ -97,12 +97,12 @@ class LearnedRounding:
         if name not in self._covariances:
             self._covariances = self._collect(self._next_group(name))
         rows = np.moveaxis(weights, axis, 0)
-        found = np.moveaxis(integers, axis, 0)
+        nearest = np.moveaxis(integers, axis, 0)
         better = descend(
-            rows.reshape(len(rows), -1), found.reshape(len(rows), -1), scales, self._covariances.pop(name), limit
+            rows.reshape(len(rows), -1), nearest.reshape(len(rows), -1), scales, self._covariances.pop(name), limit
         )
         self.learned.append(name)
-        return np.ascontiguousarray(np.moveaxis(better.reshape(found.shape), 0, axis))
+        return np.ascontiguousarray(np.moveaxis(better.reshape(nearest.shape), 0, axis))
 
     def _next_group(self, first: str) -> list[str]:
         """`first` and the layers behind it whose covariances fit into memory together."""
@@ -179,10 +179,12 @@ class _Moments:
 
     def covariance(self) -> Float32:
         mean = (self._sum / self._count).astype(np.float32)
-        found: Float32 = self._products / np.float32(self._count) - np.outer(mean, mean)
-        trace = float(np.trace(found)) / len(found)
-        found[np.diag_indices_from(found)] += np.float32(max(_DAMPING * trace, float(np.finfo(np.float32).tiny)))
-        return found
+        covariance: Float32 = self._products / np.float32(self._count) - np.outer(mean, mean)
+        trace = float(np.trace(covariance)) / len(covariance)
+        covariance[np.diag_indices_from(covariance)] += np.float32(
+            max(_DAMPING * trace, float(np.finfo(np.float32).tiny))
+        )
+        return covariance
 
 
 class _Patches:

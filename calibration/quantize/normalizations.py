@@ -67,7 +67,7 @@ def _is_centred(value: ir.Value) -> bool:
 
 def _path(top: ir.Value, value: ir.Value | None) -> list[ir.Node]:
     """The nodes that compute `value` from `top` without a layer among them; none if `value` is not computed from it."""
-    found: dict[int, bool] = {}
+    reached: dict[int, bool] = {}
     nodes: list[ir.Node] = []
 
     def comes_from_top(value: ir.Value | None) -> bool:
@@ -76,11 +76,11 @@ def _path(top: ir.Value, value: ir.Value | None) -> list[ir.Node]:
         node = None if value is None else value.producer()
         if node is None or node.op_type in WEIGHTED:
             return False
-        if id(node) not in found:
-            found[id(node)] = sum(map(comes_from_top, node.inputs)) > 0  # every input is looked at
-            if found[id(node)]:
+        if id(node) not in reached:
+            reached[id(node)] = sum(map(comes_from_top, node.inputs)) > 0  # every input is looked at
+            if reached[id(node)]:
                 nodes.append(node)
-        return found[id(node)]
+        return reached[id(node)]
 
     comes_from_top(value)
     return nodes
