@@ -24,45 +24,47 @@ def match_layers(source: SourceGraph, layers: Sequence[ExecutedLayer]) -> Matche
     Of several layers that name a node, one whose operator multiplies is taken first, then the first that is work.
     """
     work = sorted((item for item in layers if item.kind == "compute"), key=lambda item: not item.multiplies)
-    found: Matches = {}
+    matches: Matches = {}
     named = set()
     for layer in work:
         for name in _named(source, layer):
-            found.setdefault(name, layer)
+            matches.setdefault(name, layer)
             named.add(id(layer))
     readers = _readers(source)
     renamed = [layer for layer in work if layer.multiplies and id(layer) not in named]
     candidates = {id(layer): _candidates(source, layer, readers) for layer in renamed}
     # layers with a single possible node first: they leave fewer for the others
     for layer in sorted(renamed, key=lambda item: len(candidates[id(item)])):
-        free = [name for name in candidates[id(layer)] if name not in found]
+        free = [name for name in candidates[id(layer)] if name not in matches]
         if free:
-            found[free[0]] = layer
-    found |= _inside(source, layers, found)
-    return found
+            matches[free[0]] = layer
+    matches |= _inside(source, layers, matches)
+    return matches
 
 
-def _inside(source: SourceGraph, layers: Sequence[ExecutedLayer], found: Matches) -> Matches:
-    """The composite layers of nodes that no layer is `found` for."""
+def _inside(source: SourceGraph, layers: Sequence[ExecutedLayer], matches: Matches) -> Matches:
+    """The composite layers of nodes that `matches` has no layer for."""
     owners: dict[str, list[ExecutedLayer]] = {}
     for layer in layers:
         for node in filter(None, map(source.node_of, layer.source)):
             owners.setdefault(node, []).append(layer)
     inside: Matches = {}
     for name in source.mac_nodes:
-        ends = set() if name in found else source.first_behind(name, owners)
+        ends = set() if name in matches else source.first_behind(name, owners)
         behind = {id(layer): layer for end in ends for layer in owners.get(end, ()) if layer.kind == "compute"}
         if len(behind) == 1 and ends <= owners.keys():
             (owner,) = behind.values()
-            if owner.composite and _only_passed_on(source, owner, layers, found):
+            if owner.composite and _only_passed_on(source, owner, layers, matches):
                 inside[name] = owner
     return inside
 
 
-def _only_passed_on(source: SourceGraph, layer: ExecutedLayer, layers: Iterable[ExecutedLayer], found: Matches) -> bool:
+def _only_passed_on(
+    source: SourceGraph, layer: ExecutedLayer, layers: Iterable[ExecutedLayer], matches: Matches
+) -> bool:
     """Whether no layer that could run a product of its own lies between `layer` and the layers of known nodes."""
     by_name = {item.name: item for item in layers}
-    known = {id(item) for item in found.values()}
+    known = {id(item) for item in matches.values()}
     seen, waiting = set(), list(layer.inputs)
     while waiting:
         item = by_name.get(waiting.pop())

@@ -94,11 +94,11 @@ def _element_type(value: Any) -> int:
     from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
     from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TypeInfoValue import TypeInfoValue
 
-    found = value.Type()
-    if found is None or found.ValueType() != TypeInfoValue.tensor_type:
+    type_info = value.Type()
+    if type_info is None or type_info.ValueType() != TypeInfoValue.tensor_type:
         return 0
     tensor = TensorTypeAndShape()
-    tensor.Init(found.Value().Bytes, found.Value().Pos)
+    tensor.Init(type_info.Value().Bytes, type_info.Value().Pos)
     return int(tensor.ElemType())
 
 

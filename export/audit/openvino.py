@@ -80,5 +80,5 @@ def _readers(port: Any) -> Iterator[Any]:
 
 
 def _info(node: Any, key: str) -> str:
-    found = node.rt_info[key] if key in node.rt_info else ""  # noqa: SIM401
-    return str(getattr(found, "value", found))
+    entry = node.rt_info[key] if key in node.rt_info else ""  # noqa: SIM401
+    return str(getattr(entry, "value", entry))

@@ -93,21 +93,21 @@ class SourceGraph:
 
     def first_behind(self, node: str, stops: Container[str]) -> set[str]:
         """Where the results of `node` go: the first of `stops` on every way, or the last node of one without any."""
-        found: set[str] = set()
+        ends: set[str] = set()
         seen, waiting = {node}, [node]
         while waiting:
             name = waiting.pop()
             readers = [reader.name for output in self._outputs[name] for reader in self._consumers[output]]
             if not readers or (name != node and name in stops):
-                found.add(name)
+                ends.add(name)
                 continue
             waiting += [reader for reader in readers if reader not in seen]
             seen.update(readers)
-        return found
+        return ends
 
     def _read(self) -> dict[str, MacNode]:
         """By name, in execution order; an add between two convolutions belongs to the later one."""
-        found: dict[str, MacNode] = {}
+        nodes: dict[str, MacNode] = {}
         taken: set[str] = set()
         for node in reversed(self._outline.nodes):
             if node.name not in self._outline.macs:
@@ -115,8 +115,8 @@ class SourceGraph:
             followers = tuple(item for item in self._followers(node) if item.name not in taken)
             taken.update(item.name for item in followers)
             macs = self._outline.macs[node.name]
-            found[node.name] = MacNode(node.name, node.op, macs, tuple(self._read_by(node)), followers)
-        return dict(reversed(found.items()))
+            nodes[node.name] = MacNode(node.name, node.op, macs, tuple(self._read_by(node)), followers)
+        return dict(reversed(nodes.items()))
 
     def _read_by(self, node: OutlineNode) -> Iterator[str]:
         """The initializers that `node` reads, the weight first, as they are or with type and order changed."""
@@ -143,8 +143,8 @@ class SourceGraph:
         return chain
 
     def _users(self, tensor: str) -> list[OutlineNode]:
-        found: dict[str, OutlineNode] = {}
+        users: dict[str, OutlineNode] = {}
         for node in self._consumers[tensor]:
             inner = self._users(node.outputs[0]) if node.op in PASS_THROUGH else [node]
-            found.update({item.name: item for item in inner})
-        return list(found.values())
+            users.update({item.name: item for item in inner})
+        return list(users.values())

@@ -39,10 +39,10 @@ def cast_carrier(path: Path, precision: str, amax: Mapping[str, float]) -> bytes
 
 def island_nodes(graph: ir.Graph, layers: Collection[str]) -> set[str]:
     """`layers`, and the nodes whose computed inputs all come from them: activations, pools, reshapes."""
-    found = set(layers)
+    names = set(layers)
     for node in graph:
         computed = [value.producer() for value in node.inputs if value is not None and value.const_value is None]
-        follows = computed and all(producer is not None and producer.name in found for producer in computed)
+        follows = computed and all(producer is not None and producer.name in names for producer in computed)
         if follows and node.op_type in HALF_OPERATORS and node.op_type not in _NEVER:
-            found.add(node.name or "")
-    return found
+            names.add(node.name or "")
+    return names

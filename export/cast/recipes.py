@@ -64,5 +64,5 @@ def is_current(bundle: Bundle, precision: str, input_type: str = "float32") -> b
 
 def record_of(bundle: Bundle) -> str | None:
     """Hash of the bundle's calibration record, which says what stays FP32; None without one."""
-    found = bundle.manifest.files.get(FILE)
-    return None if found is None else found.sha256
+    entry = bundle.manifest.files.get(FILE)
+    return None if entry is None else entry.sha256

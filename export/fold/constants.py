@@ -129,8 +129,8 @@ def drop_unused(program: ExportedProgram) -> None:
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:
-    found, count = name, 1
-    while found in taken:
+    candidate, count = name, 1
+    while candidate in taken:
         count += 1
-        found = f"{name}_{count}"
-    return found
+        candidate = f"{name}_{count}"
+    return candidate

@@ -40,18 +40,18 @@ def reference_logits(module: nn.Module, images: Tensor, name: str) -> tuple[Floa
             f"{name}: {wrong} of {logits.size} logits of eager are NaN or infinite; "
             "look at its weights and its BatchNorms' running variance"
         )
-    found = compare(logits, eager_logits(module, images))
-    if _differ(found):
+    parity = compare(logits, eager_logits(module, images))
+    if _differ(parity):
         cause = first_difference(module, images[:_BATCH])
-        raise CheckFailed(f"{name} gives other logits when eager runs again on the same images{_by(found)}: {cause}")
+        raise CheckFailed(f"{name} gives other logits when eager runs again on the same images{_by(parity)}: {cause}")
     noise = float64_distance(module, images[:_BATCH], logits[:_BATCH])
     alone = eager_logits(module, images, batch=1)
-    found = compare(logits, alone, noise)
-    if _differ(found):
+    parity = compare(logits, alone, noise)
+    if _differ(parity):
         worst = int(np.abs(logits - alone).max(1).argmax())
         start = worst // _BATCH * _BATCH
         cause = first_difference(module, images[start : start + _BATCH], worst - start)
-        raise CheckFailed(f"{name} gives other logits for an image alone than in a batch{_by(found)}: {cause}")
+        raise CheckFailed(f"{name} gives other logits for an image alone than in a batch{_by(parity)}: {cause}")
     return logits, noise
 
 
@@ -73,9 +73,9 @@ def eager_logits(module: nn.Module, images: Tensor, batch: int = _BATCH) -> np.n
     return np.ascontiguousarray(np.concatenate(parts))
 
 
-def _differ(found: Parity) -> bool:
-    return bool(failures(found, tolerance("eager", "fp32")))
+def _differ(parity: Parity) -> bool:
+    return bool(failures(parity, tolerance("eager", "fp32")))
 
 
-def _by(found: Parity) -> str:
-    return f" (max abs difference {found.max_abs:.1e}, SQNR {found.sqnr_db:.1f} dB)"
+def _by(parity: Parity) -> str:
+    return f" (max abs difference {parity.max_abs:.1e}, SQNR {parity.sqnr_db:.1f} dB)"

@@ -33,8 +33,8 @@ def rewrite_ceil_pools(model: onnx.ModelProto) -> None:
 
 def _sizes(graph: onnx.GraphProto, name: str) -> list[int]:
     """Of the axes behind the channels; empty unless all are known."""
-    found = (value for value in (*graph.input, *graph.value_info) if value.name == name)
-    dims = [dim for value in found for dim in value.type.tensor_type.shape.dim][2:]
+    values = (value for value in (*graph.input, *graph.value_info) if value.name == name)
+    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim][2:]
     return [dim.dim_value for dim in dims] if all(dim.dim_value for dim in dims) else []
 
 

@@ -86,8 +86,8 @@ def difference(expected: FloatArray, model: bytes, batch: FloatArray | UInt8Arra
     takes: images or frames. If eager itself has `noise`, the tolerance is widened as for eager.
     """
     try:
-        found = compare(expected, run_onnx(model, batch, as_written=True), noise)
-        return "; ".join(failures(found, tolerance("onnxruntime", "fp32")))
+        parity = compare(expected, run_onnx(model, batch, as_written=True), noise)
+        return "; ".join(failures(parity, tolerance("onnxruntime", "fp32")))
     except CheckFailed as error:
         return str(error)
     except Exception as error:  # ONNX Runtime's exceptions derive from Exception alone

@@ -58,8 +58,8 @@ def store_variant(
             golden = Golden.of(bundle)
             parity = _require_parity(golden, name, precision, outputs)
             others = {key: _require_parity(golden, name, precision, each(bundle, path)) for key, each in also.items()}
-        found = {"parity": parity.to_json()} | {key: other.to_json() for key, other in others.items()}
-        record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=evidence | found)
+        parities = {"parity": parity.to_json()} | {key: other.to_json() for key, other in others.items()}
+        record = VariantRecord(path.name, precision, input=input_type, dialect=dialect, evidence=evidence | parities)
         enter_variant(editor, name, record, outputs)
         sha256 = sha256_of(path)
         drop_variants(
@@ -88,12 +88,12 @@ def enter_variant(editor: BundleEditor, name: str, record: VariantRecord, output
     editor.add_variant(name, record)
     outline = outline_file(record.file)
     try:
-        found = read_outline(editor.written(record.file))
+        content = read_outline(editor.written(record.file))
     except CheckFailed:  # nothing to audit: said where an audit is asked for
         if outline in editor.manifest.files:
             editor.remove(outline)
     else:
-        editor.write_json(outline, found.to_json())
+        editor.write_json(outline, content.to_json())
 
 
 def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
