@@ -35,19 +35,19 @@ def list_pictures(paths: Iterable[Path]) -> list[Path]:
     A folder's pictures are known by their suffixes; hidden files are left out. Raises `DataError` for a path that is
     not there, and for a folder without pictures.
     """
-    found: dict[Path, None] = {}
+    pictures: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             inside = list(_pictures_below(path, set()))
             if not inside:
                 raise DataError(f"folder {path}: expected images, found none; name another folder")
-            found |= dict.fromkeys(inside)
+            pictures |= dict.fromkeys(inside)
         elif path.is_file():
-            found[path] = None
+            pictures[path] = None
         else:
             there = "no file" if path.exists() else "nothing"
             raise DataError(f"image {path}: expected an image file or a folder, found {there}")
-    return list(found)
+    return list(pictures)
 
 
 def _pictures_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:

@@ -61,10 +61,10 @@ class Tally:
         """Pictures that were added."""
         return len(self._ms[0])
 
-    def add(self, found: PictureAnswers) -> None:
+    def add(self, picture: PictureAnswers) -> None:
         """Count one picture."""
-        first = found.answers[0].classes[0].index
-        for place, answer in enumerate(found.answers):
+        first = picture.answers[0].classes[0].index
+        for place, answer in enumerate(picture.answers):
             self._ms[place].append(answer.ms)
             self._agreed[place] += answer.classes[0].index == first
 

@@ -47,14 +47,14 @@ def decompress(body: bytes | bytearray, encoding: str, limits: Limits) -> bytear
     """`body` unpacked, never more than the limit. Raises `RequestFault` if it is damaged, cut off or too large."""
     unpacker = zlib.decompressobj(_WINDOW[encoding])
     try:
-        found = bytearray(unpacker.decompress(body, limits.max_body_bytes + 1))
+        unpacked = bytearray(unpacker.decompress(body, limits.max_body_bytes + 1))
     except zlib.error as error:
         raise invalid(f"the body is no valid {encoding}: {error}") from error
-    if len(found) > limits.max_body_bytes:
+    if len(unpacked) > limits.max_body_bytes:
         raise _too_large(limits)
     if not unpacker.eof or unpacker.unused_data:
         raise invalid(f"the body is no valid {encoding}: {'more follows it' if unpacker.eof else 'it is cut off'}")
-    return found
+    return unpacked
 
 
 def compress(body: bytes, accepted: str) -> tuple[bytes, str | None]:

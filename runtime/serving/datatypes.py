@@ -27,8 +27,8 @@ def from_raw(raw: bytes | bytearray | memoryview, dtype: Array | Any, shape: tup
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(raw) != expected:
         raise invalid(f"input contents: expected {expected} bytes for shape {list(shape)}, found {len(raw)}")
-    found = np.frombuffer(raw, dtype).reshape(shape)
-    return found if found.flags.writeable else np.asarray(_Writable(found))
+    array = np.frombuffer(raw, dtype).reshape(shape)
+    return array if array.flags.writeable else np.asarray(_Writable(array))
 
 
 class _Writable:
@@ -52,23 +52,23 @@ def from_values(values: Sequence[Any] | Array, dtype: str, shape: tuple[int, ...
             f"input data: expected numbers, flat or nested as shape {list(shape)}, found something else among them"
         )
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
     except (ValueError, OverflowError, TypeError) as error:
         raise invalid(f"input data: expected numbers in a regular array, found {error}") from error
     wanted = np.dtype(dtype)
-    if found.dtype.kind not in ("iuf" if wanted.kind == "f" else "iu") or found.size != math.prod(shape):
+    if array.dtype.kind not in ("iuf" if wanted.kind == "f" else "iu") or array.size != math.prod(shape):
         raise invalid(
             f"input data: expected {math.prod(shape)} {'numbers' if wanted.kind == 'f' else 'integers'}, "
-            f"found {found.size} of type {found.dtype}"
+            f"found {array.size} of type {array.dtype}"
         )
-    if found.ndim > 1 and found.shape != shape:
-        raise invalid(f"input data: expected it flat or as shape {list(shape)}, found {list(found.shape)}")
-    if wanted.kind in "iu" and found.size and not _fits(found, wanted):
+    if array.ndim > 1 and array.shape != shape:
+        raise invalid(f"input data: expected it flat or as shape {list(shape)}, found {list(array.shape)}")
+    if wanted.kind in "iu" and array.size and not _fits(array, wanted):
         raise invalid(
-            f"input data: expected integers that {v2_name(dtype)} holds, found {found.min()} to {found.max()}"
+            f"input data: expected integers that {v2_name(dtype)} holds, found {array.min()} to {array.max()}"
         )
     with np.errstate(over="ignore"):  # becomes infinity, as in the client's own cast
-        return found.astype(wanted).reshape(shape)
+        return array.astype(wanted).reshape(shape)
 
 
 def _numbers_only(values: Sequence[Any], axes: int) -> bool:
@@ -84,9 +84,9 @@ def _numbers_only(values: Sequence[Any], axes: int) -> bool:
     return kinds == {list} and axes > 1 and all(_numbers_only(part, axes - 1) for part in values)
 
 
-def _fits(found: Array, wanted: np.dtype[Any]) -> bool:
+def _fits(array: Array, wanted: np.dtype[Any]) -> bool:
     limits = np.iinfo(wanted)
-    return bool(limits.min <= int(found.min()) and int(found.max()) <= limits.max)
+    return bool(limits.min <= int(array.min()) and int(array.max()) <= limits.max)
 
 
 def split_bytes(raw: bytes | bytearray | memoryview, count: int) -> list[bytes]:

@@ -88,10 +88,10 @@ def _input(item: Any) -> InputTensor:
     return tensor
 
 
-def _parameters(found: Any) -> Parameters:
-    if len(found) > _MOST_PARAMETERS:
-        raise invalid(f"parameters: expected at most {_MOST_PARAMETERS}, found {len(found)}")
-    return {name: _value(name, parameter) for name, parameter in found.items()}
+def _parameters(parameters: Any) -> Parameters:
+    if len(parameters) > _MOST_PARAMETERS:
+        raise invalid(f"parameters: expected at most {_MOST_PARAMETERS}, found {len(parameters)}")
+    return {name: _value(name, parameter) for name, parameter in parameters.items()}
 
 
 def _value(name: str, parameter: Any) -> Any:

@@ -28,13 +28,13 @@ def listen(host: str, port: int, what: str) -> socket.socket:
     """A listening socket. Raises `EnvironmentFault` if the address can't be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(1024)
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
     except OSError as error:
         raise EnvironmentFault(f"{what}: can't listen on {host}:{port} ({error.strerror}); choose another") from error
-    return found
+    return listener
 
 
 class HttpServer(uvicorn.Server):

@@ -26,12 +26,12 @@ _SCALARS = (str, int, float, bool)
 def parse_object(blob: bytes | bytearray | memoryview) -> dict[str, Any]:
     """The JSON object in `blob`. Raises `RequestFault` for anything else, NaN and infinity too."""
     try:
-        found = json.loads(bytes(blob), parse_constant=_refuse_constant)
+        value = json.loads(bytes(blob), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise invalid(f"failed to parse the request JSON: {str(error)[:200]}") from error
-    if not isinstance(found, dict):
-        raise invalid(f"failed to parse the request JSON: expected an object, found {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise invalid(f"failed to parse the request JSON: expected an object, found {type(value).__name__}")
+    return value
 
 
 def read_request(body: bytearray, head_length: str | None, model: str, version: str) -> InferRequest:
@@ -116,10 +116,10 @@ def _input(record: dict[str, Any]) -> InputTensor:
 
 
 def _records(head: dict[str, Any], key: str, required: bool) -> list[dict[str, Any]]:
-    found = head.get(key, None if required else [])
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise invalid(f"{key}: expected a list of objects, found {reprlib.repr(found)[:100]}")
-    return found
+    records = head.get(key, None if required else [])
+    if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
+        raise invalid(f"{key}: expected a list of objects, found {reprlib.repr(records)[:100]}")
+    return records
 
 
 def _text(record: dict[str, Any], key: str, default: str | None = None) -> str:
@@ -132,10 +132,10 @@ def _text(record: dict[str, Any], key: str, default: str | None = None) -> str:
 
 
 def _parameters(record: dict[str, Any], what: str) -> Parameters:
-    found = record.get("parameters", {})
-    if not isinstance(found, dict) or not all(isinstance(value, _SCALARS) for value in found.values()):
+    parameters = record.get("parameters", {})
+    if not isinstance(parameters, dict) or not all(isinstance(value, _SCALARS) for value in parameters.values()):
         raise invalid(f"parameters of {what}: expected an object of strings, numbers and booleans")
-    return found
+    return parameters
 
 
 def _refuse_constant(text: str) -> NoReturn:

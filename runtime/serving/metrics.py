@@ -122,7 +122,9 @@ def _own(entries: list[tuple[str, Entry]]) -> Iterator[Any]:
             outcomes.add_metric([name, outcome], number)
         for row in entry.statistics.to_json()["batch_stats"]:
             sizes.add_metric([name, str(row["batch_size"])], row["compute_infer"]["count"])
-        found = entry.statistics.latency
-        buckets = [(str(limit / 1e3), float(n)) for limit, n in zip(_LIMITS_MS, found.below(_LIMITS_MS), strict=True)]
-        latency.add_metric([name], [*buckets, ("+Inf", float(found.count))], found.sum_ms / 1e3)
+        histogram = entry.statistics.latency
+        buckets = [
+            (str(limit / 1e3), float(n)) for limit, n in zip(_LIMITS_MS, histogram.below(_LIMITS_MS), strict=True)
+        ]
+        latency.add_metric([name], [*buckets, ("+Inf", float(histogram.count))], histogram.sum_ms / 1e3)
     yield from (engine, fallbacks, loads, outcomes, sizes, latency)

@@ -80,9 +80,9 @@ class SharedMemory:
         with self._lock:
             region = self._checked(name, offset, byte_size)
             buffer = bytearray(byte_size)
-            found = os.preadv(region.file, [buffer], region.offset + offset)
-        if found != byte_size:
-            raise invalid(f"shared memory region {name!r}: expected {byte_size} bytes at {offset}, found {found}")
+            count = os.preadv(region.file, [buffer], region.offset + offset)
+        if count != byte_size:
+            raise invalid(f"shared memory region {name!r}: expected {byte_size} bytes at {offset}, found {count}")
         return buffer
 
     def check(self, name: str, offset: int, limit: int, size_bytes: int) -> None:

@@ -112,11 +112,11 @@ def measure_copy(session: Session, copy: Session, golden: Golden, output: str, c
     images = session.prepare(golden.frames)
     alone = np.concatenate([answer_alone(copy, image[None], output) for image in images])
     low, high = session.batch_limits
-    found = [infer_all(session, images, output, size) for size in {low, min(high or _LARGE, _LARGE)}]
-    noise = np.max([relative_noise(alone, out) for out in found], axis=0)
+    batched = [infer_all(session, images, output, size) for size in {low, min(high or _LARGE, _LARGE)}]
+    noise = np.max([relative_noise(alone, out) for out in batched], axis=0)
     if not noise.any():
         return Baseline(_EXACT_RATE, (NoiseLimit(0.0, _EXACT_RATE),), len(images), "its copy, bit for bit")
-    flips = np.any([out.argmax(1) != alone.argmax(1) for out in found], axis=0)
+    flips = np.any([out.argmax(1) != alone.argmax(1) for out in batched], axis=0)
     return Baseline.of_samples(flips, noise, chance, "its copy")
 
 

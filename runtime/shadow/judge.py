@@ -89,15 +89,15 @@ class Judge:
         broken = sample.logits.shape != reference.shape or not np.isfinite(sample.logits).all()
         noise = np.inf if broken else float(relative_noise(reference, sample.logits)[0])
         flip = broken or int(sample.logits.argmax()) != int(reference.argmax())
-        found = Judged(sample, reference, flip, noise)
+        judged = Judged(sample, reference, flip, noise)
         beyond = [noise > item.limit for item in self.baseline.noise]
         self.compared += 1
         self.flips += flip
         self._beyond += beyond
-        self.last_sqnr_db = found.sqnr_db
+        self.last_sqnr_db = judged.sqnr_db
         self._tests.add([flip, *beyond])
         if flip or any(beyond):
-            self.suspects.append(found)
+            self.suspects.append(judged)
         if broken:
             self.reason = f"output {sample.logits.shape} is not finite or not of the reference's shape"
         elif self.evidence >= self.threshold:

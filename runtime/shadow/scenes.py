@@ -62,12 +62,12 @@ class Scenes:
             return False
         view = cells(image)
         flat = _FLAT_UINT8 if image.dtype == np.uint8 else _FLAT_FLOAT
-        found = agreement(view, np.stack(list(self._views.values())), flat)
-        best = int(found.argmax())
-        if not found[best] >= _AGREEING:
+        shares = agreement(view, np.stack(list(self._views.values())), flat)
+        best = int(shares.argmax())
+        if not shares[best] >= _AGREEING:
             return False
         self._views.move_to_end(list(self._views)[best])
-        if found[best] < _SURELY:
+        if shares[best] < _SURELY:
             self._remember(view)
         return True
 
@@ -87,5 +87,5 @@ def agreement(picture: Cells, known: Cells, flat: float) -> npt.NDArray[np.float
     with np.errstate(invalid="ignore"):
         difference = np.abs(picture - known - np.median(picture - known, axis=1, keepdims=True))
         contrast = np.maximum(known.std(1, keepdims=True), flat)
-        found: npt.NDArray[np.float64] = (difference < _TOLERANCE * contrast).mean((1, 2))
-    return found
+        shares: npt.NDArray[np.float64] = (difference < _TOLERANCE * contrast).mean((1, 2))
+    return shares

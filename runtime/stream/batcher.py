@@ -113,9 +113,9 @@ class Batcher:
     def check(self, batch: Array) -> None:
         """Raise `UsageError` unless `batch` is an array of this batcher's dtype and shape, of 1 to the most images."""
         if not isinstance(batch, np.ndarray) or batch.dtype != self.dtype or batch.shape[1:] != self.image_shape:
-            found = f"{batch.dtype} {batch.shape}" if isinstance(batch, np.ndarray) else type(batch).__name__
+            description = f"{batch.dtype} {batch.shape}" if isinstance(batch, np.ndarray) else type(batch).__name__
             axes = ", ".join(str(axis) for axis in self.image_shape)
-            raise UsageError(f"request: expected {self.dtype} (N, {axes}), found {found}")
+            raise UsageError(f"request: expected {self.dtype} (N, {axes}), found {description}")
         if not 1 <= len(batch) <= self.max_batch_size:
             raise UsageError(f"request: expected 1 to {self.max_batch_size} images, found {len(batch)}")
 
