@@ -127,8 +127,8 @@ def _explain(error: Exception) -> int:
         return _report(f"cannot read or write{where}: {error.strerror or error}; check the path, space and rights", 4)
     if isinstance(error, ModuleNotFoundError) and (command := how_to_get(error.name or "")):
         return _report(f"this needs the package {error.name}, which is not installed; run: {command}", 4)
-    found = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
-    return _report(f"unexpected {found}; the same with --debug shows where, please report that", 4)
+    fault = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+    return _report(f"unexpected {fault}; the same with --debug shows where, please report that", 4)
 
 
 def _report(message: str, code: int) -> int:

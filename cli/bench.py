@@ -99,10 +99,10 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         header = ("network", "engine", "scenario", "result", "number", "unit")
         print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)
     if "regression" in record:
-        found = record["regression"]
-        title = f"Against {found.get('compared', 'the earlier run')}: {found['verdict']}"
-        print_table(title, VERDICT_HEADER, map(verdict_cells, found["cells"]), left=2)
-        click.echo("".join(f"{line}\n" for line in other_lines(found)), nl=False)
+        regression = record["regression"]
+        title = f"Against {regression.get('compared', 'the earlier run')}: {regression['verdict']}"
+        print_table(title, VERDICT_HEADER, map(verdict_cells, regression["cells"]), left=2)
+        click.echo("".join(f"{line}\n" for line in other_lines(regression)), nl=False)
     click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
 
 

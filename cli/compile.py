@@ -141,18 +141,20 @@ def _check(paths: list[Path], backend: str, as_json: bool) -> None:
     problems = {path.name: check_variant(path, backend) for path in paths}
     if as_json:
         rows = [
-            {"file": file, "backend": backend, "unsupported": [asdict(problem) for problem in found]}
-            for file, found in problems.items()
+            {"file": file, "backend": backend, "unsupported": [asdict(problem) for problem in refusals]}
+            for file, refusals in problems.items()
         ]
         emit_json(rows[0] if len(rows) == 1 else {"files": rows})
     else:
-        for file, found in problems.items():
-            for problem in found:
+        for file, refusals in problems.items():
+            for problem in refusals:
                 click.echo(f"{problem.node} ({problem.op}): {problem.reason}")
-            if not found:
+            if not refusals:
                 click.echo(f"{file}: {backend} takes every node")
     refused = [
-        f"{file}: {backend} does not take {len(found)} of its nodes" for file, found in problems.items() if found
+        f"{file}: {backend} does not take {len(refusals)} of its nodes"
+        for file, refusals in problems.items()
+        if refusals
     ]
     if refused:
         raise CheckFailed("; ".join(refused))

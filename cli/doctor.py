@@ -25,35 +25,35 @@ def command(as_json: bool) -> None:
     """
     from resnetrt.doctor import diagnose
 
-    found = diagnose()
+    diagnosis = diagnose()
     if as_json:
-        emit_json(record(found))
+        emit_json(record(diagnosis))
         return
-    print_table("machine", ("", ""), _machine(found), left=2)
-    print_table("parts", ("part", "version", "for", "found, or how to install it"), map(_row, found.parts), left=4)
-    for problem in found.problems:
+    print_table("machine", ("", ""), _machine(diagnosis), left=2)
+    print_table("parts", ("part", "version", "for", "found, or how to install it"), map(_row, diagnosis.parts), left=4)
+    for problem in diagnosis.problems:
         click.echo(f"problem: {problem.what}")
         for index, fix in enumerate(problem.fixes):
             click.echo(f"  {' or' if index else 'fix'}: {fix}")
 
 
-def record(found: "Diagnosis") -> dict[str, Any]:
+def record(diagnosis: "Diagnosis") -> dict[str, Any]:
     """The JSON record, with what the instruction sets mean for INT8."""
-    whole = asdict(found)
-    whole["cpu"]["int8_dot_product"] = found.cpu.int8_dot_product
+    whole = asdict(diagnosis)
+    whole["cpu"]["int8_dot_product"] = diagnosis.cpu.int8_dot_product
     return whole
 
 
-def _machine(found: "Diagnosis") -> Iterable[tuple[str, str]]:
-    yield "processor", f"{found.cpu.model}, {found.cpu.cores_usable} of {found.cpu.cores} cores usable"
-    yield "instructions", _instructions(found.cpu)
-    yield "memory", _memory(found.memory)
-    yield from _gpus(found.gpu)
-    if found.cuda_toolkit:
-        yield "CUDA of the system", found.cuda_toolkit
-    yield "Python", _python(found.interpreter)
-    yield from _board(found.board)
-    yield from _thermals(found.thermals)
+def _machine(diagnosis: "Diagnosis") -> Iterable[tuple[str, str]]:
+    yield "processor", f"{diagnosis.cpu.model}, {diagnosis.cpu.cores_usable} of {diagnosis.cpu.cores} cores usable"
+    yield "instructions", _instructions(diagnosis.cpu)
+    yield "memory", _memory(diagnosis.memory)
+    yield from _gpus(diagnosis.gpu)
+    if diagnosis.cuda_toolkit:
+        yield "CUDA of the system", diagnosis.cuda_toolkit
+    yield "Python", _python(diagnosis.interpreter)
+    yield from _board(diagnosis.board)
+    yield from _thermals(diagnosis.thermals)
 
 
 def _python(interpreter: "Interpreter") -> str:

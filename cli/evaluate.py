@@ -106,14 +106,16 @@ def _plan(given: dict[str, Any]) -> None:
     budget = _budget(given)
     if budget is None:
         raise UsageError("--plan: expected --max-drop, found no budget")
-    found = plan(budget, given["flip_rate"], given["power"], given["true_drop"], given["engine_count"])
+    planned = plan(budget, given["flip_rate"], given["power"], given["true_drop"], given["engine_count"])
     if given["as_json"]:
-        emit_json({"budget": budget.to_json(), "plan": found.to_json()})
+        emit_json({"budget": budget.to_json(), "plan": planned.to_json()})
         return
-    several = "" if found.engines == 1 else f" for each of {found.engines} engines, {found.power_each:.1%} for one"
+    several = (
+        "" if planned.engines == 1 else f" for each of {planned.engines} engines, {planned.power_each:.1%} for one"
+    )
     click.echo(
-        f"{found.n} images: PASS with a chance of {found.power:.1%}{several} for {budget}, at the first look, "
-        f"if the true drop is {found.true_drop_pp:g} pp and {found.flip_rate:.1%} of images flip"
+        f"{planned.n} images: PASS with a chance of {planned.power:.1%}{several} for {budget}, at the first look, "
+        f"if the true drop is {planned.true_drop_pp:g} pp and {planned.flip_rate:.1%} of images flip"
     )
 
 

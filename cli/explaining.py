@@ -42,8 +42,8 @@ class Explanation:
 
     def to_json(self, layers: bool) -> dict[str, Any]:
         """`warnings`, and `layers` (all of them, in graph order) if asked for."""
-        found: dict[str, Any] = {"warnings": [suspect.to_json() for suspect in self.suspects]}
-        return found | ({"layers": [row.to_json() for row in self.rows]} if layers else {})
+        record: dict[str, Any] = {"warnings": [suspect.to_json() for suspect in self.suspects]}
+        return record | ({"layers": [row.to_json() for row in self.rows]} if layers else {})
 
     def print_worst(self) -> None:
         """Print the ten layers with the lowest SQNR of their own, worst first."""

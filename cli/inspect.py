@@ -27,15 +27,15 @@ def command(bundle: Path, as_json: bool) -> None:
 def _show_file(path: Path, as_json: bool) -> None:
     from resnetrt.cli.inspecting import describe
 
-    found = describe(path)
+    description = describe(path)
     if as_json:
-        emit_json({"file": str(path), **found})
+        emit_json({"file": str(path), **description})
         return
-    click.echo(f"{path}: {found.pop('kind')}, {path.stat().st_size / 1e6:.2f} MB")
-    if "content" in found:
-        click.echo(json.dumps(found["content"], indent=2, sort_keys=True))
+    click.echo(f"{path}: {description.pop('kind')}, {path.stat().st_size / 1e6:.2f} MB")
+    if "content" in description:
+        click.echo(json.dumps(description["content"], indent=2, sort_keys=True))
         return
-    for name, value in found.items():
+    for name, value in description.items():
         if isinstance(value, dict):
             print_table(name, ("", ""), [(key, str(item)) for key, item in value.items()], left=2)
         else:

@@ -41,22 +41,22 @@ def _record(definition: "Definition", stages: bool) -> dict[str, Any]:
 
     with torch.device("meta"):
         network = definition.build()
-    found, config = cost(network, definition.input_shape), definition.config
+    totals, config = cost(network, definition.input_shape), definition.config
     record = {
         "name": definition.name,
         "depth": config.depth,
         "block": config.block,
         "blocks": list(config.blocks),
         "shortcut": config.shortcut,
-        "parameters": found.parameters,
-        "gmacs": round(found.gmacs, 6),
+        "parameters": totals.parameters,
+        "gmacs": round(totals.gmacs, 6),
         "input_shape": list(definition.input_shape),
         "classes": config.num_classes,
         "pretrained": definition.pretrained is not None,
     }
     if stages:
         sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in _stages(network)}
-        record["stages"] = [_stage(name, sizes[name], found.layers, config.blocks) for name in sizes]
+        record["stages"] = [_stage(name, sizes[name], totals.layers, config.blocks) for name in sizes]
     return record
 
 

@@ -60,21 +60,23 @@ def command(
     opened, named = Bundle.open(bundle), tuple(itertools.chain(*engines))
     with SideBySide(opened, named or _all_here(opened)) as side:
         tally = Tally(side.engines)
-        found = _of_files(side, pictures, top, skipped) if stream is None else _of_frames(side, stream, str(video), top)
+        answers = (
+            _of_files(side, pictures, top, skipped) if stream is None else _of_frames(side, stream, str(video), top)
+        )
         try:
-            for item in found:
-                tally.add(item)
+            for picture in answers:
+                tally.add(picture)
                 if as_json or stream is None:  # a camera's would fill the memory
-                    kept.append(item)
+                    kept.append(picture)
                 else:
-                    click.echo(_line(item))
+                    click.echo(_line(picture))
         except KeyboardInterrupt:  # how a camera is ended
             if stream is None or not tally.count:
                 raise
             note("stopped")
     summary = tally.to_json()
     if as_json:
-        rows = [item.to_json() for item in kept]
+        rows = [picture.to_json() for picture in kept]
         emit_json({"bundle": str(bundle), "top": top, "engines": summary, "images": rows, "skipped": skipped})
     else:
         _print(kept, summary)
@@ -145,15 +147,15 @@ def _of_frames(side: "SideBySide", frames: "Iterator[UInt8Array]", source: str, 
         yield side.predict(frame, f"{source} frame {number}", top)
 
 
-def _line(found: "PictureAnswers") -> str:
+def _line(picture: "PictureAnswers") -> str:
     """A frame on one line, for a reader who watches."""
-    several = len(found.answers) > 1
+    several = len(picture.answers) > 1
     parts = []
-    for answer in found.answers:
+    for answer in picture.answers:
         classes = "; ".join(f"{item.name} {item.probability:.1%}" for item in answer.classes)
         parts.append(f"{answer.engine + ': ' if several else ''}{classes}  {answer.ms:.2f} ms")
-    verdict = {None: "", True: "  same", False: "  DIFFERENT"}[found.agree]
-    return f"{found.image}  {' | '.join(parts)}{verdict}"
+    verdict = {None: "", True: "  same", False: "  DIFFERENT"}[picture.agree]
+    return f"{picture.image}  {' | '.join(parts)}{verdict}"
 
 
 def _print(kept: "Sequence[PictureAnswers]", summary: Sequence[dict[str, Any]]) -> None:
@@ -172,15 +174,15 @@ def _print(kept: "Sequence[PictureAnswers]", summary: Sequence[dict[str, Any]]) 
         print_table("", header[:shown], [row[:shown] for row in rows])
 
 
-def _cells(found: "PictureAnswers") -> "Iterator[tuple[str, ...]]":
+def _cells(picture: "PictureAnswers") -> "Iterator[tuple[str, ...]]":
     """Rows of the table: one for each rank, name and times on the first."""
-    verdict = {None: (), True: ("same",), False: ("DIFFERENT",)}[found.agree]
-    for rank in range(len(found.answers[0].classes)):
+    verdict = {None: (), True: ("same",), False: ("DIFFERENT",)}[picture.agree]
+    for rank in range(len(picture.answers[0].classes)):
         first = rank == 0
         cells = [
-            cell for answer in found.answers for cell in (_class(answer, rank), f"{answer.ms:.2f}" if first else "")
+            cell for answer in picture.answers for cell in (_class(answer, rank), f"{answer.ms:.2f}" if first else "")
         ]
-        yield found.image if first else "", str(rank + 1), *cells, *(verdict if first else ("",) * len(verdict))
+        yield picture.image if first else "", str(rank + 1), *cells, *(verdict if first else ("",) * len(verdict))
 
 
 def _class(answer: "EngineAnswer", rank: int) -> str:

@@ -27,12 +27,12 @@ def command(results: tuple[Path, ...], html_file: Path | None, pictures: Path | 
     from resnetrt.benchmarks.reports.results_page import results_page, with_accuracy
     from resnetrt.errors import UsageError
 
-    found = read_results(results)
-    if pictures is not None and len(found.bench) != 1:
-        raise UsageError(f"report: --pictures are of one bench, expected one bench.json, found {len(found.bench)}")
-    bench = with_accuracy(found.bench, found.evaluate)
+    records = read_results(results)
+    if pictures is not None and len(records.bench) != 1:
+        raise UsageError(f"report: --pictures are of one bench, expected one bench.json, found {len(records.bench)}")
+    bench = with_accuracy(records.bench, records.evaluate)
     target = html_file or results[0].with_suffix(".html")
-    write_file(target, results_page(bench, found.verify, found.evaluate).encode())
+    write_file(target, results_page(bench, records.verify, records.evaluate).encode())
     files = [target, *(write_charts(draw_all(*bench.values()), pictures) if pictures else [])]
     if as_json:
         emit_json({"files": [str(path) for path in files]})

@@ -184,8 +184,8 @@ def eager_reference(bundle: "Bundle") -> "Reference | None":
         return None
     from resnetrt.benchmarks.verify.reference import find_reference
 
-    found = find_reference(bundle)
-    return None if found.why else found.infer
+    reference = find_reference(bundle)
+    return None if reference.why else reference.infer
 
 
 def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["ModelSpec"]:
