@@ -127,10 +127,10 @@ def _actor_count(ray: Any, cpus: int, gpu: bool) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     rooms = [min([int(node.get("CPU", 0)) // cpus, *([int(node.get("GPU", 0))] if gpu else [])]) for node in nodes]
     if not sum(rooms):
-        found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        resources = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise UsageError(
             f"--ray: expected a node with {cpus} CPUs{' and a GPU' if gpu else ''} for an actor, "
-            f"found nodes of {found}; set RESNETRT_THREADS lower"
+            f"found nodes of {resources}; set RESNETRT_THREADS lower"
         )
     return sum(rooms)
 

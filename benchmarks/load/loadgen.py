@@ -66,12 +66,12 @@ def run_loadgen(
 
 def read_log(text: str) -> dict[str, Any]:
     """Keys and values of a detail log; the last value of each key counts. Lines that are not records are skipped."""
-    found = {}
+    values = {}
     for line in text.splitlines():
         if line.startswith(_PREFIX):
             record = json.loads(line.removeprefix(_PREFIX))
-            found[record["key"]] = record["value"]
-    return found
+            values[record["key"]] = record["value"]
+    return values
 
 
 def summarise_log(scenario: str, log: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,12 +195,12 @@ def _saturate(server: Running, request: bytes, plan: LoadPlan) -> float:
 
 def _latencies(call: Callable[[], object], seconds: float) -> list[float]:
     """Milliseconds of consecutive calls."""
-    end, found = time.monotonic() + seconds, []
+    end, latencies = time.monotonic() + seconds, []
     while time.monotonic() < end:
         started = time.perf_counter()
         call()
-        found.append(1e3 * (time.perf_counter() - started))
-    return found
+        latencies.append(1e3 * (time.perf_counter() - started))
+    return latencies
 
 
 def _one_client(server: Running, request: bytes, seconds: float) -> tuple[list[float], list[float]]:
@@ -223,8 +223,8 @@ def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
 
 def _rss_mb(process_id: int) -> float:
     status = Path(f"/proc/{process_id}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+)", status)
-    return int(found[1]) / 1024 if found else 0.0
+    match = re.search(r"VmRSS:\s+(\d+)", status)
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -239,18 +239,18 @@ def main(arguments: Sequence[str]) -> int:
     given = vars(parser.parse_args(arguments))
     plan = LoadPlan(**{name: given[name] for name in vars(LoadPlan())})
     try:
-        found = measure_serving(Bundle.open(given["bundle"]), given["engine"], plan)
+        record = measure_serving(Bundle.open(given["bundle"]), given["engine"], plan)
     except ResnetrtError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     if given["as_json"]:
-        sys.stdout.write(json.dumps({"conditions": conditions(), **found}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"conditions": conditions(), **record}, indent=2) + "\n")
         return 0
-    bare, served = (statistics.median(found[f"{name}_images_per_s"]) for name in ("bare", "served"))
+    bare, served = (statistics.median(record[f"{name}_images_per_s"]) for name in ("bare", "served"))
     sys.stdout.write(
-        f"{found['engine']}: bare {bare:.1f} images/s, over gRPC {served:.1f} ({found['served_share']:.1%}); "
-        f"one client: p50 +{found['added_p50_ms']:.2f} ms, p99 +{found['added_p99_ms']:.2f} ms; "
-        f"server {found['server_rss_mb'][0]:.0f} to {found['server_rss_mb'][-1]:.0f} MB\n"
+        f"{record['engine']}: bare {bare:.1f} images/s, over gRPC {served:.1f} ({record['served_share']:.1%}); "
+        f"one client: p50 +{record['added_p50_ms']:.2f} ms, p99 +{record['added_p99_ms']:.2f} ms; "
+        f"server {record['server_rss_mb'][0]:.0f} to {record['server_rss_mb'][-1]:.0f} MB\n"
     )
     return 0
 

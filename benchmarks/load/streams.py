@@ -77,8 +77,8 @@ def measure_streams(
         for label in [f"{number} streams, {instances} instances"]
     ]
     single = [{"batch": batch, "frames_per_s": _rate(f"batch {batch}", sizes, timings)} for batch in batches]
-    found = {"network": bundle.manifest.name, "engine": name, "threads": count, "best_batch": sizes[best]}
-    return found | {"batches": single, "streams": rows, "noise": noise.to_json()}
+    head = {"network": bundle.manifest.name, "engine": name, "threads": count, "best_batch": sizes[best]}
+    return head | {"batches": single, "streams": rows, "noise": noise.to_json()}
 
 
 def _batcher(sessions: Sequence[Session], most: int) -> Batcher:
@@ -115,12 +115,12 @@ def _rate(label: str, sizes: dict[str, int], timings: dict[str, Timing]) -> floa
 
 def _row(label: str, best: str, sizes: dict[str, int], timings: dict[str, Timing]) -> dict[str, Any]:
     per_frame = ([ms / sizes[name] for ms in timings[name].round_medians_ms] for name in (best, label))
-    found = paired_ratio(*per_frame)
+    ratio = paired_ratio(*per_frame)
     return {
         "frames_per_s": _rate(label, sizes, timings),
         "rounds": len(timings[label].round_medians_ms),
-        "ratio": found and found.value,
-        "ratio_ci": found and [found.low, found.high],
+        "ratio": ratio and ratio.value,
+        "ratio_ci": ratio and [ratio.low, ratio.high],
     }
 
 
@@ -137,14 +137,14 @@ def main(arguments: Sequence[str]) -> int:
     given = vars(parser.parse_args(arguments))
     as_json, path = given.pop("as_json"), given.pop("bundle")
     try:
-        found = measure_streams(Bundle.open(path), **given)
+        record = measure_streams(Bundle.open(path), **given)
     except ResnetrtError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     if as_json:
-        sys.stdout.write(json.dumps({"conditions": conditions(), **found}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"conditions": conditions(), **record}, indent=2) + "\n")
         return 0
-    sys.stdout.write("\n".join(_lines(found)) + "\n")
+    sys.stdout.write("\n".join(_lines(record)) + "\n")
     return 0
 
 
@@ -152,18 +152,18 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['network']} {found['engine']}, {found['threads']} threads, uint8 frames in"]
-    lines += [f"one caller, batch {row['batch']:2}: {row['frames_per_s']:8.1f} frames/s" for row in found["batches"]]
-    for row in found["streams"]:
+def _lines(record: dict[str, Any]) -> list[str]:
+    lines = [f"{record['network']} {record['engine']}, {record['threads']} threads, uint8 frames in"]
+    lines += [f"one caller, batch {row['batch']:2}: {row['frames_per_s']:8.1f} frames/s" for row in record["batches"]]
+    for row in record["streams"]:
         if row["ratio"] is None:
             beside = no_ratio(row["rounds"], "ask for at least six with --rounds")
         else:
             low, high = row["ratio_ci"]
-            beside = f"{row['ratio']:.3f} [{low:.3f}, {high:.3f}] of batch {found['best_batch']}"
+            beside = f"{row['ratio']:.3f} [{low:.3f}, {high:.3f}] of batch {record['best_batch']}"
         rate = f"{row['frames_per_s']:8.1f} frames/s"
         lines.append(f"{row['streams']:2} streams, {row['instances']} instances: {rate}, {beside}")
-    return [*lines, *(f"DISTURBED: {reason}" for reason in found["noise"]["reasons"])]
+    return [*lines, *(f"DISTURBED: {reason}" for reason in record["noise"]["reasons"])]
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _resident(field: str) -> int:
 
 if __name__ == "__main__":
     name, bundle_path, spec, count, target = sys.argv[1:]
-    found = work(TOOLS[name], ToolJob(Bundle.open(bundle_path), spec, int(count), Path(target)))
-    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    made = work(TOOLS[name], ToolJob(Bundle.open(bundle_path), spec, int(count), Path(target)))
+    sys.stdout.write(json.dumps(asdict(made)) + "\n")
     sys.stdout.flush()
     os._exit(0)  # skip what a tool does at interpreter exit: it is not measured here

@@ -53,7 +53,7 @@ def open_request(model: Path, threads: int) -> Infer:
     core, settings = shared_core(), properties("int8", threads)
     single = core.read_model(model)
     fix_batch(single, 1)
-    alone, several = (core.compile_model(found, "CPU", settings).create_infer_request() for found in (single, model))
+    alone, several = (core.compile_model(source, "CPU", settings).create_infer_request() for source in (single, model))
 
     def infer(batch: FloatArray) -> FloatArray:
         request: Any = alone if len(batch) == 1 else several

@@ -112,8 +112,8 @@ def find_weights(folder: Path | None, network: str) -> Path | None:
     if folder is None:
         return None
     ending = network.rpartition("_")[2]
-    found = sorted(path for path in folder.glob("*.safetensors") if path.stem.endswith(ending))
-    if len(found) != 1:
-        listed = ", ".join(path.name for path in found) or "none"
+    files = sorted(path for path in folder.glob("*.safetensors") if path.stem.endswith(ending))
+    if len(files) != 1:
+        listed = ", ".join(path.name for path in files) or "none"
         raise WeightsError(f"weights of {network}: expected one file *{ending}.safetensors in {folder}, found {listed}")
-    return found[0]
+    return files[0]

@@ -63,19 +63,19 @@ def fidelity(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """SQNR, flips and drop against the eager model, every engine in one pass over the same images."""
     subject, request = shop.subject, shop.request
     manifest = subject.bundle.manifest
-    found = {f"{tool.name}|{backend}": (tool, backend, session) for tool, backend, session in shop.sessions(tools)}
-    if not found:
+    opened = {f"{tool.name}|{backend}": (tool, backend, session) for tool, backend, session in shop.sessions(tools)}
+    if not opened:
         return []
     dataset = open_dataset(request.eval_data, manifest.preprocessing, manifest.labels, classes=manifest.classes)
     dataset = dataset.subset(min(request.eval_samples, len(dataset)))
     seen = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
     hashes = [pixel_hash(frame) for batch in seen.batches(50) for frame in batch.frames]
     reference = find_reference(subject.bundle, subject.weights)
-    engines = {name: _infer(session) for name, (_, _, session) in found.items()}
+    engines = {name: _infer(session) for name, (_, _, session) in opened.items()}
     rows = compare_accuracy(reference.infer, engines, dataset, manifest.preprocessing, hashes).rows()
     kept = ("n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
     return [
-        _engine_names(subject.name, *found[row["engine"]][:2])
+        _engine_names(subject.name, *opened[row["engine"]][:2])
         | {"reference": reference.name}
         | {name: row[name] for name in kept}
         for row in rows
@@ -95,19 +95,19 @@ def _infer(session: Session) -> Infer | OnFrames:
 def latency(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """The engine alone, on the input that it takes: rotated blocks; the ratio to `REFERENCE` is paired by rounds."""
     subject, request = shop.subject, shop.request
-    found: dict[str, tuple[str, str | None, str, Session]] = {}
+    opened: dict[str, tuple[str, str | None, str, Session]] = {}
     for made_by, backend, session in shop.sessions(tools):
-        found[f"{made_by.name}|{backend}"] = (made_by.name, made_by.dialect, backend, session)
+        opened[f"{made_by.name}|{backend}"] = (made_by.name, made_by.dialect, backend, session)
     for backend in CPU_BACKENDS:
         opener = partial(_open_float, shop, backend)
         if (plain := shop.session(f"fp32|{backend}", opener)) is not None:
-            found[f"fp32|{backend}"] = ("fp32", None, backend, plain)
+            opened[f"fp32|{backend}"] = ("fp32", None, backend, plain)
     rows = []
     for batch in request.batches:
         frames = _frames(subject, batch)
-        calls = {name: partial(session.infer, session.prepare(frames)) for name, (*_, session) in found.items()}
+        calls = {name: partial(session.infer, session.prepare(frames)) for name, (*_, session) in opened.items()}
         timings = measure(calls, _schedule(request))
-        for name, (tool, dialect, backend, _) in found.items():
+        for name, (tool, dialect, backend, _) in opened.items():
             names = {"network": subject.name, "tool": tool, "dialect": dialect, "backend": backend, "batch": batch}
             rows.append(names | _timing(timings, name))
     return rows
@@ -128,26 +128,26 @@ def frames(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     """
     subject, request = shop.subject, shop.request
     preprocessing = subject.bundle.manifest.preprocessing
-    found: dict[str, tuple[str, str, Callable[[UInt8Array], object]]] = {}
+    ways: dict[str, tuple[str, str, Callable[[UInt8Array], object]]] = {}
     for tool, backend, session in shop.sessions(tools):
         if backend != "openvino":
             continue
         key = f"{tool.name}|{backend}"
         if tool.input == "uint8":
-            found[key] = (tool.name, "in the graph", session.infer_frames)
+            ways[key] = (tool.name, "in the graph", session.infer_frames)
             continue
-        found[key] = (tool.name, "numpy", partial(_infer_after_formula, session, preprocessing))
-        found[f"{key}|normalize"] = (tool.name, "numpy, normalize", session.infer_frames)
+        ways[key] = (tool.name, "numpy", partial(_infer_after_formula, session, preprocessing))
+        ways[f"{key}|normalize"] = (tool.name, "numpy, normalize", session.infer_frames)
         if tool.name == REFERENCE and (made := shop.made(tool)) is not None:
             model = bake_preprocessing(made.path, preprocessing)
             opener = partial(open_file, model, backend, request.threads, preprocessing)
             if (baked := shop.session("prepostprocessor", opener)) is not None:
-                found[f"{key}|frames"] = (tool.name, "PrePostProcessor", baked.infer_frames)
+                ways[f"{key}|frames"] = (tool.name, "PrePostProcessor", baked.infer_frames)
     rows = []
     for batch in request.batches:
         images = _frames(subject, batch)
-        timings = measure({name: partial(how[2], images) for name, how in found.items()}, _schedule(request))
-        for name, (tool_name, how, _) in found.items():
+        timings = measure({name: partial(how[2], images) for name, how in ways.items()}, _schedule(request))
+        for name, (tool_name, how, _) in ways.items():
             names = {"network": subject.name, "tool": tool_name, "preprocessing": how, "batch": batch}
             rows.append(names | _timing(timings, name))
     return rows

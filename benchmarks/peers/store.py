@@ -83,13 +83,13 @@ def peer_versions() -> dict[str, str]:
     """Versions of the peers that are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for package in ("nncf", "onnxruntime", "openvino"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _read(path: Path) -> dict[tuple[str, str, str | None], dict[str, Any]]:

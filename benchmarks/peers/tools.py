@@ -40,8 +40,8 @@ class ToolJob:
 
     def dataset(self) -> Dataset:
         """The calibration images, the same that `calibrate_bundle` chooses."""
-        found = open_dataset(self.data, self.bundle.manifest.preprocessing, labelled=False)
-        return found.subset(self.samples, 0) if len(found) > self.samples else found
+        dataset = open_dataset(self.data, self.bundle.manifest.preprocessing, labelled=False)
+        return dataset.subset(self.samples, 0) if len(dataset) > self.samples else dataset
 
     def images(self, size: int) -> Iterator[FloatArray]:
         """Normalised float32 `(size, C, H, W)`."""

@@ -57,8 +57,7 @@ def race(
     for precision, timing in timings.items():
         runs_in, faster = engines.runs_in(able[precision]), ratio(timings["fp32"], timing)
         interval = None if faster is None else (faster.low, faster.high)
-        found = (precision, kept, runs_in, timing.median_ms, interval)
-        racers.append(Racer(*found, out=_wrong(precision, runs_in)))
+        racers.append(Racer(precision, kept, runs_in, timing.median_ms, interval, out=_wrong(precision, runs_in)))
     return sorted(racers, key=lambda racer: _RACED.index(racer.precision))
 
 

@@ -63,20 +63,20 @@ def rank(sensitivities: Sequence[Sensitivity], least_ms: float) -> list[str]:
 def search(
     ranking: Sequence[str],
     evaluate: Evaluate,
-    found: list[Trial],
+    trials: list[Trial],
     precision: str = "fp32",
     fails: int = -1,
     passes: int | None = None,
 ) -> None:
-    """Find the smallest k; every trial is appended to `found`, so that it survives an exception of `evaluate`.
+    """Find the smallest k; every trial is appended to `trials`, so that it survives an exception of `evaluate`.
 
     The first `fails` blocks are known to be too few, the first `passes` are known to be enough.
     """
 
     def works(count: int) -> bool:
         mix = Mix(frozenset(ranking[:count]), precision)
-        found.append(Trial(mix, evaluate(mix)))
-        return found[-1].passed
+        trials.append(Trial(mix, evaluate(mix)))
+        return trials[-1].passed
 
     count = fails + 1
     while passes is None or count < passes:
@@ -94,7 +94,7 @@ def search(
 def widen(
     ranking: Sequence[str],
     evaluate: Evaluate,
-    found: list[Trial],
+    trials: list[Trial],
     precision: str,
     chance: Callable[[Trial], float],
     enough: float,
@@ -103,21 +103,21 @@ def widen(
 
     Stops when the chance is `enough`.
     """
-    least = best([trial for trial in found if trial.mix.precision == precision])
+    least = best([trial for trial in trials if trial.mix.precision == precision])
     if least is None:
         return
-    known = {trial.mix: trial for trial in found}
+    known = {trial.mix: trial for trial in trials}
     reached, more = chance(least), 1
     while reached < enough and len(least.mix.kept) + more <= len(ranking):
         mix = Mix(frozenset(ranking[: len(least.mix.kept) + more]), precision)
         if mix not in known:
             known[mix] = Trial(mix, evaluate(mix))
-            found.append(known[mix])
+            trials.append(known[mix])
         if not known[mix].passed or chance(known[mix]) <= reached:
             return
         reached, more = chance(known[mix]), 2 * more
 
 
-def best(found: Sequence[Trial]) -> Trial | None:
+def best(trials: Sequence[Trial]) -> Trial | None:
     """The passing trial that keeps the fewest blocks; None if none passed."""
-    return min((trial for trial in found if trial.passed), key=lambda trial: len(trial.mix.kept), default=None)
+    return min((trial for trial in trials if trial.passed), key=lambda trial: len(trial.mix.kept), default=None)

@@ -102,7 +102,7 @@ def suffices(
     last one, the share is that of equally good engines that PASS.
     """
     first, second = look_spending(1, 1)
-    found: list[list[tuple[bool, int]]] = [[], [], []]
+    by_rule: list[list[tuple[bool, int]]] = [[], [], []]
     for drop in rng.uniform(*drops, 100 * trials):
         seen = draw(rng, n, drop, flips, (1,))[0]
         if judge(seen, n, budget, first) != INCONCLUSIVE:
@@ -114,13 +114,15 @@ def suffices(
             (images_to_decide(pairs, budget, second), second, [PASS, FAIL]),
             (images_to_decide(pairs, budget, second, equal=True), second, [PASS]),
         )
-        for results, (more, spending, wanted) in zip(found, rules, strict=True):
+        for results, (more, spending, wanted) in zip(by_rule, rules, strict=True):
             if more is not None:
                 counts = seen + draw(rng, more, drop, flips, (1,))[0]
                 results.append((bool(np.isin(judge(counts, n + more, budget, spending), wanted)), more))
-        if len(found[1]) >= trials:
+        if len(by_rule[1]) >= trials:
             break
-    return [(float(np.mean([hit for hit, _ in each])), float(np.median([more for _, more in each]))) for each in found]
+    return [
+        (float(np.mean([hit for hit, _ in each])), float(np.median([more for _, more in each]))) for each in by_rule
+    ]
 
 
 def grouped(
@@ -196,8 +198,8 @@ def _peeking(rng: Rng, trials: int) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for flips in (0.01, 0.03, 0.1):
         for count in (2, 5, 10, 20):
-            found = looks(rng, Budget(0.5), 0.005, flips, 1000, count, trials)
-            cells = [f"{100 * (each == side).any(0).mean():.2f} %" for each in found for side in (PASS, FAIL)]
+            verdicts = looks(rng, Budget(0.5), 0.005, flips, 1000, count, trials)
+            cells = [f"{100 * (each == side).any(0).mean():.2f} %" for each in verdicts for side in (PASS, FAIL)]
             yield f"| 1,000 images more each time | {flips:.0%} | {count} | {' | '.join(cells)} |"
 
 
@@ -207,8 +209,8 @@ def _more_images(rng: Rng, trials: int) -> Iterator[str]:
     count = max(20, trials // 100)
     for name, drops in (("-1.5 to 2 pp", (-0.015, 0.02)), ("0 to 1 pp", (0.0, 0.01)), ("none", (0.0, 0.0))):
         for n, flips in ((1000, 0.02), (4000, 0.03)):
-            found = suffices(rng, Budget(0.5), n, drops, flips, count)
-            cells = " | ".join(f"{100 * rate:.0f} % by {size:.0f}" for rate, size in found)
+            shares = suffices(rng, Budget(0.5), n, drops, flips, count)
+            cells = " | ".join(f"{100 * rate:.0f} % by {size:.0f}" for rate, size in shares)
             yield f"| {name} | {n}, {flips:.0%} | {cells} |"
 
 
@@ -231,8 +233,8 @@ def _engines(rng: Rng, trials: int) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for count in (2, 6, 10):
         counts = draw(rng, 5000, 0.005, 0.03, (trials, count))
-        found = [judge(counts, 5000, Budget(0.5), Spending(x, x)) for x in (1.0, 1 / count)]
-        cells = [f"{100 * (each == side).any(1).mean():.2f} %" for each in found for side in (PASS, FAIL)]
+        verdicts = [judge(counts, 5000, Budget(0.5), Spending(x, x)) for x in (1.0, 1 / count)]
+        cells = [f"{100 * (each == side).any(1).mean():.2f} %" for each in verdicts for side in (PASS, FAIL)]
         yield f"| {count} | {' | '.join(cells)} |"
 
 

@@ -146,8 +146,8 @@ def useless_passes(classes: int, count: int, kind: str, rng: Rng) -> bool:
 
 def settings() -> Iterator[Setting]:
     """All sensible settings."""
-    found = (Setting(top1, classes, count) for classes in CLASSES for top1 in TOP1 for count in COUNTS)
-    return (setting for setting in found if setting.sensible)
+    combinations = (Setting(top1, classes, count) for classes in CLASSES for top1 in TOP1 for count in COUNTS)
+    return (setting for setting in combinations if setting.sensible)
 
 
 def study(trials: int, seed: int) -> Iterator[str]:
@@ -190,8 +190,8 @@ def _fault_rows(fault: str, trials: int, rng: Rng) -> Iterator[str]:
 def _found(fault: str, setting: Setting, trials: int, rng: Rng) -> str:
     """The percentage that is found, and the percentage found by a test that is told the fault."""
     drawn = (draw_network("uneven", setting.top1, setting.classes, rng) for _ in range(trials))
-    found = np.array([finds(fault, network, setting.count, rng) for network in drawn])
-    return " / ".join(f"{100 * share:.0f}" for share in found.mean(0))
+    hits = np.array([finds(fault, network, setting.count, rng) for network in drawn])
+    return " / ".join(f"{100 * share:.0f}" for share in hits.mean(0))
 
 
 def _useless_table(trials: int, rng: Rng) -> Iterator[str]:

@@ -66,13 +66,13 @@ def conv_shapes(module: "nn.Module", input_shape: tuple[int, int, int]) -> dict[
     import torch
     from torch import nn
 
-    found: dict[str, ConvShape] = {}
+    shapes: dict[str, ConvShape] = {}
 
     def note(name: str) -> Callable[[nn.Conv2d, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def hook(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
             size, kernel, stride = inputs[0].shape[-1], layer.kernel_size[0], layer.stride[0]
             if layer.groups == 1 and layer.padding == (kernel // 2,) * 2:
-                found[name] = ConvShape(layer.in_channels, layer.out_channels, size, kernel, stride)
+                shapes[name] = ConvShape(layer.in_channels, layer.out_channels, size, kernel, stride)
 
         return hook
 
@@ -82,7 +82,7 @@ def conv_shapes(module: "nn.Module", input_shape: tuple[int, int, int]) -> dict[
             layer.register_forward_hook(note(name))
     with torch.no_grad():
         shadow(torch.empty(1, *input_shape, device="meta"))
-    return found
+    return shapes
 
 
 def measure_layers(bundle: Bundle, engine: str | None, batch: int = 1, threads: int | None = None) -> dict[str, Any]:
@@ -109,9 +109,9 @@ def measure_layers(bundle: Bundle, engine: str | None, batch: int = 1, threads: 
             shape = shapes[module]
             rows.append({"layer": module, "in_network_us": 1e3 * layer.ms, **alone[shape], **asdict(shape)})
     total_us = 1e3 * sum(layer.ms for layer in layers)
-    found = {"network": bundle.manifest.name, "engine": name, "batch": batch, "threads": count, "layers_us": total_us}
+    head = {"network": bundle.manifest.name, "engine": name, "batch": batch, "threads": count, "layers_us": total_us}
     limits = {"peak_gops": peak["best"]["int8"], "copy_gb_s": peak["copy_gb_s"]}
-    return found | limits | {"layers": rows, "noise": noise.to_json()}
+    return head | limits | {"layers": rows, "noise": noise.to_json()}
 
 
 def measure_alone(shape: ConvShape, batch: int, threads: int) -> dict[str, float]:
@@ -135,8 +135,8 @@ def _time(path: Path, x: FloatArray, threads: int, empty: bool = False) -> float
         if empty:
             np.copyto(target, source)
     kinds = ("Convolution", "FullyConnected", "MatMul")
-    found = request.profiling_info
-    times = [float(node.real_time.total_seconds()) for node in found if node.node_type in kinds]
+    nodes = request.profiling_info
+    times = [float(node.real_time.total_seconds()) for node in nodes if node.node_type in kinds]
     return 1e6 * max(times)
 
 
@@ -194,19 +194,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", dest="as_json")
     given = parser.parse_args(arguments)
     try:
-        found = measure_layers(Bundle.open(given.bundle), given.engine, given.batch, given.threads)
+        record = measure_layers(Bundle.open(given.bundle), given.engine, given.batch, given.threads)
     except ResnetrtError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    text = json.dumps({"conditions": conditions(), **found}, indent=2) if given.as_json else "\n".join(_lines(found))
+    text = json.dumps({"conditions": conditions(), **record}, indent=2) if given.as_json else "\n".join(_lines(record))
     sys.stdout.write(text + "\n")
     return 0
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
+def _lines(record: dict[str, Any]) -> list[str]:
     """A line for each layer, and the sums."""
-    layers, times = found["layers"], ("in_network_us", "alone_us", "emptied_us", "product_us")
-    lines = [f"{found['network']} {found['engine']}, batch {found['batch']}", f"us: {', '.join(times)}; GOPS"]
+    layers, times = record["layers"], ("in_network_us", "alone_us", "emptied_us", "product_us")
+    lines = [f"{record['network']} {record['engine']}, batch {record['batch']}", f"us: {', '.join(times)}; GOPS"]
     for row in layers:
         gops = row["operations"] / row["in_network_us"] / 1e3
         size = f"{row['inputs']}x{row['kernel']}x{row['kernel']} to {row['outputs']} at {row['size']}/{row['stride']}"
@@ -214,13 +214,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"{row['layer']:28} {size:28} {row['weight_bytes'] / 1e6:6.2f} MB {numbers} {gops:6.0f} GOPS")
     own = sum(row["in_network_us"] for row in layers)
     bare = sum(min(row["alone_us"], row["product_us"]) for row in layers)
-    at_peak = sum(row["operations"] for row in layers) / found["peak_gops"] / 1e3
+    at_peak = sum(row["operations"] for row in layers) / record["peak_gops"] / 1e3
     lines.append(
         f"convolutions: {own / 1e3:.2f} ms in the network, {bare / 1e3:.2f} ms bare (alone or as products, the "
-        f"faster), {at_peak / 1e3:.2f} ms at the peak of {found['peak_gops']:.0f} GOPS; all layers "
-        f"{found['layers_us'] / 1e3:.2f} ms"
+        f"faster), {at_peak / 1e3:.2f} ms at the peak of {record['peak_gops']:.0f} GOPS; all layers "
+        f"{record['layers_us'] / 1e3:.2f} ms"
     )
-    return [*lines, *(f"DISTURBED: {reason}" for reason in found["noise"]["reasons"])]
+    return [*lines, *(f"DISTURBED: {reason}" for reason in record["noise"]["reasons"])]
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ def _drifting(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
 
 def _alike(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
     """First-order autoregression, correlation 0.8, standard deviation 3 %."""
-    found = rng.normal(0, 0.03, shape)
+    series = rng.normal(0, 0.03, shape)
     for i in range(1, shape[2]):
-        found[..., i] = 0.8 * found[..., i - 1] + 0.6 * found[..., i]
-    return found
+        series[..., i] = 0.8 * series[..., i - 1] + 0.6 * series[..., i]
+    return series
 
 
 def _offset(percent: float) -> Noise:
@@ -111,11 +111,11 @@ def command(noise: Noise, design: str, slower: Floats, rng: np.random.Generator)
     def look(count: int) -> Regression:
         return compare_runs(rows(old[:count] if design == "in turn" else old), rows(new[:count], slower), LIMIT)
 
-    found = look(RUNS)
-    if found.verdict == "INCONCLUSIVE":
-        found = look(2 * RUNS)
-    return found.verdict, float(np.mean([
-        _covers(cell.ci_percent, truth) for cell, truth in zip(found.cells, slower, strict=True)
+    regression = look(RUNS)
+    if regression.verdict == "INCONCLUSIVE":
+        regression = look(2 * RUNS)
+    return regression.verdict, float(np.mean([
+        _covers(cell.ci_percent, truth) for cell, truth in zip(regression.cells, slower, strict=True)
     ]))  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def simulate(noise: str, design: str, trials: int, seed: int) -> dict[str, float
 
     0 and 3 % are planted in all cells; 7 and 10 % in a single cell, where the other cells hide it best.
     """
-    found: dict[str, float] = {}
+    percentages: dict[str, float] = {}
     covered = []
     for percent in (0, 3, 7, 10):
         rng = np.random.default_rng([seed, percent])
@@ -148,8 +148,8 @@ def simulate(noise: str, design: str, trials: int, seed: int) -> dict[str, float
         verdicts = [verdict for verdict, _ in tried]
         covered.append(np.mean([share for _, share in tried]))
         for verdict in ("PASS", "FAIL"):
-            found[f"{verdict} at {percent}"] = 100 * verdicts.count(verdict) / trials
-    return found | {"least coverage": 100 * float(min(covered))}
+            percentages[f"{verdict} at {percent}"] = 100 * verdicts.count(verdict) / trials
+    return percentages | {"least coverage": 100 * float(min(covered))}
 
 
 def measured(runs: Sequence[Run], seed: int) -> Iterator[str]:
@@ -183,8 +183,8 @@ def _choices(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
 
 def _split(runs: Sequence[Run], old: Sequence[int], slower: Floats, cells: Sequence[Any]) -> tuple[str, float]:
     now = [[_slowed(row, slower[0]) for row in run] for i, run in enumerate(runs) if i not in old]
-    found = compare_runs([runs[i] for i in old], now, LIMIT)
-    return found.verdict, float(np.mean([_covers(cell.ci_percent, slower[0]) for cell in found.cells]))
+    regression = compare_runs([runs[i] for i in old], now, LIMIT)
+    return regression.verdict, float(np.mean([_covers(cell.ci_percent, slower[0]) for cell in regression.cells]))
 
 
 def _slowed(row: Any, log_factor: float) -> dict[str, Any]:
@@ -215,8 +215,8 @@ def autocorrelated_rounds(trials: int, seed: int) -> Iterator[str]:
             series = rng.standard_normal((trials, rounds))
             for i in range(1, rounds):
                 series[:, i] = alike * series[:, i - 1] + math.sqrt(1 - alike**2) * series[:, i]
-            found = [median_interval(values) for values in series]
-            covered, told = np.mean([(low <= 0 <= high, says) for low, high, says in found], 0)
+            intervals = [median_interval(values) for values in series]
+            covered, told = np.mean([(low <= 0 <= high, says) for low, high, says in intervals], 0)
             shares.append(f"{100 * covered:.0f} ({100 * told:.0f})")
         yield f"| {rounds} | {' | '.join(shares)} |"
 
@@ -241,8 +241,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for design in ("by rounds", "one stored", f"{RUNS} stored", "in turn"):
             row = simulate(noise, design, given.trials, given.seed)
             wrong = [row["FAIL at 0"], row["FAIL at 3"], row["PASS at 7"], row["PASS at 10"]]
-            found = [*wrong, row["least coverage"], row["PASS at 0"], row["FAIL at 10"]]
-            say(f"| {noise} | {design} | {' | '.join(f'{value:.1f}' for value in found)} |")
+            values = [*wrong, row["least coverage"], row["PASS at 0"], row["FAIL at 10"]]
+            say(f"| {noise} | {design} | {' | '.join(f'{value:.1f}' for value in values)} |")
     say("\n| rounds | not alike | 0.3 | 0.6 | 0.8 |\n|---|---|---|---|---|")
     for line in autocorrelated_rounds(2 * given.trials, given.seed):
         say(line)

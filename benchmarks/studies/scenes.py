@@ -84,13 +84,13 @@ def counted(traffic: Traffic, by_content: bool, rng: Rng) -> Flags:
     """Which of the sampled requests the check counts."""
     scenes, camera = Scenes(OPTIONS.interval_s, by_content), Camera(rng)
     times = np.cumsum(rng.exponential(GAP_S, SAMPLES))
-    found = np.zeros(SAMPLES, bool)
+    flags = np.zeros(SAMPLES, bool)
     for index, (scene, at_s) in enumerate(zip(traffic.scenes(), times, strict=True)):
         picture = camera.picture(int(scene)) if by_content else np.zeros((1, 1, 1, 1), np.uint8)
-        found[index] = scenes.is_new(picture, float(at_s))
-        if found[index]:
+        flags[index] = scenes.is_new(picture, float(at_s))
+        if flags[index]:
             scenes.add(picture, float(at_s))
-    return found
+    return flags
 
 
 def false_alarms(traffic: Traffic, images: int, at_limit: bool, rules: Sequence[Flags], rng: Rng) -> list[float]:
@@ -102,15 +102,15 @@ def false_alarms(traffic: Traffic, images: int, at_limit: bool, rules: Sequence[
     """
     runs, chance, of_scene = len(rules[0]) * OUTCOMES, baseline_chance(OPTIONS.alpha_each), traffic.scenes()
     flips, noise = draw_noise(rng, images, runs)
-    found = [Baseline.of_samples(flips[run], noise[run], chance, "simulated") for run in range(runs)]
-    rates = np.array([[item.flip_rate, *(limit.rate for limit in item.noise)] for item in found])
+    baselines = [Baseline.of_samples(flips[run], noise[run], chance, "simulated") for run in range(runs)]
+    rates = np.array([[baseline.flip_rate, *(limit.rate for limit in baseline.noise)] for baseline in baselines])
     if at_limit:
         draws = rng.random((runs, int(of_scene.max()) + 1))[:, of_scene]
         hits = draws[..., None] < rates[:, None, :]
     else:
         flip, usual = draw_noise(rng, int(of_scene.max()) + 1, runs)
         flip, noise = flip[:, of_scene], usual[:, of_scene] * rng.lognormal(0, 0.05, (runs, SAMPLES))
-        limits = np.array([[limit.limit for limit in item.noise] for item in found])
+        limits = np.array([[limit.limit for limit in baseline.noise] for baseline in baselines])
         hits = np.concatenate([flip[..., None], noise[..., None] > limits[:, None, :]], 2)
     threshold = 2 / OPTIONS.alpha_each
     played = [highest(rates, hits, np.repeat(counts, OUTCOMES, 0)) for counts in rules]
@@ -136,7 +136,7 @@ def requests_to_find(images: int, runs: int, rng: Rng, before: float = 0.02, aft
 
     The baseline has `images` images; None if no alarm came.
     """
-    found: list[int | None] = []
+    delays: list[int | None] = []
     for _ in range(runs):
         hits = int(rng.binomial(images, before))
         test = RateEvidence(upper_rate(hits, images, baseline_chance(OPTIONS.alpha_each)))
@@ -147,8 +147,8 @@ def requests_to_find(images: int, runs: int, rng: Rng, before: float = 0.02, aft
             if value >= least:
                 late = step - 499
                 break
-        found.append(late)
-    return found
+        delays.append(late)
+    return delays
 
 
 def study(runs: int, seed: int) -> Iterator[str]:

@@ -57,9 +57,9 @@ def networks() -> list[DropCurve]:
         "each next block 15 % less guilty": 0.85**kept,
         "all blocks alike": 1 - kept / BLOCKS,
     }
-    found = [DropCurve(name, *_shares(4 * share, 0.02 * np.sqrt(share))) for name, share in left.items()]
+    curves = [DropCurve(name, *_shares(4 * share, 0.02 * np.sqrt(share))) for name, share in left.items()]
     edge = np.full(BLOCKS + 1, 1.0 + 1e-9)
-    return [*found, DropCurve("drop of 1 pp, whatever is kept", *_shares(edge, np.full(BLOCKS + 1, 0.01)))]
+    return [*curves, DropCurve("drop of 1 pp, whatever is kept", *_shares(edge, np.full(BLOCKS + 1, 0.01)))]
 
 
 def _shares(drop_pp: Shares, gained: Shares) -> tuple[Shares, Shares]:
@@ -67,8 +67,8 @@ def _shares(drop_pp: Shares, gained: Shares) -> tuple[Shares, Shares]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One simulated search. `kept` is None if nothing was stored; drops of the stored variant are in pp."""
+class SimulatedSearch:
+    """What one search came to. `kept` is None if nothing was stored; drops of the stored variant are in pp."""
 
     kept: int | None
     evaluations: int
@@ -111,7 +111,7 @@ class Half:
 
 def run(
     network: DropCurve, images: int, budget: Budget, rng: Rng, planned: bool, searched: DropCurve | None = None
-) -> Found:
+) -> SimulatedSearch:
     """One search and its confirmation: `planned` as in the product, else one attempt with the smallest k that passes.
 
     If `searched` is given, the half to search on is drawn from it, and attempts are independent.
@@ -137,8 +137,8 @@ def run(
         row = held_out.row(kept, each)
         if row["verdict"] == PASS:
             facts = network.drop_pp(kept), row["drop_pp"], drop_of_passed(row, each)
-            return Found(kept, len(trials), number, *facts)
-    return Found(None, len(trials), len(attempts))
+            return SimulatedSearch(kept, len(trials), number, *facts)
+    return SimulatedSearch(None, len(trials), len(attempts))
 
 
 def study(trials: int, seed: int) -> Iterator[str]:
@@ -150,8 +150,8 @@ def study(trials: int, seed: int) -> Iterator[str]:
         for images in HALVES:
             for planned in (False, True):
                 rng = np.random.default_rng([seed, number, images])
-                found = [run(network, images, budget, rng, planned) for _ in range(trials)]
-                yield _line(network, images, planned, found)
+                results = [run(network, images, budget, rng, planned) for _ in range(trials)]
+                yield _line(network, images, planned, results)
     yield ""
     yield "| the images searched show | images a half | rule | attempts | a network beyond the budget is stored |"
     yield "|---|---|---|---|---|"
@@ -162,13 +162,13 @@ def study(trials: int, seed: int) -> Iterator[str]:
     yield from _split_lines()
 
 
-def _line(network: DropCurve, images: int, planned: bool, found: Sequence[Found]) -> str:
-    stored = [item for item in found if item.kept is not None]
-    kept = np.mean([BLOCKS if item.kept is None else item.kept for item in found])
-    beyond = 100 * sum(item.true_pp > 1 for item in stored) / len(found)
-    words = [network.name, images, "plan" if planned else "least k, once", f"{100 * len(stored) / len(found):.1f}"]
-    words += [f"{beyond:.1f}", f"{kept:.2f}", f"{np.mean([item.evaluations for item in found]):.1f}"]
-    words += [f"{np.mean([item.attempts for item in found]):.2f}"]
+def _line(network: DropCurve, images: int, planned: bool, results: Sequence[SimulatedSearch]) -> str:
+    stored = [item for item in results if item.kept is not None]
+    kept = np.mean([BLOCKS if item.kept is None else item.kept for item in results])
+    beyond = 100 * sum(item.true_pp > 1 for item in stored) / len(results)
+    words = [network.name, images, "plan" if planned else "least k, once", f"{100 * len(stored) / len(results):.1f}"]
+    words += [f"{beyond:.1f}", f"{kept:.2f}", f"{np.mean([item.evaluations for item in results]):.1f}"]
+    words += [f"{np.mean([item.attempts for item in results]):.2f}"]
     if stored:
         true, seen, said = np.mean([(item.true_pp, item.seen_pp, item.said_pp) for item in stored], 0)
         words += [f"{true:.2f}", f"{seen - true:+.2f}", f"{said - true:+.2f}"]
@@ -184,9 +184,9 @@ def _error_lines(trials: int, seed: int, budget: Budget) -> Iterator[str]:
         for images in HALVES[1:]:
             for planned in (False, True):
                 rng = np.random.default_rng([seed, images])
-                found = [run(edge, images, budget, rng, planned, searched) for _ in range(5 * trials)]
-                share = 100 * np.mean([item.kept is not None for item in found])
-                tried = np.mean([item.attempts for item in found])
+                results = [run(edge, images, budget, rng, planned, searched) for _ in range(5 * trials)]
+                share = 100 * np.mean([item.kept is not None for item in results])
+                tried = np.mean([item.attempts for item in results])
                 rule = "plan" if planned else "least k, once"
                 yield f"| {searched.name} | {images} | {rule} | {tried:.2f} | {share:.1f} % |"
 

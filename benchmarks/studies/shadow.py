@@ -187,9 +187,9 @@ def _baseline_of_copy(bundle: Bundle, engine: str) -> Baseline:
         return measure_copy(session, copy, Golden.of(bundle), bundle.manifest.output, baseline_chance(_ALPHA))
 
 
-def _baseline(expected: FloatArray, found: FloatArray, source: str) -> Baseline:
-    flips = expected.argmax(1) != found.argmax(1)
-    return Baseline.of_samples(flips, relative_noise(expected, found), baseline_chance(_ALPHA), source)
+def _baseline(expected: FloatArray, actual: FloatArray, source: str) -> Baseline:
+    flips = expected.argmax(1) != actual.argmax(1)
+    return Baseline.of_samples(flips, relative_noise(expected, actual), baseline_chance(_ALPHA), source)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -107,13 +107,13 @@ def bisect(bundle: Bundle, name: str, weights: Path | None = None, count: int = 
     images = manifest.preprocessing.normalize(frames)
     reference, expected = _reference(bundle, weights, blocks, images, judges_itself=record.file == "fp32.onnx")
     batch = frames if record.input == "uint8" else images
-    found, scales = onnx_features(path, [block.output for block in blocks], batch)
+    features, scales = onnx_features(path, [block.output for block in blocks], batch)
     backend = bundle.read_engine(name).backend if engine is not None else "onnxruntime"
     limit = tolerance(backend, record.precision).sqnr_db
     rows = [
-        compare_block(block.name, block.output, expected[block.output], found[block.output], limit, scales)
+        compare_block(block.name, block.output, expected[block.output], features[block.output], limit, scales)
         for block in blocks
-        if block.output in expected and block.output in found
+        if block.output in expected and block.output in features
     ]
     if engine is not None:
         rows.append(_engine_row(bundle, name, frames, golden.logits[:count].astype(np.float64), limit))
@@ -124,12 +124,12 @@ def compare_block(
     block: str,
     tensor: str,
     expected: npt.NDArray[np.float64],
-    found: npt.NDArray[np.float64],
+    actual: npt.NDArray[np.float64],
     limit_db: float,
     scales: Scales,
 ) -> BlockError:
     """The error of one tensor; NaN and infinity count as outside any tolerance."""
-    error = found - expected
+    error = actual - expected
     finite = bool(np.isfinite(error).all())
     max_abs, rms = (float(np.abs(error).max()), float(np.sqrt(np.square(error).mean()))) if finite else (np.inf, np.inf)
     scale = scales.get(tensor)
@@ -137,7 +137,7 @@ def compare_block(
     if scale is not None:
         relative = error / scale if finite else np.full(1, np.inf)
         steps = (float(np.abs(relative).max()), float(np.sqrt(np.square(relative).mean())))
-    return BlockError(block, tensor, sqnr_db(expected, found) if finite else -np.inf, limit_db, max_abs, rms, *steps)
+    return BlockError(block, tensor, sqnr_db(expected, actual) if finite else -np.inf, limit_db, max_abs, rms, *steps)
 
 
 def onnx_features(path: Path, names: Sequence[str], batch: npt.NDArray[Any]) -> tuple[Features, Scales]:

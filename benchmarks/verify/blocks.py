@@ -25,7 +25,7 @@ def find_blocks(path: Path) -> list[Block]:
     graph = ir.load(str(path)).graph
     order = {id(node): place for place, node in enumerate(graph)}
     layers = {id(node) for node in weighted_layers(graph)}
-    found: list[tuple[int, Block]] = []
+    blocks: list[tuple[int, Block]] = []
     taken: set[int] = set()
     for add in residual_adds(graph):
         branches = {id(node): node for node in _between(add.main, add.shortcut)}
@@ -33,13 +33,13 @@ def find_blocks(path: Path) -> list[Block]:
         taken |= set(map(id, own))
         last = _end(add.node)
         names = frozenset(node.name or "" for node in [*own, add.node])
-        found.append((order[id(last)], Block(_name([*own, add.node]), names, last.outputs[0].name or "")))
+        blocks.append((order[id(last)], Block(_name([*own, add.node]), names, last.outputs[0].name or "")))
     for node in weighted_layers(graph):
         if id(node) not in taken:
             last = _end(node)
             block = Block(node.name or "", frozenset([node.name or ""]), last.outputs[0].name or "")
-            found.append((order[id(last)], block))
-    return [block for _, block in sorted(found, key=lambda item: item[0])]
+            blocks.append((order[id(last)], block))
+    return [block for _, block in sorted(blocks, key=lambda item: item[0])]
 
 
 def _between(first: ir.Value, second: ir.Value) -> list[ir.Node]:

@@ -43,8 +43,8 @@ def eager_features(
     nearest = _Nearest(exported, operators)
     with torch.no_grad(), nearest:
         output = module(torch.tensor(images))  # a copy: a module may write into its input
-    found = nearest.values()
-    return found | {logits: np.asarray(output, np.float64)} if logits in exported else found
+    features = nearest.values()
+    return features | {logits: np.asarray(output, np.float64)} if logits in exported else features
 
 
 class _Nearest(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -89,12 +89,12 @@ def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray,
             limit = tolerance(session.record.backend, session.record.arithmetic)
             sizes = dict.fromkeys((batch_size(session), session.batch_limits[0]))
             images = session.prepare(frames)
-            found = [compare(expected, infer_all(session, images, output, size), noise) for size in sizes]
+            parities = [compare(expected, infer_all(session, images, output, size), noise) for size in sizes]
             problems = [
                 f"in batches of {size}: {problem}" if size > 1 else f"single images: {problem}"
-                for size, live in zip(sizes, found, strict=True)
+                for size, live in zip(sizes, parities, strict=True)
                 for problem in failures(live, limit)
             ]
-            return EngineVerdict(name, session.selftest, found[0], tuple(problems))
+            return EngineVerdict(name, session.selftest, parities[0], tuple(problems))
     except CheckFailed as error:
         return EngineVerdict(name, None, None, (str(error),))

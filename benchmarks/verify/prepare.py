@@ -59,15 +59,15 @@ def _preprocessing(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Preprocessing:
-    found = resolved.preprocessing
+    base = resolved.preprocessing
     for name, values in (("--mean", mean), ("--std", std)):
-        if values is not None and len(values) != found.channels:
-            raise UsageError(f"{name}: expected {found.channels} numbers for {resolved.name}, found {len(values)}")
-    edge = min(found.size)
-    chosen = found.size if size is None else (size, size)
+        if values is not None and len(values) != base.channels:
+            raise UsageError(f"{name}: expected {base.channels} numbers for {resolved.name}, found {len(values)}")
+    edge = min(base.size)
+    chosen = base.size if size is None else (size, size)
     # the cropped margin stays the same share
-    shorter = resize if resize is not None else round(found.resize * min(chosen) / edge)
-    return replace(found, size=chosen, resize=shorter, mean=tuple(mean or found.mean), std=tuple(std or found.std))
+    shorter = resize if resize is not None else round(base.resize * min(chosen) / edge)
+    return replace(base, size=chosen, resize=shorter, mean=tuple(mean or base.mean), std=tuple(std or base.std))
 
 
 @cache

@@ -65,8 +65,8 @@ def checked_eager(bundle: Bundle, weights: Path | None = None) -> "nn.Module":
     module = rebuild_eager(bundle, weights)
     golden = Golden.of(bundle)
     logits = on_a_copy(eager_infer(module))(bundle.manifest.preprocessing.normalize(golden.frames))
-    found = compare(golden.logits, logits, golden.noise)
-    require(found, "eager", "fp32", f"the eager model rebuilt for {bundle.manifest.name}")
+    parity = compare(golden.logits, logits, golden.noise)
+    require(parity, "eager", "fp32", f"the eager model rebuilt for {bundle.manifest.name}")
     return module
 
 
@@ -84,15 +84,15 @@ def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
         if weights is not None:
             raise
         raise NoEager(str(error)) from error
-    found = None if resolved.weights is None else resolved.weights.sha256
+    sha256 = None if resolved.weights is None else resolved.weights.sha256
     recorded = manifest.weights.get("sha256")
-    if found == recorded:
+    if sha256 == recorded:
         return resolved.module
     if weights is None:
         raise NoEager(f"the weights {manifest.weights.get('name')} are not at hand; name them with --weights")
     raise WeightsError(
         f"--weights {weights}: expected the file the bundle was exported with (SHA-256 {str(recorded)[:12]}...), "
-        f"found {str(found)[:12]}..."
+        f"found {str(sha256)[:12]}..."
     )
 
 

@@ -157,12 +157,12 @@ class _Pool:
         """The record of a failure, shrunk."""
         spec, finding = failure
 
-        def found(candidate: NetworkSpec) -> Finding | None:
+        def same_failure(candidate: NetworkSpec) -> Finding | None:
             verdict = worker.judge(candidate, finding.stage)[1]
             return next((f for f in verdict.failures if f.label == finding.label), None) if verdict else None
 
-        small = shrink(spec, lambda candidate: found(candidate) is not None)
-        last = found(small) or finding
+        small = shrink(spec, lambda candidate: same_failure(candidate) is not None)
+        last = same_failure(small) or finding
         return {
             "class": finding.label,
             "kind": finding.kind,

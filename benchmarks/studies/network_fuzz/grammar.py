@@ -95,8 +95,8 @@ def _sized(rng: random.Random, shape: Shape, depth: int) -> list[Layer]:
     """A body that keeps height and width."""
     for _ in range(6):
         layers = _body(rng, shape, depth, 2)
-        found = _shape_of(layers, shape)
-        if found is not None and found[1:] == shape[1:]:
+        output = _shape_of(layers, shape)
+        if output is not None and output[1:] == shape[1:]:
             return layers
     return [{"op": "conv", "out": 8, "kernel": [3, 3], "padding": [1, 1]}, *_norm_act(rng)]
 

@@ -231,9 +231,9 @@ class _Trial:
         if self._wants("verify"):
             with suppress(Stopped), _factory(self.spec), self._step("verify", "accused"):
                 reference, verdicts = verify_bundle(bundle)
-                for found in verdicts:
-                    if found.problems and self.right.get(found.engine):
-                        self.verdict.add("accused", "verify", f"{_kind(found.engine)} is right: {found.problems[0]}")
+                for claim in verdicts:
+                    if claim.problems and self.right.get(claim.engine):
+                        self.verdict.add("accused", "verify", f"{_kind(claim.engine)} is right: {claim.problems[0]}")
                 if reference.why:
                     self.verdict.add("accused", "verify", f"no eager reference: {reference.why}")
         for engine, right in self.right.items():
