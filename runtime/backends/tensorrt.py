@@ -1,8 +1,10 @@
 """TensorRT and TensorRT-RTX: device buffers, pinned memory, one stream, one CUDA graph for each size of batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
@@ -18,10 +20,11 @@ from resnetrt.runtime.backends.tensorrt_library import (
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
 from resnetrt.runtime.cuda import Cuda, open_cuda
-from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, DeviceTensor, borrow
+from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, Borrowed, borrow
 from resnetrt.runtime.cuda.pipeline import Lane
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
 from resnetrt.settings import read_settings
+from resnetrt.tensor_spec import TensorSpec
 
 _WARM_UP = 2
 
@@ -110,23 +113,42 @@ class TensorRtSession(Session):
             return TensorRtSession(self.record, *own)
 
     @one_at_a_time
-    def infer_dlpack(self, tensor: Any) -> dict[str, DeviceTensor]:
+    def infer_dlpack(self, tensor: Any, outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run a batch that lies in device memory; the outputs stay there. No host copy.
 
         `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; it is only read. Take an output
         with `torch.from_dlpack`: it is complete, and nobody overwrites it. Once nothing refers to it, its memory serves
-        another call, which first waits for all streams of the device, as one may still read it. Raises `UsageError` for
-        another dtype, shape or device.
+        another call, which first waits for all streams of the device, as one may still read it.
+
+        `outputs` are tensors of the caller's by output name, which are filled and given back; for the others there is a
+        `DeviceTensor`. Raises `UsageError` for another dtype, shape or device, and for an unknown output.
         """
+        borrowed = self._borrow(tensor, self.inputs[0], None)
+        specs = {spec.name: spec for spec in self.outputs}
+        targets = {}
+        for name, target in (outputs or {}).items():
+            if name not in specs:
+                raise UsageError.unknown(f"output of engine {self.record.id}", name, specs)
+            targets[name] = self._borrow(target, specs[name], borrowed.shape[0])
+        return {**self._runner.run_borrowed(borrowed, targets), **(outputs or {})}
+
+    def _borrow(self, tensor: Any, spec: TensorSpec, count: int | None) -> Borrowed:
+        """The tensor's memory, ready for use; `UsageError` unless it is as `spec`, for `count` images or any number."""
         stream = None if self._host_only else self._cuda.handle(self._runner.stream)
         borrowed = borrow(tensor, stream)
+        axes = tuple(axis or 1 for axis in spec.shape[1:])
         found = (borrowed.dtype, borrowed.shape[1:], borrowed.device)
-        if found != (self._dtype.name, self._image_shape, self._cuda.dlpack_device) or not borrowed.shape[0]:
+        if (
+            found != (np.dtype(spec.dtype).name, axes, self._cuda.dlpack_device)
+            or not borrowed.shape[0]
+            or count not in (None, borrowed.shape[0])
+        ):
+            images = "" if count is None else f" for {count} images"
             raise UsageError(
-                f"engine {self.record.id}: expected {self.inputs[0]} on DLPack device {self._cuda.dlpack_device}, "
+                f"engine {self.record.id}: expected {spec}{images} on DLPack device {self._cuda.dlpack_device}, "
                 f"found {borrowed.dtype} {borrowed.shape} on {borrowed.device}"
             )
-        return self._runner.run_borrowed(borrowed)
+        return borrowed
 
     @one_at_a_time
     def execution_ms(self, count: int, runs: int = 100) -> list[float]:

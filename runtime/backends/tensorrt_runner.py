@@ -1,7 +1,7 @@
 """Runs a deserialized TensorRT engine: fixed buffers, one context and one captured graph for each size of batch."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -101,14 +101,14 @@ class Runner:
         return _view(PinnedBuffer(self._cuda, _size_bytes(spec, count)), spec, count)
 
     @on_device
-    def run_borrowed(self, tensor: Borrowed) -> dict[str, DeviceTensor]:
-        """Outputs, complete and in device memory of their own, of a batch in device memory.
+    def run_borrowed(self, tensor: Borrowed, targets: Mapping[str, Borrowed]) -> dict[str, DeviceTensor]:
+        """Outputs of a batch in device memory: complete, in the `targets`, or returned in memory of their own.
 
         Both are copied on the device: a graph has fixed addresses, TensorRT wants them aligned, and reads whole sizes.
         """
         count, cuda = tensor.shape[0], self._cuda
         slot = self.slot(count)
-        loans = {spec.name: self._lent[spec.name].lend() for spec in self.outputs}
+        loans = {spec.name: self._lent[spec.name].lend() for spec in self.outputs if spec.name not in targets}
         if any(loan.again for loan in loans.values()):
             cuda.synchronize_device()
         image = self.inputs[0]
@@ -117,9 +117,11 @@ class Runner:
             cuda.copy_on_device(own, tensor.address, _size_bytes(image, count), self.stream)
             self._execute(slot)
             for spec in self.outputs:
-                own, lent = self._device[spec.name].address, loans[spec.name].buffer.address
-                cuda.copy_on_device(lent, own, _size_bytes(spec, count), self.stream)
-        return {spec.name: self._device_tensor(spec, count, loans[spec.name]) for spec in self.outputs}
+                name, own = spec.name, self._device[spec.name].address
+                target = targets[name].address if name in targets else loans[name].buffer.address
+                cuda.copy_on_device(target, own, _size_bytes(spec, count), self.stream)
+        lent = [spec for spec in self.outputs if spec.name in loans]
+        return {spec.name: self._device_tensor(spec, count, loans[spec.name]) for spec in lent}
 
     @on_device
     def slot(self, count: int) -> "_Slot":

@@ -201,6 +201,35 @@ class TestOutputs:
         assert_right(np.from_dlpack(logits, copy=False), images(2))
 
 
+class TestCallersOutputs:
+    @pytest.mark.parametrize("count", [2, 5])
+    def test_the_callers_own_tensor_is_filled(self, session: TensorRtSession, cuda: HostCuda, count: int):
+        """Five images run as eight: what is behind the caller's five rows stays as it was."""
+        room = PinnedBuffer(cuda, 8 * tiny_bundle.CLASSES * 4).view((8, tiny_bundle.CLASSES), np.dtype("float32"))
+        room[...] = 7
+        session.infer_dlpack(images(count))
+        before = cuda.counts["allocate"]
+        outputs = session.infer_dlpack(images(count, seed=3), outputs={"logits": room[:count]})
+        assert outputs["logits"].base is room.base
+        assert cuda.counts["allocate"] == before
+        assert_right(room[:count], images(count, seed=3))
+        np.testing.assert_array_equal(room[count:], 7)
+
+    @pytest.mark.parametrize(
+        ("outputs", "message"),
+        [
+            ({"logit": np.zeros((2, 10), np.float32)}, "unknown output of engine .* 'logit'; did you mean logits"),
+            ({"logits": np.zeros((3, 10), np.float32)}, r"for 2 images on .*, found float32 \(3, 10\)"),
+            ({"logits": np.zeros((2, 9), np.float32)}, r"found float32 \(2, 9\)"),
+            ({"logits": np.zeros((2, 10))}, r"found float64 \(2, 10\)"),
+            ({"logits": np.zeros((2, 20), np.float32)[:, ::2]}, "expected a contiguous tensor"),
+        ],
+    )
+    def test_another_tensor_is_refused(self, session: TensorRtSession, outputs: dict[str, np.ndarray], message: str):
+        with pytest.raises(UsageError, match=message):
+            session.infer_dlpack(images(2), outputs=outputs)
+
+
 class TestInputs:
     @pytest.mark.parametrize("offset", [0, 4, 128])
     def test_any_address_will_do(self, session: TensorRtSession, cuda: HostCuda, offset: int):
