@@ -179,6 +179,10 @@ class HostCuda:
         self.counts["wait"] += 1
         self.enqueue(stream, lambda: self._run_until(event, recorded))
 
+    def wait_of(self, handle: int, event: "EventDouble") -> None:
+        """See `Cuda`."""
+        self.wait(handle, event)
+
     def finish(self, event: "EventDouble") -> None:
         """See `Cuda`."""
         self.check()

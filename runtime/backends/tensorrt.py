@@ -113,7 +113,9 @@ class TensorRtSession(Session):
             return TensorRtSession(self.record, *own)
 
     @one_at_a_time
-    def infer_dlpack(self, tensor: Any, outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def infer_dlpack(
+        self, tensor: Any, outputs: Mapping[str, Any] | None = None, stream: int | None = None
+    ) -> dict[str, Any]:
         """Run a batch that lies in device memory; the outputs stay there. No host copy.
 
         `tensor` has `__dlpack__` (torch, cupy), is contiguous and is as `inputs[0]`; it is only read. Take an output
@@ -121,7 +123,9 @@ class TensorRtSession(Session):
         another call, which first waits for all streams of the device, as one may still read it.
 
         `outputs` are tensors of the caller's by output name, which are filled and given back; for the others there is a
-        `DeviceTensor`. Raises `UsageError` for another dtype, shape or device, and for an unknown output.
+        `DeviceTensor`. With all of them the handle of a CUDA `stream` may be given: nothing is waited for then, and
+        they are complete behind what that stream holds when this returns; until then nothing may overwrite `tensor`.
+        Raises `UsageError` for another dtype, shape or device, and for an unknown output.
         """
         borrowed = self._borrow(tensor, self.inputs[0], None)
         specs = {spec.name: spec for spec in self.outputs}
@@ -130,7 +134,12 @@ class TensorRtSession(Session):
             if name not in specs:
                 raise UsageError.unknown(f"output of engine {self.record.id}", name, specs)
             targets[name] = self._borrow(target, specs[name], borrowed.shape[0])
-        return {**self._runner.run_borrowed(borrowed, targets), **(outputs or {})}
+        if stream is not None and targets.keys() != specs.keys():
+            raise UsageError(
+                f"engine {self.record.id}: with a stream of the caller's expected tensors for {', '.join(specs)}, "
+                f"found {', '.join(targets) or 'none'}"
+            )
+        return {**self._runner.run_borrowed(borrowed, targets, stream), **(outputs or {})}
 
     def _borrow(self, tensor: Any, spec: TensorSpec, count: int | None) -> Borrowed:
         """The tensor's memory, ready for use; `UsageError` unless it is as `spec`, for `count` images or any number."""

@@ -55,6 +55,8 @@ class Runner:
         self.stream = cuda.create_stream()
         self.slots: dict[int, _Slot] = {}
         self._pipeline: Pipeline | None = None
+        self._done: Any = None
+        self._used: object = None
         most = self.batch_limits[1]
         sizes = {spec.name: _size_bytes(spec, most) for spec in (*self.inputs, *self.outputs)}
         self._device = {name: DeviceBuffer(cuda, size) for name, size in sizes.items()}
@@ -73,7 +75,7 @@ class Runner:
         if not (is_pinned(batch) and batch.flags.c_contiguous):
             np.copyto(self._staging[:count], batch)
             batch = self._staging[:count]
-        with self._settled():
+        with self._settled(self.stream):
             self._start(slot, batch)
         return {name: view[:count].copy() for name, view in self._results.items()}
 
@@ -101,8 +103,12 @@ class Runner:
         return _view(PinnedBuffer(self._cuda, _size_bytes(spec, count)), spec, count)
 
     @on_device
-    def run_borrowed(self, tensor: Borrowed, targets: Mapping[str, Borrowed]) -> dict[str, DeviceTensor]:
-        """Outputs of a batch in device memory: complete, in the `targets`, or returned in memory of their own.
+    def run_borrowed(
+        self, tensor: Borrowed, targets: Mapping[str, Borrowed], stream: int | None = None
+    ) -> dict[str, DeviceTensor]:
+        """Outputs of a batch in device memory, in the `targets`, or returned in memory of their own.
+
+        They are complete, or, with the `stream` of the caller, behind what that holds then; `targets` are all outputs.
 
         Both are copied on the device: a graph has fixed addresses, TensorRT wants them aligned, and reads whole sizes.
         """
@@ -112,7 +118,7 @@ class Runner:
         if any(loan.again for loan in loans.values()):
             cuda.synchronize_device()
         image = self.inputs[0]
-        with self._settled():
+        with self._settled(self.stream if stream is None else None):
             own = self._device[image.name].address
             cuda.copy_on_device(own, tensor.address, _size_bytes(image, count), self.stream)
             self._execute(slot)
@@ -120,6 +126,11 @@ class Runner:
                 name, own = spec.name, self._device[spec.name].address
                 target = targets[name].address if name in targets else loans[name].buffer.address
                 cuda.copy_on_device(target, own, _size_bytes(spec, count), self.stream)
+            if stream is not None:
+                self._used = (tensor, targets)  # lent until the next call, in case its package frees at once
+                self._done = self._done or cuda.create_event()
+                cuda.record(self._done, self.stream)
+                cuda.wait_of(stream, self._done)
         lent = [spec for spec in self.outputs if spec.name in loans]
         return {spec.name: self._device_tensor(spec, count, loans[spec.name]) for spec in lent}
 
@@ -178,6 +189,10 @@ class Runner:
             if slot.graph is not None:
                 self._cuda.destroy_graph(slot.graph)
         self.slots.clear()
+        self._used = None
+        if self._done is not None:
+            self._cuda.destroy_event(self._done)
+            self._done = None
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
@@ -191,15 +206,16 @@ class Runner:
         self._cuda.destroy_stream(self.stream)
 
     @contextmanager
-    def _settled(self) -> Iterator[None]:
-        """Wait for the stream behind the block, also if that fails: copies may still read the caller's memory."""
+    def _settled(self, stream: Any) -> Iterator[None]:
+        """Wait for `stream` behind the block, if any; if that fails, in any case: copies may read what is freed."""
         try:
             yield
         except BaseException:
             with suppress(ResnetrtError):  # the first error is the one to tell
                 self._cuda.synchronize(self.stream)
             raise
-        self._cuda.synchronize(self.stream)
+        if stream is not None:
+            self._cuda.synchronize(stream)
 
     def _start(self, slot: "_Slot", batch: Array) -> None:
         """Enqueue the copy in, the engine and the copies out of as many rows as `batch` has.

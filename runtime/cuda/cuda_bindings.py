@@ -118,6 +118,10 @@ class CudaBindings:
         """See `Cuda`."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
+    def wait_of(self, handle: int, event: Any) -> None:
+        """See `Cuda`."""
+        self._call("cudaStreamWaitEvent", handle, event, 0)
+
     def finish(self, event: Any) -> None:
         """See `Cuda`."""
         self._call("cudaEventSynchronize", event)

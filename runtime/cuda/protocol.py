@@ -84,6 +84,9 @@ class Cuda(Protocol):
     def wait(self, stream: Stream, event: Event) -> None:
         """Let what comes in `stream` from now on happen behind `event`, as it was recorded last; the host goes on."""
 
+    def wait_of(self, handle: int, event: Event) -> None:
+        """`wait`, of a stream that somebody else made, by its `cudaStream_t`. Raises `UsageError` if it can't."""
+
     def finish(self, event: Event) -> None:
         """Wait until `event` happened."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.errors import DeviceLost, EnvironmentFault
+from resnetrt.errors import DeviceLost, EnvironmentFault, UsageError
 from resnetrt.forks import PROCESS
 from resnetrt.runtime.cuda.cuda_bindings import DLPACK_CUDA
 from resnetrt.runtime.cuda.faults import fault, out_of_memory
@@ -115,6 +115,10 @@ class PyCuda:
     def wait(self, stream: int, event: int) -> None:
         """See `Cuda`."""
         self._do(self._held[stream].wait_for_event, self._held[event])
+
+    def wait_of(self, handle: int, event: int) -> None:
+        """See `Cuda`."""
+        raise UsageError("CUDA: pycuda takes no stream that it did not make; leave it out, or use cuda-bindings")
 
     def finish(self, event: int) -> None:
         """See `Cuda`."""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -228,6 +229,31 @@ class TestCallersOutputs:
     def test_another_tensor_is_refused(self, session: TensorRtSession, outputs: dict[str, np.ndarray], message: str):
         with pytest.raises(UsageError, match=message):
             session.infer_dlpack(images(2), outputs=outputs)
+
+
+class TestCallersStream:
+    @pytest.mark.parametrize("seed", [None, 0, 1, 2])
+    def test_outputs_are_complete_behind_it_and_nothing_is_waited_for(
+        self, session: TensorRtSession, cuda: HostCuda, seed: int | None
+    ):
+        mine, batches = cuda.create_stream(), [images(5, seed=number) for number in range(4)]
+        found = [np.full((5, tiny_bundle.CLASSES), 7, np.float32) for _ in batches]
+        session.infer(images(5))
+        cuda.chance = None if seed is None else random.Random(seed)
+        before = cuda.counts.copy()
+        for batch, target in zip(batches, found, strict=True):
+            session.infer_dlpack(batch, outputs={"logits": target}, stream=mine)
+        assert not (cuda.counts - before).keys() & {"synchronize", "synchronize_device", "finish", "allocate"}
+        if seed is None:
+            np.testing.assert_array_equal(found[0], 7)  # the double is lazy
+        cuda.synchronize(mine)
+        for batch, target in zip(batches, found, strict=True):
+            assert_right(target, batch)
+        assert_right(session.infer(images(3))["logits"], images(3))
+
+    def test_it_needs_all_outputs(self, session: TensorRtSession, cuda: HostCuda):
+        with pytest.raises(UsageError, match="with a stream of the caller's expected tensors for logits, found none"):
+            session.infer_dlpack(images(2), stream=cuda.create_stream())
 
 
 class TestInputs:
