@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from resnetrt.errors import BackendMissing
-
 TRAINED = "fashion_resnet20"  # embedded; the others have random weights
 _CALIBRATION_IMAGES = 256
 
@@ -41,10 +39,13 @@ def find_carried(folder: Path | None, network: str) -> Path | None:
     return path if path is not None and path.is_dir() else None
 
 
+def carried_cubins(folder: Path | None) -> list[Path]:
+    """The kernels in the carried folder, one file for each kind of GPU."""
+    return [] if folder is None else sorted(folder.glob("kernels-sm*.cubin"))
+
+
 def prepare(folder: Path, networks: Iterable[str]) -> list[Path]:
     """Make the missing bundles of `networks` in `folder`, for `--bundle`; no GPU is needed."""
-    if not networks:
-        raise BackendMissing("no check that was chosen needs a bundle")
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / bundle_name(network) for network in networks]
     for network, path in zip(networks, paths, strict=True):

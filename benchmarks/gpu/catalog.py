@@ -13,6 +13,7 @@ from resnetrt.benchmarks.gpu.bundles import TRAINED
 from resnetrt.errors import UsageError
 
 _ROOM = "resnetrt.benchmarks.gpu"
+OPEN_KERNELS = f"{_ROOM}.kernels:open_kernels"
 _PRECISIONS = ("fp16", "int8", "fp32")
 _DEPTHS = ("resnet50", "resnet18", "resnet152", "resnet34", "resnet101")
 _BUILD_S = 150.0
@@ -96,7 +97,7 @@ def _kernels() -> Iterator[GpuCheck]:
     """The runner over kernels: no TensorRT is needed."""
     for title, function, more in _RUNNER:
         name, needs = f"runner: {title}", ("gpu", "cuda-bindings", "nvrtc", *more)
-        given = () if function.endswith("check_torch_order") else (f"{_ROOM}.kernels:open_kernels",)
+        given = () if function.endswith("check_torch_order") else (OPEN_KERNELS,)
         yield GpuCheck(name, f"{_ROOM}.{function}", given=given, needs=needs)
     needs = ("gpu", "tensorrt_lean")
     yield GpuCheck(

@@ -5,14 +5,19 @@ All values are small integers in float32, so that every order of additions gives
 
 import ctypes
 import importlib
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 from typing import Any, Protocol
 
+from resnetrt.benchmarks.gpu.bundles import carried_cubins
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.cuda import Cuda, open_cuda
 from resnetrt.runtime.cuda.protocol import Stream
 
 CLASSES = 10
+TARGETS = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm120")  # those of nvcc that are tried
 NOWHERE = 16  # an address that no allocation has
 _THREADS = 256
 _SOURCE = """
@@ -64,9 +69,30 @@ class Kernels(Protocol):
         """Free memory of the device."""
 
 
-def open_kernels() -> "NvrtcKernels":
-    """On the first device, by cuda-bindings. Raises `BackendMissing`, or `ImportError` without NVRTC's bindings."""
-    return NvrtcKernels(open_cuda("cuda-bindings"))
+def open_kernels(folder: str = "") -> "NvrtcKernels":
+    """On the first device, by cuda-bindings; compiled here, unless `folder` has what `store_cubins` left for it.
+
+    Raises `BackendMissing`, or `ImportError` without NVRTC's bindings.
+    """
+    return NvrtcKernels(open_cuda("cuda-bindings"), Path(folder) if folder else None)
+
+
+def store_cubins(folder: Path) -> list[Path]:
+    """Compile the kernels for all usual GPUs, by nvcc, for machines without NVRTC; nothing where nvcc is not."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return []
+    source = folder / "kernels.cu"
+    source.write_text(_SOURCE)
+    for target in TARGETS:
+        architecture, out = target.replace("sm", "sm_"), folder / f"kernels-{target}.cubin"
+        subprocess.run([nvcc, "-cubin", f"-arch={architecture}", "-o", out, source], capture_output=True, check=False)
+    source.unlink()
+    return carried_cubins(folder)
+
+
+def _nvrtc() -> Any:
+    return importlib.import_module("cuda.bindings.nvrtc")
 
 
 def compile_cubin(nvrtc: Any, target: str) -> bytes:
@@ -90,7 +116,7 @@ def compile_cubin(nvrtc: Any, target: str) -> bytes:
 class NvrtcKernels:
     """See `Kernels`."""
 
-    def __init__(self, cuda: Cuda) -> None:
+    def __init__(self, cuda: Cuda, carried: Path | None = None) -> None:
         from resnetrt.runtime.cuda import find_devices
 
         self.cuda = cuda
@@ -98,7 +124,9 @@ class NvrtcKernels:
         self._driver: Any = importlib.import_module("cuda.bindings.driver")
         self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
         self._thread = threading.local()
-        cubin = compile_cubin(importlib.import_module("cuda.bindings.nvrtc"), find_devices()[0][self._device].target)
+        target = find_devices()[0][self._device].target
+        stored = [path for path in carried_cubins(carried) if path.stem == f"kernels-{target}"]
+        cubin = stored[0].read_bytes() if stored else compile_cubin(_nvrtc(), target)
         self._enter()
         module = self._do("cuModuleLoadData", cubin)
         names = ("add_one", "classify", "spin", "write_to")

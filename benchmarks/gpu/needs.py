@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ def _provider(name: str) -> dict[str, Any]:
 
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "gpu": _gpu,
-    "cuda-bindings": lambda: _module("cuda.bindings.runtime"),
+    "cuda-bindings": lambda: _module("cuda.bindings.runtime") | {"version": version("cuda-bindings")},
     "pycuda": lambda: _module("pycuda.driver"),
     "nvrtc": _nvrtc,
     "tensorrt": lambda: _module("tensorrt"),

@@ -20,11 +20,11 @@ from typing import Any
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.apart.child import ChildJob, run_apart
 from resnetrt.benchmarks.apart.outcome import BAD, STATUSES, Outcome
-from resnetrt.benchmarks.gpu.bundles import bundle_name, find_carried, prepare
-from resnetrt.benchmarks.gpu.catalog import GpuCheck, catalog, choose
+from resnetrt.benchmarks.gpu.bundles import bundle_name, carried_cubins, find_carried, prepare
+from resnetrt.benchmarks.gpu.catalog import OPEN_KERNELS, GpuCheck, catalog, choose
 from resnetrt.benchmarks.gpu.needs import Needs
 from resnetrt.conditions import conditions
-from resnetrt.errors import ResnetrtError
+from resnetrt.errors import ResnetrtError, UsageError
 from resnetrt.machine import read_gpus
 
 SCHEMA_VERSION = 2
@@ -59,7 +59,13 @@ class GpuRun:
 
     def why_not(self, check: GpuCheck) -> str:
         """Which requirement of the check this machine does not meet; empty if it meets them all."""
-        return next((reason for need in check.needs if (reason := self.needs.why_not(need))), "")
+        cubins = self._carries_kernels(check)
+        asked = (need for need in check.needs if not (need == "nvrtc" and cubins))
+        return next((reason for need in asked if (reason := self.needs.why_not(need))), "")
+
+    def _carries_kernels(self, check: GpuCheck) -> bool:
+        """Whether the check's kernels were compiled beforehand, and for which GPU is seen when they are opened."""
+        return check.given == (OPEN_KERNELS,) and bool(carried_cubins(self.carried))
 
     def _skip(self, check: GpuCheck) -> Outcome | None:
         reason = self.why_not(check)
@@ -73,7 +79,8 @@ class GpuRun:
                 return Outcome(check.name, "skipped", f"{source.name}: {source.status}: {source.reason}")
             bundle = self.folder / f"{self._count}-{bundle_name(check.network)}"
             shutil.copytree(source, bundle)  # a check that is killed leaves nothing half done to the next
-        outcome = self._apart(check.name, check.function, list(check.arguments), check.given, bundle, check.limit_s)
+        given = (*check.given, str(self.carried)) if self._carries_kernels(check) else check.given
+        outcome = self._apart(check.name, check.function, list(check.arguments), given, bundle, check.limit_s)
         if bundle is not None:
             shutil.rmtree(bundle, ignore_errors=True)
         return outcome
@@ -149,16 +156,26 @@ def main(arguments: list[str], checks: Sequence[GpuCheck] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         chosen = choose(catalog() if checks is None else checks, options.only)
+        if options.bundle is not None and not options.bundle.is_dir():
+            raise UsageError(f"--bundle: expected a folder that --prepare made, found {options.bundle}")
         if options.prepare is not None:
-            networks = dict.fromkeys(check.network for check in chosen if check.network is not None)
-            sys.stdout.write("".join(f"{path}\n" for path in prepare(options.prepare, list(networks))))
-            return 0
+            return _prepare(options.prepare, chosen)
     except ResnetrtError as error:
         sys.stderr.write(f"Error: {error}\n")
         return error.exit_code
     with tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
         run = GpuRun(Path(folder), options.bundle, options.minutes)
         return _list(run, chosen) if options.list else _run_all(run, chosen, options.out)
+
+
+def _prepare(folder: Path, checks: Sequence[GpuCheck]) -> int:
+    """Make what the checks need in the folder: bundles, and kernels where there is a compiler for them."""
+    from resnetrt.benchmarks.gpu.kernels import store_cubins  # with packages that the record does not need
+
+    networks = dict.fromkeys(check.network for check in checks if check.network is not None)
+    for path in [*prepare(folder, list(networks)), *store_cubins(folder)]:
+        sys.stdout.write(f"{path}\n")
+    return 0
 
 
 def _list(run: GpuRun, checks: Sequence[GpuCheck]) -> int:

@@ -11,6 +11,8 @@ import pytest
 from host_kernels import HostKernels
 
 from resnetrt.benchmarks.gpu import kernels, runner
+from resnetrt.benchmarks.gpu.catalog import catalog
+from resnetrt.benchmarks.gpu.run import GpuRun
 from resnetrt.errors import EnvironmentFault
 from resnetrt.runtime.cuda import Device
 
@@ -113,6 +115,32 @@ def test_every_thread_enters_the_context(double: DriverDouble):
     runner.check_batcher(kernels.NvrtcKernels(double.host.cuda))
     assert len(double.set_devices) == 3  # this thread, and the two of the batcher
     assert "spin" in double.launched
+
+
+def test_kernels_that_were_compiled_beforehand_need_no_nvrtc(
+    tmp_path: Path, double: DriverDouble, monkeypatch: pytest.MonkeyPatch
+):
+    loaded: list[bytes] = []
+    double.driver.__dict__["cuModuleLoadData"] = lambda cubin: (loaded.append(cubin) or 0, cubin)
+    (tmp_path / "kernels-sm90.cubin").write_bytes(b"for this GPU")
+    (tmp_path / "kernels-sm86.cubin").write_bytes(b"for another")
+    kernels.NvrtcKernels(double.host.cuda, tmp_path)
+    assert loaded == [b"for this GPU"]
+    (tmp_path / "kernels-sm90.cubin").unlink()
+    kernels.NvrtcKernels(double.host.cuda, tmp_path)
+    assert loaded[1:] == [b"    "]  # of the double of NVRTC
+
+
+def test_prepared_kernels_are_those_of_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    check = next(check for check in catalog() if check.name == "runner: 32 batch sizes")
+    run = GpuRun(tmp_path, tmp_path, 1.0)
+    monkeypatch.setattr(run.needs, "why_not", lambda need: f"no {need}" if need == "nvrtc" else "")
+    assert run.why_not(check) == "no nvrtc"
+    if not kernels.store_cubins(tmp_path):
+        pytest.skip("no nvcc")
+    assert {path.name for path in tmp_path.glob("kernels*")} >= {f"kernels-{target}.cubin" for target in TARGETS}
+    assert not (tmp_path / "kernels.cu").exists()
+    assert run.why_not(check) == ""
 
 
 def test_a_launch_that_fails_says_so(double: DriverDouble):

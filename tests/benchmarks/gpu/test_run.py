@@ -205,6 +205,13 @@ class TestChoice:
         assert "unknown check 'graphz'; did you mean graphs?" in capsys.readouterr().err
         assert not (tmp_path / "gpu.json").exists()
 
+    def test_a_carried_folder_that_is_not_there_is_wrong_usage(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        words = [str(tmp_path / "gpu.json"), "--bundle", str(tmp_path / "nothing")]
+        assert gpu_run.main(words, [planted("fine")]) == 2
+        assert "--bundle: expected a folder that --prepare made, found " in capsys.readouterr().err
+
     def test_the_list_says_what_would_be_skipped_and_runs_nothing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
