@@ -24,13 +24,13 @@ _TOOLS = ("resnetrt", "numpy", "torch", "onnx", *_RUNTIMES)
 
 def tool_versions() -> dict[str, str]:
     """Versions of the installed packages that results depend on."""
-    found = {}
+    versions = {}
     for tool in _TOOLS:
         try:
-            found[tool] = version(tool)
+            versions[tool] = version(tool)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
@@ -54,11 +54,11 @@ def gpu_conditions() -> dict[str, Any] | None:
     """
     if not any(Path(place).exists() for place in _NVIDIA):
         return None  # at once: asking the driver takes a process
-    found = read_gpus()
-    if not found.devices:
+    report = read_gpus()
+    if not report.devices:
         return None
-    devices = [asdict(device) for device in found.devices]
-    return {"driver": found.driver, "cuda": found.cuda, "devices": devices, "limits": _limits()}
+    devices = [asdict(device) for device in report.devices]
+    return {"driver": report.driver, "cuda": report.cuda, "devices": devices, "limits": _limits()}
 
 
 def _limits() -> list[dict[str, float | None]]:
@@ -71,7 +71,7 @@ def conditions() -> dict[str, Any]:
     With `board` on a small computer that names itself, and `gpu` where there is an NVIDIA GPU.
     """
     board = read_board()
-    found = {
+    facts = {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": read_settings().threads,
@@ -82,5 +82,5 @@ def conditions() -> dict[str, Any]:
     }
     gpu = gpu_conditions()
     if board is not None:
-        found["board"] = asdict(board)
-    return found if gpu is None else found | {"gpu": gpu}
+        facts["board"] = asdict(board)
+    return facts if gpu is None else facts | {"gpu": gpu}

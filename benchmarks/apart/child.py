@@ -46,18 +46,18 @@ def run_apart(job: ChildJob, limit_s: float) -> Outcome:
     return _outcome(job.name, ended, json.loads(out.read_text()) if out.exists() else None)
 
 
-def _outcome(name: str, ended: Ended, found: dict[str, Any] | None) -> Outcome:
+def _outcome(name: str, ended: Ended, answer: dict[str, Any] | None) -> Outcome:
     """A check that passed and whose process died afterwards, as at the end of the interpreter, did not pass."""
-    if found is None:
+    if answer is None:
         status = "hung" if ended.hung else "crashed"
         reason = ended.died or "its process ended with exit code 0 before the check was done"
         return Outcome(name, status, reason, {}, ended.seconds, ended.last_lines)
-    if ended.died and found["status"] != "failed":
-        reason = f"it {found['status']}, then {ended.died}"
+    if ended.died and answer["status"] != "failed":
+        reason = f"it {answer['status']}, then {ended.died}"
         status = "hung" if ended.hung else "crashed"
-        return Outcome(name, status, reason, found["measured"], ended.seconds, ended.last_lines)
-    lines = ended.last_lines if found["status"] == "failed" else ()
-    return Outcome(name, found["status"], found["reason"], found["measured"], ended.seconds, lines)
+        return Outcome(name, status, reason, answer["measured"], ended.seconds, ended.last_lines)
+    lines = ended.last_lines if answer["status"] == "failed" else ()
+    return Outcome(name, answer["status"], answer["reason"], answer["measured"], ended.seconds, lines)
 
 
 def judge(name: str, check: Callable[[], dict[str, Any]]) -> Outcome:

@@ -106,7 +106,8 @@ def _kernels() -> Iterator[GpuCheck]:
 
 
 def _parity(backend: str, target: str | None, need: str) -> Iterator[GpuCheck]:
-    for precision in _PRECISIONS:
+    # ONNX Runtime's CUDA provider has no integer convolution: INT8 is refused there
+    for precision in ("fp32", "fp16") if target == "cuda" else _PRECISIONS:
         name = f"{backend}{' ' + target if target else ''}: {precision} parity"
         arguments, needs = (backend, target, precision), ("gpu", need)
         yield GpuCheck(name, f"{_ROOM}.engines:check_parity", arguments, needs=needs, network=TRAINED, limit_s=_BUILD_S)

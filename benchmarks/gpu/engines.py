@@ -21,9 +21,7 @@ def check_parity(path: Path, backend: str, target: str | None, precision: str) -
     from resnetrt.runtime import load
 
     bundle = Bundle.open(path)
-    # on a GPU, ONNX Runtime uses TensorRT's dialect: its CUDA and TensorRT providers need symmetric ranges
-    gpu_dialect = backend == "onnxruntime" and precision == "int8"
-    variant = "int8.tensorrt" if gpu_dialect else choose_variant(bundle, backend, precision)
+    variant = choose_variant(bundle, backend, precision, target=target)
     engine = compile_variant(bundle, variant, backend, target)
     with load(bundle, engine) as session:
         assert session.selftest is not None

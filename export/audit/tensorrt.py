@@ -40,8 +40,8 @@ def executed(layers: Collection[EngineLayer], source: SourceGraph, on_dla: bool 
     In an engine for the DLA what fell back to the GPU is not in the engine's precision, but in `fp16 on the GPU`.
     """
     kernels = {name for layer in layers if layer.type != _GENERATED for name in layer.onnx}
-    found = [_layer(layer, source, kernels & source.mac_nodes.keys()) for layer in layers]
-    return tuple(_on_the_gpu(layer) if on_dla and layer.op != _DLA else layer for layer in found)
+    audited = [_layer(layer, source, kernels & source.mac_nodes.keys()) for layer in layers]
+    return tuple(_on_the_gpu(layer) if on_dla and layer.op != _DLA else layer for layer in audited)
 
 
 def _on_the_gpu(layer: ExecutedLayer) -> ExecutedLayer:

@@ -187,8 +187,8 @@ def _check(bundle: Bundle, staged: Path, record: EngineRecord) -> EngineParity:
     golden = Golden.of(bundle, record.variant)
     with find_backend(record.backend).load(staged, record, check_threads(None)) as session:
         session.preprocessing = bundle.manifest.preprocessing
-        found = selftest(session, golden, bundle.manifest.output)
-    return EngineParity(found, tolerance(record.backend, record.arithmetic).reason, session.same_file)
+        eager = selftest(session, golden, bundle.manifest.output)
+    return EngineParity(eager, tolerance(record.backend, record.arithmetic).reason, session.same_file)
 
 
 def _not_run(reason: str, bundle: Bundle, variant: str) -> ParityNotRun:
