@@ -89,6 +89,26 @@ def test_fp32_against_itself_passes_without_a_flip(place):
     assert row["fp32_top1"] > 85
 
 
+def shape(value):
+    """A JSON value with types for numbers and text; of a list, the first item."""
+    if isinstance(value, dict):
+        return {name: shape(item) for name, item in value.items()}
+    return [shape(item) for item in value[:1]] if isinstance(value, list) else type(value).__name__
+
+
+def test_the_record_has_the_fields_of_before(place, capsys):
+    """Others read it: `record_shape.json` is of an earlier version."""
+    stored = json.loads(Path(__file__).with_name("record_shape.json").read_bytes())
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32, "--json"]
+    results = str(place / "r.safetensors")
+    for name, more in (("no budget", ["--results", results]), ("baseline", ["--max-drop", "1", "--baseline", results])):
+        assert run([*command, *more]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert shape(record.pop("conditions"))
+        assert record.pop("schema_version") == 1
+        assert shape(record) == stored[name]
+
+
 def test_an_engine_that_takes_frames_is_judged_too(place):
     assert row_of(place, FRAMES)["verdict"] == "PASS"
 
