@@ -9,7 +9,8 @@ import pytest
 
 from resnetrt.benchmarks.accuracy.classes import class_drops
 from resnetrt.benchmarks.accuracy.comparison import Outcomes, PairedOutcomes
-from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows
+from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.accuracy.gate_rows import gate_rows
 from resnetrt.benchmarks.accuracy.looks import look_spending
 from resnetrt.benchmarks.accuracy.outcomes import write_results
 from resnetrt.benchmarks.accuracy.releases import BaselineRun, compare_releases
@@ -50,7 +51,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def check(name: str, rows: list[Any]) -> None:
-    found = flat(json.loads(json.dumps(rows, allow_nan=False)))
+    found = flat(json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False)))
     # another processor may round the last bit otherwise
     assert found == {
         place: pytest.approx(leaf, rel=1e-9) if isinstance(leaf, float) else leaf
@@ -69,15 +70,14 @@ def test_rows_of_engines():
 def test_classes_and_flips():
     outcomes = comparison()
     check("classes", class_drops(outcomes.reference, outcomes.candidates["c"], outcomes.labels, NAMES, GROUPS))
-    flips = worst_flips(outcomes, "b", 3, NAMES)
-    check("flips", [flip | {"image": f"image {flip['index']}"} for flip in flips])
+    check("flips", worst_flips(outcomes, "b", 3, NAMES, "image {}".format))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
 def test_rows_since_a_baseline(tmp_path: Path, suffix: str):
     then = comparison("ba")
     write_results(tmp_path / "old.safetensors", then, {})
-    (tmp_path / "old.json").write_text(json.dumps({"engines": gate_rows(then, None)}))
+    (tmp_path / "old.json").write_text(json.dumps({"engines": [row.to_json() for row in gate_rows(then, None)]}))
     old = BaselineRun.read(tmp_path / f"old.{suffix}")
     check(f"since {suffix}", compare_releases(comparison(), old, POINTS, {"c": "b"}))
     part = comparison("ac", GROUPS)
