@@ -11,6 +11,7 @@ from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
     from resnetrt.benchmarks.accuracy.gate import Budget
+    from resnetrt.benchmarks.evaluate.record import EvaluateRecord
     from resnetrt.benchmarks.evaluate.run import GateRun
 
 _PATH = click.Path(path_type=Path)
@@ -77,10 +78,11 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     if given["as_json"]:
         emit_json(run.record)
     else:
-        _print(run.record)
+        _print(run.evaluated)
     _write_files(run, given)
-    if run.record["verdict"] is not None:
-        ctx.exit(EXIT_CODES[run.record["verdict"]])
+    verdict = run.evaluated.verdict
+    if verdict is not None:
+        ctx.exit(EXIT_CODES[verdict])
 
 
 def _renamed(given: tuple[str, ...]) -> dict[str, str]:
@@ -139,30 +141,32 @@ def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
     from resnetrt.benchmarks.evaluate.report import to_junit, to_markdown
 
     if given["junit"] is not None:
-        write_file(given["junit"], to_junit(run.record))
+        write_file(given["junit"], to_junit(run.evaluated))
     if given["markdown"] is not None:
-        write_file(given["markdown"], to_markdown(run.record).encode())
+        write_file(given["markdown"], to_markdown(run.evaluated).encode())
     if given["contact_sheet"] is not None:
-        rows = run.record["engines"]
-        row = next((row for row in rows if row["flips"]), rows[0])
-        share = f"{row['flips_percent']:.2f} % of {row['n']} images flip"
-        title = f"{row['engine']}: {share}; the worst {len(row['flips'])}"
-        write_contact_sheet(given["contact_sheet"], row["flips"], run.dataset, title)
+        engines = run.evaluated.engines
+        engine = next((engine for engine in engines if engine.flips), engines[0])
+        found = engine.gate.accuracy
+        share = f"{found.flips_percent:.2f} % of {found.n} images flip"
+        title = f"{found.engine}: {share}; the worst {len(engine.flips)}"
+        write_contact_sheet(given["contact_sheet"], engine.flips, run.dataset, title)
 
 
-def _print(record: dict[str, Any]) -> None:
-    from resnetrt.benchmarks.evaluate.report import HEADER, explain, explain_baseline, row_cells
+def _print(record: "EvaluateRecord") -> None:
+    from resnetrt.benchmarks.evaluate.report import CLASSES, HEADER, explain, explain_baseline, row_cells
 
-    if record["reference_why"]:
-        note(f"reference is {record['reference']}: {record['reference_why']}")
-    print_table("", HEADER, [row_cells(row) for row in record["engines"]])
-    for row in record["engines"]:
-        if row["verdict"] is not None:
-            click.echo(f"{row['engine']}: {row['verdict']}: {explain(row, record['budget'])}")
-        for hint in row.get("hints", ()):
+    if record.reference_why:
+        note(f"reference is {record.reference}: {record.reference_why}")
+    print_table("", HEADER, [row_cells(engine.gate) for engine in record.engines])
+    for engine in record.engines:
+        if record.budget:
+            click.echo(f"{engine.gate.engine}: {engine.gate.verdict}: {explain(engine.gate, record.budget)}")
+        for hint in engine.hints or ():
             click.echo(f"  likely cause: {hint}")
-        for item in [item for item in row.get("classes", ()) if item["p_holm"] < 0.05][:5]:
-            loss = f"drop {item['drop_pp']:.1f} pp of {item['n']} images, corrected p {item['p_holm']:.2g}"
-            click.echo(f"  class {item['name']}: {loss}")
-    for row in record["baseline"]:
-        click.echo(f"{row['engine']} {explain_baseline(row, record['budget'])}")
+        for drop in engine.losing_classes(CLASSES):
+            loss = f"drop {drop.drop_pp:.1f} pp of {drop.n} images, corrected p {drop.p_holm:.2g}"
+            click.echo(f"  class {drop.name}: {loss}")
+    for row in record.baseline:
+        if record.budget:
+            click.echo(f"{row.engine} {explain_baseline(row, record.budget)}")

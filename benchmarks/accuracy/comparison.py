@@ -5,7 +5,7 @@ The answer of every engine for every image is kept, so rows and verdicts can be 
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +49,32 @@ class Outcomes:
         """The outcomes of the images at `rows`."""
         chosen = np.asarray(rows)
         return Outcomes(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """An engine beside the reference over the same `n` images: shares in percent, drops in percentage points.
+
+    With `groups`, which counts them, every group has the same weight, however many images it has. `drop_ci_pp` is
+    two-sided, 95 %. `calibration_overlap` counts images that calibration used too; None if that is unknown.
+    """
+
+    engine: str
+    n: int
+    groups: int | None
+    fp32_top1: float
+    top1: float
+    fp32_top5: float
+    top5: float
+    drop_pp: float
+    drop_ci_pp: tuple[float, float]
+    flips_percent: float
+    sqnr_db: float
+    calibration_overlap: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of an engine without the gate's part."""
+        return asdict(self) | {"drop_ci_pp": list(self.drop_ci_pp), "verdict": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +126,14 @@ class PairedOutcomes:
         return self.at(np.sort(first[~torn]))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per candidate, shares in percent and drops in percentage points; the gate fills in `verdict`.
+        """The `accuracy` of every candidate as JSON."""
+        return [row.to_json() for row in self.accuracy()]
 
-        Every group has the same weight, however many images it has.
-        """
+    def accuracy(self) -> list[AccuracyRow]:
+        """One row per candidate."""
         return [self._row(name, outcomes) for name, outcomes in self.candidates.items()]
 
-    def _row(self, name: str, outcomes: Outcomes) -> dict[str, Any]:
+    def _row(self, name: str, outcomes: Outcomes) -> AccuracyRow:
         right, reference_right = outcomes.predicted == self.labels, self.reference.predicted == self.labels
         weights, n = group_weights(self.groups, len(self.labels)), self.count
 
@@ -115,21 +142,20 @@ class PairedOutcomes:
 
         lost, gained = (float(weights[hits].sum()) for hits in (reference_right & ~right, right & ~reference_right))
         low, high = drop_interval(lost, gained, n)
-        return {
-            "engine": name,
-            "n": len(self.labels),
-            "groups": None if self.groups is None else n,
-            "fp32_top1": percent(reference_right),
-            "top1": percent(right),
-            "fp32_top5": percent(self.reference.top5),
-            "top5": percent(outcomes.top5),
-            "drop_pp": 100 * (lost - gained) / n,
-            "drop_ci_pp": [100 * low, 100 * high],
-            "flips_percent": percent(outcomes.predicted != self.reference.predicted),
-            "sqnr_db": _sqnr_db(self.reference.signal, outcomes.noise),
-            "verdict": None,
-            "calibration_overlap": self.calibration_overlap,
-        }
+        return AccuracyRow(
+            engine=name,
+            n=len(self.labels),
+            groups=None if self.groups is None else n,
+            fp32_top1=percent(reference_right),
+            top1=percent(right),
+            fp32_top5=percent(self.reference.top5),
+            top5=percent(outcomes.top5),
+            drop_pp=100 * (lost - gained) / n,
+            drop_ci_pp=(100 * low, 100 * high),
+            flips_percent=percent(outcomes.predicted != self.reference.predicted),
+            sqnr_db=_sqnr_db(self.reference.signal, outcomes.noise),
+            calibration_overlap=self.calibration_overlap,
+        )
 
 
 @dataclass(frozen=True, eq=False)

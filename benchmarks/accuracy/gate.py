@@ -6,14 +6,13 @@ No engine passes on images for which the reference is not clearly better than a 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.accuracy.comparison import Outcomes, PairedOutcomes
 from resnetrt.benchmarks.accuracy.groups import group_weights, net_winners
 from resnetrt.benchmarks.stats.noninferiority import (
     drop_bounds,
@@ -113,6 +112,11 @@ class Pairs:
         return cls(shared, lost_share, gained_share, len(np.unique(groups)), winners)
 
     @property
+    def by_winner(self) -> tuple[int, int]:
+        """`winners`, or the counts that they are without groups."""
+        return self.winners or (int(self.lost), int(self.gained))
+
+    @property
     def drop_pp(self) -> float:
         """Reference top-1 minus candidate top-1 in percentage points."""
         return 100 * (self.lost - self.gained) / self.n
@@ -124,25 +128,33 @@ class Verdict:
 
     Each bound alone holds with the confidence of its side. With `more_images` further images the verdict is decided
     with a probability of 90 %; with `more_images_if_equal` an engine as good as its reference passes. Both are None for
-    a decided verdict, or if no number suffices. `mcnemar_p` is exact and two-sided.
+    a decided verdict, or if no number suffices. `mcnemar_p` is exact and two-sided, None for runs on other images.
+    `why` is what decided; `doubt` says why the images tell too little, None if they tell enough.
     """
 
     verdict: str
     bound_low: float
     bound_high: float
-    mcnemar_p: float
-    more_images: int | None
-    more_images_if_equal: int | None
+    mcnemar_p: float | None = None
+    more_images: int | None = None
+    more_images_if_equal: int | None = None
+    why: str = STATISTICS
+    doubt: str | None = None
+
+    def overruled(self, why: str) -> "Verdict":
+        """FAIL for a reason other than the statistics, unless it already fails by them."""
+        return self if self.verdict == FAIL else replace(self, verdict=FAIL, why=why)
 
     def to_json(self) -> dict[str, Any]:
         """The gate's part of a row of `evaluate`."""
         return {
             "verdict": self.verdict,
-            "verdict_why": STATISTICS,
+            "verdict_why": self.why,
             "gate_bounds": [self.bound_low, self.bound_high],
             "mcnemar_p": self.mcnemar_p,
             "more_images": self.more_images,
             "more_images_if_equal": self.more_images_if_equal,
+            "doubt": self.doubt,
         }
 
 
@@ -163,8 +175,7 @@ def judge_pairs(
         images_to_decide(pairs, budget, next_spending or spending, equal) if verdict == INCONCLUSIVE else None
         for equal in (False, True)
     )
-    winners = pairs.winners or (int(pairs.lost), int(pairs.gained))
-    return Verdict(verdict, low, high, mcnemar_p(*winners), more, more_if_equal)
+    return Verdict(verdict, low, high, mcnemar_p(*pairs.by_winner), more, more_if_equal)
 
 
 def decide(
@@ -258,56 +269,19 @@ def scipy_stats() -> Any:
     return scipy.stats
 
 
-def gate_rows(
-    comparison: PairedOutcomes,
-    budget: Budget | None,
-    class_names: Sequence[str] = (),
-    spendings: Mapping[str, tuple[Spending, Spending]] | None = None,
-) -> list[dict[str, Any]]:
-    """The rows of `comparison` with calibration errors and, under a budget, the verdict of each engine.
-
-    `spendings` are each engine's spending for this look and for the next, by default all of `1 - confidence`. Every
-    image counts once: `n` counts the distinct images, `copies` those left out because they are pixel-identical to
-    another image, with the same label or a different one.
-    """
-    everything, comparison = len(comparison.labels), comparison.distinct()
-    labels, groups = comparison.labels, comparison.groups
-    reference_ece = calibration_error(comparison.reference, labels)
-    rows = []
-    for row, (name, outcomes) in zip(comparison.rows(), comparison.candidates.items(), strict=True):
-        ece = calibration_error(outcomes, labels)
-        extra = {
-            "copies": everything - len(labels),
-            "agreement_percent": 100 - row["flips_percent"],
-            "fp32_ece_percent": 100 * reference_ece,
-            "ece_percent": 100 * ece,
-            "ece_change_pp": 100 * (ece - reference_ece),
-        }
-        if budget is not None:
-            reference_right = comparison.reference.predicted == labels
-            pairs = Pairs.count(reference_right, outcomes.predicted == labels, groups)
-            extra |= {"lost": pairs.lost, "gained": pairs.gained}
-            extra |= judge_pairs(pairs, budget, *(spendings or {}).get(name, (WHOLE, WHOLE))).to_json()
-            question(extra, reference_right, labels, budget, class_names, groups)
-        rows.append(row | extra)
-    return rows
-
-
 def question(
-    row: dict[str, Any],
+    verdict: Verdict,
     reference_right: Right,
     labels: Labels,
     budget: Budget,
     class_names: Sequence[str] = (),
     groups: Labels | None = None,
-) -> None:
-    """Add `doubt` to a judged row: why its images tell too little, or None.
-
-    With a doubt no engine passes; images of a single class decide nothing at all.
-    """
-    row["doubt"] = doubt_of(reference_right, labels, budget.confidence, class_names, groups)
-    if row["doubt"] and (row["verdict"] == PASS or (labels == labels[0]).all()):
-        row |= {"verdict": INCONCLUSIVE, "verdict_why": DATA, "more_images": None, "more_images_if_equal": None}
+) -> Verdict:
+    """The verdict with its `doubt`: with one no engine passes; images of a single class decide nothing at all."""
+    doubt = doubt_of(reference_right, labels, budget.confidence, class_names, groups)
+    if doubt and (verdict.verdict == PASS or (labels == labels[0]).all()):
+        verdict = replace(verdict, verdict=INCONCLUSIVE, why=DATA, more_images=None, more_images_if_equal=None)
+    return replace(verdict, doubt=doubt)
 
 
 def doubt_of(
@@ -337,23 +311,7 @@ def doubt_of(
     )
 
 
-def calibration_error(outcomes: Outcomes, labels: npt.NDArray[np.int64], bins: int = 15) -> float:
-    """Expected calibration error: the mean over images of |confidence - accuracy| of their bin; bins have equal width.
-
-    Guo et al. (2017), arXiv:1706.04599, equation 3.
-    """
-    index = np.minimum((outcomes.confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(index, weights=outcomes.confidence - (outcomes.predicted == labels), minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
-def overrule(row: dict[str, Any], why: str) -> None:
-    """Let a row FAIL for a reason other than its statistics, unless it already fails by them."""
-    if row["verdict"] != FAIL:
-        row["verdict"], row["verdict_why"] = FAIL, why
-
-
-def overall(rows: list[dict[str, Any]]) -> str | None:
-    """The worst verdict of the rows: FAIL before INCONCLUSIVE before PASS; None without verdicts."""
-    found = [row["verdict"] for row in rows if row["verdict"] is not None]
-    return max(found, key=(PASS, INCONCLUSIVE, FAIL).index) if found else None
+def overall(verdicts: Iterable[str | None]) -> str | None:
+    """The worst verdict: FAIL before INCONCLUSIVE before PASS; None without verdicts."""
+    given = [verdict for verdict in verdicts if verdict is not None]
+    return max(given, key=(PASS, INCONCLUSIVE, FAIL).index) if given else None

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Spending
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow
 from resnetrt.benchmarks.measure.timing import no_ratio, paired_ratio
 from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
@@ -68,17 +69,17 @@ def choice_claim(engines: int, budget: Budget) -> str:
 
 
 def choose(
-    attempts: Sequence[Attempt], accuracy: Sequence[Mapping[str, Any]], latency: Sequence[Mapping[str, Any]]
+    attempts: Sequence[Attempt], accuracy: Sequence[GateRow], latency: Sequence[Mapping[str, Any]]
 ) -> list[Attempt]:
     """The attempts with their numbers and outcomes; the fastest that PASSes comes first, the others are sorted by time.
 
     `accuracy` are rows of the gate; `latency` are rows of one batch size, measured side by side.
     """
-    judged, timed = ({row["engine"]: row for row in rows} for rows in (accuracy, latency))
-    found = [_with_numbers(item, judged, timed) for item in attempts]
-    passing = [item for item in found if item.engine is not None and item.verdict == PASS]
+    judged, timed = {row.engine: row for row in accuracy}, {row["engine"]: row for row in latency}
+    measured = [_with_numbers(item, judged, timed) for item in attempts]
+    passing = [item for item in measured if item.engine is not None and item.verdict == PASS]
     best = min(passing, key=_ms, default=None)
-    ended = [_end(item, best, judged, timed) for item in found]
+    ended = [_end(item, best, judged, timed) for item in measured]
     return sorted(ended, key=lambda item: (item.outcome != CHOSEN, item.median_ms is None, item.median_ms or 0.0))
 
 
@@ -96,23 +97,24 @@ def keep_only(bundle: Bundle, engine: str) -> None:
             editor.drop_engine(name)
 
 
-def _with_numbers(item: Attempt, judged: Mapping[str, Any], timed: Mapping[str, Any]) -> Attempt:
+def _with_numbers(item: Attempt, judged: Mapping[str, GateRow], timed: Mapping[str, Any]) -> Attempt:
     if item.engine is None:
         return item
     row = judged[item.engine]
     ms = timed[item.engine]["median_ms"]
-    return replace(item, median_ms=ms, drop_pp=row["drop_pp"], verdict=row["verdict"])
+    return replace(item, median_ms=ms, drop_pp=row.accuracy.drop_pp, verdict=row.verdict)
 
 
-def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, Any], timed: Mapping[str, Any]) -> Attempt:
+def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, GateRow], timed: Mapping[str, Any]) -> Attempt:
     if item.engine is None:
         return item
     if item == best:
         return replace(item, outcome=CHOSEN, why="the fastest that passes")
     if item.verdict != PASS:
         row = judged[item.engine]
-        low, high = row["drop_ci_pp"]
-        why = row.get("doubt") or f"drop {item.drop_pp:.2f} [{low:.2f}, {high:.2f}] pp"
+        low, high = row.accuracy.drop_ci_pp
+        doubt = row.decision and row.decision.doubt
+        why = doubt or f"drop {item.drop_pp:.2f} [{low:.2f}, {high:.2f}] pp"
         return replace(item, outcome=INACCURATE, why=f"{item.verdict}: {why}")
     assert best is not None
     assert best.engine is not None

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
-from resnetrt.benchmarks.accuracy.gate import Budget, gate_rows
+from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.accuracy.gate_rows import gate_rows
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.deploy.engines import Engines, Wanted, compile_all
 from resnetrt.benchmarks.evaluate.report import counted
@@ -138,7 +139,7 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, sa
         latency = [row | {"disturbed": noise.disturbed} for row in latency]
         say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads} threads")
         notes = [f"DISTURBED while the engines were timed: {reason}" for reason in noise.reasons]
-        notes += [f"images evaluated: {counted(row)}" for row in accuracy[:1] if row["copies"]]
+        notes += [f"images evaluated: {counted(row)}" for row in accuracy[:1] if row.copies]
         for note in notes:
             say(f"time      {note}")
     names = [*engines, *made.not_run]

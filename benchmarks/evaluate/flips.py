@@ -1,7 +1,8 @@
 """The images whose predicted class changed: a list, worst first, and a picture of them."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,36 @@ _TILE, _GAP, _COLUMNS, _LINE, _FONT = 160, 10, 6, 15, 12
 _RED, _GREEN, _GREY, _INK = (190, 40, 30), (20, 120, 70), (120, 120, 120), (30, 30, 30)
 
 
-def worst_flips(comparison: PairedOutcomes, engine: str, count: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Flip:
+    """One flipped image: its classes by name, and the margins of both answers.
+
+    `position` is its place among the distinct images of the run, `index` that in the data set, `image` its name there.
+    `lost` says that the reference was right.
+    """
+
+    position: int
+    index: int
+    image: str
+    label: str
+    reference: str
+    candidate: str
+    reference_margin: float
+    candidate_margin: float
+    lost: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The row under `flips[]` of an engine of `evaluate --json`."""
+        return asdict(self)
+
+
+def worst_flips(
+    comparison: PairedOutcomes, engine: str, count: int, names: Sequence[str], identity: Callable[[int], str]
+) -> list[Flip]:
     """At most `count` flipped images: losses first, then by the sum of both margins, largest first.
 
-    Large margins on both sides mean two confident answers that disagree; small margins mean coin tosses.
+    Large margins on both sides mean two confident answers that disagree; small margins mean coin tosses. `identity`
+    names the image at an index of the data set.
     """
     reference, candidate = comparison.reference, comparison.candidates[engine]
     flipped = np.flatnonzero(reference.predicted != candidate.predicted)
@@ -33,16 +60,17 @@ def worst_flips(comparison: PairedOutcomes, engine: str, count: int, names: Sequ
         return names[label] if label < len(names) else str(label)
 
     return [
-        {
-            "position": int(row),
-            "index": int(comparison.indices[row]),
-            "label": name(int(comparison.labels[row])),
-            "reference": name(int(reference.predicted[row])),
-            "candidate": name(int(candidate.predicted[row])),
-            "reference_margin": float(reference.margin[row]),
-            "candidate_margin": float(candidate.margin[row]),
-            "lost": bool(reference.predicted[row] == comparison.labels[row]),
-        }
+        Flip(
+            position=int(row),
+            index=int(comparison.indices[row]),
+            image=identity(int(comparison.indices[row])),
+            label=name(int(comparison.labels[row])),
+            reference=name(int(reference.predicted[row])),
+            candidate=name(int(candidate.predicted[row])),
+            reference_margin=float(reference.margin[row]),
+            candidate_margin=float(candidate.margin[row]),
+            lost=bool(reference.predicted[row] == comparison.labels[row]),
+        )
         for row in order
     ]
 
@@ -55,14 +83,14 @@ def check_suffix(path: Path) -> str:
     return known[path.suffix.lower()]
 
 
-def write_contact_sheet(path: Path, flips: Sequence[dict[str, Any]], dataset: Dataset, title: str) -> None:
+def write_contact_sheet(path: Path, flips: Sequence[Flip], dataset: Dataset, title: str) -> None:
     """Write the flipped images with their three classes, as PNG or in the format that `check_suffix` finds."""
     blob = io.BytesIO()
     draw_contact_sheet(flips, dataset, title).save(blob, format=check_suffix(path))
     write_file(path, blob.getvalue())
 
 
-def draw_contact_sheet(flips: Sequence[dict[str, Any]], dataset: Dataset, title: str) -> Image.Image:
+def draw_contact_sheet(flips: Sequence[Flip], dataset: Dataset, title: str) -> Image.Image:
     """The picture: equal tiles with label, reference and candidate as captions; green is right, red is wrong."""
     columns = min(_COLUMNS, max(3, len(flips)))
     rows = max(1, -(-len(flips) // columns))
@@ -75,20 +103,20 @@ def draw_contact_sheet(flips: Sequence[dict[str, Any]], dataset: Dataset, title:
     for place, flip in enumerate(flips):
         left = _GAP + place % columns * (_TILE + _GAP)
         top = 2 * _LINE + 2 * _GAP + place // columns * height
-        sheet.paste(_tile(next(dataset.select([flip["position"]]).batches(1)).frames[0]), (left, top))
+        sheet.paste(_tile(next(dataset.select([flip.position]).batches(1)).frames[0]), (left, top))
         for line, (text, colour) in enumerate(_captions(flip)):
             draw.text((left, top + _TILE + 2 + line * _LINE), _fit(draw, text, _TILE, font), colour, font)
     return sheet
 
 
-def _captions(flip: dict[str, Any]) -> list[tuple[str, tuple[int, int, int]]]:
+def _captions(flip: Flip) -> list[tuple[str, tuple[int, int, int]]]:
     def colour(answer: str) -> tuple[int, int, int]:
-        return _GREEN if answer == flip["label"] else _RED
+        return _GREEN if answer == flip.label else _RED
 
     return [
-        (f"{flip['label']}  #{flip['index']}", _GREY),
-        (f"{flip['reference']}  (+{flip['reference_margin']:.2g})", colour(flip["reference"])),
-        (f"{flip['candidate']}  (+{flip['candidate_margin']:.2g})", colour(flip["candidate"])),
+        (f"{flip.label}  #{flip.index}", _GREY),
+        (f"{flip.reference}  (+{flip.reference_margin:.2g})", colour(flip.reference)),
+        (f"{flip.candidate}  (+{flip.candidate_margin:.2g})", colour(flip.candidate)),
     ]
 
 

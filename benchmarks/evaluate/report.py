@@ -1,12 +1,13 @@
 """The gate's result for machines and reviewers: JUnit XML for CI, Markdown for a pull request."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from xml.etree import ElementTree
 
-from resnetrt.benchmarks.accuracy.gate import DATA, FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, STATISTICS
+from resnetrt.benchmarks.accuracy.gate import DATA, FAIL, INCONCLUSIVE, PASS, REFERENCE, SELFTEST, Budget, Verdict
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow, Look
 from resnetrt.benchmarks.accuracy.looks import look_share
-from resnetrt.benchmarks.accuracy.releases import NEW, NOT_ASKED, VANISHED
+from resnetrt.benchmarks.accuracy.releases import NEW, NOT_ASKED, VANISHED, LoneEngine, ReleaseChange, ReleaseRow
+from resnetrt.benchmarks.evaluate.record import EvaluatedEngine, EvaluateRecord
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
 _NOT_STATISTICS = {
@@ -21,183 +22,206 @@ _ALONE = {
     NOT_ASKED: "not compared: --engine names others",
 }
 _UNPAIRED = "other images, so a wide interval; store --results to pair them"
-_NUMBERS = ("n", "fp32_top1", "top1", "drop_pp", "flips_percent", "sqnr_db")
-_BASELINE_NUMBERS = ("n", "baseline_top1", "top1", "drop_pp")
-_CLASSES, _FLIPS = 5, 10
-Record = Mapping[str, Any]
+CLASSES = 5  # at most so many that lose are named
+_FLIPS = 10
 
 HEADER = ("engine", "images", "FP32 top-1 %", "top-1 %", "drop pp", "flips %", "SQNR dB", "ECE change pp", "verdict")
 
 
-def row_cells(row: Record) -> list[str]:
+def row_cells(row: GateRow) -> list[str]:
     """The cells of one engine, as `HEADER` names them."""
-    low, high = row["drop_ci_pp"]
+    found = row.accuracy
+    low, high = found.drop_ci_pp
     return [
-        row["engine"],
+        row.engine,
         counted(row),
-        f"{row['fp32_top1']:.2f}",
-        f"{row['top1']:.2f}",
-        f"{row['drop_pp'] + 0.0:.2f} [{low:.2f}, {high:.2f}]",
-        f"{row['flips_percent']:.2f}",
-        f"{row['sqnr_db']:.1f}",
-        f"{round(row['ece_change_pp'], 2) + 0.0:+.2f}",
-        row["verdict"] or "-",
+        f"{found.fp32_top1:.2f}",
+        f"{found.top1:.2f}",
+        f"{found.drop_pp + 0.0:.2f} [{low:.2f}, {high:.2f}]",
+        f"{found.flips_percent:.2f}",
+        f"{found.sqnr_db:.1f}",
+        f"{round(row.ece_change_pp, 2) + 0.0:+.2f}",
+        row.verdict or "-",
     ]
 
 
-def counted(row: Record) -> str:
+def counted(row: GateRow) -> str:
     """How many images an engine was judged on, and how many of them count."""
-    copies = f" (+{row['copies']} copies that don't count)" if row["copies"] else ""
-    return f"{row['n']}{_in_groups(row)}{copies}"
+    copies = f" (+{row.copies} copies that don't count)" if row.copies else ""
+    return f"{row.accuracy.n}{_in_groups(row.accuracy.groups)}{copies}"
 
 
-def _in_groups(row: Record) -> str:
-    return "" if row["groups"] is None else f" in {row['groups']} groups"
+def _in_groups(groups: int | None) -> str:
+    return "" if groups is None else f" in {groups} groups"
 
 
-def explain(row: Record, budget: Record) -> str:
-    """One sentence on why an engine, or a row of `baseline`, got its verdict; empty without a verdict."""
-    if row["verdict"] is None:
+def explain(row: GateRow | ReleaseChange, budget: Budget) -> str:
+    """One sentence on why an engine, or its change since the baseline, got its verdict; empty without a verdict."""
+    decision = row.decision
+    if decision is None:
         return ""
-    decided = row.get("verdict_why", STATISTICS)
-    if decided == DATA:
-        return str(row["doubt"])
-    return _NOT_STATISTICS[decided] if decided in _NOT_STATISTICS else _statistics(row, budget)
+    if decision.why == DATA:
+        return str(decision.doubt)
+    if decision.why in _NOT_STATISTICS:
+        return _NOT_STATISTICS[decision.why]
+    if isinstance(row, GateRow):
+        more = _more(decision, row.accuracy.groups, row.look)
+        return _statistics(decision, budget, budget.max_drop_pp, row.look, more)
+    # on other images the number that would decide is unknown
+    more = _more(decision, row.groups, row.look) if row.paired else ""
+    limit_pp = budget.max_drop_pp if row.limit_pp is None else row.limit_pp
+    return _statistics(decision, budget, limit_pp, row.look, more)
 
 
-def explain_baseline(row: Record, budget: Record) -> str:
+def explain_baseline(row: ReleaseRow, budget: Budget) -> str:
     """The text for a row of `baseline`, after the engine's name."""
-    if row["paired"] is None:
-        verdict = "" if row["verdict"] is None else f"{row['verdict']}: "
-        return f"since the baseline: {verdict}{_ALONE[row['verdict_why']]}"
-    then = "" if row["baseline_engine"] == row["engine"] else f"{row['baseline_engine']}, "
-    images = f"the same {row['n']} images{_in_groups(row)}" if row["paired"] else _UNPAIRED
+    if isinstance(row, LoneEngine):
+        verdict = "" if row.verdict is None else f"{row.verdict}: "
+        return f"since the baseline: {verdict}{_ALONE[row.why]}"
+    then = "" if row.baseline_engine == row.engine else f"{row.baseline_engine}, "
+    images = f"the same {row.n} images{_in_groups(row.groups)}" if row.paired else _UNPAIRED
     return (
-        f"since the baseline ({then}{images}): {row['verdict']}: {row['baseline_top1']:.2f} -> "
-        f"{row['top1']:.2f} %; {explain(row, budget)}"
+        f"since the baseline ({then}{images}): {row.verdict}: {row.baseline_top1:.2f} -> "
+        f"{row.top1:.2f} %; {explain(row, budget)}"
     )
 
 
-def _statistics(row: Record, budget: Record) -> str:
-    low, high = row["gate_bounds"]
-    sure = f"{100 * budget['confidence']:g} % sure"
-    limit_pp = row.get("limit_pp", budget["max_drop_pp"])
+def _statistics(decision: Verdict, budget: Budget, limit_pp: float | None, look: Look | None, more: str) -> str:
+    low, high = decision.bound_low, decision.bound_high
+    sure = f"{100 * budget.confidence:g} % sure"
     if limit_pp is not None:
         limit, best, worst, what = f"{limit_pp:.4g} pp", f"{low:.2f} pp", f"{high:.2f} pp", "drop"
     else:
-        limit, best, worst, what = f"{budget['min_relative']:g}", f"{high:.4f}", f"{low:.4f}", "relative top-1"
+        limit, best, worst, what = f"{budget.min_relative:g}", f"{high:.4f}", f"{low:.4f}", "relative top-1"
     texts = {
         PASS: f"{sure} that the {what} is no worse than {worst}, inside the budget of {limit}",
-        FAIL: f"{sure}{_of_all(row)} that the {what} is no better than {best}, outside the budget of {limit}",
-        INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}{_more(row)}",
+        FAIL: f"{sure}{_of_all(look)} that the {what} is no better than {best}, outside the budget of {limit}",
+        INCONCLUSIVE: f"the {what} may be anything from {best} to {worst}; the budget is {limit}{more}",
     }
-    return texts[row["verdict"]] + _look(row)
+    return texts[decision.verdict] + _which_look(look)
 
 
-def _of_all(row: Record) -> str:
+def _of_all(look: Look | None) -> str:
     """Which verdicts share the promised probability of a wrong FAIL."""
-    return "" if row.get("verdicts", 1) == 1 else f" (of all {row['verdicts']} verdicts together)"
+    return "" if look is None or look.verdicts == 1 else f" (of all {look.verdicts} verdicts together)"
 
 
-def _look(row: Record) -> str:
-    if (row.get("look") or 1) == 1:
+def _which_look(look: Look | None) -> str:
+    if look is None or look.number in (None, 1):
         return ""
-    return f"; look {row['look']} at this engine, for which {look_share(row['look']):.2%} of the doubt is left"
+    return f"; look {look.number} at this engine, for which {look_share(look.number):.2%} of the doubt is left"
 
 
-def _more(row: Record) -> str:
-    if not row.get("paired", True):
-        return ""  # the number that would decide is unknown
-    if row["more_images"] is None:
+def _more(decision: Verdict, groups: int | None, look: Look | None) -> str:
+    if decision.more_images is None:
         return "; the drop is so near the budget that no number of images would decide"
-    what = "images" if row["groups"] is None else "groups"
-    remember = "; store --results, so that another look at this engine counts as one" if _is_forgotten(row) else ""
-    equal = row["more_images_if_equal"]
+    what = "images" if groups is None else "groups"
+    forgotten = look is not None and look.number is None
+    remember = "; store --results, so that another look at this engine counts as one" if forgotten else ""
+    equal = decision.more_images_if_equal
     if_equal = (
-        "" if equal is None else f"would let it PASS if it is as good as the reference, about {row['more_images']} "
+        "" if equal is None else f"would let it PASS if it is as good as the reference, about {decision.more_images} "
     )
-    more = row["more_images"] if equal is None else equal
+    more = decision.more_images if equal is None else equal
     return f"; about {more} more {what} {if_equal}would decide anyhow, with a chance of 90 %{remember}"
 
 
-def _is_forgotten(row: Record) -> bool:
-    return "look" in row and row["look"] is None
-
-
-def to_junit(record: Record) -> bytes:
+def to_junit(record: EvaluateRecord) -> bytes:
     """JUnit XML: one test case per engine, and one more for each row of `baseline`.
 
     INCONCLUSIVE becomes an error and FAIL a failure, because a CI shows them differently.
     """
-    rows = [*record["engines"], *record["baseline"]]
-    skipped = sum(row["paired"] is None and row["verdict"] is None for row in record["baseline"])
-    failures = sum(row["verdict"] == FAIL for row in rows)
-    errors = sum(row["verdict"] == INCONCLUSIVE for row in rows)
-    counts = {"tests": str(len(rows)), "failures": str(failures), "errors": str(errors), "skipped": str(skipped)}
+    verdicts = [*(row.gate.verdict for row in record.engines), *(row.verdict for row in record.baseline)]
+    skipped = sum(isinstance(row, LoneEngine) and row.verdict is None for row in record.baseline)
+    failures, errors = verdicts.count(FAIL), verdicts.count(INCONCLUSIVE)
+    counts = {"tests": str(len(verdicts)), "failures": str(failures), "errors": str(errors), "skipped": str(skipped)}
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "resnetrt.evaluate", **counts})
-    for row in record["engines"]:
-        _add_case(suite, row["engine"], row, explain(row, record["budget"]), _NUMBERS)
-    for row in record["baseline"]:
-        why = explain_baseline(row, record["budget"])
-        _add_case(suite, f"{row['engine']} since the baseline", row, why, _BASELINE_NUMBERS)
+    for engine in record.engines:
+        gate, found = engine.gate, engine.gate.accuracy
+        numbers = {
+            "n": found.n,
+            "fp32_top1": found.fp32_top1,
+            "top1": found.top1,
+            "drop_pp": found.drop_pp,
+            "flips_percent": found.flips_percent,
+            "sqnr_db": found.sqnr_db,
+        }
+        why = explain(gate, record.budget) if record.budget else ""
+        _add_case(suite, gate.engine, gate.verdict, why, numbers, engine.hints or ())
+    for row in record.baseline:
+        why = explain_baseline(row, record.budget) if record.budget else ""
+        _add_case(suite, f"{row.engine} since the baseline", row.verdict, why, _baseline_numbers(row))
     ElementTree.indent(suites)
     return bytes(ElementTree.tostring(suites, "utf-8", xml_declaration=True)) + b"\n"
 
 
-def _add_case(suite: ElementTree.Element, name: str, row: Record, why: str, numbers: Sequence[str]) -> None:
+def _baseline_numbers(row: ReleaseRow) -> dict[str, float]:
+    if isinstance(row, LoneEngine):
+        return {}
+    return {"n": row.n, "baseline_top1": row.baseline_top1, "top1": row.top1, "drop_pp": row.drop_pp}
+
+
+def _add_case(
+    suite: ElementTree.Element,
+    name: str,
+    verdict: str | None,
+    why: str,
+    numbers: Mapping[str, float],
+    hints: Sequence[str] = (),
+) -> None:
     case = ElementTree.SubElement(suite, "testcase", {"classname": "resnetrt.evaluate", "name": name})
-    if row["verdict"] in (FAIL, INCONCLUSIVE):
-        kind = "failure" if row["verdict"] == FAIL else "error"
-        found = ElementTree.SubElement(case, kind, {"message": why, "type": row["verdict"]})
-        found.text = _printable("\n".join([why, *row.get("hints", ())]))
-    if row["verdict"] is None and why:
+    if verdict in (FAIL, INCONCLUSIVE):
+        kind = "failure" if verdict == FAIL else "error"
+        problem = ElementTree.SubElement(case, kind, {"message": why, "type": verdict})
+        problem.text = _printable("\n".join([why, *hints]))
+    if verdict is None and why:
         ElementTree.SubElement(case, "skipped", {"message": why})
     out = ElementTree.SubElement(case, "system-out")
-    out.text = ", ".join(f"{key} {row[key]:.6g}" for key in numbers if row[key] is not None)
+    out.text = ", ".join(f"{key} {value:.6g}" for key, value in numbers.items())
 
 
-def to_markdown(record: Record) -> str:
+def to_markdown(record: EvaluateRecord) -> str:
     """A comment for a pull request: table, reasons, classes that lose, worst flips, baseline, conditions."""
-    lines = [f"### Accuracy gate: {_MARKS[record['verdict']]}", ""]
-    if record["budget"]:
-        lines += [f"Budget: {record['budget_text']}. Data: {record['data']}. Reference: {record['reference']}.", ""]
-    lines += _table(HEADER, [row_cells(row) for row in record["engines"]])
-    for row in record["engines"]:
-        if row["verdict"] is not None:
-            lines += ["", f"- **{row['engine']}**: {explain(row, record['budget'])}."]
-        lines += [f"  - likely cause: {hint}" for hint in row.get("hints", ())]
-        lines += [f"  - {line}" for line in _class_lines(row)]
-        lines += _flip_lines(row)
-    for row in record["baseline"]:
-        lines += ["", f"- **{row['engine']}** {explain_baseline(row, record['budget'])}."]
+    lines, budget = [f"### Accuracy gate: {_MARKS[record.verdict]}", ""], record.budget
+    if budget:
+        lines += [f"Budget: {budget}. Data: {record.data}. Reference: {record.reference}.", ""]
+    lines += _table(HEADER, [row_cells(engine.gate) for engine in record.engines])
+    for engine in record.engines:
+        if budget:
+            lines += ["", f"- **{engine.gate.engine}**: {explain(engine.gate, budget)}."]
+        lines += [f"  - likely cause: {hint}" for hint in engine.hints or ()]
+        lines += [f"  - {line}" for line in _class_lines(engine)]
+        lines += _flip_lines(engine)
+    for row in record.baseline:
+        if budget:
+            lines += ["", f"- **{row.engine}** {explain_baseline(row, budget)}."]
     lines += ["", f"The bracketed interval of the drop is two-sided 95 %. {_conditions(record)}"]
     return "\n".join(lines) + "\n"
 
 
-def _class_lines(row: Record) -> list[str]:
-    losing = [item for item in row.get("classes", ()) if item["p_holm"] < 0.05][:_CLASSES]
+def _class_lines(engine: EvaluatedEngine) -> list[str]:
     return [
-        f"class {item['name']} loses {item['drop_pp']:.1f} pp of {item['n']} images (corrected p {item['p_holm']:.2g})"
-        for item in losing
+        f"class {drop.name} loses {drop.drop_pp:.1f} pp of {drop.n} images (corrected p {drop.p_holm:.2g})"
+        for drop in engine.losing_classes(CLASSES)
     ]
 
 
-def _flip_lines(row: Record) -> list[str]:
-    flips = row.get("flips", ())[:_FLIPS]
+def _flip_lines(engine: EvaluatedEngine) -> list[str]:
+    flips = engine.flips[:_FLIPS]
     if not flips:
         return []
     cells = [
-        [f"`{item['image']}`", item["label"], item["reference"], item["candidate"], f"{item['candidate_margin']:.2g}"]
-        for item in flips
+        [f"`{flip.image}`", flip.label, flip.reference, flip.candidate, f"{flip.candidate_margin:.2g}"]
+        for flip in flips
     ]
     header = ("image", "label", "reference says", "engine says", "engine's margin")
-    summary = f"<details><summary>{row['engine']}: the worst {len(flips)} flips</summary>"
+    summary = f"<details><summary>{engine.gate.engine}: the worst {len(flips)} flips</summary>"
     return ["", summary, "", *_table(header, cells), "", "</details>"]
 
 
-def _conditions(record: Record) -> str:
-    conditions = record["conditions"]
+def _conditions(record: EvaluateRecord) -> str:
+    conditions = record.conditions
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     return f"Run on {conditions['cpu']}, {conditions['threads']} threads; {versions}."
 

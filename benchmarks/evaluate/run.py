@@ -1,6 +1,5 @@
 """The accuracy gate over a bundle: run or resume, store, judge, explain."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,25 +10,18 @@ import numpy as np
 from resnetrt.benchmarks.accuracy.classes import class_drops
 from resnetrt.benchmarks.accuracy.comparison import OnFrames, PairedOutcomes, compare_accuracy
 from resnetrt.benchmarks.accuracy.content import batch_hashes, joined_hash
-from resnetrt.benchmarks.accuracy.gate import (
-    DATA,
-    FAIL,
-    PASS,
-    REFERENCE,
-    SELFTEST,
-    gate_rows,
-    overall,
-    overrule,
-)
+from resnetrt.benchmarks.accuracy.gate import DATA, FAIL, PASS, REFERENCE, SELFTEST
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow, Look, gate_rows
 from resnetrt.benchmarks.accuracy.groups import read_groups
 from resnetrt.benchmarks.accuracy.looks import Looks, look_spending
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, write_results
-from resnetrt.benchmarks.accuracy.releases import BaselineRun, compare_releases
+from resnetrt.benchmarks.accuracy.releases import BaselineRun, ReleaseRow, compare_releases
 from resnetrt.benchmarks.accuracy.request import Engine, GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
 from resnetrt.benchmarks.evaluate.flips import worst_flips
 from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
 from resnetrt.benchmarks.evaluate.label_map import can_learn, label_map
+from resnetrt.benchmarks.evaluate.record import EvaluatedEngine, EvaluateRecord
 from resnetrt.benchmarks.evaluate.scales import scale_faults
 from resnetrt.benchmarks.verify.reference import Reference, find_reference
 from resnetrt.bundle import Bundle
@@ -47,11 +39,16 @@ _log = logging.getLogger("resnetrt.evaluate")
 
 @dataclass(frozen=True)
 class GateRun:
-    """`record` is the object of `evaluate --json`; `comparison` and `dataset` are what it was made from."""
+    """What was found, and the `comparison` and the `dataset` that it was made from."""
 
-    record: dict[str, Any]
+    evaluated: EvaluateRecord
     comparison: PairedOutcomes
     dataset: Dataset
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The object of `evaluate --json`."""
+        return self.evaluated.to_json()
 
 
 def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
@@ -76,20 +73,22 @@ def run_gate(bundle: Bundle, request: GateRequest) -> GateRun:
     with open_engines(bundle, names, request.budget is not None) as (engines, faults):
         comparison, numbers = _compare(bundle, request, dataset, groups, reference, engines, looks)
         spendings = {name: look_spending(number or 1, verdicts) for name, number in numbers.items()}
-        rows = gate_rows(comparison, request.budget, dataset.class_names, spendings)
-        for row in rows:
-            row |= {"look": numbers[row["engine"]], "verdicts": verdicts}
+        looks_at = {name: Look(number, verdicts) for name, number in numbers.items()}
+        rows = [
+            replace(row, look=looks_at[row.engine])
+            for row in gate_rows(comparison, request.budget, dataset.class_names, spendings)
+        ]
         distinct = comparison.distinct()
-        _describe(rows, distinct, dataset, faults)
+        described = [_describe(row, distinct, dataset, faults) for row in rows]
         if request.budget is not None:
-            _explain(rows, distinct, bundle, dataset, reference, engines)
-    since: list[dict[str, Any]] = []
+            described = _explain(described, distinct, bundle, dataset, reference, engines)
+    since: list[ReleaseRow] = []
     if baseline is not None and request.budget is not None:
         whole = not request.engines
-        since = compare_releases(comparison, baseline, request.budget, request.renamed, whole, spendings)
-        for row in since:
-            row |= {"look": numbers.get(row["engine"]), "verdicts": verdicts}
-    return GateRun(_record(bundle, request, rows, since, reference), comparison, dataset)
+        changes = compare_releases(comparison, baseline, request.budget, request.renamed, whole, spendings)
+        unlooked = Look(None, verdicts)
+        since = [replace(row, look=looks_at.get(row.engine, unlooked)) for row in changes]
+    return GateRun(_record(bundle, request, described, since, reference), comparison, dataset)
 
 
 def _compare(
@@ -153,48 +152,45 @@ def _key(
     }
 
 
-def _describe(rows: list[dict[str, Any]], comparison: PairedOutcomes, dataset: Dataset, faults: dict[str, str]) -> None:
-    """Add classes, flips and the self-test's findings; an engine that failed its self-test does not pass."""
-    names = list(dataset.class_names)
-    for row in rows:
-        name = row["engine"]
-        row["selftest"] = faults.get(name)
-        row["flips"] = worst_flips(comparison, name, _SHOWN_FLIPS, names)
-        for flip in row["flips"]:
-            flip["image"] = dataset.identity(flip["index"])
-        if row["verdict"] is not None:
-            row["classes"] = class_drops(
-                comparison.reference, comparison.candidates[name], comparison.labels, names, comparison.groups
-            )
-            if name in faults and (row["verdict"] == PASS or row["verdict_why"] == DATA):
-                overrule(row, SELFTEST)
+def _describe(row: GateRow, comparison: PairedOutcomes, dataset: Dataset, faults: dict[str, str]) -> EvaluatedEngine:
+    """The row with classes, flips and the self-test's findings; an engine that failed its self-test does not pass."""
+    names, candidate, decision = list(dataset.class_names), comparison.candidates[row.engine], row.decision
+    flips = worst_flips(comparison, row.engine, _SHOWN_FLIPS, names, dataset.identity)
+    classes = None
+    if decision is not None:
+        drops = class_drops(comparison.reference, candidate, comparison.labels, names, comparison.groups)
+        classes = tuple(drops)
+        if row.engine in faults and (decision.verdict == PASS or decision.why == DATA):
+            row = row.overruled(SELFTEST)
+    return EvaluatedEngine(row, faults.get(row.engine), tuple(flips), classes)
 
 
 def _explain(
-    rows: list[dict[str, Any]],
+    rows: Sequence[EvaluatedEngine],
     comparison: PairedOutcomes,
     bundle: Bundle,
     dataset: Dataset,
     reference: Reference,
     engines: dict[str, Engine],
-) -> None:
-    """Add `hints` to rows that fail; if the reference itself is wrong for a known cause, every engine fails."""
+) -> list[EvaluatedEngine]:
+    """The rows with `hints` on failures; if the reference itself is wrong for a known cause, every engine fails."""
     few = dataset.subset(min(MOST_IMAGES, len(dataset)))
     batch = next(few.batches(len(few)))
     preprocessing, names, classes = bundle.manifest.preprocessing, dataset.class_names, bundle.manifest.classes
     # if labels are renamed, every recipe looks wrong, and the least wrong one means nothing
     shared = label_map(comparison.labels, comparison.reference.predicted, classes, names, "labels and reference")
     shared = shared or reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
+    explained = []
     for row in rows:
-        hints = [shared] if shared else []
-        if hints:
-            overrule(row, REFERENCE)
-        elif row["verdict"] == FAIL:
-            name = row["engine"]
+        hints, gate, name = [], row.gate, row.gate.engine
+        if shared:
+            hints, gate = [shared], gate.overruled(REFERENCE)
+        elif gate.verdict == FAIL:
             hints = _engine_hints(name, comparison, bundle, batch.frames[:IMAGES], reference, engines[name], names)
-        if row["selftest"]:
-            hints.append(f"self-test: {row['selftest']}")
-        row["hints"] = hints
+        if row.selftest:
+            hints.append(f"self-test: {row.selftest}")
+        explained.append(replace(row, gate=gate, hints=tuple(hints)))
+    return explained
 
 
 def _engine_hints(
@@ -249,23 +245,19 @@ def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:
 def _record(
     bundle: Bundle,
     request: GateRequest,
-    rows: list[dict[str, Any]],
-    baseline: list[dict[str, Any]],
+    rows: Sequence[EvaluatedEngine],
+    baseline: Sequence[ReleaseRow],
     reference: Reference,
-) -> dict[str, Any]:
-    budget = request.budget
-    record = {
-        "bundle": str(bundle.path),
-        "data": request.data,
-        "reference": reference.name,
-        "reference_why": reference.why,
-        "budget": budget and budget.to_json(),
-        "budget_text": budget and str(budget),
-        "verdict": overall([*rows, *baseline]),
-        "engines": rows,
-        "baseline": baseline,
-        "group_by": request.group_by,
-        "results": request.results and str(request.results),
-        "conditions": conditions(),
-    }
-    return dict(json.loads(json.dumps(record)))  # plain values only; an error shows here rather than in printing
+) -> EvaluateRecord:
+    return EvaluateRecord(
+        bundle=str(bundle.path),
+        data=request.data,
+        reference=reference.name,
+        reference_why=reference.why,
+        budget=request.budget,
+        engines=tuple(rows),
+        baseline=tuple(baseline),
+        group_by=request.group_by,
+        results=None if request.results is None else str(request.results),
+        conditions=conditions(),
+    )

@@ -9,8 +9,9 @@ import numpy as np
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.measure.latency import BASELINES, CPU
+from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import format_ms
-from resnetrt.benchmarks.reports.report import Report
+from resnetrt.benchmarks.reports.report import summarize
 from resnetrt.benchmarks.reports.theme import (
     COLOURS,
     DASHES,
@@ -167,9 +168,9 @@ def _draw_pareto(record: Record) -> "Figure":
     from resnetrt.benchmarks.reports.plot import draw_tradeoff
 
     batch = min(row["batch"] for row in record["results"])
-    report = Report("", record["engines"], record["results"], {}, record["conditions"], batch)
+    accuracy = [ReportedAccuracy.from_json(row) for row in record["engines"]]
     with dressed():
-        return draw_tradeoff(report.summary(), "Accuracy against latency")
+        return draw_tradeoff(summarize(accuracy, record["results"], batch), "Accuracy against latency")
 
 
 def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:

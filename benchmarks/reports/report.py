@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.atomic import write_file
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow
 from resnetrt.benchmarks.measure.latency import BASELINE
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
+from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import (
     UNKNOWN,
     few_rounds,
@@ -77,7 +79,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Report:
-    """What a deployment measured: `engines[]` of `evaluate`, `results[]` of `bench`, `sizes` in bytes by engine.
+    """What a deployment measured: `engines` as the gate saw them, `results[]` of `bench`, `sizes` in bytes by engine.
 
     `batch` selects the latency rows of the table; `conditions` are the run's. `notes` are lines for the reader. `tried`
     lists what the engine was chosen from, None without a choice. `shares` are the shares of work in each engine's own
@@ -86,7 +88,7 @@ class Report:
     """
 
     title: str
-    engines: Sequence[Mapping[str, Any]]
+    engines: Sequence[GateRow]
     results: Sequence[Mapping[str, Any]]
     sizes: Mapping[str, int]
     conditions: Mapping[str, Any]
@@ -99,25 +101,14 @@ class Report:
 
     def summary(self) -> list[dict[str, Any]]:
         """One row per engine, eager FP32 first; values that were not measured are None."""
-        accuracy = {str(row["engine"]): row for row in self.engines}
-        latency = {str(row["engine"]): row for row in self.results if row["batch"] == self.batch}
-        names = sorted(dict.fromkeys([*latency, *accuracy, *self.not_run]), key=lambda name: name != BASELINE)
-        if not names:
+        accuracy = [ReportedAccuracy.of(row.accuracy) for row in self.engines]
+        rows = summarize(accuracy, self.results, self.batch, self.not_run)
+        if not rows:
             raise UsageError(f"report {self.title}: expected results of at least one engine, found none")
-        if BASELINE not in accuracy and accuracy:
-            accuracy[BASELINE] = _baseline_accuracy(next(iter(accuracy.values())))
-        return [
-            {"engine": name}
-            | {key: accuracy.get(name, {}).get(key) for key in _ACCURACY}
-            | {key: latency.get(name, {}).get(key) for key in (*_LATENCY, *_FACTOR)}
-            | {"runs": latency.get(name, {}).get("n"), "rounds": _round_count(latency.get(name, {}))}
-            | {
-                "own_share": self.shares.get(name),
-                "size_bytes": self.sizes.get(name),
-                "not_run": self.not_run.get(name),
-            }
-            for name in names
-        ]
+        for row in rows:
+            name = row["engine"]
+            row |= {"own_share": self.shares.get(name), "size_bytes": self.sizes.get(name)}
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """The report as one object with the design's stable names."""
@@ -126,7 +117,7 @@ class Report:
             "title": self.title,
             "conditions": dict(self.conditions),
             "summary": self.summary(),
-            "engines": [dict(row) for row in self.engines],
+            "engines": [row.to_json() for row in self.engines],
             "results": [dict(row) for row in self.results],
             "notes": list(self.notes),
             "refused": list(self.refused),
@@ -152,6 +143,28 @@ class Report:
         facts = {"images evaluated": images, "batch size of the latencies": self.batch, **_flat(self.conditions)}
         lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
         return "\n".join(lines) + "\n"
+
+
+def summarize(
+    accuracy: Sequence[ReportedAccuracy],
+    results: Sequence[Mapping[str, Any]],
+    batch: int,
+    not_run: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Accuracy and latency joined: one row per engine, eager FP32 first; values that were not measured are None."""
+    known, unable = {row.engine: row for row in accuracy}, not_run or {}
+    latency = {str(row["engine"]): row for row in results if row["batch"] == batch}
+    names = sorted(dict.fromkeys([*latency, *known, *unable]), key=lambda name: name != BASELINE)
+    if BASELINE not in known and accuracy:
+        known[BASELINE] = accuracy[0].of_baseline()
+    return [
+        {"engine": name}
+        | (known[name].cells() if name in known else dict.fromkeys(_ACCURACY))
+        | {key: latency.get(name, {}).get(key) for key in (*_LATENCY, *_FACTOR)}
+        | {"runs": latency.get(name, {}).get("n"), "rounds": _round_count(latency.get(name, {}))}
+        | {"own_share": None, "size_bytes": None, "not_run": unable.get(name)}
+        for name in names
+    ]
 
 
 def table_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -201,10 +214,6 @@ def write_report(report: Report, folder: Path, picture: bool = True) -> list[Pat
     write_file(json_path, canonical_json(report.to_json()))
     write_file(markdown_path, report.to_markdown(pictures[0].name if pictures else None).encode())
     return [json_path, markdown_path, *pictures]
-
-
-def _baseline_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"n": row["n"], "top1": row["fp32_top1"], "top5": row.get("fp32_top5")}
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

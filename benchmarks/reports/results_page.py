@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import factor_heading, format_ms
 from resnetrt.benchmarks.reports.html_report import bullets, html_report, number, page, sections, table, title
 
@@ -89,11 +90,11 @@ def _why(records: Records) -> Iterable[str]:
 
 def _accuracy(records: Records) -> Iterable[tuple[str, ...]]:
     for name, record in records.items():
-        for row in record["engines"]:
-            numbers = (f"{row[key] + 0.0:.2f}" for key in ("fp32_top1", "top1", "drop_pp"))
-            interval = "{:.2f} to {:.2f}".format(*row["drop_ci_pp"])
-            judged = row["engine"], name, row.get("verdict") or "-"
-            yield *judged, _machine(record), str(record.get("data", "-")), str(row["n"]), *numbers, interval
+        for row in map(ReportedAccuracy.from_json, record["engines"]):
+            judged = row.engine, name, row.verdict or "-"
+            numbers = (number(value, 2) for value in (row.fp32_top1, row.top1, row.drop_pp))
+            interval = "-" if row.drop_ci_pp is None else "{:.2f} to {:.2f}".format(*row.drop_ci_pp)
+            yield *judged, _machine(record), str(record.get("data", "-")), str(row.n), *numbers, interval
 
 
 def _by_engine(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:

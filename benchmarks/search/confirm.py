@@ -5,14 +5,15 @@ about every second time. So the choice weighs blocks against the probability of 
 second attempt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide, scipy_stats
+from resnetrt.benchmarks.accuracy.gate import PASS, Budget, Pairs, decide, scipy_stats
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow
 from resnetrt.benchmarks.search.strategy import Trial
 from resnetrt.benchmarks.stats.noninferiority import drop_bounds, falling_root
 from resnetrt.calibration.images.data import IntArray
@@ -31,6 +32,26 @@ class TrialToConfirm:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Confirmation:
+    """The gate's row of an attempt on held-out images.
+
+    `unselected_drop_pp` is its drop, corrected by `drop_of_passed` if it passed.
+    """
+
+    attempt: TrialToConfirm
+    row: GateRow
+    unselected_drop_pp: float
+
+    def claim(self) -> dict[str, float]:
+        """What is claimed of it, and how surely."""
+        return {"confidence": self.attempt.confidence, "unselected_drop_pp": self.unselected_drop_pp}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object under `held_out` of `search --json`."""
+        return self.row.to_json() | self.claim()
+
+
 def halves(groups: IntArray) -> tuple[IntArray, IntArray]:
     """Positions to search on and to confirm on, each in order; the count of each class differs by at most one.
 
@@ -46,16 +67,16 @@ def corrected(budget: Budget, attempts: int) -> Budget:
     return replace(budget, confidence=1 - (1 - budget.confidence) / attempts)
 
 
-def chance_to_pass(row: Mapping[str, Any], budget: Budget, images: int) -> float:
-    """The probability that the gate passes on `images` other images, given `row` from the images searched.
+def chance_to_pass(pairs: Pairs, budget: Budget, images: int) -> float:
+    """The probability that the gate passes on `images` other images, given the `pairs` of the images searched.
 
     From the predictive distribution of counts: the shares of both right, lost, gained and neither are drawn from their
     Dirichlet posterior, then images are drawn with these shares (Geisser 1993, Predictive Inference). The 1,000 draws
     use the same random numbers every time, so that the estimate is monotonic.
     """
     rng = np.random.default_rng(0)
-    both = round(row["top1"] * row["n"] / 100) - row["gained"]
-    seen = np.array([both, row["lost"], row["gained"], row["n"] - both - row["lost"] - row["gained"]])
+    neither = pairs.n - pairs.both - pairs.lost - pairs.gained
+    seen = np.array([pairs.both, pairs.lost, pairs.gained, neither])
     counts = rng.multinomial(images, rng.dirichlet(seen + _PRIOR, _DRAWS))
     return float((decide(counts[:, 0], counts[:, 1], counts[:, 2], images, budget) == PASS).mean())
 
@@ -74,7 +95,7 @@ def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, atte
     plans: list[tuple[float, list[TrialToConfirm]]] = []
     for tries in range(1, attempts + 1):
         each = corrected(budget, tries)
-        chances = {size: chance_to_pass(fewest[size].row, each, images) for size in sizes}
+        chances = {size: chance_to_pass(fewest[size].pairs, each, images) for size in sizes}
         for chosen in combinations(sizes, tries):
             cost, reached = 0.0, 0.0
             for size in chosen:
@@ -85,7 +106,7 @@ def plan(trials: Sequence[Trial], blocks: int, budget: Budget, images: int, atte
     return min(plans, key=lambda item: item[0], default=(0.0, []))[1]
 
 
-def drop_of_passed(row: Mapping[str, Any], budget: Budget) -> float:
+def drop_of_passed(pairs: Pairs, budget: Budget) -> float:
     """The drop in pp of a candidate that passed, corrected for the selection by that pass.
 
     Only candidates that pass are reported, so the observed drop is too small on average. Given the number of images
@@ -94,12 +115,12 @@ def drop_of_passed(row: Mapping[str, Any], budget: Budget) -> float:
     bound: the hybrid estimator of Andrews, Kitagawa and McCloskey (2024, "Inference on Winners", Quarterly Journal of
     Economics 139(1)).
     """
-    lost, gained, n = row["lost"], row["gained"], row["n"]
-    differ, right = lost + gained, round(row["fp32_top1"] * row["n"] / 100)
+    lost, gained, n = int(pairs.lost), int(pairs.gained), pairs.n  # whole images: a search has no groups
+    differ, right = lost + gained, int(pairs.both) + lost
     possible = np.arange(min(differ, right) + 1)
     passing = possible[decide(right - possible, possible, differ - possible, n, budget) == PASS]
     if not differ or lost not in passing:
-        return float(row["drop_pp"])
+        return pairs.drop_pp
     most, binomial = int(passing.max()), scipy_stats().binom
 
     def beyond(share: float) -> float:

@@ -6,24 +6,25 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.gate import PASS
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, ratio
-from resnetrt.benchmarks.search.strategy import Mix, Trial
+from resnetrt.benchmarks.search.strategy import Mix
 from resnetrt.benchmarks.search.trial_engines import TrialEngines
 
 
 def measure_front(
-    engines: TrialEngines, trials: Sequence[Trial], schedule: Schedule, check: Callable[[], None]
+    engines: TrialEngines, trials: Mapping[Mix, GateRow], schedule: Schedule, check: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """Every trial and FP32 with its time, and whether nothing else is better; `check` may raise between engines."""
-    mixes = {engines.label(trial.mix): trial.mix for trial in trials}
+    mixes = {engines.label(mix): mix for mix in trials}
     everything = Mix(frozenset(block.name for block in engines.blocks))
     image = np.zeros((1, *engines.bundle.manifest.input.shape), np.float32)
     timings = engines.time({**mixes, "fp32": everything}, image, schedule, check)
-    rows = [_row(trial, timings[engines.label(trial.mix)]) for trial in trials]
+    rows = [_accuracy(row) | _row(row.engine, mix, timings[engines.label(mix)]) for mix, row in trials.items()]
     if "fp32" not in mixes:
-        first = trials[0].row
-        same = {"top1": first["fp32_top1"], "drop_pp": 0.0, "drop_ci_pp": None, "verdict": PASS, "n": first["n"]}
-        rows.append(_row(Trial(everything, {"engine": "fp32", **same}), timings["fp32"]))
+        first = next(iter(trials.values())).accuracy
+        same = {"n": first.n, "top1": first.fp32_top1, "drop_pp": 0.0, "drop_ci_pp": None, "verdict": PASS}
+        rows.append(same | _row("fp32", everything, timings["fp32"]))
     for row, optimal in zip(rows, pareto(rows), strict=True):
         faster = ratio(timings["fp32"], timings[row["engine"]])
         row |= {"pareto": optimal, "times_faster": faster and faster.value, "batch": 1}
@@ -45,9 +46,19 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
     return [not beaten(row) for row in rows]
 
 
-def _row(trial: Trial, timing: Timing) -> dict[str, Any]:
-    row = {name: trial.row[name] for name in ("engine", "n", "top1", "drop_pp", "drop_ci_pp", "verdict")}
-    precision = "fp32" if row["engine"] == "fp32" else "int8"
-    kept = {"kept": sorted(trial.mix.kept), "kept_precision": trial.mix.precision, "precision": precision}
-    rounds = len(timing.round_medians_ms)
-    return row | kept | {"median_ms": timing.median_ms, "ci_ms": list(timing.ci_ms), "rounds": rounds}
+def _accuracy(row: GateRow) -> dict[str, Any]:
+    found = row.accuracy
+    numbers = {"n": found.n, "top1": found.top1, "drop_pp": found.drop_pp, "drop_ci_pp": list(found.drop_ci_pp)}
+    return numbers | {"verdict": row.verdict}
+
+
+def _row(engine: str, mix: Mix, timing: Timing) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "kept": sorted(mix.kept),
+        "kept_precision": mix.precision,
+        "precision": "fp32" if engine == "fp32" else "int8",
+        "median_ms": timing.median_ms,
+        "ci_ms": list(timing.ci_ms),
+        "rounds": len(timing.round_medians_ms),
+    }

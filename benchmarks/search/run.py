@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.comparison import PairedOutcomes, compare_accuracy
-from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of, gate_rows
+from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of
+from resnetrt.benchmarks.accuracy.gate_rows import GateRow, gate_rows
 from resnetrt.benchmarks.accuracy.plan import fewest_images
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.benchmarks.search.confirm import (
     ATTEMPTS,
     SURE,
+    Confirmation,
     TrialToConfirm,
     chance_to_pass,
     corrected,
@@ -49,7 +51,6 @@ from resnetrt.preprocess import FloatArray, UInt8Array
 from resnetrt.progress import track
 
 _BATCH = 50
-_CONFIRMED = ("confidence", "unselected_drop_pp")
 _SCORED = 32  # images for the cheap score
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.03, settle_s=0.01, warm_up_s=0.05)
 _RACE = Schedule(rounds=11, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)  # three engines that decide everything else
@@ -94,7 +95,8 @@ class SearchRun:
         self.racers: list[Racer] = []
         self.stopped = ""
         self.left_out: list[str] = []
-        self.confirmations: list[tuple[TrialToConfirm, dict[str, Any]]] = []
+        self.rows: dict[Mix, GateRow] = {}  # of the trials
+        self.confirmations: list[Confirmation] = []
         self.time = SearchTime(60 * request.minutes, clock)
 
     def run(self) -> dict[str, Any]:
@@ -133,9 +135,11 @@ class SearchRun:
             raise Inconclusive(f"search on {self.request.data}: {doubt}")
         precision, ranking = self._rank(engines, dataset)
 
-        def evaluate(mix: Mix) -> dict[str, Any]:
+        def evaluate(mix: Mix) -> Trial:
             self._check_time(self.time.evaluation())
-            return self._evaluate(engines, split, mix)
+            row = self.rows[mix] = self._evaluate(engines, split, mix)
+            assert row.judged is not None
+            return Trial(mix, row.verdict, row.judged.pairs)
 
         search(ranking, evaluate, self.trials, precision)
         chosen = best(self.trials)
@@ -148,7 +152,7 @@ class SearchRun:
             evaluate,
             self.trials,
             precision,
-            lambda trial: chance_to_pass(trial.row, strict, len(dataset)),
+            lambda trial: chance_to_pass(trial.pairs, strict, len(dataset)),
             SURE,
         )
 
@@ -212,7 +216,7 @@ class SearchRun:
             noise[name] = float(np.square(run_onnx(path, images) - expected).sum() / np.square(expected).sum())
         return noise
 
-    def _evaluate(self, engines: TrialEngines, split: DataHalf, mix: Mix) -> dict[str, Any]:
+    def _evaluate(self, engines: TrialEngines, split: DataHalf, mix: Mix) -> GateRow:
         """The gate's row on the search split. Raises `OutOfTime` if the trial runs into the reserve."""
         with engines.open(mix) as opened:
             started = self.time.clock()
@@ -233,13 +237,13 @@ class SearchRun:
             if self.confirmations and self.time.short_of(again):
                 self.left_out.append(f"the confirmation with {len(attempt.trial.mix.kept)} blocks kept: out of time")
                 break
-            row = self._confirm(engines, dataset, attempt)
-            self.confirmations.append((attempt, row))
-            if row["verdict"] == PASS:
-                return self._store(engines, attempt.trial, row)
+            confirmed = self._confirm(engines, dataset, attempt)
+            self.confirmations.append(confirmed)
+            if confirmed.row.verdict == PASS:
+                return self._store(engines, confirmed)
         return None
 
-    def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: TrialToConfirm) -> dict[str, Any]:
+    def _confirm(self, engines: TrialEngines, dataset: Dataset, attempt: TrialToConfirm) -> Confirmation:
         """The gate's row on held-out images, on as many as the time allows; fewer images decide less often."""
         mix, budget = attempt.trial.mix, replace(self.request.budget, confidence=attempt.confidence)
         stop = partial(self.time.short_of, self.time.storing())
@@ -250,8 +254,9 @@ class SearchRun:
         if missing:
             self.left_out.append(f"{missing} of {len(dataset)} held-out images: out of time")
         row = gate_rows(comparison, budget)[0]
-        unselected = drop_of_passed(row, budget) if row["verdict"] == PASS else row["drop_pp"]
-        return row | {"confidence": attempt.confidence, "unselected_drop_pp": unselected}
+        assert row.judged is not None
+        pairs = row.judged.pairs
+        return Confirmation(attempt, row, drop_of_passed(pairs, budget) if row.verdict == PASS else pairs.drop_pp)
 
     def _compare(
         self, reference: Infer, candidate: dict[str, Infer], dataset: Dataset, stop: Callable[[], bool]
@@ -289,52 +294,53 @@ class SearchRun:
             self.left_out.append(f"{name}: it takes about {needed:.0f} s, {max(0.0, self.time.left()):.0f} s were left")
             return []
         try:
-            return measure_front(engines, self.trials, self.time.within(_FINAL), self.time.check)
+            return measure_front(engines, self.rows, self.time.within(_FINAL), self.time.check)
         except (KeyboardInterrupt, OutOfTime) as stop:
             self.left_out.append(f"{name}: {_why(stop)}")
             return []
 
-    def _store(self, engines: TrialEngines, chosen: Trial, confirmed: dict[str, Any]) -> dict[str, str]:
-        name, precision = f"mixed.{self.dialect.name}", engines.precision(chosen.mix)
+    def _store(self, engines: TrialEngines, confirmed: Confirmation) -> dict[str, str]:
+        mix = confirmed.attempt.trial.mix
+        name, precision = f"mixed.{self.dialect.name}", engines.precision(mix)
         evidence = {
-            "kept": sorted(chosen.mix.kept),
-            "kept_precision": chosen.mix.precision,
+            "kept": sorted(mix.kept),
+            "kept_precision": mix.precision,
             "method": self.request.options.method,
             "calibration_sha256": record_of(self.bundle),
             "budget": self.request.budget.to_json(),
-            "search": _facts(chosen.row),
-            "held_out": _facts(confirmed) | {name: confirmed[name] for name in _CONFIRMED},
+            "search": _facts(self.rows[mix]),
+            "held_out": _facts(confirmed.row) | confirmed.claim(),
             "islands": [item.to_json() for item in self.racers],
         }
         # ONNX Runtime's CPU has no BF16 and skips FP16 roundings, so 16-bit files are judged by their float32 twins
-        half = chosen.mix.precision != "fp32" and precision == "int8"
-        blob, run = engines.file(chosen.mix).read_bytes(), rounded_outputs if half else golden_outputs
+        half = mix.precision != "fp32" and precision == "int8"
+        blob, run = engines.file(mix).read_bytes(), rounded_outputs if half else golden_outputs
         store_variant(self.bundle, name, blob, precision, evidence, dialect=self.dialect.name, run=run)
         request = self.request  # a mixed variant is not named after one precision, so any share is accepted
         engine = compile_variant(self.bundle, name, request.backend, request.target, min_share=0.0)
         return {"variant": name, "engine": engine}
 
     def _record(self, front: list[dict[str, Any]], stored: dict[str, str] | None) -> dict[str, Any]:
-        chosen, confirmed = (None, None) if not self.confirmations else self.confirmations[-1]
-        trial = None if chosen is None else chosen.trial
+        confirmed = self.confirmations[-1] if self.confirmations else None
+        mix = None if confirmed is None else confirmed.attempt.trial.mix
         return {
             "bundle": str(self.bundle.path),
             "data": self.request.data,
             "backend": self.request.backend,
             "budget": self.request.budget.to_json(),
-            "verdict": None if confirmed is None else confirmed["verdict"],
+            "verdict": None if confirmed is None else confirmed.row.verdict,
             "stopped": self.stopped or None,
             "left_out": self.left_out,
             "evaluations": len(self.trials),
             "blocks": [vars(item) for item in self.sensitivities],
             "islands": [item.to_json() for item in self.racers],
-            "kept": None if trial is None else sorted(trial.mix.kept),
-            "kept_precision": None if trial is None else trial.mix.precision,
-            "search": None if trial is None else dict(trial.row),
-            "held_out": confirmed,
+            "kept": None if mix is None else sorted(mix.kept),
+            "kept_precision": None if mix is None else mix.precision,
+            "search": None if mix is None else self.rows[mix].to_json(),
+            "held_out": None if confirmed is None else confirmed.to_json(),
             "confirmations": [
-                _facts(row) | {name: row[name] for name in _CONFIRMED} | {"kept": sorted(attempt.trial.mix.kept)}
-                for attempt, row in self.confirmations
+                _facts(item.row) | item.claim() | {"kept": sorted(item.attempt.trial.mix.kept)}
+                for item in self.confirmations
             ],
             "front": front,
             "stored": stored,
@@ -345,5 +351,7 @@ def _why(stop: BaseException) -> str:
     return "interrupted" if isinstance(stop, KeyboardInterrupt) else "out of time"
 
 
-def _facts(row: Any) -> dict[str, Any]:
-    return {name: row[name] for name in ("n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "verdict")}
+def _facts(row: GateRow) -> dict[str, Any]:
+    found = row.accuracy
+    tops = {"n": found.n, "fp32_top1": found.fp32_top1, "top1": found.top1}
+    return tops | {"drop_pp": found.drop_pp, "drop_ci_pp": list(found.drop_ci_pp), "verdict": row.verdict}

@@ -5,11 +5,10 @@ blocks of this ranking are kept: k grows as 0, 1, 2, 4, ... until the gate passe
 smallest k that passes, and k grows again until a confirmation on other images is likely.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from resnetrt.benchmarks.accuracy.gate import PASS
+from resnetrt.benchmarks.accuracy.gate import PASS, Pairs
 
 _NOISE_SHARE = 1e-3  # blocks with less than this share of all noise come last, however cheap
 
@@ -20,9 +19,6 @@ class Mix:
 
     kept: frozenset[str]
     precision: str = "fp32"
-
-
-Evaluate = Callable[[Mix], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,19 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation on the search split, with the gate's row."""
+    """One evaluation on the search split: the gate's verdict, and the pairs that it was given on."""
 
     mix: Mix
-    row: Mapping[str, Any]
+    verdict: str | None
+    pairs: Pairs
 
     @property
     def passed(self) -> bool:
         """Whether the gate passed."""
-        return bool(self.row["verdict"] == PASS)
+        return self.verdict == PASS
+
+
+Evaluate = Callable[[Mix], Trial]
 
 
 def rank(sensitivities: Sequence[Sensitivity], least_ms: float) -> list[str]:
@@ -75,7 +75,7 @@ def search(
 
     def works(count: int) -> bool:
         mix = Mix(frozenset(ranking[:count]), precision)
-        trials.append(Trial(mix, evaluate(mix)))
+        trials.append(evaluate(mix))
         return trials[-1].passed
 
     count = fails + 1
@@ -111,7 +111,7 @@ def widen(
     while reached < enough and len(least.mix.kept) + more <= len(ranking):
         mix = Mix(frozenset(ranking[: len(least.mix.kept) + more]), precision)
         if mix not in known:
-            known[mix] = Trial(mix, evaluate(mix))
+            known[mix] = evaluate(mix)
             trials.append(known[mix])
         if not known[mix].passed or chance(known[mix]) <= reached:
             return

@@ -9,12 +9,11 @@ decides: `search`, `widen`, `plan`, the gate's `decide` and `drop_of_passed`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.accuracy.gate import PASS, Budget, decide
+from resnetrt.benchmarks.accuracy.gate import Budget, Pairs, decide
 from resnetrt.benchmarks.search.confirm import (
     ATTEMPTS,
     SURE,
@@ -95,18 +94,15 @@ class Half:
         draws = rng.random(images)
         self._lost, self._gained = np.sort(draws[right] * TOP1), np.sort(draws[~right] * (1 - TOP1))
 
-    def row(self, kept: int, budget: Budget) -> dict[str, Any]:
-        """The counts in the form of the gate's row."""
+    def trial(self, mix: Mix, budget: Budget) -> Trial:
+        """The counts with so many blocks kept, and their verdict."""
         if not self._nested:
             self._draw()
+        kept = len(mix.kept)
         lost = int(np.searchsorted(self._lost, self._network.lost[kept]))
         gained = int(np.searchsorted(self._gained, self._network.gained[kept]))
-        n, right = self.images, self._right
-        verdict = str(decide(right - lost, lost, gained, n, budget))
-        drop = {"drop_pp": 100 * (lost - gained) / n, "fp32_top1": 100 * right / n}
-        return {"n": n, "lost": lost, "gained": gained, "verdict": verdict, **drop} | {
-            "top1": 100 * (right - lost + gained) / n
-        }
+        pairs = Pairs(self._right - lost, lost, gained, self.images)
+        return Trial(mix, str(decide(pairs.both, lost, gained, pairs.n, budget)), pairs)
 
 
 def run(
@@ -121,22 +117,22 @@ def run(
     names = [str(block) for block in range(BLOCKS)]
     trials: list[Trial] = []
 
-    def evaluate(mix: Mix) -> dict[str, Any]:
-        return searching.row(len(mix.kept), budget)
+    def evaluate(mix: Mix) -> Trial:
+        return searching.trial(mix, budget)
 
     search(names, evaluate, trials)
     if planned:
         strict = corrected(budget, ATTEMPTS)
-        widen(names, evaluate, trials, "fp32", lambda trial: chance_to_pass(trial.row, strict, images), SURE)
+        widen(names, evaluate, trials, "fp32", lambda trial: chance_to_pass(trial.pairs, strict, images), SURE)
         attempts = plan(trials, BLOCKS, budget, images, ATTEMPTS)
     else:
         least = best(trials)
         attempts = [] if least is None else [TrialToConfirm(least, budget.confidence)]
     for number, attempt in enumerate(attempts, 1):
         kept, each = len(attempt.trial.mix.kept), replace(budget, confidence=attempt.confidence)
-        row = held_out.row(kept, each)
-        if row["verdict"] == PASS:
-            facts = network.drop_pp(kept), row["drop_pp"], drop_of_passed(row, each)
+        again = held_out.trial(attempt.trial.mix, each)
+        if again.passed:
+            facts = network.drop_pp(kept), again.pairs.drop_pp, drop_of_passed(again.pairs, each)
             return SimulatedSearch(kept, len(trials), number, *facts)
     return SimulatedSearch(None, len(trials), len(attempts))
 

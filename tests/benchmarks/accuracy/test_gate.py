@@ -15,7 +15,8 @@ from scipy.stats import binom
 from resnetrt.benchmarks.accuracy import gate
 from resnetrt.benchmarks.accuracy.classes import class_drops
 from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, Outcomes, PairedOutcomes
-from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, calibration_error, judge_pairs
+from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Pairs, judge_pairs
+from resnetrt.benchmarks.accuracy.gate_rows import calibration_error, gate_rows
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, read_results, write_results
 from resnetrt.benchmarks.accuracy.plan import plan
 from resnetrt.benchmarks.accuracy.releases import BaselineRun, compare_releases, newcombe
@@ -139,8 +140,8 @@ def test_a_class_that_loses_is_found_among_a_hundred():
     noisy = np.where(rng.random(2000) < 0.02, (labels + 1) % 100, labels)
     bad = np.where(labels == 37, 36, noisy)
     rows = class_drops(outcomes(labels), outcomes(bad), labels, [f"c{i}" for i in range(100)])
-    assert [row["name"] for row in rows if row["p_holm"] < 0.05] == ["c37"]
-    assert rows[0]["drop_pp"] == 100
+    assert [row.name for row in rows if row.loses] == ["c37"]
+    assert rows[0].drop_pp == 100
 
 
 def test_calibration_error_by_hand():
@@ -260,7 +261,7 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
         shuffled, BaselineRun.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1), {"renamed": "a"}
     )[0]
     lost = sum(int(i in (0, 5, 6, 9)) for i in order)
-    assert (row["paired"], row["n"], row["lost"], row["gained"]) == (True, 30, lost, 0)
+    assert (row.paired, row.n, row.lost, row.gained) == (True, 30, lost, 0)
 
 
 def test_equal_images_pair_once(tmp_path):
@@ -268,7 +269,7 @@ def test_equal_images_pair_once(tmp_path):
     found = compared(a=[])
     write_results(tmp_path / "old.safetensors", found.at(np.r_[np.arange(40), np.arange(20)][::-1]), {})
     row = compare_releases(found, BaselineRun.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
-    assert (row["n"], row["lost"], row["gained"]) == (40, 0, 0)
+    assert (row.n, row.lost, row.gained) == (40, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -284,11 +285,10 @@ def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1,
     (row,) = compare_releases(compared(a=[0, 5]), BaselineRun.read(tmp_path / "old.json"), budget)
     share = top1 / 100
     expected = 100 * (1 - budget.min_relative) * share if budget.min_relative else 2
-    assert row["limit_pp"] == pytest.approx(expected)
-    why = explain(row, budget.to_json())
+    assert row.limit_pp == pytest.approx(expected)
+    why = explain(row, budget)
     assert why.startswith(said)
-    _, high = row["gate_bounds"]
-    assert f"{high:.2f} pp" in why
+    assert f"{row.decision.bound_high:.2f} pp" in why
     assert f"the budget of {expected:.4g} pp" in why or f"the budget is {expected:.4g} pp" in why
     assert "would decide" not in why
 
@@ -322,17 +322,17 @@ def test_engines_of_one_side_only_are_named_and_do_not_pass(tmp_path, suffix):
     (tmp_path / "old.json").write_text(json.dumps({"engines": then.rows()}))
     old = BaselineRun.read(tmp_path / f"old.{suffix}")
     now = compared(same=[], fresh=[])
-    rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50))}
-    found = {name: (row["verdict"], row.get("verdict_why", "statistics")) for name, row in rows.items()}
+    rows = {row.engine: row for row in compare_releases(now, old, Budget(max_drop_pp=50))}
+    found = {name: (row.verdict, row.to_json().get("verdict_why", "statistics")) for name, row in rows.items()}
     assert found == {
         "same": (PASS, "statistics"),
         "fresh": (INCONCLUSIVE, "new"),
         "gone": (FAIL, "vanished"),
     }
-    assert gate.overall(list(rows.values())) == FAIL
-    rows = {row["engine"]: row for row in compare_releases(now, old, Budget(max_drop_pp=50), whole=False)}
-    assert (rows["gone"]["verdict"], rows["gone"]["verdict_why"]) == (None, "not asked for")
-    said = explain_baseline(rows["fresh"], HALF.to_json())
+    assert gate.overall(row.verdict for row in rows.values()) == FAIL
+    rows = {row.engine: row for row in compare_releases(now, old, Budget(max_drop_pp=50), whole=False)}
+    assert (rows["gone"].verdict, rows["gone"].why) == (None, "not asked for")
+    said = explain_baseline(rows["fresh"], HALF)
     assert said.startswith("since the baseline: INCONCLUSIVE: the baseline has no such engine")
 
 
@@ -364,28 +364,28 @@ def test_a_reference_no_better_than_a_constant_answer_passes_nothing(top1):
     """Engine and reference say the same of every image, so the drop is zero."""
     labels = np.arange(2000) % 10
     answers = np.where(np.arange(2000) < 2000 * top1, labels, (labels + 3) % 10)
-    (row,) = gate.gate_rows(against_labels(labels, answers, a=answers), HALF)
+    (row,) = gate_rows(against_labels(labels, answers, a=answers), HALF)
     clear = top1 > 0.12
-    assert (row["verdict"], row["verdict_why"]) == ((PASS, "statistics") if clear else (INCONCLUSIVE, "data"))
-    assert (row["doubt"] is None) == clear
+    assert (row.verdict, row.decision.why) == ((PASS, "statistics") if clear else (INCONCLUSIVE, "data"))
+    assert (row.decision.doubt is None) == clear
     if not clear:
-        assert "not clearly better" in explain(row, HALF.to_json())
+        assert "not clearly better" in explain(row, HALF)
 
 
 def test_a_reference_as_good_as_the_largest_class_passes_nothing():
     labels = (np.arange(1000) >= 900).astype(np.int64)
     answers = np.where(np.arange(1000) % 10 == 0, 1 - labels, labels)  # right on nine in ten
-    (row,) = gate.gate_rows(against_labels(labels, answers, a=answers), HALF, ("dog", "cat"))
-    assert row["verdict"] == INCONCLUSIVE
-    assert "always saying dog on 90.0 %" in row["doubt"]
+    (row,) = gate_rows(against_labels(labels, answers, a=answers), HALF, ("dog", "cat"))
+    assert row.verdict == INCONCLUSIVE
+    assert "always saying dog on 90.0 %" in row.decision.doubt
 
 
 @pytest.mark.parametrize("engine", [3, 5])
 def test_images_of_one_class_decide_nothing(engine):
     labels = np.full(500, 3)
-    (row,) = gate.gate_rows(against_labels(labels, labels, a=np.full(500, engine)), HALF)
-    assert (row["verdict"], row["verdict_why"], row["more_images"]) == (INCONCLUSIVE, "data", None)
-    assert "all 500 images are of one class, 3" in explain(row, HALF.to_json())
+    (row,) = gate_rows(against_labels(labels, labels, a=np.full(500, engine)), HALF)
+    assert (row.verdict, row.decision.why, row.decision.more_images) == (INCONCLUSIVE, "data", None)
+    assert "all 500 images are of one class, 3" in explain(row, HALF)
 
 
 def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
@@ -394,4 +394,4 @@ def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": 10**6, "top1": 100.0}]}))
     for old in ("old.safetensors", "old.json"):
         (row,) = compare_releases(found, BaselineRun.read(tmp_path / old), Budget(max_drop_pp=5))
-        assert (row["verdict"], row["verdict_why"]) == (INCONCLUSIVE, "data")
+        assert (row.verdict, row.decision.why) == (INCONCLUSIVE, "data")

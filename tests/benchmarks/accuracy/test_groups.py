@@ -9,7 +9,8 @@ import tiny_bundle
 from PIL import Image
 
 from resnetrt.benchmarks.accuracy.comparison import Outcomes, PairedOutcomes
-from resnetrt.benchmarks.accuracy.gate import INCONCLUSIVE, PASS, Budget, Pairs, decide, gate_rows
+from resnetrt.benchmarks.accuracy.gate import INCONCLUSIVE, PASS, Budget, Pairs, decide
+from resnetrt.benchmarks.accuracy.gate_rows import gate_rows
 from resnetrt.benchmarks.accuracy.groups import group_weights, net_winners, read_groups
 from resnetrt.benchmarks.accuracy.outcomes import read_results, write_results
 from resnetrt.benchmarks.evaluate.report import counted, explain
@@ -46,8 +47,8 @@ def test_copies_prove_nothing():
     once = compared(labels, labels)
     (row,) = gate_rows(once.at(np.tile(np.arange(50), 60)), ONE)
     (expected,) = gate_rows(once, ONE)
-    assert (row["verdict"], row["n"], row["copies"]) == (INCONCLUSIVE, 50, 2950)
-    assert row == expected | {"copies": 2950}
+    assert (row.verdict, row.accuracy.n, row.copies) == (INCONCLUSIVE, 50, 2950)
+    assert row == dataclasses.replace(expected, copies=2950)
     assert counted(row) == "50 (+2950 copies that don't count)"
 
 
@@ -55,7 +56,7 @@ def test_an_image_under_two_labels_counts_for_neither():
     labels = np.arange(50) % 10
     images = np.arange(50)
     images[1] = images[0]
-    assert gate_rows(compared(labels, labels, images), ONE)[0]["n"] == 48
+    assert gate_rows(compared(labels, labels, images), ONE)[0].accuracy.n == 48
     with pytest.raises(DataError, match="found every image again under another"):
         compared([0, 1], [0, 1], [5, 5]).distinct()
 
@@ -64,9 +65,9 @@ def test_a_group_counts_as_one_image():
     labels = np.tile(np.arange(10), 300)
     groups = np.repeat(np.arange(100), 30)
     (row,) = gate_rows(compared(labels, labels, groups=groups), ONE)
-    assert gate_rows(compared(labels, labels), ONE)[0]["verdict"] == PASS
-    assert (row["verdict"], row["n"], row["groups"]) == (INCONCLUSIVE, 3000, 100)
-    assert "more groups would let it PASS if" in explain(row, ONE.to_json())
+    assert gate_rows(compared(labels, labels), ONE)[0].verdict == PASS
+    assert (row.verdict, row.accuracy.n, row.accuracy.groups) == (INCONCLUSIVE, 3000, 100)
+    assert "more groups would let it PASS if" in explain(row, ONE)
     assert counted(row) == "3000 in 100 groups"
 
 
@@ -74,8 +75,9 @@ def test_groups_of_one_change_nothing():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 500)
     engine = np.where(rng.random(500) < 0.03, (labels + 1) % 10, labels)
-    (with_groups,) = gate_rows(compared(labels, engine, groups=rng.permutation(500)), ONE)
-    (without,) = gate_rows(compared(labels, engine), ONE)
+    (grouped,) = gate_rows(compared(labels, engine, groups=rng.permutation(500)), ONE)
+    (plain,) = gate_rows(compared(labels, engine), ONE)
+    with_groups, without = grouped.to_json(), plain.to_json()
     assert with_groups.pop("groups") == 500
     without.pop("groups")
     for name, value in without.items():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from planted_rows import gate_row
 
 from resnetrt.benchmarks.accuracy.gate import Budget, Pairs, judge_pairs
 from resnetrt.benchmarks.deploy import auto
@@ -17,7 +18,7 @@ from resnetrt.runtime import load
 
 
 def judged(engine, result, drop=0.0):
-    return {"engine": engine, "verdict": result, "drop_pp": drop, "drop_ci_pp": [drop - 0.1, drop + 0.1]}
+    return gate_row(engine, result, drop_pp=drop, drop_ci_pp=(drop - 0.1, drop + 0.1))
 
 
 def timed(engine, ms):

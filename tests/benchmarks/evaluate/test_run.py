@@ -13,8 +13,10 @@ import pytest
 import tiny_bundle
 from onnx import numpy_helper
 from PIL import Image
+from planted_rows import with_verdict
 
 from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.accuracy.gate_rows import Look
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, read_results
 from resnetrt.benchmarks.accuracy.request import GateRequest
 from resnetrt.benchmarks.evaluate.report import explain, to_junit, to_markdown
@@ -87,6 +89,26 @@ def test_fp32_against_itself_passes_without_a_flip(place):
     assert row["verdict"] == "PASS"
     assert (row["flips_percent"], row["lost"], row["gained"], row["flips"], row["hints"]) == (0, 0, 0, [], [])
     assert row["fp32_top1"] > 85
+
+
+def shape(value):
+    """A JSON value with types for numbers and text; of a list, the first item."""
+    if isinstance(value, dict):
+        return {name: shape(item) for name, item in value.items()}
+    return [shape(item) for item in value[:1]] if isinstance(value, list) else type(value).__name__
+
+
+def test_the_record_has_the_fields_of_before(place, capsys):
+    """Others read it: `record_shape.json` is of an earlier version."""
+    stored = json.loads(Path(__file__).with_name("record_shape.json").read_bytes())
+    command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--engine", FP32, "--json"]
+    results = str(place / "r.safetensors")
+    for name, more in (("no budget", ["--results", results]), ("baseline", ["--max-drop", "1", "--baseline", results])):
+        assert run([*command, *more]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert shape(record.pop("conditions"))
+        assert record.pop("schema_version") == 1
+        assert shape(record) == stored[name]
 
 
 def test_an_engine_that_takes_frames_is_judged_too(place):
@@ -227,17 +249,26 @@ def test_a_verdict_that_no_statistics_gave_says_what_did(place, capsys):
     found = judged(place, FP32)
     row = found.record["engines"][0]
     assert (row["verdict"], row["verdict_why"], row["drop_pp"]) == ("FAIL", "reference", 0)
-    failure = ElementTree.fromstring(to_junit(found.record)).find("testsuite/testcase/failure")
-    for text in (failure.attrib["message"], to_markdown(found.record)):
+    failure = ElementTree.fromstring(to_junit(found.evaluated)).find("testsuite/testcase/failure")
+    for text in (failure.attrib["message"], to_markdown(found.evaluated)):
         assert "the FP32 reference is itself wrong on these images for a known cause" in text
         assert "budget of" not in text
 
 
 def test_an_engine_that_passes_but_for_its_self_test_says_so(place):
     plant(place, FP32, lambda name, v: v * np.float32(1.02) if name == "fc.w" else None)
-    row = row_of(place, FP32)
-    assert (row["drop_pp"], row["verdict"], row["verdict_why"]) == (0, "FAIL", "self-test")
-    assert explain(row, Budget(max_drop_pp=1.0).to_json()).startswith("the engine fails its self-test")
+    (row,) = judged(place, FP32).evaluated.engines
+    assert (row.gate.accuracy.drop_pp, row.gate.verdict, row.gate.decision.why) == (0, "FAIL", "self-test")
+    assert explain(row.gate, Budget(max_drop_pp=1.0)).startswith("the engine fails its self-test")
+
+
+def reports(place):
+    """The options that write a test report and a comment."""
+    return ["--junit", str(place / "j.xml"), "--markdown", str(place / "m.md")]
+
+
+def suite_of(place):
+    return ElementTree.fromstring((place / "j.xml").read_bytes()).find("testsuite")
 
 
 def test_two_releases(place, capsys):
@@ -246,38 +277,36 @@ def test_two_releases(place, capsys):
     (place / "old.json").write_text(capsys.readouterr().out)
     plant(place, FP32, lambda name, v: np.roll(v, 1, 0) if name.startswith("fc.") else None)
     for old in ("old.safetensors", "old.json"):
-        assert run([*command, "--max-drop", "1", "--baseline", str(place / old), "--json"]) == 1
-        record = json.loads(capsys.readouterr().out)
-        row = record["baseline"][0]
+        assert run([*command, "--max-drop", "1", "--baseline", str(place / old), "--json", *reports(place)]) == 1
+        row = json.loads(capsys.readouterr().out)["baseline"][0]
         assert row["verdict"] == "FAIL"
         assert row["paired"] == (old == "old.safetensors")
-        suite = ElementTree.fromstring(to_junit(record)).find("testsuite")
+        suite = suite_of(place)
         assert (suite.attrib["tests"], suite.attrib["failures"]) == ("2", "2")
         assert [case.attrib["name"] for case in suite.iter("testcase")] == [FP32, f"{FP32} since the baseline"]
-        assert f"- **{FP32}** since the baseline (" in to_markdown(record)
+        assert f"- **{FP32}** since the baseline (" in (place / "m.md").read_text()
 
 
 def test_a_baseline_of_other_engines(place, capsys):
     command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--max-drop", "20"]
     old = str(place / "old.safetensors")
     assert run([*command, "--engine", FP32, "--engine", INT8, "--results", old]) == 0
-    again = [*command, "--baseline", old, "--json"]
+    again = [*command, "--baseline", old, "--json", *reports(place)]
     assert run([*again, "--engine", FRAMES]) == 2, "one new engine: nothing to compare with"
     assert f"found {FP32}, {INT8}; if one was only renamed" in capsys.readouterr().err
     assert run([*again, "--engine", FRAMES, "--baseline-engine", f"{FRAMES}={FP32}"]) == 0
     record = json.loads(capsys.readouterr().out)
     pair, other = record["baseline"]
     assert (pair["engine"], pair["baseline_engine"], other["engine"], other["verdict"]) == (FRAMES, FP32, INT8, None)
-    assert f"since the baseline ({FP32}, the same {N} images): PASS" in to_markdown(record)
-    skipped = ElementTree.fromstring(to_junit(record)).find("testsuite")
+    assert f"since the baseline ({FP32}, the same {N} images): PASS" in (place / "m.md").read_text()
+    skipped = suite_of(place)
     assert (skipped.attrib["tests"], skipped.attrib["skipped"]) == ("3", "1")
     assert run(again) == 3
-    assert f"**{FRAMES}** since the baseline: INCONCLUSIVE" in to_markdown(json.loads(capsys.readouterr().out))
+    assert f"**{FRAMES}** since the baseline: INCONCLUSIVE" in (place / "m.md").read_text()
     with Bundle.open(place / "tiny.bundle").edit() as editor:
         editor.drop_engine(INT8)
     assert run(again) == 1
-    suite = ElementTree.fromstring(to_junit(json.loads(capsys.readouterr().out)))
-    assert [case.attrib["name"] for case in suite.iter("testcase") if case.find("failure") is not None] == [
+    assert [case.attrib["name"] for case in suite_of(place).iter("testcase") if case.find("failure") is not None] == [
         f"{INT8} since the baseline"
     ]
 
@@ -295,8 +324,8 @@ def test_a_baseline_is_read_before_the_run(place, capsys, monkeypatch):
 
 def looked(place, capsys, samples, engine=FP32, **options):
     """The row, and what is said of it, of a run that is stored in the same results file as those before."""
-    row = row_of(place, engine, samples=samples, results=place / "r.safetensors", **options)
-    return row, explain(row, Budget(max_drop_pp=1.0).to_json())
+    (row,) = judged(place, engine, samples=samples, results=place / "r.safetensors", **options).evaluated.engines
+    return row.to_json(), explain(row.gate, Budget(max_drop_pp=1.0))
 
 
 def test_the_results_file_remembers_looks(place, capsys):
@@ -309,10 +338,10 @@ def test_the_results_file_remembers_looks(place, capsys):
     second, said = looked(place, capsys, 120)
     assert second["look"] == 2
     assert said.endswith("look 2 at this engine, for which 16.00% of the doubt is left")
-    fresh = row_of(place, FP32, samples=120)
-    assert fresh["look"] is None
-    assert fresh["gate_bounds"][1] < second["gate_bounds"][1], "a look costs"
-    assert "store --results, so that another look" in explain(fresh, Budget(max_drop_pp=1.0).to_json())
+    fresh = judged(place, FP32, samples=120).evaluated.engines[0].gate
+    assert fresh.look == Look(None, 1)
+    assert fresh.decision.bound_high < second["gate_bounds"][1], "a look costs"
+    assert "store --results, so that another look" in explain(fresh, Budget(max_drop_pp=1.0))
     assert looked(place, capsys, 60)[0]["look"] == 1
     plant(place, FP32, lambda name, v: v * np.float32(1.000002) if name == "fc.w" else None)
     assert looked(place, capsys, 120)[0]["look"] == 1, "another engine"
@@ -341,13 +370,13 @@ def test_one_failing_of_several_is_judged_by_its_share(place):
     """Exit code 1 is wrong with the chance that is promised, so each of three engines has a third of it."""
     request = GateRequest(str(place / "data.npz"), budget=Budget(max_drop_pp=1.0))
     bundle = Bundle.open(place / "tiny.bundle")
-    several = {row["engine"]: row for row in run_gate(bundle, request).record["engines"]}
-    alone = row_of(place, INT8)
-    assert (several[INT8]["verdicts"], alone["verdicts"]) == (3, 1)
-    assert several[INT8]["gate_bounds"][0] < alone["gate_bounds"][0]
-    assert several[INT8]["gate_bounds"][1] == alone["gate_bounds"][1], "all have to pass: nothing is shared"
-    failing = several[INT8] | {"verdict": "FAIL", "verdict_why": "statistics"}
-    assert "95 % sure (of all 3 verdicts together) that the drop" in explain(failing, Budget(1.0).to_json())
+    several = {row.gate.engine: row.gate for row in run_gate(bundle, request).evaluated.engines}[INT8]
+    alone = judged(place, INT8).evaluated.engines[0].gate
+    assert (several.look, alone.look) == (Look(None, 3), Look(None, 1))
+    assert several.decision.bound_low < alone.decision.bound_low
+    assert several.decision.bound_high == alone.decision.bound_high, "all have to pass: nothing is shared"
+    failing = with_verdict(several, "FAIL")
+    assert "95 % sure (of all 3 verdicts together) that the drop" in explain(failing, Budget(1.0))
 
 
 def test_plan_needs_no_bundle(capsys):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from planted_rows import gate_row
 
 from resnetrt.benchmarks.reports.cells import format_ms
 from resnetrt.benchmarks.reports.report import HEADER, Report, table_cells, write_report
@@ -10,9 +11,7 @@ from resnetrt.errors import BackendMissing, UsageError
 
 
 def accuracy(engine, **changes):
-    row = {"engine": engine, "n": 2000, "fp32_top1": 92.9, "top1": 92.7, "fp32_top5": 99.8, "top5": 99.7}
-    row |= {"drop_pp": 0.2, "drop_ci_pp": [-0.1, 0.55], "flips_percent": 0.85, "sqnr_db": 30.06}
-    return row | {"verdict": None, "calibration_overlap": 0} | changes
+    return gate_row(engine, **changes)
 
 
 def latency(engine, median_ms, times_faster, batch=1):
@@ -144,7 +143,7 @@ def test_files_say_the_same(report, tmp_path):
     record = json.loads(paths[0].read_bytes())
     assert record["schema_version"] == 1
     assert record["conditions"]["cores"] == 2
-    assert record["engines"] == list(report.engines)
+    assert record["engines"] == [row.to_json() for row in report.engines]
     assert record["results"] == list(report.results)
     assert record["summary"] == report.summary()
     markdown = paths[1].read_text()

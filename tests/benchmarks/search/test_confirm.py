@@ -1,9 +1,12 @@
 """The held-out half: its classes, which trials are confirmed on it, and that what is said of a stored one is true."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from planted_rows import with_verdict
 
-from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.accuracy.gate import Budget, Pairs
 from resnetrt.benchmarks.search.confirm import chance_to_pass, drop_of_passed, halves, plan
 from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
 from resnetrt.benchmarks.search.strategy import Mix, Trial, best, search, widen
@@ -13,15 +16,13 @@ from resnetrt.bundle import Bundle
 BUDGET, IMAGES = Budget(max_drop_pp=1.0), 2000
 
 
-def row(lost: int, gained: int, verdict: str = "PASS", n: int = IMAGES) -> dict:
-    drop, right = 100 * (lost - gained) / n, 80.0
-    return {"n": n, "lost": lost, "gained": gained, "fp32_top1": right, "top1": right - drop, "drop_pp": drop} | {
-        "verdict": verdict
-    }
+def pairs(lost: int, gained: int) -> Pairs:
+    """Of images of which the reference gets four in five right."""
+    return Pairs(IMAGES * 4 // 5 - lost, lost, gained, IMAGES)
 
 
 def trial(kept: int, lost: int, gained: int, verdict: str = "PASS") -> Trial:
-    return Trial(Mix(frozenset(map(str, range(kept)))), row(lost, gained, verdict))
+    return Trial(Mix(frozenset(map(str, range(kept)))), verdict, pairs(lost, gained))
 
 
 def test_each_half_has_half_of_every_class(fashion_bundle, tmp_path):
@@ -42,10 +43,10 @@ def test_halves_of_odd_classes_differ_by_one_image_at_most():
 
 
 def test_a_trial_at_the_edge_passes_again_about_every_second_time_and_better_ones_surely():
-    assert chance_to_pass(row(30, 22), BUDGET, IMAGES) == pytest.approx(0.5, abs=0.25)  # the last drop that passes
-    assert chance_to_pass(row(24, 30), BUDGET, IMAGES) > 0.8
-    assert chance_to_pass(row(0, 0), BUDGET, IMAGES) > 0.99
-    assert chance_to_pass(row(60, 30, "FAIL"), BUDGET, IMAGES) < 0.1
+    assert chance_to_pass(pairs(30, 22), BUDGET, IMAGES) == pytest.approx(0.5, abs=0.25)  # the last drop that passes
+    assert chance_to_pass(pairs(24, 30), BUDGET, IMAGES) > 0.8
+    assert chance_to_pass(pairs(0, 0), BUDGET, IMAGES) > 0.99
+    assert chance_to_pass(pairs(60, 30), BUDGET, IMAGES) < 0.1
 
 
 def test_the_plan_weighs_blocks_against_the_chance_of_a_confirmation():
@@ -65,13 +66,13 @@ def test_the_search_goes_on_while_more_blocks_make_a_confirmation_likelier():
     drops = [90, 80, 70, 34, 26, 10, 10, 10, 10]
     names = [str(block) for block in range(8)]
 
-    def evaluate(mix: Mix) -> dict:
+    def evaluate(mix: Mix) -> Trial:
         lost = drops[len(mix.kept)]
-        return row(lost, 22, "PASS" if lost <= 34 else "FAIL")
+        return Trial(mix, "PASS" if lost <= 34 else "FAIL", pairs(lost, 22))
 
     trials: list[Trial] = []
     search(names, evaluate, trials)
-    widen(names, evaluate, trials, "fp32", lambda item: chance_to_pass(item.row, BUDGET, IMAGES), 0.9)
+    widen(names, evaluate, trials, "fp32", lambda item: chance_to_pass(item.pairs, BUDGET, IMAGES), 0.9)
     assert len(best(trials).mix.kept) == 3
     assert {len(item.mix.kept) for item in trials} >= {3, 4, 5}
     assert 7 not in {len(item.mix.kept) for item in trials}, "5 blocks are enough"
@@ -96,7 +97,7 @@ def test_the_drop_of_a_stored_variant_is_not_optimistic_and_two_attempts_keep_th
     ]
     share = np.mean([item.kept is not None for item in beyond])
     assert share <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
-    assert drop_of_passed(row(20, 22), BUDGET) == pytest.approx(-0.1, abs=0.1), "far from the edge nothing changes"
+    assert drop_of_passed(pairs(20, 22), BUDGET) == pytest.approx(-0.1, abs=0.1), "far from the edge nothing changes"
 
 
 def test_what_is_not_confirmed_is_followed_by_more_blocks(fashion_bundle, monkeypatch):
@@ -106,13 +107,15 @@ def test_what_is_not_confirmed_is_followed_by_more_blocks(fashion_bundle, monkey
 
     def edge(engines, split, mix):
         lost = 3 if len(mix.kept) == 1 else 0 if mix.kept else 30
-        found = evaluate(engines, split, mix)
-        drop = {"lost": lost, "gained": 0, "drop_pp": 100 * lost / found["n"]}
-        return found | drop | {"verdict": "PASS" if mix.kept else "FAIL", "top1": found["fp32_top1"] - drop["drop_pp"]}
+        found = with_verdict(evaluate(engines, split, mix), "PASS" if mix.kept else "FAIL")
+        before = found.judged.pairs
+        planted = Pairs(before.both + before.lost - lost, lost, 0, before.n)
+        return replace(found, judged=replace(found.judged, pairs=planted))
 
     def unlucky(engines, dataset, attempt):
         found = confirm(engines, dataset, attempt)
-        return found if len(attempt.trial.mix.kept) > 1 else found | {"verdict": "INCONCLUSIVE"}
+        lucky = len(attempt.trial.mix.kept) > 1
+        return found if lucky else replace(found, row=with_verdict(found.row, "INCONCLUSIVE"))
 
     monkeypatch.setattr(searcher, "_evaluate", edge)
     monkeypatch.setattr(searcher, "_confirm", unlucky)

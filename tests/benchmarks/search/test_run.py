@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from PIL import Image
+from planted_rows import with_verdict
 
-from resnetrt.benchmarks.accuracy.gate import Budget
+from resnetrt.benchmarks.accuracy.gate import Budget, Pairs
 from resnetrt.benchmarks.search.front import pareto
 from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
-from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, best, rank, search
+from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, Trial, best, rank, search
 from resnetrt.benchmarks.verify.blocks import find_blocks
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.graph.dialects import dialect
@@ -89,11 +90,11 @@ def greedy_evaluations(searcher, engines, split):
     """Greedy removal: each round tries every block that is left and keeps the one that helps most."""
     kept, count = frozenset(), 1
     row = searcher._evaluate(engines, split, Mix(kept))
-    while row["verdict"] != "PASS":
+    while row.verdict != "PASS":
         left = [block.name for block in searcher.blocks if block.name not in kept]
         rows = {name: searcher._evaluate(engines, split, Mix(kept | {name})) for name in left}
         count += len(rows)
-        name = max(rows, key=lambda name: rows[name]["top1"])
+        name = max(rows, key=lambda name: rows[name].accuracy.top1)
         kept, row = kept | {name}, rows[name]
     return count, kept
 
@@ -112,7 +113,7 @@ def test_the_guilty_block_is_found_in_fewer_evaluations_than_by_greedy_removal(
     request = SearchRequest("fashion_test", BUDGET, backend, samples=800, options=options, build=build)
     searcher = SearchRun(fashion_bundle, request)
     found = searcher.run()
-    assert searcher.trials[0].row["verdict"] == "FAIL", "full INT8 is ruined"
+    assert searcher.trials[0].verdict == "FAIL", "full INT8 is ruined"
     assert GUILTY in found["kept"]
     assert len(found["kept"]) <= 2
     assert found["held_out"]["verdict"] == "PASS"
@@ -158,7 +159,8 @@ def test_an_interrupt_keeps_the_best_so_far(fashion_bundle, monkeypatch):
     def interrupted(engines, split, mix):
         if len(searcher.trials) == 4 and not searcher.stopped:
             signal.raise_signal(signal.SIGINT)
-        return evaluate(engines, split, mix) | ({"verdict": "FAIL"} if len(mix.kept) < 4 else {})
+        found = evaluate(engines, split, mix)
+        return with_verdict(found, "FAIL") if len(mix.kept) < 4 else found
 
     monkeypatch.setattr(searcher, "_evaluate", interrupted)
     monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp32", [block.name for block in searcher.blocks]))
@@ -173,7 +175,8 @@ def test_what_no_16_bit_mix_reaches_is_searched_again_in_fp32(fashion_bundle, mo
 
     def strict(engines, split, mix):
         enough = engines.is_all(mix) or (mix.precision == "fp32" and len(mix.kept) >= 3)
-        return evaluate(engines, split, mix) | ({} if enough else {"verdict": "FAIL"})
+        found = evaluate(engines, split, mix)
+        return found if enough else with_verdict(found, "FAIL")
 
     monkeypatch.setattr(searcher, "_evaluate", strict)
     monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp16", names))
@@ -217,7 +220,8 @@ def test_the_least_passing_number_is_found_in_logarithmic_time(needed, blocks):
     needed = min(needed, blocks)
     trials = []
     names = [str(i) for i in range(blocks)]
-    search(names, lambda mix: {"verdict": "PASS" if len(mix.kept) >= needed else "FAIL"}, trials)
+    none = Pairs(0, 0, 0, 1)
+    search(names, lambda mix: Trial(mix, "PASS" if len(mix.kept) >= needed else "FAIL", none), trials)
     assert best(trials).mix.kept == frozenset(names[:needed])
     assert len(trials) <= 2 * np.log2(needed + 1) + 3
     assert len({trial.mix for trial in trials}) == len(trials)
