@@ -147,9 +147,9 @@ def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
     if given["contact_sheet"] is not None:
         engines = run.evaluated.engines
         engine = next((engine for engine in engines if engine.flips), engines[0])
-        found = engine.gate.accuracy
-        share = f"{found.flips_percent:.2f} % of {found.n} images flip"
-        title = f"{found.engine}: {share}; the worst {len(engine.flips)}"
+        accuracy = engine.gate.accuracy
+        share = f"{accuracy.flips_percent:.2f} % of {accuracy.n} images flip"
+        title = f"{accuracy.engine}: {share}; the worst {len(engine.flips)}"
         write_contact_sheet(given["contact_sheet"], engine.flips, run.dataset, title)
 
 

@@ -47,8 +47,13 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
 
 
 def _accuracy(row: GateRow) -> dict[str, Any]:
-    found = row.accuracy
-    numbers = {"n": found.n, "top1": found.top1, "drop_pp": found.drop_pp, "drop_ci_pp": list(found.drop_ci_pp)}
+    accuracy = row.accuracy
+    numbers = {
+        "n": accuracy.n,
+        "top1": accuracy.top1,
+        "drop_pp": accuracy.drop_pp,
+        "drop_ci_pp": list(accuracy.drop_ci_pp),
+    }
     return numbers | {"verdict": row.verdict}
 
 

@@ -352,6 +352,6 @@ def _why(stop: BaseException) -> str:
 
 
 def _facts(row: GateRow) -> dict[str, Any]:
-    found = row.accuracy
-    tops = {"n": found.n, "fp32_top1": found.fp32_top1, "top1": found.top1}
-    return tops | {"drop_pp": found.drop_pp, "drop_ci_pp": list(found.drop_ci_pp), "verdict": row.verdict}
+    accuracy = row.accuracy
+    tops = {"n": accuracy.n, "fp32_top1": accuracy.fp32_top1, "top1": accuracy.top1}
+    return tops | {"drop_pp": accuracy.drop_pp, "drop_ci_pp": list(accuracy.drop_ci_pp), "verdict": row.verdict}
