@@ -109,17 +109,20 @@ def _backends_here(wanted: Wanted, say: Say) -> list[str]:
 
 
 def _compile(bundle: Bundle, backend: str, precision: str, wanted: Wanted, made: Engines, say: Say) -> None:
-    """One engine, or only its variant where the backend builds on the device alone; raises what its stages raise."""
+    """One engine, or only its variant where it can neither be compiled nor run here; raises what its stages raise."""
     compiler, target, options = find_compiler(backend), wanted.target_of(backend), wanted.options_of(backend)
     variant = choose_variant(bundle, backend, precision)
     reason = compiler.obstacle(target)
-    if reason and backend == "tensorrt":
+    try:
+        compiler.check_request(precision, target, options)
+    except BackendMissing:
+        if not reason:
+            raise
         evidence = bundle.manifest.variants[variant].evidence["parity"]
         say(f"variant   {variant}.onnx for {backend}, SQNR {evidence['sqnr_db']:.1f} dB; compile it there: {reason}")
         if backend not in made.elsewhere:
             made.elsewhere.append(backend)
         return
-    compiler.check_request(precision, target, options)
     engine = compile_variant(bundle, variant, backend, target, options, min_share=wanted.min_share)
     record = bundle.read_engine(engine)
     audited = "not audited" if record.own_share is None else f"{record.own_share:.1%} of its work in {precision}"

@@ -1,5 +1,6 @@
 """What `deploy` compiles: engines that are what their names say, those that can't run here, and what was refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,12 @@ def test_for_tensorrt_without_a_gpu_the_variants_are_made_and_the_next_command_i
     assert made == Engines(elsewhere=["tensorrt"])
     assert {"fp16", "int8.tensorrt.fp16"} <= bundle.manifest.variants.keys()
     assert lines[-1].startswith(f"next      resnetrt package device {bundle.path} --for tensorrt ")
+
+
+def test_without_tensorrt_rtx_and_a_gpu_its_variants_are_made_too(
+    bundle: Bundle, without_gpu: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    made = compile_all(bundle, Wanted(("tensorrt_rtx",), ("fp16",)), lambda line: None)
+    assert made == Engines(elsewhere=["tensorrt_rtx"])
+    assert "fp16" in bundle.manifest.variants
