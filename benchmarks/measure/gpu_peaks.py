@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from resnetrt.benchmarks.measure.products import best_rates, import_onnx, open_session, save_chain
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.export.compilers import find_compiler
-from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda import Cuda, DeviceBuffer, open_cuda
 from resnetrt.runtime.cuda.dlpack import DeviceTensor
@@ -26,7 +26,6 @@ _COPY_BYTES = 256 << 20
 _COPIES = 10
 _SECONDS = 0.5
 _LEAST_RUNS = 3
-_OPSET = 20
 
 
 def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dict[str, Any]:
@@ -40,16 +39,12 @@ def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dic
             except (BackendMissing, EnvironmentFault, UsageError) as error:
                 row["why"] = str(error)
             rows.append(row)
-    best: dict[str, float] = {}
-    for row in rows:
-        if row["gops"] is not None:
-            best[row["precision"]] = max(best.get(row["precision"], 0.0), row["gops"])
     copied: float | None
     try:
         copied, why = gpu_copy_rate(open_cuda(read_settings().cuda)), ""
     except (BackendMissing, EnvironmentFault) as error:
         copied, why = None, str(error)
-    return {"matmul": rows, "copy_gb_s": copied, "best": best} | ({"why": why} if why else {})
+    return {"matmul": rows, "copy_gb_s": copied, "best": best_rates(rows)} | ({"why": why} if why else {})
 
 
 def merge_gpu_peaks(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,11 +80,8 @@ def _matmul(backend: str, precision: str) -> float:
     with tempfile.TemporaryDirectory(prefix="resnetrt-peak-") as folder:
         model = Path(folder) / "products.onnx"
         write_products(model, precision)
-        compiled = chosen.compile_engine(model, precision, target, {"profiles": f"{SIZE}:{SIZE}:{SIZE}"})
-        path = model.with_name(f"engine.{compiled.extension}")
-        path.write_bytes(compiled.blob)
-        record = compiled.record(f"{backend}-{precision}-peak", backend, precision, target)
-        with find_backend(backend).load(path, record, 1) as session:
+        profiles = {"profiles": f"{SIZE}:{SIZE}:{SIZE}"}
+        with open_session(model, backend, precision, 1, target, profiles) as session:
             assert isinstance(session, TensorRtSession)
             return products_rate(session, open_cuda(read_settings().cuda), SIZE, DEPTH)
 
@@ -116,19 +108,12 @@ def write_products(path: Path, precision: str, size: int = SIZE, depth: int = DE
 
     `int8` has symmetric Q/DQ pairs, the only ones that TensorRT takes. Inputs and outputs are float32.
     """
-    try:
-        import onnx
-        from onnx import TensorProto, helper
-    except ModuleNotFoundError as error:
-        raise BackendMissing(
-            "the matrix products of the peaks are written with the package onnx, which is not installed; "
-            "run: pip install 'resnetrt[export]'"
-        ) from error
-
+    onnx = import_onnx()
+    helper = onnx.helper
     nodes: list[Any] = []
     value = "x"
     if precision == "fp16":
-        nodes.append(helper.make_node("Cast", [value], ["x16"], to=TensorProto.FLOAT16))
+        nodes.append(helper.make_node("Cast", [value], ["x16"], to=onnx.TensorProto.FLOAT16))
         value = "x16"
     weight = "w"
     if precision == "int8":
@@ -146,16 +131,8 @@ def write_products(path: Path, precision: str, size: int = SIZE, depth: int = DE
             helper.make_node("Relu", [f"m{index}"], [f"r{index}"]),
         ]
         value = f"r{index}"
-    nodes.append(helper.make_node("Cast", [value], ["y"], to=TensorProto.FLOAT))
-    shape = [size, size]
-    graph = helper.make_graph(
-        nodes,
-        "peak",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        _weights(precision, size),
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
+    nodes.append(helper.make_node("Cast", [value], ["y"], to=onnx.TensorProto.FLOAT))
+    save_chain(path, nodes, _weights(precision, size), (size, size), "y")
 
 
 def _weights(precision: str, size: int) -> list[Any]:

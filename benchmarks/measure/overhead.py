@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.measure.peaks import open_session, write_matmul
+from resnetrt.benchmarks.measure.peaks import write_matmul
+from resnetrt.benchmarks.measure.products import open_session
 from resnetrt.benchmarks.measure.timing import median_interval, order
 from resnetrt.preprocess import FloatArray
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.measure.gpu_peaks import merge_gpu_peaks
+from resnetrt.benchmarks.measure.products import best_rates, import_onnx, open_session, save_chain
 from resnetrt.benchmarks.measure.timing import Schedule, measure
 from resnetrt.errors import BackendMissing, UsageError
-from resnetrt.export.compilers import find_compiler
-from resnetrt.runtime.backends import find_backend
-from resnetrt.runtime.session import Session
 
 # rows, columns of square products, products in a row: limited by arithmetic, and quick to measure
 SHAPES = ((512, 1024, 4), (784, 512, 8))
 _MULTIPLIED = ("fp32", "int8")
 _SCHEDULE = Schedule(rounds=5, min_block_s=0.06, settle_s=0.04, warm_up_s=0.15)
 _COPY_BYTES = 256 << 20
-_OPSET = 20
 
 
 def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: int) -> dict[str, Any]:
@@ -39,7 +36,7 @@ def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: i
                 rows.append(_matmul(backend, precision, threads))
             except (BackendMissing, UsageError) as error:
                 rows.append({"backend": backend, "precision": precision, "gops": None, "why": str(error)})
-    return {"matmul": rows, "copy_gb_s": copy_rate(threads), "best": _best(rows)}
+    return {"matmul": rows, "copy_gb_s": copy_rate(threads), "best": best_rates(rows)}
 
 
 def merge_peaks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +45,7 @@ def merge_peaks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]
         a | {"gops": max((x for x in (a["gops"], b["gops"]) if x is not None), default=None)}
         for a, b in zip(first["matmul"], second["matmul"], strict=True)
     ]
-    merged = {"matmul": rows, "copy_gb_s": max(first["copy_gb_s"], second["copy_gb_s"]), "best": _best(rows)}
+    merged = {"matmul": rows, "copy_gb_s": max(first["copy_gb_s"], second["copy_gb_s"]), "best": best_rates(rows)}
     gpu = [peaks["gpu"] for peaks in (first, second) if "gpu" in peaks]
     return merged | ({"gpu": merge_gpu_peaks(gpu[0], gpu[-1])} if gpu else {})
 
@@ -65,14 +62,6 @@ def copy_rate(threads: int) -> float:
             list(pool.map(lambda part: np.copyto(target[slice(*part)], source[slice(*part)]), parts))
             best = min(best, time.perf_counter() - start)
     return 2 * _COPY_BYTES / best / 1e9
-
-
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for row in rows:
-        if row["gops"] is not None:
-            found[row["precision"]] = max(found.get(row["precision"], 0.0), row["gops"])
-    return found
 
 
 def _matmul(backend: str, precision: str, threads: int) -> dict[str, Any]:
@@ -92,41 +81,17 @@ def _rate(backend: str, precision: str, shape: tuple[int, int, int], threads: in
     return 2 * rows * columns * columns * depth / min(timing.round_medians_ms) / 1e6
 
 
-def open_session(model: Path, backend: str, precision: str, threads: int) -> Session:
-    """A session of the ONNX file compiled for the CPU; the engine file lies beside the ONNX file."""
-    compiled = find_compiler(backend).compile_engine(model, precision, "cpu", {})
-    path = model.with_name(f"engine.{compiled.extension}")
-    path.write_bytes(compiled.blob)
-    record = compiled.record(f"{backend}-{precision}-peak", backend, precision, "cpu")
-    return find_backend(backend).load(path, record, threads)
-
-
 def write_matmul(path: Path, shape: tuple[int, int, int], precision: str) -> None:
     """An ONNX chain of `depth` products `(rows, n) @ (n, n)` with ReLUs between; with Q/DQ around each for `int8`."""
-    try:
-        import onnx
-        from onnx import TensorProto, helper
-    except ModuleNotFoundError as error:
-        raise BackendMissing(
-            "the matrix products of the peaks are written with the package onnx, which is not installed; "
-            "run: pip install 'resnetrt[export]'"
-        ) from error
-
     rows, columns, depth = shape
-    nodes: list[onnx.NodeProto] = []
-    weights: list[onnx.TensorProto] = []
+    import_onnx()
+    nodes: list[Any] = []
+    weights: list[Any] = []
     value = "x"
     for index in range(depth):
         add = _int8_layer if precision == "int8" else _float_layer
         value = add(index, value, columns, nodes, weights)
-    graph = helper.make_graph(
-        nodes,
-        "peak",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, columns])],
-        [helper.make_tensor_value_info(value, TensorProto.FLOAT, [rows, columns])],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
+    save_chain(path, nodes, weights, (rows, columns), value)
 
 
 def _float_layer(index: int, value: str, columns: int, nodes: list[Any], weights: list[Any]) -> str:
