@@ -39,7 +39,7 @@ def check_onnxruntime(path: Path, precision: str, target: str = "cuda") -> dict[
     from resnetrt.runtime import load
 
     bundle = Bundle.open(path)
-    variant = "fp16" if precision == "fp16" else choose_variant(bundle, "onnxruntime", precision)
+    variant = choose_variant(bundle, "onnxruntime", precision, target=target)
     engine = compile_variant(bundle, variant, "onnxruntime", target)
     images = _golden_images(bundle)
     with load(bundle, engine) as session:
