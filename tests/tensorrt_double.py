@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 LISTS = sorted(
@@ -123,13 +123,13 @@ class FullTensorRT:
         return self.make("OnnxParser", parse_from_file=lambda _path: True, num_errors=0)
 
     def _network(self) -> Strict:
-        image = self.make("ITensor", name="input", dtype=self.dtype, shape=(-1, 3, 16, 16))
-        kernel = self.make("ITensor", name="stem.w", dtype=self.dtype, shape=(16, 3, 3, 3))
-        output = self.make("ITensor", name="logits", dtype=self.dtype, shape=self.output_shape)
+        image = self.make("ITensor", name="input", dtype=SimpleNamespace(name=self.dtype), shape=(-1, 3, 16, 16))
+        kernel = self.make("ITensor", name="stem.w", dtype=SimpleNamespace(name=self.dtype), shape=(16, 3, 3, 3))
+        output = self.make("ITensor", name="logits", dtype=SimpleNamespace(name=self.dtype), shape=self.output_shape)
         stem = self.make(
             "ILayer",
             name="stem",
-            type="LayerType.CONVOLUTION",
+            type=SimpleNamespace(name="CONVOLUTION"),
             metadata="[ONNX Layer: stem]",
             num_inputs=2,
             get_input=[image, kernel].__getitem__,

@@ -10,6 +10,7 @@ import numpy as np
 from resnetrt.errors import DeviceLost, ResnetrtError
 from resnetrt.runtime.backends.tensorrt_calls import Calls
 from resnetrt.runtime.backends.tensorrt_contexts import Contexts
+from resnetrt.runtime.backends.tensorrt_inspector import engine_profiles, engine_specs
 from resnetrt.runtime.backends.tensorrt_kernels import KernelFile
 from resnetrt.runtime.backends.tensorrt_logger import Recorder
 from resnetrt.runtime.backends.tensorrt_sizes import BatchSizes
@@ -24,7 +25,6 @@ from resnetrt.tensor_spec import TensorSpec
 
 _log = logging.getLogger("resnetrt.runtime")
 _MOST_CAPTURES = 3  # attempts for a size: another library may have disturbed one of them
-_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
 
 
 class Runner:
@@ -47,8 +47,9 @@ class Runner:
         kept: KernelFile | None = None,
     ) -> None:
         self._cuda, self._call = cuda, Calls(cuda, what, logger)
-        self.inputs, self.outputs = _specs(engine)
-        self._sizes = BatchSizes(_profiles(engine, self.inputs))
+        self.inputs, self.outputs = engine_specs(engine)
+        profiles = engine_profiles(engine, self.inputs[0])
+        self._sizes = BatchSizes([(low[0], best[0], high[0]) for low, best, high in profiles])
         self.batch_limits = self._sizes.limits
         self._graphs = graphs and cuda.supports_graphs
         self._contexts = Contexts(trt, engine, cuda, kept)
@@ -274,25 +275,6 @@ class _Slot:
         self.size, self.context = size, context
         self.graph: Any = None
         self.captures = 0
-
-
-def _specs(engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    found: dict[str, list[TensorSpec]] = {"INPUT": [], "OUTPUT": []}
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        shape = tuple(None if axis < 0 else int(axis) for axis in engine.get_tensor_shape(name))
-        dtype = engine.get_tensor_dtype(name).name
-        found[engine.get_tensor_mode(name).name].append(TensorSpec(name, _DTYPES.get(dtype, dtype), shape))
-    return tuple(found["INPUT"]), tuple(found["OUTPUT"])
-
-
-def _profiles(engine: Any, inputs: tuple[TensorSpec, ...]) -> list[tuple[int, int, int]]:
-    """Smallest, tuned and largest batch of each profile."""
-    fixed = inputs[0].shape[0]
-    if fixed is not None:
-        return [(fixed, fixed, fixed)]
-    shapes = [engine.get_tensor_profile_shape(inputs[0].name, i) for i in range(engine.num_optimization_profiles)]
-    return [(int(low[0]), int(best[0]), int(high[0])) for low, best, high in shapes]
 
 
 def _size_bytes(spec: TensorSpec, count: int) -> int:

@@ -3,7 +3,7 @@
 Precision is in the ONNX file; the network is strongly typed. There are no precision flags and no calibrators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from resnetrt.export.compilers.tensorrt.progress import watched
 from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_level, refuse_options
 from resnetrt.export.compilers.tensorrt.timing_cache import timing_cache
 from resnetrt.runtime.backends.tensorrt_logger import Lines
+from resnetrt.tensor_spec import TensorSpec
 
 # option: BuilderFlag of that meaning, in every version
 FLAGS = {"version_compatible": "VERSION_COMPATIBLE"}
@@ -62,28 +63,46 @@ def build_engine(
         timings.save(config)
     inspected = [] if obstacle(flavour, target) else inspect_plan(trt, parsed.logger, blob, chosen.profiles, what)
     read_from, engine_layers = _layers_of(inspected, lines)
+    about = {
+        "portable": target == PORTABLE,
+        "flags": _flags_set(trt, config),
+        "onnx_sha256": sha256_of(variant_path),
+        "layer_precisions": precision_by_node(layers),
+    }
+    specs = inputs, output_specs(parsed.network)
+    return compiled_plan(flavour, trt, blob, specs, chosen, target, engine_layers, read_from, about)
+
+
+def compiled_plan(
+    flavour: Flavour,
+    trt: Any,
+    blob: bytes,
+    specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+    options: TensorRTOptions,
+    target: str,
+    layers: Sequence[EngineLayer],
+    read_from: str,
+    about: Mapping[str, Any],
+) -> CompiledEngine:
+    """The plan `blob` as an engine to store; `specs` are its inputs and outputs, `about` more for its sidecar."""
     version = str(trt.__version__)
+    inputs, outputs = specs
+    details = {
+        "flavour": flavour.backend,
+        "version": version,
+        "compute_capabilities": capabilities(target),
+        "profiles": [profile.to_json() for profile in options.profiles],
+        "engine_layers": len(layers),
+    }
     return CompiledEngine(
         blob=blob,
         extension="engine",
         inputs=inputs,
-        outputs=output_specs(parsed.network),
+        outputs=outputs,
         tools={flavour.backend: version},
-        options=chosen.to_json(),
-        details={
-            "tensorrt": {
-                "flavour": flavour.backend,
-                "version": version,
-                "compute_capabilities": capabilities(target),
-                "portable": target == PORTABLE,
-                "profiles": [profile.to_json() for profile in chosen.profiles],
-                "flags": _flags_set(trt, config),
-                "onnx_sha256": sha256_of(variant_path),
-                "layer_precisions": precision_by_node(layers),
-                "engine_layers": len(engine_layers),
-            }
-        },
-        companions=layers_file(f"{read_from} of {flavour.backend} {version}", engine_layers),
+        options=options.to_json(),
+        details={"tensorrt": details | dict(about)},
+        companions=layers_file(f"{read_from} of {flavour.backend} {version}", layers),
     )
 
 

@@ -84,13 +84,19 @@ def chosen_device(devices: Sequence[Device], what: str) -> Device:
     return choose_device(devices, read_settings().device, what)
 
 
+def device_here(what: str) -> Device | None:
+    """The device of the setting, None where there is no device at all; raises as `chosen_device` does."""
+    devices, _ = find_devices()
+    return chosen_device(devices, what) if devices else None
+
+
 def building_here(what: str) -> AbstractContextManager[None]:
     """A block in which what this thread builds is for the device of the setting.
 
     Raises `BackendMissing` if there is no CUDA package for another one than the first.
     """
-    devices, _ = find_devices()
-    index = chosen_device(devices, what).index if devices else 0
+    device = device_here(what)
+    index = 0 if device is None else device.index
     # the first is the current one without our doing, and needs no package
     return open_cuda(read_settings().cuda, index).current() if index else nullcontext()
 
@@ -138,17 +144,14 @@ def resolve_full_target(target: str | None) -> str:
 
 def target_here() -> str | None:
     """The compute capability of the GPU here, as `sm86`; None without one."""
-    devices, _ = find_devices()
-    return chosen_device(devices, "import").target if devices else None
+    device = device_here("import")
+    return None if device is None else device.target
 
 
 def gpu_here() -> str:
     """Capability and model of the GPU here, as `sm86 NVIDIA A10`; empty without one."""
-    devices, _ = find_devices()
-    if not devices:
-        return ""
-    device = chosen_device(devices, FULL.title)
-    return f"{device.target} {device.name}".strip()
+    device = device_here(FULL.title)
+    return "" if device is None else f"{device.target} {device.name}".strip()
 
 
 def capabilities(target: str) -> list[int]:
@@ -163,10 +166,11 @@ def obstacle(flavour: Flavour, target: str) -> str:
     devices, reason = find_devices()
     if not devices:
         return f"no usable GPU: {reason}"
-    here = chosen_device(devices, flavour.title).target
+    device = chosen_device(devices, flavour.title)
+    here = device.target
     if flavour is RTX and here not in RTX.targets:
         return f"TensorRT-RTX does not run on this GPU ({here})"
-    if target == PORTABLE and chosen_device(devices, flavour.title).capability < (8, 0):
+    if target == PORTABLE and device.capability < (8, 0):
         return f"this GPU is {here}, a portable engine needs sm80 or newer; compile with --target {here}"
     if target not in (PORTABLE, HERE) and here not in target.split("+"):
         return f"this GPU is {here}, the engine is for {target}"

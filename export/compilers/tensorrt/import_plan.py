@@ -7,11 +7,13 @@ from typing import Any
 
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.compilers.engine import CompiledEngine, require_known_options
-from resnetrt.export.compilers.tensorrt.flavour import Flavour, capabilities, obstacle
-from resnetrt.export.compilers.tensorrt.layers import inspect_engine, layers_file
-from resnetrt.export.compilers.tensorrt.network import input_specs, output_specs, tensor_spec, word
+from resnetrt.export.compilers.tensorrt.build import compiled_plan
+from resnetrt.export.compilers.tensorrt.flavour import Flavour, obstacle
+from resnetrt.export.compilers.tensorrt.layers import inspect_engine
+from resnetrt.export.compilers.tensorrt.network import input_specs, output_specs
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt.parse import parse
+from resnetrt.runtime.backends.tensorrt_inspector import engine_profiles, engine_specs, word
 from resnetrt.runtime.backends.tensorrt_logger import first_error, make
 from resnetrt.tensor_spec import TensorSpec
 
@@ -44,42 +46,15 @@ def import_plan(
             raise UsageError(
                 f"{what}: {flavour.title} {trt.__version__} can't load it: {first_error(lines) or 'it gave no reason'}"
             )
-        inputs, outputs = _specs(engine)
+        inputs, outputs = engine_specs(engine)
         _check_interface(f"{what}: inputs", input_specs(parsed.network), inputs)
         _check_interface(f"{what}: outputs", output_specs(parsed.network), outputs)
-        chosen = replace(chosen, profiles=_profiles(engine, inputs[0]), hardware_compatible=_level(engine))
+        edges = engine_profiles(engine, inputs[0])
+        profiles = tuple(Profile(low, best, high, inputs[0].name) for low, best, high in edges)
+        chosen = replace(chosen, profiles=profiles, hardware_compatible=_level(engine))
         layers = inspect_engine(trt, engine, chosen.profiles, what, lines)
-    version = str(trt.__version__)
-    return CompiledEngine(
-        blob=blob,
-        extension="engine",
-        inputs=inputs,
-        outputs=outputs,
-        tools={flavour.backend: version},
-        options=chosen.to_json(),
-        details={
-            "tensorrt": {
-                "flavour": flavour.backend,
-                "version": version,
-                "compute_capabilities": capabilities(target),
-                "portable": False,
-                "profiles": [profile.to_json() for profile in chosen.profiles],
-                "imported": plan.name,
-                "engine_layers": len(layers),
-            }
-        },
-        companions=layers_file(f"engine inspector of {flavour.backend} {version}", layers),
-    )
-
-
-def _specs(engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs, in the engine's order."""
-    found: dict[str, list[TensorSpec]] = {"INPUT": [], "OUTPUT": []}
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        spec = tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
-        found[word(engine.get_tensor_mode(name))].append(spec)
-    return tuple(found["INPUT"]), tuple(found["OUTPUT"])
+    about = {"portable": False, "imported": plan.name}
+    return compiled_plan(flavour, trt, blob, (inputs, outputs), chosen, target, layers, "engine inspector", about)
 
 
 def _check_interface(what: str, expected: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> None:
@@ -95,15 +70,6 @@ def _fits(found: TensorSpec, expected: TensorSpec) -> bool:
     if (found.dtype, len(found.shape)) != (expected.dtype, len(expected.shape)):
         return False
     return all(want in (None, got) for want, got in zip(expected.shape, found.shape, strict=True))
-
-
-def _profiles(engine: Any, spec: TensorSpec) -> tuple[Profile, ...]:
-    fixed = tuple(axis for axis in spec.shape if axis is not None)
-    if len(fixed) == len(spec.shape):
-        return (Profile(fixed, fixed, fixed, spec.name),)
-    shapes = [engine.get_tensor_profile_shape(spec.name, i) for i in range(engine.num_optimization_profiles)]
-    edges = [[tuple(map(int, edge)) for edge in each] for each in shapes]
-    return tuple(Profile(low, best, high, spec.name) for low, best, high in edges)
 
 
 def _level(engine: Any) -> str | None:

@@ -6,20 +6,10 @@ from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.flavour import Flavour
+from resnetrt.runtime.backends.tensorrt_inspector import tensor_spec, word
 from resnetrt.tensor_spec import TensorSpec
 
 COMPUTE = ("CONVOLUTION", "MATRIX_MULTIPLY")
-_NUMPY = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-    "FP8": "float8_e4m3fn",
-}
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 _MOVES = ("CONSTANT", "SHUFFLE", "CAST", "QUANTIZE", "DEQUANTIZE", "SHAPE", "IDENTITY")
 
@@ -73,19 +63,8 @@ def check_target_types(flavour: Flavour, layers: list[NetworkLayer], capabilitie
             raise UsageError(f"{what}: {reason}, and layer {found.onnx} is {precision}; {' or '.join(remedies)}")
 
 
-def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
-    """A tensor of a network or an engine, in numpy's words."""
-    axes = tuple(None if axis < 0 else int(axis) for axis in shape)
-    return TensorSpec(name, _NUMPY.get(word(dtype), word(dtype).lower()), axes)
-
-
 def _spec(tensor: Any) -> TensorSpec:
     return tensor_spec(tensor.name, tensor.dtype, tensor.shape)
-
-
-def word(enumerated: Any) -> str:
-    """The name of a member of TensorRT's enumerations: `FLOAT` of `DataType.FLOAT`."""
-    return str(enumerated).rpartition(".")[2]
 
 
 def _onnx_node(layer: Any) -> str:
