@@ -1,6 +1,7 @@
 """The CUDA protocol in host memory, for tests: engines that are doubles run on it.
 
-It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads too early reads old values.
+It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads too early reads old values. Memory that
+was freed is kept, so that work which is late for it is refused and spoils nothing.
 """
 
 import ctypes
@@ -34,6 +35,7 @@ class HostCuda:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._memory: dict[int, Bytes] = {}
+        self._freed: list[Bytes] = []
         self._queues: dict[int, list[Work]] = {}
         self._capturing: int | None = None
         self._capturer, self._spoilt = 0, False
@@ -76,6 +78,13 @@ class HostCuda:
                 return address
         raise AssertionError(f"{size_bytes} bytes at {address:x} are not, or not all, in memory of the device")
 
+    def require_alive(self, address: int, size_bytes: int) -> int:
+        """The address, which must not be in memory that was freed; memory of others may be."""
+        for array in self._freed:
+            if array.ctypes.data < address + size_bytes and address < array.ctypes.data + array.nbytes:
+                raise AssertionError(f"{size_bytes} bytes at {address:x} are in memory of the device that was freed")
+        return address
+
     def allocate(self, size_bytes: int) -> int:
         """See `Cuda`. Refused during a capture, as CUDA does."""
         self.check()
@@ -91,7 +100,7 @@ class HostCuda:
         """See `Cuda`. It ends the capture of its own thread."""
         if self._capturing is not None and self._capturer == threading.get_ident():
             self._spoilt = True
-        del self._memory[address]
+        self._freed.append(self._memory.pop(address))
 
     def allocate_host(self, size_bytes: int) -> Bytes:
         """See `Cuda`."""
@@ -132,18 +141,18 @@ class HostCuda:
         """See `Cuda`."""
         self._check_contiguous(host)
         self.counts["copy_in"] += 1
-        self.enqueue(stream, lambda: ctypes.memmove(device, host.ctypes.data, host.nbytes))
+        self.enqueue(stream, lambda: self._move(device, host.ctypes.data, host.nbytes))
 
     def copy_out(self, host: npt.NDArray[Any], device: int, stream: int) -> None:
         """See `Cuda`."""
         self._check_contiguous(host)
         self.counts["copy_out"] += 1
-        self.enqueue(stream, lambda: ctypes.memmove(host.ctypes.data, device, host.nbytes))
+        self.enqueue(stream, lambda: self._move(host.ctypes.data, device, host.nbytes))
 
     def copy_on_device(self, target: int, source: int, size_bytes: int, stream: int) -> None:
         """See `Cuda`."""
         self.counts["copy_on_device"] += 1
-        self.enqueue(stream, lambda: ctypes.memmove(target, source, size_bytes))
+        self.enqueue(stream, lambda: self._move(target, source, size_bytes))
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
@@ -226,6 +235,11 @@ class HostCuda:
         """See `Cuda`."""
         self.counts["destroy_graph"] += 1
         graph.clear()
+
+    def _move(self, target: int, source: int, size_bytes: int) -> None:
+        for address in (target, source):
+            self.require_alive(address, size_bytes)
+        ctypes.memmove(target, source, size_bytes)
 
     def _finish(self, stream: int) -> None:
         queue = self._queues[stream]

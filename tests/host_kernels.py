@@ -90,7 +90,7 @@ class HostKernels:
 
     def add_one(self, target: int, source: int, count: int, stream: int) -> None:
         def work() -> None:
-            _floats(target, count)[:] = _floats(source, count) + 1
+            self._floats(target, count)[:] = self._floats(source, count) + 1
 
         self.cuda.enqueue(stream, work)
 
@@ -98,8 +98,8 @@ class HostKernels:
         def work() -> None:
             i, k = np.arange(values), np.arange(CLASSES)
             weights = ((i[:, None] * 7 + k * 3) % 5 - 2).astype(np.float32)
-            result = _floats(images, count * values).reshape(count, values) @ weights
-            _floats(logits, count * CLASSES)[:] = result.ravel()
+            result = self._floats(images, count * values).reshape(count, values) @ weights
+            self._floats(logits, count * CLASSES)[:] = result.ravel()
 
         self.cuda.enqueue(stream, work)
 
@@ -118,6 +118,6 @@ class HostKernels:
     def free_bytes(self) -> int:
         return self.cuda.memory_bytes - self.cuda.used_bytes()
 
-
-def _floats(address: int, count: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    return np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
+    def _floats(self, address: int, count: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        room = self.cuda.require_alive(address, 4 * count)
+        return np.frombuffer((ctypes.c_float * count).from_address(room), np.float32)

@@ -1,5 +1,7 @@
 """GPU checks of tensors that are used where they lie: order between streams, alignment, who may overwrite what."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,14 @@ _LATE_MS = 50.0  # longer than any call here takes
 
 def check_late_input(kernels: Kernels) -> dict[str, Any]:
     """A tensor that another stream is still going to write: the runner must wait for it, as `__dlpack__` arranges."""
-    cuda, writer = kernels.cuda, kernels.cuda.create_stream()
     images, stale = random_images(5, 1), random_images(5, 2)
-    with open_session(kernels) as session:
-        memory, source = _on_device(kernels, stale), _pinned(kernels, images)
+    memory, source = _on_device(kernels, stale), _pinned(kernels, images)
+    with open_session(kernels) as session, _stream(kernels) as writer:
         session.infer(stale)  # contexts and graphs are made before
         kernels.spin(_LATE_MS, writer)
-        cuda.copy_in(memory.address, source, writer)
+        kernels.cuda.copy_in(memory.address, source, writer)
         outputs = session.infer_dlpack(_Written(kernels, memory, images.shape, writer))
         _require(expected_logits(images), _read(kernels, outputs["logits"]), "a tensor that another stream writes")
-    cuda.synchronize(writer)
-    cuda.destroy_stream(writer)
     return {"late_ms": _LATE_MS}
 
 
@@ -64,11 +63,11 @@ def check_held_outputs(kernels: Kernels) -> dict[str, Any]:
 
 def check_late_reader(kernels: Kernels) -> dict[str, Any]:
     """A stream that still reads an output which nobody holds any more: the next call must not overwrite it before."""
-    cuda, reader = kernels.cuda, kernels.cuda.create_stream()
+    cuda = kernels.cuda
     first, second = random_images(4, 5), random_images(4, 6)
     size_bytes = 4 * 4 * CLASSES
     target = DeviceBuffer(cuda, size_bytes)
-    with open_session(kernels) as session:
+    with open_session(kernels) as session, _stream(kernels) as reader:
         for _ in range(3):
             inputs = _tensor_of(kernels, first), _tensor_of(kernels, second)
             output = session.infer_dlpack(inputs[0])["logits"]
@@ -81,7 +80,6 @@ def check_late_reader(kernels: Kernels) -> dict[str, Any]:
             _require(expected_logits(first), found, "what another stream read of an output")
             _require(expected_logits(second), _read(kernels, again), "the next output")
             del again
-    cuda.destroy_stream(reader)
     return {"late_ms": _LATE_MS}
 
 
@@ -127,6 +125,17 @@ class _Written:
         return self._tensor.__dlpack__(**options)
 
 
+@contextmanager
+def _stream(kernels: Kernels) -> Iterator[Stream]:
+    """A stream that is waited for in the end, also when a check fails: what it uses is freed next."""
+    stream = kernels.cuda.create_stream()
+    try:
+        yield stream
+    finally:
+        kernels.cuda.synchronize(stream)
+        kernels.cuda.destroy_stream(stream)
+
+
 def _tensor(kernels: Kernels, address: int, shape: tuple[int, ...], owner: DeviceBuffer) -> DeviceTensor:
     return DeviceTensor(address, shape, np.dtype(np.float32), kernels.cuda.dlpack_device, owner)
 
@@ -143,21 +152,17 @@ def _pinned(kernels: Kernels, values: FloatArray) -> FloatArray:
 
 
 def _on_device(kernels: Kernels, values: FloatArray) -> DeviceBuffer:
-    cuda, buffer = kernels.cuda, DeviceBuffer(kernels.cuda, values.nbytes)
-    stream = cuda.create_stream()
-    cuda.copy_in(buffer.address, values, stream)
-    cuda.synchronize(stream)
-    cuda.destroy_stream(stream)
+    buffer = DeviceBuffer(kernels.cuda, values.nbytes)
+    with _stream(kernels) as stream:
+        kernels.cuda.copy_in(buffer.address, values, stream)
     return buffer
 
 
 def _read(kernels: Kernels, tensor: DeviceTensor) -> FloatArray:
     """The values now, without waiting for any other stream: an output is said to be complete."""
-    cuda, found = kernels.cuda, np.full(tensor.shape, np.nan, np.float32)
-    stream = cuda.create_stream()
-    cuda.copy_out(found, tensor.address, stream)
-    cuda.synchronize(stream)
-    cuda.destroy_stream(stream)
+    found = np.full(tensor.shape, np.nan, np.float32)
+    with _stream(kernels) as stream:
+        kernels.cuda.copy_out(found, tensor.address, stream)
     return found
 
 

@@ -10,6 +10,9 @@ from resnetrt.errors import CheckFailed
 from resnetrt.runtime.cuda import DeviceBuffer
 from resnetrt.runtime.cuda.pool import BufferPool, Loan
 
+# work that is late for memory which was freed is noticed where objects end, which raises nothing
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
 
 class WaitsForNobody(HostKernels):
     def let_wait(self, waiting: int, other: int) -> None:
