@@ -1,14 +1,14 @@
 """The CUDA protocol in host memory, for tests: engines that are doubles run on it.
 
 It is as lazy as a GPU: what is enqueued happens at `synchronize`, and who reads too early reads old values. Memory that
-was freed is kept, so that work which is late for it is refused and spoils nothing.
+was freed is kept for a while, so that work which is late for it is refused and spoils nothing.
 """
 
 import ctypes
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from resnetrt.runtime.cuda.protocol import Bytes
 from resnetrt.runtime.cuda.scope import Scope
 
 _ALIGNMENT = 256  # of cudaMalloc, at least
+_KEPT_FREED = 16 << 20  # bytes of memory that was freed; the last that was freed is kept in any case
 Work = Callable[[], object]
 
 
@@ -35,7 +36,7 @@ class HostCuda:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._memory: dict[int, Bytes] = {}
-        self._freed: list[Bytes] = []
+        self._freed: deque[Bytes] = deque()
         self._queues: dict[int, list[Work]] = {}
         self._capturing: int | None = None
         self._capturer, self._spoilt = 0, False
@@ -80,7 +81,7 @@ class HostCuda:
 
     def require_alive(self, address: int, size_bytes: int) -> int:
         """The address, which must not be in memory that was freed; memory of others may be."""
-        for array in self._freed:
+        for array in tuple(self._freed):  # a collection may free meanwhile
             if array.ctypes.data < address + size_bytes and address < array.ctypes.data + array.nbytes:
                 raise AssertionError(f"{size_bytes} bytes at {address:x} are in memory of the device that was freed")
         return address
@@ -101,6 +102,8 @@ class HostCuda:
         if self._capturing is not None and self._capturer == threading.get_ident():
             self._spoilt = True
         self._freed.append(self._memory.pop(address))
+        while len(self._freed) > 1 and sum(array.nbytes for array in self._freed) > _KEPT_FREED:
+            self._freed.popleft()
 
     def allocate_host(self, size_bytes: int) -> Bytes:
         """See `Cuda`."""
