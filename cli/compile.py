@@ -25,6 +25,8 @@ _TENSORRT: list[Any] = [
     click.option("--hardware-compatible", help="TensorRT: ampere_plus or same_compute_capability."),
     click.option("--dla-core", type=int, help="TensorRT on a Jetson: compile for this DLA core."),
     click.option("--gpu-fallback", is_flag=True, help="TensorRT: what the DLA lacks runs on the GPU."),
+    click.option("--sparse-weights", is_flag=True, help="TensorRT: sparse kernels where two of four weights are zero."),
+    click.option("--aux-streams", type=int, help="TensorRT: layers run on so many more streams at most; 0 for none."),
     click.option("--tf32", is_flag=True, help="TensorRT: FP32 layers may round to TF32."),
 ]
 

@@ -54,6 +54,9 @@ def _machine(diagnosis: "Diagnosis") -> Iterable[tuple[str, str]]:
     yield "Python", _python(diagnosis.interpreter)
     yield from _board(diagnosis.board)
     yield from _thermals(diagnosis.thermals)
+    if diagnosis.kept is not None:
+        kept = diagnosis.kept
+        yield "kept for later", f"{kept.folder}: {kept.files} files, {kept.size_bytes / 1e6:.1f} MB"
 
 
 def _python(interpreter: "Interpreter") -> str:

@@ -20,6 +20,7 @@ from resnetrt import telemetry
 from resnetrt.board import Board, cuda_toolkit, read_board
 from resnetrt.cuda_driver import remedies, too_old
 from resnetrt.interpreter import Interpreter, find_system_package, hidden, read_interpreter
+from resnetrt.kept_files import KeptFiles, read_kept_files
 from resnetrt.machine import Cpu, GpuReport, Memory, read_cpu, read_gpus, read_memory
 from resnetrt.parts import PARTS, RIVALS, Part
 from resnetrt.thermals import Thermals, read_thermals
@@ -60,6 +61,7 @@ class Diagnosis:
     board: Board | None = None
     thermals: Thermals = field(default_factory=Thermals)
     cuda_toolkit: str | None = None
+    kept: KeptFiles | None = None
 
 
 def diagnose(
@@ -84,7 +86,16 @@ def diagnose(
         *_older_driver(known, gpu.cuda),
     )
     return Diagnosis(
-        cpu, read_memory(), gpu, states, problems, interpreter, board, read_thermals(root), cuda_toolkit(root)
+        cpu,
+        read_memory(),
+        gpu,
+        states,
+        problems,
+        interpreter,
+        board,
+        read_thermals(root),
+        cuda_toolkit(root),
+        read_kept_files(),
     )
 
 

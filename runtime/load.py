@@ -66,14 +66,15 @@ def load(
     return session
 
 
-def load_another(bundle: Bundle, session: Session, threads: int | None = None) -> Session:
+def load_another(bundle: Bundle, session: Session, threads: int | None = None, device: str | None = None) -> Session:
     """Another self-tested session of the engine of `session`, for another thread.
 
-    It shares the loaded engine where its backend can, else the engine is loaded again with `threads`. Raises as `load`.
+    It shares the loaded engine where its backend can, else the engine is loaded again with `threads` on `device`.
+    Raises as `load`.
     """
     sibling = session.sibling()
     if sibling is None:
-        return load(bundle, session.record.id, threads=threads)
+        return load(bundle, session.record.id, threads=threads, device=device)
     return _checked(bundle, sibling, True)
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import enum
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -76,6 +76,7 @@ class EngineDouble:
         self.fail: dict[str, str] = {}
         self.logger: Any = None
         self.warn = ""  # logged by each call
+        self.num_aux_streams = 0
         self._entered = threading.Lock()
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         self._tensors = {node.name: node for node in (*inputs, *outputs)}
@@ -219,6 +220,7 @@ class ContextDouble:
         self.runs = 0
         self.warm = False
         self.config: RuntimeConfigDouble | None = None  # of TensorRT-RTX
+        self.aux = [engine.cuda.create_stream() for _ in range(engine.num_aux_streams)]
 
     def set_device_memory(self, memory: int, size: int) -> None:
         """It reports what is wrong to the logger alone."""
@@ -256,8 +258,24 @@ class ContextDouble:
         if self.config is not None:
             self._compile_kernels(self.config, self.engine.cuda.is_captured(stream))
         work = partial(self._compute, dict(self.addresses), self.shape, self.memory)
-        self.engine.cuda.enqueue(stream, work)
+        self._fork(stream, work)
         return True
+
+    def _fork(self, stream: int, work: Callable[[], None]) -> None:
+        """Run on auxiliary streams: they wait for the main one, which then waits for them (`setAuxStreams`)."""
+        cuda = self.engine.cuda
+        if not self.aux:
+            cuda.enqueue(stream, work)
+            return
+        begin = cuda.create_event()
+        cuda.record(begin, stream)
+        for aux in self.aux:
+            cuda.wait(aux, begin)
+        cuda.enqueue(self.aux[-1], work)
+        for aux in self.aux:
+            end = cuda.create_event()
+            cuda.record(end, aux)
+            cuda.wait(stream, end)
 
     def _compile_kernels(self, config: RuntimeConfigDouble, captured: bool) -> None:
         lazy = config.dynamic_shapes_kernel_specialization_strategy.name == "LAZY"

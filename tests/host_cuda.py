@@ -39,6 +39,9 @@ class HostCuda:
         self._freed: deque[Bytes] = deque()
         self._queues: dict[int, list[Work]] = {}
         self._capturing: int | None = None
+        self._captured: dict[int, int] = {}  # stream: how much of it is in the graph
+        self._joined: dict[int, int] = {}  # stream: how much of it the captured one waits for
+        self._graph: list[Work] = []
         self._capturer, self._spoilt = 0, False
         self._next = 1
         self._scope = Scope(lambda: None, lambda: None)
@@ -70,7 +73,7 @@ class HostCuda:
 
     def is_captured(self, stream: int) -> bool:
         """Whether what is enqueued goes to a graph, and nothing runs."""
-        return self._capturing == stream
+        return stream in self._captured
 
     def require_room(self, address: int, size_bytes: int) -> int:
         """The address, which must have so much room in memory that is not freed yet."""
@@ -134,6 +137,10 @@ class HostCuda:
         With `chance`, any stream may get on at once, as streams of a GPU do.
         """
         self.check()
+        if stream in self._captured:
+            self._captured[stream] += 1
+            self._graph.append(work)
+            return
         self._queues[stream].append(work)
         if self.chance is not None and self._capturing is None:
             for other in self._queues:
@@ -160,7 +167,7 @@ class HostCuda:
     def synchronize(self, stream: int) -> None:
         """See `Cuda`. Refused during a capture, as CUDA does."""
         self.check()
-        if self._capturing == stream:
+        if stream in self._captured:
             raise EnvironmentFault("CUDA: host memory: a stream can't be waited for while it is captured")
         self.counts["synchronize"] += 1
         self._finish(stream)
@@ -182,13 +189,27 @@ class HostCuda:
     def record(self, event: "EventDouble", stream: int) -> None:
         """See `Cuda`."""
         event.stream, event.at = stream, None
+        event.graph = self._graph if stream in self._captured else None
+        if event.graph is not None:
+            event.behind = self._captured[stream]
+            return
         event.recorded += 1
         self.enqueue(stream, partial(event.happen, event.recorded))
 
     def wait(self, stream: int, event: "EventDouble") -> None:
-        """See `Cuda`."""
+        """See `Cuda`. A stream that waits for an event of a capture is captured too, until the first one waits for it.
+
+        The graph has the work of all in the order of the calls, which is one that the events permit.
+        """
         recorded = event.recorded
         self.counts["wait"] += 1
+        if event.graph is not None and event.graph is self._graph:
+            self._captured.setdefault(stream, 0)
+            if stream == self._capturing:
+                self._joined[event.stream] = event.behind
+            return
+        if event.graph is not None or stream in self._captured:
+            raise EnvironmentFault("CUDA: host memory: a dependency between a graph that is captured and other work")
         self.enqueue(stream, lambda: self._run_until(event, recorded))
 
     def wait_of(self, handle: int, event: "EventDouble") -> None:
@@ -217,16 +238,18 @@ class HostCuda:
         """See `Cuda`."""
         self.check()
         self.counts["capture"] += 1
-        before, self._queues[stream] = self._queues[stream], []
         self._capturing, self._capturer, self._spoilt = stream, threading.get_ident(), False
+        self._captured, self._joined, self._graph = {stream: 0}, {}, []
         try:
             work()
             if self._spoilt:
                 raise EnvironmentFault("CUDA: host memory: memory was freed while a graph was captured")
-            return self._queues[stream]
+            if any(self._joined.get(other, -1) < done for other, done in self._captured.items() if other != stream):
+                raise EnvironmentFault("CUDA: host memory: a stream that joined the capture was not waited for")
+            return self._graph
         finally:
             self._capturing = None
-            self._queues[stream] = before
+            self._captured, self._graph = {}, []
 
     def launch(self, graph: list[Work], stream: int) -> None:
         """See `Cuda`."""
@@ -265,6 +288,8 @@ class EventDouble:
 
     def __init__(self) -> None:
         self.stream = self.recorded = self.happened = 0
+        self.graph: list[Work] | None = None  # of a capture, and how much of its stream is before it
+        self.behind = 0
         self.at: float | None = None
 
     def happen(self, recorded: int) -> None:

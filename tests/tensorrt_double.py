@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 LISTS = sorted(
     (Path(__file__).parent / "export/compilers/tensorrt/tensorrt_api").glob("tensorrt-1*.json")
 )  # not TensorRT-RTX's
@@ -34,6 +36,10 @@ class Strict:
         return self._given[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":  # as a layer of the bindings becomes one of its kind, if it is that kind
+            assert value.kind == self._given["type"].name, f"{value.kind}: it is a {self._given['type'].name}"
+            self.__dict__.update(_names=value.names, _kind=value.__name__, _given=self._given | value.members)
+            return
         self._check(name)
         self._given[name] = value
 
@@ -91,6 +97,7 @@ class FullTensorRT:
         self._entries: dict[int, set[bytes]] = {}
         self._devices: dict[int, bytes] = {}
         self._states: dict[int, tuple[Strict, dict[str, Any]]] = {}
+        self.kernel = np.ones((16, 8, 3, 3), np.float16)  # of the convolution
         self.module = ModuleType("tensorrt")
         self.module.__dict__.update(self._module_members(content["version"]))
 
@@ -102,6 +109,11 @@ class FullTensorRT:
         self.module_flags = enums["BuilderFlag"]
         self.flags.add(enums["BuilderFlag"]["TF32"])  # on unless it is cleared
         classes = {name: type(name, (), {}) for name in ("ILogger", "IProgressMonitor")}
+        convolution = {"kernel": self.kernel.ravel(), "num_output_maps": 16, "kernel_size_nd": (3, 3)}
+        names = self._api["ILayer"] | self._api["IConvolutionLayer"]
+        classes["IConvolutionLayer"] = type(
+            "IConvolutionLayer", (), {"kind": "CONVOLUTION", "names": names, "members": convolution}
+        )
         makers = {"Builder": self._builder, "OnnxParser": self._parser, "Runtime": self._runtime}
         members = {"__version__": version, **enums, **classes, **makers}
         assert set(members) - {"__version__"} <= self._api.keys()
@@ -124,15 +136,14 @@ class FullTensorRT:
 
     def _network(self) -> Strict:
         image = self.make("ITensor", name="input", dtype=SimpleNamespace(name=self.dtype), shape=(-1, 3, 16, 16))
-        kernel = self.make("ITensor", name="stem.w", dtype=SimpleNamespace(name=self.dtype), shape=(16, 3, 3, 3))
         output = self.make("ITensor", name="logits", dtype=SimpleNamespace(name=self.dtype), shape=self.output_shape)
         stem = self.make(
             "ILayer",
             name="stem",
             type=SimpleNamespace(name="CONVOLUTION"),
             metadata="[ONNX Layer: stem]",
-            num_inputs=2,
-            get_input=[image, kernel].__getitem__,
+            num_inputs=1,  # the kernel is its own
+            get_input=[image].__getitem__,
             get_output=[output].__getitem__,
         )
         return self.make(

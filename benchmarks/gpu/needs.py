@@ -1,6 +1,7 @@
 """What a check needs of this machine, asked in a process of its own: a broken library may crash at its import."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,25 @@ if TYPE_CHECKING:
     from resnetrt.runtime.cuda import Device
 
 _LIMIT_S = 60.0
+# module: distribution, of the base install; in a copy of the source nothing else sees to them
+PACKAGES = {
+    "PIL": "pillow",
+    "click": "click",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+    "rich": "rich",
+    "safetensors": "safetensors",
+}
+
+
+def require_packages() -> None:
+    """Raise `BackendMissing` if a package of the base install is not here: every check would be skipped."""
+    missing = sorted(name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None)
+    if missing:
+        raise BackendMissing(
+            f"gpu-check: expected the packages of the base install, missing {', '.join(missing)}; run: pip install "
+            f"{' '.join(missing)}"
+        )
 
 
 class Needs:

@@ -22,7 +22,7 @@ from resnetrt.benchmarks.apart.child import ChildJob, run_apart
 from resnetrt.benchmarks.apart.outcome import BAD, STATUSES, Outcome
 from resnetrt.benchmarks.gpu.bundles import bundle_name, carried_cubins, find_carried, prepare
 from resnetrt.benchmarks.gpu.catalog import OPEN_KERNELS, GpuCheck, catalog, choose
-from resnetrt.benchmarks.gpu.needs import Needs
+from resnetrt.benchmarks.gpu.needs import Needs, require_packages
 from resnetrt.conditions import conditions
 from resnetrt.errors import ResnetrtError, UsageError
 from resnetrt.machine import read_gpus
@@ -152,16 +152,20 @@ class GpuRecord:
 
 
 def main(arguments: list[str], checks: Sequence[GpuCheck] | None = None) -> int:
-    """Run the checks that were chosen; returns 1 if one failed, crashed or hung, 130 after Ctrl-C, else 0."""
+    """Run the checks that were chosen; returns 1 if one failed, crashed or hung, 130 after Ctrl-C, else 0.
+
+    4 if a package that they need is missing, 2 for wrong usage.
+    """
     options = _parser().parse_args(arguments)
     try:
+        require_packages()
         chosen = choose(catalog() if checks is None else checks, options.only)
         if options.bundle is not None and not options.bundle.is_dir():
             raise UsageError(f"--bundle: expected a folder that --prepare made, found {options.bundle}")
         if options.prepare is not None:
             return _prepare(options.prepare, chosen)
     except ResnetrtError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(f"resnetrt: {error}\n")
         return error.exit_code
     with tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
         run = GpuRun(Path(folder), options.bundle, options.minutes)
@@ -203,7 +207,9 @@ def _run_all(run: GpuRun, checks: Sequence[GpuCheck], out: Path) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m resnetrt.benchmarks.gpu", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m resnetrt.benchmarks.gpu", description=(main.__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, help="default: %(default)s")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="checks with this in their name")
     parser.add_argument("--list", action="store_true", help="name the checks, and which would be skipped here and why")

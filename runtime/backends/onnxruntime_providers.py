@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import sha256_of
+from resnetrt.kept_files import cache_folder, prune, use
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _EDGES = ("min", "opt", "max")
@@ -43,8 +44,12 @@ def _caches(path: Path, precision: str, version: str) -> dict[str, str]:
     weights. The GPU's capability is in its names. None where there is no home to write to.
     """
     try:
-        folder = Path.home() / ".cache" / "resnetrt" / "onnxruntime" / f"{version}-{precision}-{sha256_of(path)[:32]}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = cache_folder("onnxruntime") / f"{version}-{precision}-{sha256_of(path)[:32]}"
+        for _ in range(3):
+            folder.mkdir(parents=True, exist_ok=True)
+            if use(folder):  # else another process deleted it as long unused
+                break
+        prune(folder.parent)
     except (OSError, RuntimeError):
         return {}
     return {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.atomic import write_file
+from resnetrt.kept_files import cache_folder, prune, use
 
 _log = logging.getLogger("resnetrt.runtime")
 
@@ -27,7 +28,7 @@ class KernelFile:
         """That of the engine's content, the version of TensorRT-RTX and the name of the GPU."""
         digest = hashlib.sha256(engine).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{digest}-{version}-{gpu}").strip("-")
-        return cls(Path.home() / ".cache" / "resnetrt" / "tensorrt_rtx" / f"{name}.kernels")
+        return cls(cache_folder("tensorrt_rtx") / f"{name}.kernels")
 
     def read_into(self, kernels: Any) -> None:
         """Fill an empty `IRuntimeCache` with what is stored, if TensorRT-RTX takes it."""
@@ -37,6 +38,7 @@ class KernelFile:
             return
         if stored and kernels.deserialize(stored):
             self._stored = stored
+            use(self.path)
 
     def write(self, kernels: Any) -> None:
         """Store what an `IRuntimeCache` holds, if it is more than before."""
@@ -46,5 +48,7 @@ class KernelFile:
         self._stored = content
         try:
             write_file(self.path, content)
+            use(self.path)
+            prune(self.path.parent)
         except OSError as error:
             _log.warning("kernels of TensorRT-RTX can't be kept, each process compiles them again: %s", error)

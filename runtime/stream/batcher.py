@@ -80,12 +80,13 @@ class Batcher:
         threads: int | None = None,
         fallback: bool = False,
         frames: bool = False,
+        device: str | None = None,
     ) -> "Batcher":
         """A batcher over `instances` of an engine, as `load_instances` counts them; other arguments as `runtime.load`.
 
         Raises what they raise.
         """
-        return cls(load_instances(bundle, engine, instances, threads, fallback), options, frames=frames)
+        return cls(load_instances(bundle, engine, instances, threads, fallback, device), options, frames=frames)
 
     def stream(self, capacity: int | None = None, overload: str = "reject") -> Stream:
         """A source of requests of which `capacity` may wait (default `max_queue_size`).

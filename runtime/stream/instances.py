@@ -36,7 +36,12 @@ class Instances:
 
 
 def load_instances(
-    bundle: Bundle | Path | str, engine: str | None, count: int | str, threads: int | None, fallback: bool
+    bundle: Bundle | Path | str,
+    engine: str | None,
+    count: int | str,
+    threads: int | None,
+    fallback: bool,
+    device: str | None = None,
 ) -> Instances:
     """`count` self-tested sessions of one engine with `threads` each; all use the engine that the first fell back to.
 
@@ -51,7 +56,7 @@ def load_instances(
         raise UsageError(f"instances: expected a positive number or {AUTO}, found {count!r}")
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    first = load(bundle, engine, threads=threads, fallback=fallback)
+    first = load(bundle, engine, threads=threads, fallback=fallback, device=device)
     sessions = [first]
     cores = check_threads(threads)
     auto = count == AUTO and first.record.target == "cpu" and cores > 1
@@ -61,7 +66,7 @@ def load_instances(
         each = cores // (number - 1)
     try:
         while len(sessions) < number:
-            sessions.append(load_another(bundle, first, each))
+            sessions.append(load_another(bundle, first, each, device))
     except BaseException:
         Instances(tuple(sessions)).close()
         raise

@@ -1,6 +1,7 @@
 """TensorRT-RTX compiles its kernels where an engine runs: before a graph is captured, and once for all processes."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,15 @@ class TestKernels:
         assert kept.path.read_bytes() == RuntimeCacheDouble.HEADER + b"2x3x16x16"
         assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
         session.close()
+
+    def test_those_that_nobody_used_for_long_are_deleted(self, start: Open, kept: KernelFile):
+        kept.path.parent.mkdir()
+        old = kept.path.with_name("old.kernels")
+        old.write_bytes(b"of an older engine")
+        os.utime(old, (0, 0))
+        with start() as session:
+            session.infer(images(2))
+        assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
 
     @pytest.mark.parametrize("content", [b"", b"RTX 1.6 on sm86:2x3x16x16", b"junk"])
     def test_those_of_another_version_or_gpu_are_compiled_anew(self, start: Open, kept: KernelFile, content: bytes):

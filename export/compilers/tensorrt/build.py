@@ -20,17 +20,24 @@ from resnetrt.export.compilers.tensorrt.network import (
     network_layers,
     output_specs,
     precision_by_node,
+    sparse_layers,
 )
 from resnetrt.export.compilers.tensorrt.options import Profile, TensorRTOptions
 from resnetrt.export.compilers.tensorrt.parse import ParsedNetwork, parse
 from resnetrt.export.compilers.tensorrt.progress import watched
-from resnetrt.export.compilers.tensorrt.refuse import full_profiles, refuse_absent, refuse_level, refuse_options
+from resnetrt.export.compilers.tensorrt.refuse import (
+    full_profiles,
+    refuse_absent,
+    refuse_dense,
+    refuse_level,
+    refuse_options,
+)
 from resnetrt.export.compilers.tensorrt.timing_cache import timing_cache
 from resnetrt.runtime.backends.tensorrt_logger import Lines
 from resnetrt.tensor_spec import TensorSpec
 
 # option: BuilderFlag of that meaning, in every version
-FLAGS = {"version_compatible": "VERSION_COMPATIBLE"}
+FLAGS = {"version_compatible": "VERSION_COMPATIBLE", "sparse_weights": "SPARSE_WEIGHTS"}
 
 
 def build_engine(
@@ -48,6 +55,8 @@ def build_engine(
     refuse_level(chosen, capabilities(target), what)
     check_target_types(flavour, layers, capabilities(target), what)
     chosen = replace(chosen, profiles=full_profiles(chosen.profiles, inputs, what))
+    sparse, of = sparse_layers(trt, parsed.network) if chosen.sparse_weights else (0, 0)
+    refuse_dense(chosen, sparse, of, capabilities(target), what)
     config = parsed.builder.create_builder_config()
     timings = None if flavour.ahead_of_time else timing_cache(str(trt.__version__), gpu_here(), chosen)
     if timings is not None:
@@ -69,6 +78,8 @@ def build_engine(
         "onnx_sha256": sha256_of(variant_path),
         "layer_precisions": precision_by_node(layers),
     }
+    if chosen.sparse_weights:
+        about |= {"sparse_layers": sparse, "layers_with_weights": of}
     specs = inputs, output_specs(parsed.network)
     return compiled_plan(flavour, trt, blob, specs, chosen, target, engine_layers, read_from, about)
 
@@ -136,6 +147,8 @@ def _configure(trt: Any, builder: Any, config: Any, options: TensorRTOptions, ta
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.builder_optimization_level is not None:
         config.builder_optimization_level = options.builder_optimization_level
+    if options.aux_streams is not None:
+        config.max_aux_streams = options.aux_streams
     if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     for option, flag in FLAGS.items():

@@ -50,7 +50,8 @@ class TensorRTOptions:
     none; the default is one of the user's for each TensorRT version and GPU. `version_compatible`: run on later
     versions, of 10 also on 11. `hardware_compatible`: one of `HARDWARE_LEVELS`. `dla_core` with `gpu_fallback` for what
     the DLA lacks. `tf32`: FP32 layers may use the 10-bit mantissa of TF32; off, because an FP32 engine is asked for to
-    be exact.
+    be exact. `sparse_weights`: kernels that skip zeros, where two of four weights are zero. `aux_streams`: on how many
+    streams besides the caller's layers may run at most; 0 takes the least memory, the default is TensorRT's choice.
     """
 
     profiles: tuple[Profile, ...] = (Profile((1,), (1,), (1,)), Profile((1,), (8,), (32,)))
@@ -62,6 +63,8 @@ class TensorRTOptions:
     dla_core: int | None = None
     gpu_fallback: bool = False
     tf32: bool = False
+    sparse_weights: bool = False
+    aux_streams: int | None = None
 
     def __post_init__(self) -> None:
         if not self.profiles:
@@ -73,6 +76,8 @@ class TensorRTOptions:
             raise UsageError(f"builder_optimization_level: expected 0 to 5, found {level}")
         if self.hardware_compatible is not None and self.hardware_compatible not in HARDWARE_LEVELS:
             raise UsageError.unknown("hardware_compatible level", self.hardware_compatible, HARDWARE_LEVELS)
+        if self.aux_streams is not None and self.aux_streams < 0:
+            raise UsageError(f"aux_streams: expected at least 0, found {self.aux_streams}")
         if self.gpu_fallback and self.dla_core is None:
             raise UsageError("gpu_fallback: expected a dla_core with it; without one everything runs on the GPU")
 

@@ -13,6 +13,7 @@ from resnetrt.runtime.backends.tensorrt_library import version_numbers
 from resnetrt.tensor_spec import TensorSpec
 
 _DLA_PRECISIONS = ("fp16", "int8")
+_SPARSE_PRECISIONS = ("fp16", "int8")  # Developer Guide, Structured Sparsity
 _LAST_DLA, _NEXT_DLA = (10, 7), (11, 4, 1)
 
 
@@ -22,6 +23,22 @@ def refuse_level(options: TensorRTOptions, capabilities: Sequence[int], what: st
         raise UsageError(
             f"{what}: hardware_compatible ampere_plus is built on compute capability 8.0 and newer, this GPU is "
             f"sm{min(capabilities)}; leave it out"
+        )
+
+
+def refuse_dense(options: TensorRTOptions, sparse: int, of: int, capabilities: Sequence[int], what: str) -> None:
+    """Raise `UsageError` for sparse kernels on a GPU that has none, or if `sparse` of its `of` layers are none."""
+    if not options.sparse_weights:
+        return
+    if min(capabilities, default=80) < 80:
+        raise UsageError(
+            f"{what}: sparse_weights needs compute capability 8.0 or newer, this GPU is sm{min(capabilities)}; "
+            "leave it out"
+        )
+    if not sparse:
+        raise UsageError(
+            f"{what}: sparse_weights has no effect: expected layers with two zeros in each four weights along the "
+            f"input channels, found none among {of}; prune the model to 2:4 before the export, or leave it out"
         )
 
 
@@ -62,6 +79,8 @@ def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:
         yield "version_compatible needs the lean runtime, which TensorRT-RTX does not have; use --backend tensorrt"
     if options.hardware_compatible:
         yield "hardware_compatible is for TensorRT; TensorRT-RTX takes several GPUs: --target sm80,sm86,sm89,sm120"
+    if options.sparse_weights:
+        yield "sparse_weights: TensorRT-RTX builds the same engine with and without it; use --backend tensorrt"
     if options.dla_core is not None:
         yield "TensorRT-RTX has no DLA; use --backend tensorrt on a Jetson"
     if options.timing_cache not in (None, NONE):
@@ -69,6 +88,8 @@ def _rtx_reasons(options: TensorRTOptions) -> Iterator[str]:
 
 
 def _full_reasons(options: TensorRTOptions, precision: str) -> Iterator[str]:
+    if options.sparse_weights and precision not in _SPARSE_PRECISIONS:
+        yield f"sparse_weights: TensorRT documents sparse kernels for fp16 and int8, not for {precision}; leave it out"
     if options.dla_core is None:
         return
     if precision not in _DLA_PRECISIONS:

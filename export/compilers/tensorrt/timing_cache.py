@@ -15,6 +15,7 @@ from typing import Any
 from resnetrt.atomic import write_file
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.tensorrt.options import NONE, TensorRTOptions
+from resnetrt.kept_files import cache_folder, prune
 
 _log = logging.getLogger("resnetrt.export")
 
@@ -52,6 +53,8 @@ class TimingCache:
                 if other is not None:
                     cache.combine(other, False)  # false for one of another GPU, which is replaced
                 write_file(self.path, bytes(cache.serialize()))
+            if not self.given:
+                prune(self.path.parent)
         except OSError as error:
             if self.given:
                 raise
@@ -65,7 +68,7 @@ def timing_cache(version: str, gpu: str, options: TensorRTOptions) -> TimingCach
     if options.timing_cache:
         return TimingCache(Path(options.timing_cache), given=True)
     try:
-        folder = Path.home() / ".cache" / "resnetrt" / "tensorrt"
+        folder = cache_folder("tensorrt")
     except RuntimeError:
         return None
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version} {gpu}").strip("-")

@@ -1,5 +1,6 @@
 """`make gpu-check`: a process for each check, whatever it does, and a record after each."""
 
+import configparser
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from resnetrt.benchmarks.gpu import run as gpu_run
 from resnetrt.benchmarks.gpu.__main__ import link_package
 from resnetrt.benchmarks.gpu.bundles import TRAINED, bundle_name
 from resnetrt.benchmarks.gpu.catalog import GpuCheck, catalog
+from resnetrt.benchmarks.gpu.needs import PACKAGES
 from resnetrt.runtime.cuda import find_devices
 
 CARRIED = {"network": TRAINED}
@@ -202,7 +204,7 @@ class TestChoice:
 
     def test_an_unknown_one_is_wrong_usage(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert gpu_run.main([str(tmp_path / "gpu.json"), "--only", "graphz"], [planted("fine", name="graphs")]) == 2
-        assert "unknown check 'graphz'; did you mean graphs?" in capsys.readouterr().err
+        assert capsys.readouterr().err == "resnetrt: unknown check 'graphz'; did you mean graphs?\n"
         assert not (tmp_path / "gpu.json").exists()
 
     def test_a_carried_folder_that_is_not_there_is_wrong_usage(
@@ -261,13 +263,23 @@ def test_it_runs_from_a_source_tree_that_is_not_installed(tmp_path: Path):
         [*bare, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True
     )
     assert all(path.startswith(str(tmp_path / "package")) for path in done.stdout.split())
-    done = subprocess.run(
-        [*bare, str(ROOT / "benchmarks" / "gpu"), str(tmp_path / "gpu.json"), "--only", "copies"],
-        env={**os.environ, "PYTHONPATH": str(numpy_only)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def check(packages: Path) -> subprocess.CompletedProcess[str]:
+        command = [*bare, str(ROOT / "benchmarks" / "gpu"), str(tmp_path / "gpu.json"), "--only", "copies"]
+        environment = {**os.environ, "PYTHONPATH": str(packages)}
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = check(numpy_only)
+    assert done.returncode == 4
+    assert re.fullmatch(r"resnetrt: gpu-check: .*, missing click, .*pillow.*; run: pip install .*\s", done.stderr)
+    assert not (tmp_path / "gpu.json").exists()
+    done = check(place.parent)  # site-packages
     assert done.returncode in {0, 1}, done.stderr
     assert json.loads((tmp_path / "gpu.json").read_text())["complete"]
+
+
+def test_the_packages_that_are_looked_for_are_those_of_the_base_install():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    wanted = setup["options"]["install_requires"].split()
+    assert sorted(PACKAGES.values()) == sorted(re.split("[>=<]", text)[0] for text in wanted)

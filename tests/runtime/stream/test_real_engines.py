@@ -2,13 +2,18 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_bundle
 
+from resnetrt.bundle import Bundle
+from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import UsageError
 from resnetrt.runtime import load
+from resnetrt.runtime.backends import onnxruntime
+from resnetrt.runtime.session import Session
 from resnetrt.runtime.stream import Batcher, BatchOptions
 from resnetrt.runtime.stream.instances import load_instances
 
@@ -62,3 +67,16 @@ def test_auto_is_an_instance_for_each_core_and_one_over_all(shared_bundle):
 def test_other_numbers_of_instances_are_refused(shared_bundle, count):
     with pytest.raises(UsageError, match="instances: expected a positive number or auto"):
         load_instances(shared_bundle, "onnxruntime-fp32-cpu", count, 1, fallback=False)
+
+
+def test_every_instance_is_loaded_on_the_device(shared_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str | None] = []
+    real = onnxruntime.load
+
+    def spy(path: Path, record: EngineRecord, threads: int, device: str | None = None) -> Session:
+        asked.append(device)
+        return real(path, record, threads, device)
+
+    monkeypatch.setattr(onnxruntime, "load", spy)
+    Batcher.load(shared_bundle, "onnxruntime-fp32-cpu", instances=2, threads=1, device="1").close()
+    assert asked == ["1", "1"]

@@ -20,6 +20,9 @@ OBJECTS = {
     "config": "IBuilderConfig",
     "added": "IOptimizationProfile",
     "layer": "ILayer",
+    "convolution": "IConvolutionLayer",
+    "product": "IMatrixMultiplyLayer",
+    "constant": "IConstantLayer",
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
@@ -54,12 +57,12 @@ def touched(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and (named := _named_in(node)):
             yield named
-        if not isinstance(node, ast.Attribute):
+        if not isinstance(node, ast.Attribute) or node.attr.startswith("__"):
             continue
         owner = ast.unparse(node.value)
-        if owner == "trt" and not node.attr.startswith("__"):
+        if owner == "trt":
             yield node.attr
-        elif owner.startswith("trt.") and owner.count(".") == 1 and not node.attr.startswith("__"):
+        elif owner.startswith("trt.") and owner.count(".") == 1:
             yield f"{owner.removeprefix('trt.')}.{node.attr}"
         elif (name := owner.rpartition(".")[2].lstrip("_")) in OBJECTS:
             yield f"{OBJECTS[name]}.{node.attr}"

@@ -119,6 +119,27 @@ class TestOptions:
         assert {pool.name: size for pool, size in full.memory.items()} == {"WORKSPACE": 64 << 20}
         assert full.config.builder_optimization_level == 4
 
+    def test_sparse_weights(self, full: FullTensorRT, build: Build):
+        full.kernel[:, ::2] = 0
+        engine = build("fp16", sparse_weights=True)
+        assert flags(full) == {"SPARSE_WEIGHTS"}
+        about = engine.details["tensorrt"]
+        assert (about["flags"], about["sparse_layers"], about["layers_with_weights"]) == (["SPARSE_WEIGHTS"], 1, 1)
+        assert engine.options["sparse_weights"]
+
+    def test_sparse_weights_that_would_have_no_effect(self, build: Build):
+        with pytest.raises(UsageError, match=r"has no effect: expected layers with two zeros in each four.*among 1; "):
+            build("fp16", sparse_weights=True)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+    def test_sparse_weights_at_a_precision_without_such_kernels(self, build: Build, precision: str):
+        with pytest.raises(UsageError, match=f"documents sparse kernels for fp16 and int8, not for {precision}"):
+            build(precision, sparse_weights=True)
+
+    def test_aux_streams(self, full: FullTensorRT, build: Build):
+        engine = build(aux_streams=0)
+        assert (full.config.max_aux_streams, engine.options["aux_streams"]) == (0, 0)
+
     def test_an_option_that_no_runtime_acts_on_is_unknown(self, build: Build):
         for name in ("refit", "weight_streaming"):
             with pytest.raises(UsageError, match=f"unknown option of tensorrt '{name}'"):
@@ -199,6 +220,13 @@ class TestTuring:
     def test_an_engine_for_ampere_and_newer_is_refused(self, tiny_fp32: Path):
         with pytest.raises(UsageError, match=r"ampere_plus is built on compute capability 8\.0 and newer, .* is sm75"):
             find_compiler("tensorrt").compile_engine(tiny_fp32, "fp32", "sm75", {"hardware_compatible": "ampere_plus"})
+
+    def test_sparse_kernels_are_not_there(self, full: FullTensorRT, tiny_fp32: Path):
+        full.kernel[:] = 0
+        with pytest.raises(
+            UsageError, match=r"sparse_weights needs compute capability 8\.0 or newer, this GPU is sm75"
+        ):
+            find_compiler("tensorrt").compile_engine(tiny_fp32, "fp16", "sm75", {"sparse_weights": True})
 
     def test_a_portable_engine_of_rtx_does_not_run_there(self):
         assert "compile with --target sm75" in find_compiler("tensorrt_rtx").obstacle("portable")

@@ -103,6 +103,8 @@ class TestRefused:
             ({"hardware_compatible": "ampere_plus"}, "takes several GPUs: --target sm80"),
             ({"hardware_compatible": "pascal"}, "unknown hardware_compatible level 'pascal'"),
             ({"dla_core": 0}, "TensorRT-RTX has no DLA"),
+            ({"sparse_weights": True}, "builds the same engine with and without it"),
+            ({"aux_streams": -1}, "aux_streams: expected at least 0, found -1"),
             ({"gpu_fallback": True}, "expected a dla_core with it"),
             ({"timing_cache": "cache.bin"}, "times no tactics"),
             ({"builder_optimization_level": 6}, "expected 0 to 5, found 6"),
