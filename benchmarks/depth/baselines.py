@@ -10,14 +10,18 @@ from resnetrt.benchmarks.measure.latency import (
     COMPILED,
     COMPILED_GPU,
     CPU,
+    DEVICE,
     EAGER_GPU,
     EAGER_GPU_FP16,
     GPU,
+    HOST,
+    IN_PLACE,
     NNCF,
     NNCF_FRAMES,
     SUBSTITUTE,
     Contender,
     Infer,
+    Place,
 )
 from resnetrt.benchmarks.measure.timing import paired_ratio
 from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_sees_a_gpu
@@ -29,7 +33,10 @@ from resnetrt.preprocess import UInt8Array
 if TYPE_CHECKING:
     from torch import nn
 
-PEERS = (*BASELINES, EAGER_GPU, EAGER_GPU_FP16, COMPILED, COMPILED_GPU, NNCF, NNCF_FRAMES)
+_ON_GPU = (EAGER_GPU, EAGER_GPU_FP16, COMPILED_GPU)
+PEERS = (*BASELINES, *_ON_GPU, *(name + IN_PLACE for name in _ON_GPU), COMPILED, NNCF, NNCF_FRAMES)
+ENGINE, ENGINE_IN_PLACE = "engine", "engine in place"  # the `source` of a comparison of engines alone
+_SOURCES = {HOST: ENGINE, DEVICE: ENGINE_IN_PLACE}
 Row = dict[str, Any]
 
 
@@ -38,6 +45,7 @@ class Peer:
     """A peer that runs here. `infer` takes the result of `prepare` for uint8 `(N, H, W, C)` frames.
 
     If `on_images`, that result is float32 `(N, C, H, W)`, as engines are timed on; else it is the frames themselves.
+    `place` is there for one on a GPU, which is timed without transfers too.
     """
 
     engine: str
@@ -48,11 +56,19 @@ class Peer:
     infer: Infer
     on_images: bool = True
     device: str = CPU
+    place: Place | None = None
 
     @property
-    def contender(self) -> Contender:
-        """The peer as a contender for the timing of the engine alone."""
-        return Contender(self.engine, self.backend, self.precision, self.infer, self.threads, device=self.device)
+    def contenders(self) -> list[Contender]:
+        """The peer as a contender for the timing of the engine alone; on a GPU also without transfers."""
+        own = Contender(self.engine, self.backend, self.precision, self.infer, self.threads, device=self.device)
+        return [own] if self.place is None else [own, own.in_place(self.place)]
+
+
+def peer_on_gpu(engine: str, backend: str, infer: TorchOnDevice, bundle: Bundle, threads: int) -> Peer:
+    """A module that torch runs on the GPU, as a peer."""
+    normalize = bundle.manifest.preprocessing.normalize
+    return Peer(engine, backend, infer.precision, threads, normalize, infer, device=GPU, place=infer.stay)
 
 
 def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
@@ -65,12 +81,11 @@ def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
 
 
 def eager_on_gpu(module: "nn.Module", bundle: Bundle, threads: int, device: str = "cuda") -> Iterator[Peer]:
-    """Eager FP32 and FP16 on the GPU, where torch sees one; transfers are among their time."""
+    """Eager FP32 and FP16 on the GPU, where torch sees one; each with transfers and without."""
     if not torch_sees_a_gpu():
         return
-    normalize = bundle.manifest.preprocessing.normalize
     for name, precision in ((EAGER_GPU, "fp32"), (EAGER_GPU_FP16, "fp16")):
-        yield Peer(name, "eager", precision, threads, normalize, TorchOnDevice(module, device, precision), device=GPU)
+        yield peer_on_gpu(name, "eager", TorchOnDevice(module, device, precision), bundle, threads)
 
 
 def fp32_file(bundle: Bundle, threads: int) -> Peer:
@@ -82,13 +97,14 @@ def fp32_file(bundle: Bundle, threads: int) -> Peer:
 def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row]:
     """One row for each network, batch, source and peer: the time of our fastest engine divided by the peer's.
 
-    `source` is `engine` for the engine alone on float32 images, else the start of the path (`frame`, `jpeg`). `ratio`
+    `source` is `engine` for the engine alone on float32 images, `engine in place` for cells without transfers, else the
+    start of the path (`frame`, `jpeg`). `ratio`
     is the median of the rounds' ratios, below one if our engine is faster; None with fewer than six `rounds`. Empty
     unless peers other than eager were timed.
     """
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in results:
-        groups.setdefault((row["network"], row["batch"], "engine"), []).append(row)
+        groups.setdefault((row["network"], row["batch"], _SOURCES[row.get("data", HOST)]), []).append(row)
     for row in end_to_end:
         groups.setdefault((row["network"], row["batch"], row["source"]), []).append(row)
     found = [row for key, rows in groups.items() for row in _compare(*key, rows)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resnetrt.benchmarks.measure.latency import HOST
 from resnetrt.benchmarks.measure.timing import paired_ratio
 from resnetrt.benchmarks.stats.between_runs import CELL_OFFSET, ratio_interval, student_t
 
@@ -71,11 +72,11 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     there is none. `always` says that this is the shallowest measured depth. The intervals (`ci`) hold for all depths of
     a curve together with 95 %, also for another run: they allow each cell an offset of `offset_percent`. Depths with
     fewer than six rounds have no ratio and are listed in `few_rounds`, with their number of rounds. Engines that take
-    frames have no FP32 partner.
+    frames have no FP32 partner; cells without transfers are not among it.
     """
     found = []
     fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
-    known = [row for row in fitting if row["precision"] in ("fp32", "int8")]
+    known = [row for row in fitting if row["precision"] in ("fp32", "int8") and row.get("data", HOST) == HOST]
     for (backend, batch), group in _grouped(known, "backend", "batch"):
         points = list(_curve(group))
         curve = [point for point in points if point["times_faster"] is not None]

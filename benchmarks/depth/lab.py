@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from resnetrt.benchmarks.depth.baselines import Peer, eager, eager_on_gpu, fp32_file
@@ -13,6 +14,7 @@ from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, 
 from resnetrt.benchmarks.depth.shares import Shares
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
 from resnetrt.benchmarks.measure.gpu_peaks import measure_gpu_peaks
+from resnetrt.benchmarks.measure.in_place import place
 from resnetrt.benchmarks.measure.latency import (
     BASELINE,
     CPU,
@@ -34,6 +36,7 @@ from resnetrt.golden import Golden
 from resnetrt.preprocess import UInt8Array
 from resnetrt.progress import Say
 from resnetrt.runtime import load
+from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.session import Session
 
 SCHEMA_VERSION = 1
@@ -152,8 +155,9 @@ class Lab:
                 engine: stack.enter_context(load(bundle, engine, threads=options.threads))
                 for engine in (*subject.engines, *(subject.frame_engines if options.end_to_end else ()))
             }
-            contenders = [rival.contender for rival in rivals if rival.on_images]
-            contenders += [_contender(engine, sessions[engine], frames) for engine in subject.engines]
+            contenders = [item for rival in rivals if rival.on_images for item in rival.contenders]
+            for engine in subject.engines:
+                contenders += engine_contenders(engine, sessions[engine], frames)
             for batch in options.batches:
                 self._latency(subject, depth, contenders, frames, batch)
             if options.end_to_end:
@@ -260,13 +264,14 @@ def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
     return depth
 
 
-def _contender(engine: str, session: Session, frames: UInt8Array) -> Contender:
-    """An engine of the bundle as a contender; an engine that takes frames gets frames."""
+def engine_contenders(engine: str, session: Session, frames: UInt8Array) -> list[Contender]:
+    """An engine of the bundle as a contender, TensorRT's also without transfers. One that takes frames gets frames."""
     record = session.record
     on_device = session.execution_ms if session.on_device else None
     own = frames if session.inputs[0].dtype == "uint8" else None
     infer = session_infer(session)
-    return Contender(engine, record.backend, record.precision, infer, session.threads, on_device, own, _device(record))
+    found = Contender(engine, record.backend, record.precision, infer, session.threads, on_device, own, _device(record))
+    return [found, found.in_place(partial(place, session))] if isinstance(session, TensorRtSession) else [found]
 
 
 def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetrt.benchmarks.depth.baselines import Peer
+from resnetrt.benchmarks.depth.baselines import Peer, peer_on_gpu
 from resnetrt.benchmarks.depth.bundles import CALIBRATION_DATA, CALIBRATION_IMAGES
-from resnetrt.benchmarks.measure.latency import COMPILED, COMPILED_GPU, GPU, NNCF, NNCF_FRAMES, Infer
+from resnetrt.benchmarks.measure.latency import COMPILED, COMPILED_GPU, NNCF, NNCF_FRAMES, Infer
 from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_sees_a_gpu
 from resnetrt.benchmarks.peers.nncf import bake_frames, nncf_model, open_request
 from resnetrt.bundle import Bundle
@@ -34,7 +34,7 @@ def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: 
 
     def compiled_on_gpu() -> Peer:
         infer = TorchOnDevice(_required(module), "cuda", "fp16", compiled=True)
-        return Peer(COMPILED_GPU, "torch-compile", "fp16", threads, normalize, infer, device=GPU)
+        return peer_on_gpu(COMPILED_GPU, "torch-compile", infer, bundle, threads)
 
     makers = {COMPILED: compiled, NNCF: nncf, NNCF_FRAMES: nncf_frames}
     if torch_sees_a_gpu():

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from resnetrt.benchmarks.measure.in_place import place
 from resnetrt.benchmarks.measure.products import best_rates, import_onnx, open_session, save_chain
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.export.compilers import find_compiler
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
 from resnetrt.runtime.cuda import Cuda, DeviceBuffer, open_cuda
-from resnetrt.runtime.cuda.dlpack import DeviceTensor
 from resnetrt.settings import read_settings
 
 # square products in a row, of one matrix: a few milliseconds on the largest GPUs, where a call costs some 50 us
@@ -83,22 +83,16 @@ def _matmul(backend: str, precision: str) -> float:
         profiles = {"profiles": f"{SIZE}:{SIZE}:{SIZE}"}
         with open_session(model, backend, precision, 1, target, profiles) as session:
             assert isinstance(session, TensorRtSession)
-            return products_rate(session, open_cuda(read_settings().cuda), SIZE, DEPTH)
+            return products_rate(session, SIZE, DEPTH)
 
 
-def products_rate(session: TensorRtSession, cuda: Cuda, size: int, depth: int) -> float:
+def products_rate(session: TensorRtSession, size: int, depth: int) -> float:
     """Billions of operations a second of the quickest run; it reads its input where it lies on the device."""
-    memory, values = DeviceBuffer(cuda, 4 * size * size), np.ones((size, size), np.float32)
-    stream = cuda.create_stream()
-    cuda.copy_in(memory.address, values, stream)
-    cuda.synchronize(stream)
-    cuda.destroy_stream(stream)
-    tensor = DeviceTensor(memory.address, (size, size), values.dtype, cuda.dlpack_device, memory)
-    session.infer_dlpack(tensor)
+    call = place(session, np.ones((size, size), np.float32))
     best, runs, end = float("inf"), 0, time.perf_counter() + _SECONDS
     while runs < _LEAST_RUNS or time.perf_counter() < end:
         started = time.perf_counter()
-        session.infer_dlpack(tensor)
+        call()
         best, runs = min(best, time.perf_counter() - started), runs + 1
     return 2 * size**3 * depth / best / 1e9
 

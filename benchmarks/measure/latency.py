@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,10 @@ COMPILED, NNCF, NNCF_FRAMES = "torch-compile-fp32", "nncf-openvino-int8", "nncf-
 # torch on the GPU beside torch on the CPU, with transfers; the last where peers are asked for
 EAGER_GPU, EAGER_GPU_FP16, COMPILED_GPU = "eager-fp32-gpu", "eager-fp16-gpu", "torch-compile-fp16-gpu"
 CPU, GPU = "cpu", "gpu"  # the `device` of a row
+HOST, DEVICE = "host", "device"  # the `data` of a row: where images and logits lie
+IN_PLACE = ":device"  # the end of the name of a cell without transfers
 Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
+Place = Callable[[npt.NDArray[Any]], Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Contender:
 
     On a GPU, `execution_ms` maps batch size and number of runs to the runs' milliseconds by the device's clock.
     `images` replace the run's images for an engine that takes uint8 frames `(N, H, W, C)`. `device` is `cpu` or `gpu`:
-    whose peaks its rates are compared with.
+    whose peaks its rates are compared with. `place` copies a batch to the device and gives the call to time instead of
+    `infer`, one without transfers.
     """
 
     engine: str
@@ -43,6 +47,16 @@ class Contender:
     execution_ms: Callable[[int, int], Sequence[float]] | None = None
     images: npt.NDArray[Any] | None = None
     device: str = CPU
+    place: Place | None = None
+
+    def in_place(self, place: Place) -> "Contender":
+        """The same engine timed without transfers, under a name of its own."""
+        return replace(self, engine=self.engine + IN_PLACE, place=place, execution_ms=None)
+
+    def call(self, images: FloatArray, batch: int) -> Callable[[], object]:
+        """What is timed at a batch size; `images` are the run's."""
+        filled = fill_batch(images if self.images is None else self.images, batch)
+        return partial(self.infer, filled) if self.place is None else self.place(filled)
 
 
 def measure_latency(
@@ -56,6 +70,7 @@ def measure_latency(
 ) -> list[dict[str, Any]]:
     """One row per batch size and contender; `times_faster` is paired with the first of `BASELINES` that is among them.
 
+    Cells without transfers have no such factor: the baseline's data lies on the host.
     `images` `(N, C, H, W)` are repeated as needed to fill a batch. `schedule` applies to each batch size.
     Raises `UsageError` without contenders, for two of one name, and for batches below one.
     """
@@ -64,11 +79,7 @@ def measure_latency(
         raise UsageError(f"bench: expected each engine once, found {', '.join(names)}")
     rows = []
     for batch in batches:
-        filled = fill_batch(images, batch)
-        calls = {
-            item.engine: partial(item.infer, filled if item.images is None else fill_batch(item.images, batch))
-            for item in contenders
-        }
+        calls = {item.engine: item.call(images, batch) for item in contenders}
         progress = partial(_round_bar, label=f"latency, batch {batch}")
         on_device = {
             item.engine: partial(item.execution_ms, batch) for item in contenders if item.execution_ms is not None
@@ -96,7 +107,8 @@ def _row(
 ) -> dict[str, Any]:
     timing = timings[contender.engine]
     baseline = baseline_of(timings)
-    times_faster = None if baseline is None else ratio(timings[baseline], timing)
+    in_place = contender.place is not None
+    times_faster = None if baseline is None or in_place else ratio(timings[baseline], timing)
     return {
         "network": network,
         "depth": depth,
@@ -105,6 +117,7 @@ def _row(
         "backend": contender.backend,
         "precision": contender.precision,
         "device": contender.device,
+        "data": DEVICE if in_place else HOST,
         "batch": batch,
         "threads": contender.threads,
         **timing.to_json(),

@@ -34,7 +34,7 @@ class TorchOnDevice:
     def __init__(self, module: "nn.Module", device: str, precision: str, compiled: bool = False) -> None:
         import torch
 
-        self._torch, self._device = torch, device
+        self._torch, self._device, self.precision = torch, device, precision
         self._dtype = torch.float16 if precision == "fp16" else torch.float32
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         moved: Any = copy.deepcopy(module).to(device=device, dtype=self._dtype)

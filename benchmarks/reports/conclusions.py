@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.depth.baselines import PEERS, closest
+from resnetrt.benchmarks.depth.baselines import ENGINE, ENGINE_IN_PLACE, PEERS, closest
 from resnetrt.benchmarks.measure.latency import BASELINES
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.benchmarks.reports.cells import baseline_words
@@ -150,7 +150,8 @@ def _limit(record: Record) -> Iterator[str]:
 
 def _against_peers(record: Record) -> Iterator[str]:
     """Our time divided by the closest peer's, for each way of measuring."""
-    names = {"engine": "engine alone", "frame": "from a uint8 frame", "jpeg": "from a JPEG"}
+    names = {ENGINE: "engine alone", ENGINE_IN_PLACE: "engine alone without transfers"}
+    names |= {"frame": "from a uint8 frame", "jpeg": "from a JPEG"}
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in closest(record.get("against_peers", ())):
         groups.setdefault((row["source"], row["batch"]), []).append(row)

@@ -20,7 +20,7 @@ from resnetrt.runtime.backends.tensorrt_library import (
 from resnetrt.runtime.backends.tensorrt_logger import Recorder, logger_of
 from resnetrt.runtime.backends.tensorrt_runner import Runner
 from resnetrt.runtime.cuda import Cuda, open_cuda
-from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, Borrowed, borrow
+from resnetrt.runtime.cuda.dlpack import DLPACK_CPU, Borrowed, DeviceTensor, borrow
 from resnetrt.runtime.cuda.pipeline import Lane
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
 from resnetrt.settings import read_settings
@@ -111,6 +111,13 @@ class TensorRtSession(Session):
         with self._cuda.current():
             own = self._engine, self._cuda, self.threads, self._trt, self._runtime, self._kept
             return TensorRtSession(self.record, *own)
+
+    @one_at_a_time
+    def upload(self, batch: Array) -> DeviceTensor:
+        """A copy of a batch in device memory of its own, for `infer_dlpack`. Raises `UsageError` as `infer`."""
+        if not self._takes(batch):
+            self._refuse(batch)
+        return self._runner.upload(batch)
 
     @one_at_a_time
     def infer_dlpack(

@@ -104,6 +104,14 @@ class Runner:
         return _view(PinnedBuffer(self._cuda, _size_bytes(spec, count)), spec, count)
 
     @on_device
+    def upload(self, batch: Array) -> DeviceTensor:
+        """A copy of a batch in device memory of its own."""
+        memory, own = DeviceBuffer(self._cuda, batch.nbytes), np.ascontiguousarray(batch)
+        with self._settled(self.stream):
+            self._cuda.copy_in(memory.address, own, self.stream)
+        return DeviceTensor(memory.address, batch.shape, batch.dtype, self._cuda.dlpack_device, memory)
+
+    @on_device
     def run_borrowed(
         self, tensor: Borrowed, targets: Mapping[str, Borrowed], stream: int | None = None
     ) -> dict[str, DeviceTensor]:

@@ -9,7 +9,7 @@ import pytest
 from resnetrt.benchmarks.compare.records import read_record
 from resnetrt.benchmarks.compare.regression import compare_runs, parse_percent
 from resnetrt.benchmarks.compare.same_conditions import check_conditions
-from resnetrt.benchmarks.measure.latency import Contender, measure_latency
+from resnetrt.benchmarks.measure.latency import IN_PLACE, Contender, measure_latency
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.benchmarks.reports.slowdown_text import other_lines, slowdown_text, verdict_cells, verdict_text
 from resnetrt.errors import EnvironmentFault, UsageError
@@ -178,6 +178,22 @@ def test_a_cell_that_is_gone_fails_and_a_new_one_does_not():
     )
     fewer = [[row for row in rows if row["precision"] == "fp32"] for rows in old]
     assert compare_runs(fewer, side(3, 4), 50.0).verdict == "PASS"
+
+
+def test_cells_without_transfers_are_paired_with_their_kind():
+    """An earlier run without such cells is compared by what both have, and a quicker copy of nothing hides nothing."""
+    old = side(1, 2, 3)
+    new = [[row for own in run for row in (own, own | {"engine": own["engine"] + IN_PLACE})] for run in side(4, 5, 6)]
+    for run in new:
+        for row in run:
+            if row["engine"] == "openvino-int8":
+                row["round_medians_ms"] = [3 * ms for ms in row["round_medians_ms"]]
+    found = compare_runs(old, new, 5.0)
+    failed = {cell.engine for cell in found.cells if cell.verdict == "FAIL"}
+    assert failed == {"openvino-int8"}
+    assert not any(cell.engine.endswith(IN_PLACE) for cell in found.cells)
+    assert len(found.only_new) == 6
+    assert all(f"{IN_PLACE} batch" in name for name in found.only_new)
 
 
 def test_no_shared_cell_is_refused():

@@ -9,6 +9,7 @@ from tiny_bundle import PREPROCESSING, frames, make_bundle
 
 from resnetrt.benchmarks.depth import baselines
 from resnetrt.benchmarks.depth.baselines import Peer, against_peers, closest
+from resnetrt.benchmarks.depth.fit import break_even
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject
 from resnetrt.benchmarks.depth.rivals import open_peers
@@ -146,12 +147,44 @@ def test_torch_on_the_gpu_is_named_apart_from_torch_on_the_cpu(tmp_path, monkeyp
     assert list(baselines.eager_on_gpu(module, bundle, 1)) == []
     monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: True)
     found = list(baselines.eager_on_gpu(module, bundle, 1, device="cpu"))
-    contenders = [(peer.contender.engine, peer.contender.precision, peer.contender.device) for peer in found]
-    assert contenders == [("eager-fp32-gpu", "fp32", "gpu"), ("eager-fp16-gpu", "fp16", "gpu")]
+    contenders = [item for peer in found for item in peer.contenders]
+    assert [(item.engine, item.precision, item.device) for item in contenders] == [
+        ("eager-fp32-gpu", "fp32", "gpu"),
+        ("eager-fp32-gpu:device", "fp32", "gpu"),
+        ("eager-fp16-gpu", "fp16", "gpu"),
+        ("eager-fp16-gpu:device", "fp16", "gpu"),
+    ]
     expected = module(torch.from_numpy(images)).detach().numpy()
     np.testing.assert_allclose(found[0].infer(images), expected, rtol=1e-4, atol=1e-5)
-    assert {peer.engine for peer in found} <= set(baselines.PEERS)
-    assert baselines.eager(module, bundle, 1).contender.device == "cpu"
+    assert {item.engine for item in contenders} <= set(baselines.PEERS)
+    assert [item.device for item in baselines.eager(module, bundle, 1).contenders] == ["cpu"]
+
+
+def test_cells_without_transfers_are_compared_with_each_other_only():
+    """An engine whose images lie on the device once would have won against torch that gets them from the host."""
+
+    def timed(engine, ms, data):
+        rounds = [ms * (1 + 0.001 * i) for i in range(8)]
+        names = {"network": "n", "depth": 18, "engine": engine, "backend": "tensorrt", "batch": 1, "data": data}
+        return names | {"precision": engine.split("-")[1], "median_ms": ms, "round_medians_ms": rounds}
+
+    rows = [
+        timed("tensorrt-fp32-sm90", 2.0, "host"),
+        timed("tensorrt-fp32-sm90:device", 0.5, "device"),
+        timed("tensorrt-int8-sm90", 1.0, "host"),
+        timed("tensorrt-int8-sm90:device", 0.1, "device"),
+    ]
+    torch_rows = [timed("eager-fp16-gpu", 4.0, "host"), timed("eager-fp16-gpu:device", 1.0, "device")]
+    found = baselines.against_peers([*rows, *torch_rows], [])
+    assert [(item["source"], item["engine"], item["peer"]) for item in found] == [
+        ("engine", "tensorrt-int8-sm90", "eager-fp16-gpu"),
+        ("engine in place", "tensorrt-int8-sm90:device", "eager-fp16-gpu:device"),
+    ]
+    assert [item["ratio"] for item in found] == pytest.approx([0.25, 0.1])
+    (curve,) = (item["curve"] for item in break_even(rows))
+    assert [point["times_faster"] for point in curve] == pytest.approx([2.0])
+    said = " ".join(conclusions({"results": [], "against_peers": found}))
+    assert "engine alone without transfers, batch 1: 0.10 of its time" in said
 
 
 def test_torch_compile_on_a_gpu_is_a_peer_of_its_own(tmp_path, monkeypatch):

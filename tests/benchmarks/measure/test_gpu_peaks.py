@@ -50,7 +50,7 @@ def test_the_rate_counts_each_product_once(tmp_path: Path, monkeypatch: pytest.M
     ticks = iter(np.arange(0, 100, 0.002).tolist())
     monkeypatch.setattr(gpu_peaks, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     with TensorRtSession(record, EngineDouble(path, cuda), cuda, 1) as session:
-        rate = gpu_peaks.products_rate(session, cuda, SIZE, DEPTH)
+        rate = gpu_peaks.products_rate(session, SIZE, DEPTH)
     assert rate == pytest.approx(2 * SIZE**3 * DEPTH / 0.002 / 1e9)
 
 
