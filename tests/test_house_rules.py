@@ -115,7 +115,7 @@ def _is_finished(name: str) -> bool:
     return not any(f"{name}/".startswith(f"{place}/") for place in STILL_EMPTY)
 
 
-@pytest.mark.parametrize("name", filter(_is_finished, python_files()))
+@pytest.mark.parametrize("name", [name for name in python_files() if _is_finished(name)])
 def test_a_variable_says_what_it_holds(name: str):
     assert empty_names((ROOT / name).read_text(encoding="utf-8")) == []
 
