@@ -128,7 +128,7 @@ _MODEL_OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--weights",
         type=click.Path(path_type=Path),
-        help="Weights: .safetensors or .pth; FILE#model_ema takes that set of several.",
+        help="Weights: .safetensors (or its .index.json), .pth, .ckpt; FILE#model_ema takes that set of several.",
     ),
     click.option("--num-classes", type=click.IntRange(1), help="Outputs of the classifier."),
     click.option("--in-channels", type=click.IntRange(1), help="Channels of the input."),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from resnetrt.models.definitions import DEFINITIONS, Definition
-from resnetrt.models.resnet import ResNet
+from resnetrt.models.resnet import ResNet, ResNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -83,18 +83,22 @@ def fit(model: Shapes, stored: Shapes, layouts: Mapping[str, Callable[[str], str
     )
 
 
-def nearest_definition(stored: Shapes) -> str:
-    """One clause that names the definition, with options if needed, that a file's tensors fit best."""
+def nearest_definition(stored: Shapes, model: ResNetConfig) -> str:
+    """What to do with a file that does not fit a network of the configuration `model`: what it fits best."""
     fits = [
         (definition, options, fit(_shapes(definition, options), stored)) for definition, options in _candidates(stored)
     ]
     definition, options, best = max(fits, key=lambda item: (item[2].matched / item[2].total, -len(item[1])))
-    name = " ".join([definition.name, *(["with"] if options else []), *(f"{k}={v}" for k, v in options.items())])
-    if best.exact:
-        return f"the file fits {name}"
     if best.matched < best.total / 2:
-        return "no definition is near"
-    return f"the nearest definition is {name} ({best.matched} of {best.total} tensors fit)"
+        return "no definition is near; pass other weights"
+    if replace(definition.config, **options) == model:
+        return f"{best.matched} of {best.total} tensors fit; pass other weights"
+    name = " ".join([definition.name, *(["with"] if options else []), *(f"{k}={v}" for k, v in options.items())])
+    flags = [f"--{key.replace('_', '-')} {value}" for key, value in options.items()]
+    pass_it = f"pass that model with {' '.join(flags)}" if flags else "pass that model"
+    if best.exact:
+        return f"the file fits {name}; {pass_it}, or other weights"
+    return f"the nearest definition is {name} ({best.matched} of {best.total} tensors fit); {pass_it}, or other weights"
 
 
 def _needed(names: Iterable[str]) -> list[str]:

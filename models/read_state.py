@@ -1,106 +1,102 @@
 """Read a weights file into named tensors without ever running code from it."""
 
 import hashlib
-import io
+import json
 import logging
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from resnetrt.errors import WeightsError
+from resnetrt.models.read_pickled import damaged, read_pickled
 
 _log = logging.getLogger(__name__)
 
-_WRAPPERS = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
+_WRAPPERS = ("state_dict", "model", "net", "weights")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], str, str]:
-    """The tensors in `path` without wrappers and `module.` prefixes, the file's SHA-256, and what was taken.
+    """The tensors in `path` without wrappers, the file's SHA-256, and what was taken.
 
     If a file holds several sets of weights, such as `model` and `model_ema`, the path `FILE#model_ema` selects one of
-    them; without a selection `state_dict` or `model` is taken, with a warning. "What was taken" is the file's name, and
-    the set's name if there are several. The file is read once, so the hash is that of the bytes that were parsed.
-    Raises `WeightsError`.
+    them; without a selection `state_dict`, `model`, `net` or `weights` is taken, with a warning. "What was taken" is
+    the file's name, and the set's name if there are several. The file is read once, so the hash is that of the bytes
+    that were parsed. Raises `WeightsError`.
     """
     name, asks, wanted = path.name.rpartition("#")
     if asks and not path.exists():
         path = path.with_name(name)
     else:
         wanted = ""
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise WeightsError(
-            f"weights {path}: expected a file named {', '.join(_READERS)}, found {path.suffix or 'no suffix'!r}"
-        )
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"weights {path}: cannot be read ({error.strerror}); check the path") from error
-    chosen, taken, others = _choose(reader(blob, path), wanted, path)
+    stored, sha256 = _read(path)
+    chosen, taken, others = _choose(stored, wanted, path)
     if others and not wanted:
         listed = ", ".join(f"{path.name}#{other}" for other in others)
         _log.warning("weights %s: took %s of several sets; ask for another with %s", path, taken, listed)
-    state = _strip_prefixes(_named_tensors(chosen, path))
+    state = _named_tensors(chosen, path)
     if not state:
         raise WeightsError(f"weights {path}: expected named tensors, found none")
-    return state, hashlib.sha256(blob).hexdigest(), f"{path.name}#{taken}" if others else path.name
+    return state, sha256, f"{path.name}#{taken}" if others else path.name
 
 
-def _read_safetensors(blob: bytes, path: Path) -> object:
+def _read(path: Path) -> tuple[object, str]:
+    """What the file holds, and the SHA-256 of its bytes, followed by those of its shards if it is an index."""
+    lowered, shards = path.name.lower(), list[bytes]()
+    if lowered.endswith(_INDEX):
+        blob = _read_bytes(path)
+        stored, shards = _read_index(blob, path)
+    elif reader := _READERS.get(path.suffix.lower()):
+        blob = _read_bytes(path)
+        stored = reader(blob, path)
+    else:
+        kinds = ", ".join((*_READERS, _INDEX))
+        raise WeightsError(f"weights {path}: expected a file named {kinds}, found {path.suffix or 'no suffix'!r}")
+    digest = hashlib.sha256(blob)
+    for shard in shards:
+        digest.update(shard)
+    return stored, digest.hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"weights {path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _read_safetensors(blob: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(blob)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise _damaged(path, "safetensors", error) from error
+        raise damaged(path, "safetensors", error) from error
 
 
-def _read_pickled(blob: bytes, path: Path) -> object:
+def _read_index(blob: bytes, path: Path) -> tuple[object, list[bytes]]:
+    """The tensors of a sharded file, by its index `{"weight_map": {tensor: file}}`, and the bytes of each shard.
+
+    A tensor is taken from the shard that the index names for it.
+    """
     try:
-        _check_crc(blob)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; the error below says what matters
-            return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, ValueError, RuntimeError
-        if not _needs_code(error, blob):
-            raise _damaged(path, "a torch.save state dict", error) from error
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        kind = f"pickled code ({code[1]})" if code else "pickled code"
-        raise WeightsError(
-            f"weights {path}: expected tensors only, found {kind}, which is never run; convert it where you trust it: "
-            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-        ) from error
-
-
-def _check_crc(blob: bytes) -> None:
-    # torch.load does not compare the checksums that torch.save stored
-    if zipfile.is_zipfile(io.BytesIO(blob)):
-        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-
-
-def _needs_code(error: Exception, blob: bytes) -> bool:
-    text = str(error)
-    if "GLOBAL" in text or "TorchScript" in text:
-        return True
-    # a plain pickle of a newer protocol: well-formed, but torch's restricted reader stops at an unknown instruction
-    return isinstance(error, pickle.UnpicklingError) and blob[:1] == b"\x80" and blob[-1:] == b"."
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> WeightsError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-    return WeightsError(
-        f"weights {path}: expected {kind}, found a truncated or damaged file ({reason}); fetch it again"
-    )
+        places = json.loads(blob)["weight_map"]
+        names = sorted(set(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, 'an index of safetensors, {"weight_map": {tensor: file}}', error) from error
+    state, shards = dict[str, object](), list[bytes]()
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"weights {path}: expected .safetensors files beside the index, found {name!r}")
+        shard = path.with_name(name)
+        shards.append(_read_bytes(shard))
+        stored = _read_safetensors(shards[-1], shard)
+        wanted = {tensor for tensor, place in places.items() if place == name}
+        if missing := sorted(wanted - stored.keys()):
+            raise WeightsError(f"weights {shard}: expected {missing[0]}, by {path.name}, found none; fetch both again")
+        state |= {tensor: stored[tensor] for tensor in wanted}
+    return state, shards
 
 
 def _choose(state: object, wanted: str, path: Path) -> tuple[object, str, list[str]]:
@@ -109,7 +105,8 @@ def _choose(state: object, wanted: str, path: Path) -> tuple[object, str, list[s
     while isinstance(state, Mapping):
         sets = [str(name) for name, value in state.items() if _holds_tensors(value)]
         usual = next((name for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
-        name = wanted if wanted in sets else usual or (sets[0] if len(sets) == 1 == len(state) else None)
+        lone = sets[0] if len(sets) == 1 and not any(isinstance(value, Tensor) for value in state.values()) else None
+        name = wanted if wanted in sets else usual or lone
         if name is None:
             break
         taken, state = name, state[name]
@@ -143,14 +140,8 @@ def _named_tensors(state: object, path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES * 2:  # either prefix may be the outer one
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
 _READERS: dict[str, Callable[[bytes, Path], object]] = {
     ".safetensors": _read_safetensors,
-    **dict.fromkeys((".pth", ".pt", ".bin", ".th", ".tar"), _read_pickled),
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".th", ".tar"), read_pickled),
 }
+_INDEX = ".safetensors.index.json"

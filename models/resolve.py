@@ -1,5 +1,6 @@
 """From the user's name or factory to a network ready for export: module, preprocessing, labels, weights."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from resnetrt.models.definitions import definition
 from resnetrt.models.factory import Built, build_foreign
 from resnetrt.models.forward import forward_once
 from resnetrt.models.settle import SEED, settle_batchnorm
-from resnetrt.models.weights import WeightsSource, load_weights
+from resnetrt.models.weights import StoredWeights, WeightsSource, fill, read_weights, stored_classes
 from resnetrt.preprocess import Preprocessing
+
+_log = logging.getLogger(__name__)
 
 RANDOM = WeightsSource(f"random (seed {SEED})", None, "native")
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -40,8 +43,9 @@ def resolve(model: str, weights: Path | None = None, **options: Any) -> Resolved
     """Build `model`: a registered name, `package.module:factory`, `torchvision:NAME` or `timm:NAME`.
 
     `options` are fields of `ResNetConfig` for a registered name; options that are None are ignored. Without `weights` a
-    definition gets its shipped weights, or random ones that are the same every time. Nothing is downloaded. Raises
-    `UsageError`, `WeightsError` or `BackendMissing`.
+    definition gets its shipped weights, or random ones that are the same every time. A network of the registry, of
+    torchvision or of timm gets as many classes as the file has, unless `num_classes` is given. Nothing is downloaded.
+    Raises `UsageError`, `WeightsError` or `BackendMissing`.
     """
     options = {name: value for name, value in options.items() if value is not None}
     build = _resolve_foreign if ":" in model else _resolve_definition
@@ -51,27 +55,43 @@ def resolve(model: str, weights: Path | None = None, **options: Any) -> Resolved
 
 def _resolve_definition(name: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
     chosen = definition(name, **options)
-    torch.manual_seed(SEED)
-    module = chosen.build()
     if weights is None and chosen.pretrained:
         weights = PRETRAINED / chosen.pretrained
-    source = _fill(module, weights, chosen.input_shape)
+    stored = read_weights(weights) if weights else None
+    torch.manual_seed(SEED)
+    module = chosen.build()
+    if stored and (classes := _classes(module, stored, options)):
+        options = {**options, "num_classes": classes}
+        chosen = definition(name, **options)
+        module = chosen.build()
+    source = _fill(module, stored, chosen.input_shape)
     spec = {"definition": name, "options": options}
     return ResolvedModel(name, module, chosen.preprocessing, chosen.labels, chosen.input_shape, spec, source)
 
 
 def _resolve_foreign(model: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
+    stored = read_weights(weights) if weights else None
     built = build_foreign(model, options)
+    if stored and built.random and (classes := _classes(built.module, stored, options)):
+        options = {**options, "num_classes": classes}
+        built = build_foreign(model, options)
     _check_logits(model, built)
-    filled = weights is not None or built.random
-    source = _fill(built.module, weights, built.input_shape) if filled else None
+    source = _fill(built.module, stored, built.input_shape) if stored or built.random else None
     spec = {"factory": model, "options": options}
     return ResolvedModel(model, built.module, built.preprocessing, built.labels, built.input_shape, spec, source)
 
 
-def _fill(module: nn.Module, weights: Path | None, input_shape: tuple[int, int, int]) -> WeightsSource:
-    if weights is not None:
-        return load_weights(module, weights)
+def _classes(module: nn.Module, stored: StoredWeights, options: dict[str, Any]) -> int | None:
+    """The file's number of classes, if the user named none and the network differs from the file in that alone."""
+    classes = None if "num_classes" in options else stored_classes(module, stored)
+    if classes:
+        _log.warning("weights %s: has %d classes, so the network gets as many", stored.path, classes)
+    return classes
+
+
+def _fill(module: nn.Module, stored: StoredWeights | None, input_shape: tuple[int, int, int]) -> WeightsSource:
+    if stored is not None:
+        return fill(module, stored)
     settle_batchnorm(module, input_shape)
     return RANDOM
 

@@ -1,5 +1,6 @@
 """Load weights into a model: every key, shape and value is checked before anything is changed."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from resnetrt.errors import WeightsError
 from resnetrt.models.layouts import LAYOUTS, Fit, fit, nearest_definition
 from resnetrt.models.read_state import read_state
 from resnetrt.models.resnet import ResNet
+
+_log = logging.getLogger(__name__)
 
 _NAMED = 3  # keys of each kind that an error spells out
 
@@ -24,28 +27,90 @@ class WeightsSource:
     layout: str
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """The named tensors of the file at `path`, its SHA-256, and the `name` of what was taken of it."""
+
+    state: Mapping[str, Tensor]
+    sha256: str
+    name: str
+    path: Path
+
+
+def read_weights(path: Path) -> StoredWeights:
+    """Read `path` for `fill`. Raises `WeightsError` for a file that is damaged or needs code to be run."""
+    state, sha256, name = read_state(path)
+    return StoredWeights(state, sha256, name, path)
+
+
 def load_weights(model: nn.Module, path: Path) -> WeightsSource:
     """Copy the weights in `path` into `model`: all of them, or none.
 
-    A `ResNet` accepts its own keys and those of the other `LAYOUTS`; any other module accepts its own only.
+    A `ResNet` accepts its own keys and those of the other `LAYOUTS`; any other module accepts its own only. A prefix of
+    all keys, such as `model.`, is dropped if the rest fits, with a warning.
     Raises `WeightsError` for a file that is damaged, needs code to be run, does not fit, or holds NaN or infinity.
     """
-    state, sha256, name = read_state(path)
-    expected = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    own = isinstance(model, ResNet)
-    layouts = LAYOUTS if own else {"native": LAYOUTS["native"]}
-    comparison = fit(_shapes(expected), _shapes(state), layouts)
+    return fill(model, read_weights(path))
+
+
+def fill(model: nn.Module, stored: StoredWeights) -> WeightsSource:
+    """Copy `stored` into `model`, as `load_weights` does."""
+    expected = _tensors(model)
+    comparison, state, prefix = _nearest_fit(model, expected, stored.state)
     if not comparison.exact:
-        advice = (
-            f"{nearest_definition(_shapes(state))}; pass that model or other weights" if own else "pass other weights"
+        advice = nearest_definition(_shapes(state), model.config) if isinstance(model, ResNet) else "pass other weights"
+        raise WeightsError(
+            f"weights {stored.path}: the keys do not fit the model: {_differences(comparison)}; {advice}"
         )
-        raise WeightsError(f"weights {path}: the keys do not fit the model: {_differences(comparison)}; {advice}")
     named = {native: state[name] for native, name in comparison.names.items() if name in state}
     for native, value in named.items():
         if expected[native].is_floating_point():
-            _check_value(comparison.names[native], value, path)
+            _check_value(prefix + comparison.names[native], value, stored.path)
+    if prefix:
+        _log.warning("weights %s: dropped %r, with which all keys begin", stored.path, prefix)
     model.load_state_dict(named, strict=False)
-    return WeightsSource(name, sha256, comparison.layout)
+    return WeightsSource(stored.name, stored.sha256, comparison.layout)
+
+
+def stored_classes(model: nn.Module, stored: StoredWeights) -> int | None:
+    """The number of classes in the file, if nothing but that keeps it from fitting `model`."""
+    expected = _tensors(model)
+    comparison, state, _ = _nearest_fit(model, expected, stored.state)
+    if comparison.missing or comparison.unexpected:
+        return None
+    pairs = [
+        (value.shape, state[name].shape) for key, value in expected.items() if (name := comparison.names[key]) in state
+    ]
+    unlike = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
+    classes = {(ours[:1], theirs[:1]) for ours, theirs in unlike}
+    if len(classes) != 1 or any(len(ours) == 0 or ours[1:] != theirs[1:] for ours, theirs in unlike):
+        return None
+    return int(unlike[0][1][0])
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _nearest_fit(
+    model: nn.Module, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> tuple[Fit, Mapping[str, Tensor], str]:
+    """Of the comparisons with and without prefixes that all keys have the one that fits best, its keys, the prefix."""
+    layouts = LAYOUTS if isinstance(model, ResNet) else {"native": LAYOUTS["native"]}
+    rest, prefix = state, ""
+    fits = [(fit(_shapes(expected), _shapes(state), layouts), state, "")]
+    while not fits[-1][0].exact and (head := _common_head(rest)):
+        prefix += head
+        rest = {name.removeprefix(head): value for name, value in rest.items()}
+        fits.append((fit(_shapes(expected), _shapes(rest), layouts), rest, prefix))
+    return max(fits, key=lambda item: item[0].matched)
+
+
+def _common_head(names: Iterable[str]) -> str:
+    """`model.` if all names begin with it, empty if they differ."""
+    heads = {name.partition(".")[0] if "." in name else "" for name in names}
+    head = heads.pop() if len(heads) == 1 else ""
+    return f"{head}." if head else ""
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

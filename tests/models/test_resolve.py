@@ -149,8 +149,9 @@ def test_given_weights_replace_the_shipped_ones(tmp_path):
         {key: value.contiguous() for key, value in state(resolve("fashion_resnet20", num_classes=3)).items()}, path
     )
     assert resolve("fashion_resnet20", path, num_classes=3).weights.name == "mine.safetensors"
+    assert resolve("fashion_resnet20", path).spec["options"] == {"num_classes": 3}
     with pytest.raises(WeightsError, match="the file fits fashion_resnet20 with num_classes=3"):
-        resolve("fashion_resnet20", path)
+        resolve("fashion_resnet20", path, num_classes=4)
 
 
 def test_factory_with_its_own_preprocessing_and_labels(users_folder):

@@ -1,9 +1,15 @@
 """Weights files: key layouts, planted faults, and the trained weights of others."""
 
+import argparse
+import datetime
+import enum
 import hashlib
+import json
 import os
 import pickle
 import re
+import types
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +91,142 @@ def test_native_keys_in_every_format(tmp_path, fashion, name):
     assert torch.equal(run(fashion, (1, 28, 28)), run(other, (1, 28, 28)))
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
-def test_wrappers_and_prefixes_come_off(tmp_path, fashion, wrapper, prefix):
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "net", "weights", "ema"])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "model.backbone."]
+)
+def test_wrappers_and_prefixes_come_off_and_are_said(tmp_path, fashion, wrapper, prefix, caplog):
     state = {prefix + key: value for key, value in fashion.state_dict().items()}
-    other = definition("fashion_resnet20").build()
-    load_weights(other, save(tmp_path, {wrapper: state, "epoch": 3}, "w.pth"))
+    other, path = definition("fashion_resnet20").build(), tmp_path / "w.ckpt"
+    load_weights(other, save(tmp_path, {wrapper: state, "epoch": 3}, path.name))
     assert torch.equal(run(fashion, (1, 28, 28)), run(other, (1, 28, 28)))
+    assert caplog.messages == [f"weights {path}: dropped {prefix!r}, with which all keys begin"]
+
+
+def test_a_prefix_of_the_module_s_own_stays(tmp_path, caplog):
+    """A user's module whose only child is called `module`."""
+    model = nn.Sequential(OrderedDict(module=nn.Sequential(nn.Conv2d(1, 2, 3))))
+    load_weights(model, save(tmp_path, model.state_dict()))
+    load_weights(model, save(tmp_path, {f"model.{key}": value for key, value in model.state_dict().items()}))
+    assert caplog.messages == [f"weights {tmp_path / 'w.safetensors'}: dropped 'model.', with which all keys begin"]
+
+
+def test_the_error_about_prefixed_keys_is_about_the_rest(tmp_path, fashion):
+    state = {f"model.{key}": value for key, value in fashion.state_dict().items()} | {"model.extra": torch.ones(1)}
+    refuse(save(tmp_path, state), "the model: 1 unexpected: extra; 107 of 108 tensors fit; pass other weights")
+
+
+class Phase(enum.Enum):
+    """An enumeration of an imported module, as training scripts store them."""
+
+    TRAIN = "train"
+
+
+def harmless() -> dict[str, object]:
+    """What torchvision's reference script, timm's and Lightning's write beside the weights, and more of the kind."""
+    return {
+        "args": argparse.Namespace(lr=0.1, output_dir=Path("runs"), when=datetime.datetime(2026, 12, 2)),
+        "metrics": {"top1": np.float64(0.7), "shape": np.int64(3), "curve": np.arange(3.0)},
+        "phase": Phase.TRAIN,
+        "took": datetime.timedelta(seconds=3),
+        "history": defaultdict(list, loss=[0.1]),
+        "last": deque([1, 2]),
+        "order": OrderedDict(a=1),
+        "space": types.SimpleNamespace(a=1),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_harmless_objects_beside_the_tensors_are_passed_over(tmp_path, fashion, zipped):
+    path, other = tmp_path / "checkpoint.ckpt", definition("fashion_resnet20").build()
+    torch.save({"model": fashion.state_dict(), **harmless()}, path, _use_new_zipfile_serialization=zipped)
+    load_weights(other, path)
+    assert torch.equal(run(fashion, (1, 28, 28)), run(other, (1, 28, 28)))
+
+
+def test_a_harmless_object_is_neither_imported_nor_made(tmp_path, fashion, monkeypatch):
+    """The class of that name is not the one that a training script had, and would leave a trace."""
+    made = []
+    path = save(tmp_path, {"model": fashion.state_dict(), "args": argparse.Namespace(lr=0.1)}, "w.pth")
+    monkeypatch.setattr(argparse.Namespace, "__init__", lambda *_, **__: made.append("made"))
+    monkeypatch.setattr(argparse.Namespace, "__setstate__", lambda *_: made.append("filled"), raising=False)
+    load_weights(definition("fashion_resnet20").build(), path)
+    assert made == []
+
+
+def test_a_harmless_object_is_no_weights(tmp_path):
+    refuse(
+        save(tmp_path, argparse.Namespace(lr=0.1), "w.pth"), "expected a dictionary of tensors, found argparse.Namesp"
+    )
+    state = {"model": {"fc.weight": torch.ones(1), "when": datetime.date(2026, 12, 2)}}
+    refuse(save(tmp_path, state, "w.pth"), "expected only named tensors, found datetime.date at 'when'")
+
+
+def test_what_is_not_harmless_is_named_behind_what_is(tmp_path, fashion):
+    state = {"args": argparse.Namespace(lr=0.1), "loss": nn.MSELoss(), "model": fashion.state_dict()}
+    refuse(save(tmp_path, state, "w.pth"), re.escape("pickled code (torch.nn.modules.loss.MSELoss)"))
+
+
+def shards(folder, state, **index):
+    """Two shards and their index."""
+    names = sorted(state)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for name, keys in parts.items():
+        save_file({key: state[key].contiguous() for key in keys}, folder / name)
+    weight_map = {key: name for name, keys in parts.items() for key in keys}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map} | index))
+    return path
+
+
+def test_sharded_safetensors(tmp_path, fashion):
+    path, other = shards(tmp_path, fashion.state_dict()), definition("fashion_resnet20").build()
+    source = load_weights(other, path)
+    assert torch.equal(run(fashion, (1, 28, 28)), run(other, (1, 28, 28)))
+    parts = [file.read_bytes() for file in (path, *sorted(tmp_path.glob("model-?.safetensors")))]
+    assert source.sha256 == hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_shards_that_do_not_belong_together(tmp_path, fashion):
+    state = fashion.state_dict()
+    path = shards(tmp_path, state, weight_map={"fc.weight": "model-1.safetensors", "fc.bias": "model-1.safetensors"})
+    refuse_file(path, tmp_path / "model-1.safetensors", "expected fc.(weight|bias), by model.safetensors.index.json")
+    refuse(shards(tmp_path, state, weight_map={"fc.weight": "../w.safetensors"}), "files beside the index, found '../w")
+    refuse(shards(tmp_path, state, weight_map=[1]), "expected an index of safetensors")
+    path = shards(tmp_path, state)
+    (tmp_path / "model-2.safetensors").unlink()
+    refuse_file(path, tmp_path / "model-2.safetensors", "cannot be read .No such file")
+
+
+def refuse_file(path, named, message):
+    """Like `refuse`, of another file than the one that was passed."""
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_weights(definition("fashion_resnet20").build(), path)
+    assert str(named) in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_number_of_classes_is_the_file_s(tmp_path, prefix, caplog):
+    state = {prefix + key: value for key, value in trained_like("resnet18", num_classes=7).state_dict().items()}
+    path = save(tmp_path, state)
+    resolved = resolve("resnet18", path)
+    assert resolved.spec["options"] == {"num_classes": 7}
+    assert resolved.module.fc.out_features == 7
+    assert f"weights {path}: has 7 classes, so the network gets as many" in caplog.messages
+    again = resolve(resolved.spec["definition"], path, **resolved.spec["options"])
+    assert again.module.fc.out_features == 7
+
+
+def test_a_number_of_classes_that_was_asked_for_is_kept(tmp_path):
+    path = save(tmp_path, trained_like("resnet18", num_classes=7).state_dict())
+    with pytest.raises(WeightsError, match="resnet18 with num_classes=7; pass that model with --num-classes 7, or"):
+        resolve("resnet18", path, num_classes=8)
+
+
+def test_another_difference_is_no_number_of_classes(tmp_path):
+    path = save(tmp_path, trained_like("resnet18", in_channels=1).state_dict())
+    with pytest.raises(WeightsError, match="fits resnet18 with in_channels=1; pass that model with --in-channels 1"):
+        resolve("resnet18", path)
 
 
 @pytest.fixture
@@ -164,13 +299,13 @@ def refuse(path, message, name="fashion_resnet20"):
 def test_missing_key(tmp_path, fashion):
     state = by_position(fashion, "torchvision")
     del state["layer2.0.bn1.running_mean"]
-    message = "1 missing: layer2.0.bn1.running_mean; the nearest definition is fashion_resnet20 .106 of 107 tensors fit"
+    message = "1 missing: layer2.0.bn1.running_mean; 106 of 107 tensors fit; pass other weights"
     refuse(save(tmp_path, state), message)
 
 
 def test_extra_keys_are_counted_and_the_first_named(tmp_path, fashion):
     state = fashion.state_dict() | {f"extra.{i}": torch.ones(1) for i in range(9)}
-    refuse(save(tmp_path, state), r"9 unexpected: extra.0, extra.1, extra.2, \.\.\.; the nearest")
+    refuse(save(tmp_path, state), r"9 unexpected: extra.0, extra.1, extra.2, \.\.\.; 107 of 116 tensors fit; pass")
 
 
 def test_wrong_shape(tmp_path, fashion):
