@@ -9,10 +9,10 @@ import click
 from resnetrt.cli.options import (
     WORDS,
     device_option,
+    export_options,
     given_options,
     json_option,
     min_share_option,
-    model_options,
     read_labels,
 )
 from resnetrt.cli.output import emit_json, note, print_table
@@ -28,8 +28,7 @@ _MAX_DROP_PP = 1.0
 @click.option("--calib-data", required=True, help="Calibration images, labels not needed.")
 @click.option("--eval-data", required=True, help="Labelled images, none of them used for calibration.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle and the report.")
-@model_options
-@click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="Class names, one a line.")
+@export_options("Images for the stored parity check. Default: those of --eval-data.", None)
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
 @click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
 @click.option(
@@ -62,6 +61,7 @@ def command(
     eval_data: str,
     out: Path,
     labels_file: Path | None,
+    golden_data: str | None,
     samples: int,
     eval_samples: int | None,
     backends: tuple[str, ...] | None,
@@ -112,7 +112,7 @@ def command(
         wanted=Wanted(() if auto else backends or (), precisions or (), target, tensorrt, min_share),
         overwrite=overwrite,
         budget=Budget(max_drop, min_relative, confidence) if auto else None,
-        model_options={"labels": read_labels(labels_file), **options},
+        model_options={"labels": read_labels(labels_file), "golden_data": golden_data or eval_data, **options},
     )
     ctx.exit(run_deploy(request, as_json))
 

@@ -5,22 +5,14 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import FLOATS, json_option, model_options, read_labels
+from resnetrt.cli.options import export_options, json_option, read_labels
 from resnetrt.cli.output import emit_json, note
 
 
 @click.command("export")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write.")
-@model_options
-@click.option("--golden-data", default="fashion_test", show_default=True, help="Images for the stored parity check.")
-@click.option("--golden-count", type=click.IntRange(16, 64), default=32, show_default=True)
-@click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="Class names, one a line.")
-@click.option("--size", type=click.IntRange(1), help="Input height and width.")
-@click.option("--resize", type=click.IntRange(1), help="Shorter side before the centre crop.")
-@click.option("--mean", type=FLOATS, help="Mean per channel of pixels/255.")
-@click.option("--std", type=FLOATS, help="Standard deviation per channel of pixels/255.")
-@click.option("--opset", type=click.IntRange(18, 25), default=20, show_default=True)
+@export_options("Images for the stored parity check.", "fashion_test")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle at --out.")
 @json_option
 def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: Any) -> None:

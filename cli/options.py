@@ -142,11 +142,39 @@ _MODEL_OPTIONS: list[Callable[[Any], Any]] = [
 ]
 
 
+_IMAGE_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="Class names, one a line."),
+    click.option(
+        "--recipe",
+        type=click.Path(path_type=Path),
+        help="JSON file with the preprocessing: a bundle's manifest, timm's config.json, or torchvision's transforms.",
+    ),
+    click.option("--size", type=click.IntRange(1), help="Input height and width."),
+    click.option("--resize", type=click.IntRange(1), help="Shorter side before the centre crop."),
+    click.option("--mean", type=FLOATS, help="Mean per channel of pixels/255."),
+    click.option("--std", type=FLOATS, help="Standard deviation per channel of pixels/255."),
+    click.option("--opset", type=click.IntRange(18, 25), default=20, show_default=True, help="Opset of the ONNX file."),
+]
+
+
 def model_options(function: F) -> F:
     """The options that select a network's weights and shape."""
     for option in reversed(_MODEL_OPTIONS):
         function = option(function)
     return function
+
+
+def export_options(golden_help: str, golden_default: str | None) -> Callable[[F], F]:
+    """`model_options`, and those that say how images are prepared and what is stored with the export."""
+    golden = click.option("--golden-data", default=golden_default, show_default=True, help=golden_help)
+    count = click.option("--golden-count", type=click.IntRange(16, 64), default=32, show_default=True)
+
+    def add(function: F) -> F:
+        for option in reversed([golden, count, *_IMAGE_OPTIONS]):
+            function = option(function)
+        return model_options(function)
+
+    return add
 
 
 def read_labels(path: Path | None) -> tuple[str, ...]:

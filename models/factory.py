@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import logging
 import operator
 import sys
 from collections.abc import Callable, Iterable
@@ -17,10 +16,10 @@ from torch import nn
 
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.models.definitions import DEFINITIONS
+from resnetrt.models.recipes import of_timm
 from resnetrt.models.settle import SEED
 from resnetrt.preprocess import Preprocessing
 
-_log = logging.getLogger(__name__)
 _CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -153,7 +152,8 @@ def _build_timm(name: str, options: dict[str, Any]) -> Built:
     timm = _import_package("timm")
     _check_package_model("timm", name, timm.list_models(), options)
     module = _call(f"timm:{name}", partial(timm.create_model, name, pretrained=False, **options))
-    return Built(module, _timm_preprocessing(name, timm.data.resolve_model_data_config(module)), random=True)
+    config = timm.data.resolve_model_data_config(module)
+    return Built(module, of_timm(f"timm:{name}", config), random=True)
 
 
 def _check_package_model(package: str, name: str, known: Iterable[str], options: dict[str, Any]) -> None:
@@ -162,16 +162,6 @@ def _check_package_model(package: str, name: str, known: Iterable[str], options:
     for option in options:
         if option != "num_classes":
             raise UsageError.unknown(f"option of {package}:{name}", option, ["num_classes"])
-
-
-def _timm_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
-    """The size, crop, mean and std that timm gives for a model; its resize filter is replaced, with a warning."""
-    if config["interpolation"] != "bilinear":
-        _log.warning("timm:%s resizes %s, resnetrt bilinear: accuracy may differ", name, config["interpolation"])
-    channels, height, width = config["input_size"]
-    resize = max(int(max(height, width) / config["crop_pct"]), height, width)
-    mode = "L" if channels == 1 else "RGB"
-    return Preprocessing(mode, resize, (height, width), tuple(config["mean"]), tuple(config["std"]))
 
 
 _PACKAGES: dict[str, Callable[[str, dict[str, Any]], Built]] = {

@@ -67,7 +67,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     request.wanted.check()
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
-    export = prepare_export(request.model, golden_data=request.eval_data, **request.model_options)
+    export = prepare_export(request.model, **{"golden_data": request.eval_data, **request.model_options})
     labels = export.labels
     for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # also before the long run
         open_dataset(data, export.preprocessing, labels, labelled=labelled, classes=len(labels) or None)

@@ -12,6 +12,7 @@ from resnetrt.conditions import tool_versions
 from resnetrt.errors import UsageError
 from resnetrt.export.fp32.export import ExportRequest
 from resnetrt.machine import read_cpu
+from resnetrt.models.recipes import read_recipe
 from resnetrt.models.resolve import ResolvedModel, resolve
 from resnetrt.preprocess import Preprocessing
 
@@ -28,15 +29,17 @@ def prepare_export(
     resize: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    recipe: Path | None = None,
     opset: int = 20,
     **options: Any,
 ) -> ExportRequest:
     """Resolve `model` and choose its golden images.
 
+    The preprocessing is that of the file `recipe`, else the model's own; `size`, `resize`, `mean` and `std` change it.
     Raises `UsageError`, `WeightsError`, `DataError` or `BackendMissing` with a one-line message.
     """
     resolved = resolve(model, weights, **options)
-    preprocessing = _preprocessing(resolved, size, resize, mean, std)
+    preprocessing = _preprocessing(resolved, _base(resolved, recipe), size, resize, mean, std)
     frames = golden_frames(golden_data, preprocessing, golden_count)
     source = {} if resolved.weights is None else asdict(resolved.weights)
     return ExportRequest(
@@ -52,14 +55,27 @@ def prepare_export(
     )
 
 
+def _base(resolved: ResolvedModel, recipe: Path | None) -> Preprocessing:
+    """The preprocessing before single values are changed."""
+    own = resolved.preprocessing
+    if recipe is None:
+        return own
+    base = read_recipe(recipe)
+    if base.channels != own.channels:
+        raise UsageError(
+            f"recipe {recipe}: expected {own.channels} channels for {resolved.name}, found {base.channels}"
+        )
+    return base
+
+
 def _preprocessing(
     resolved: ResolvedModel,
+    base: Preprocessing,
     size: int | None,
     resize: int | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Preprocessing:
-    base = resolved.preprocessing
     for name, values in (("--mean", mean), ("--std", std)):
         if values is not None and len(values) != base.channels:
             raise UsageError(f"{name}: expected {base.channels} numbers for {resolved.name}, found {len(values)}")
