@@ -119,7 +119,7 @@ def _stub(name: str) -> type | None:
 def _is_known_enumeration(name: str) -> bool:
     """Whether this is an enumeration of a module that is imported already; nothing is imported for it."""
     module, _, attribute = name.rpartition(".")
-    kind = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
+    kind = getattr(sys.modules.get(module), "__dict__", {}).get(attribute)  # a module may be blocked by None
     return isinstance(kind, type) and issubclass(kind, enum.Enum)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import sys
 import types
 from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
@@ -165,6 +166,16 @@ def test_a_harmless_object_is_no_weights(tmp_path):
 def test_what_is_not_harmless_is_named_behind_what_is(tmp_path, fashion):
     state = {"args": argparse.Namespace(lr=0.1), "loss": nn.MSELoss(), "model": fashion.state_dict()}
     refuse(save(tmp_path, state, "w.pth"), re.escape("pickled code (torch.nn.modules.loss.MSELoss)"))
+
+
+def test_an_object_of_a_module_that_is_blocked_is_named(tmp_path, monkeypatch):
+    """Python blocks the import of a module by None in `sys.modules`."""
+    module = types.ModuleType("blocked")
+    module.Thing = type("Thing", (), {"__module__": "blocked"})
+    monkeypatch.setitem(sys.modules, "blocked", module)
+    path = save(tmp_path, {"thing": module.Thing()}, "w.pth")
+    monkeypatch.setitem(sys.modules, "blocked", None)
+    refuse(path, re.escape("pickled code (blocked.Thing)"))
 
 
 def shards(folder, state, **index):
