@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import WORDS, bundle_argument, device_option, input_option, json_option, min_share_option
+from resnetrt.cli.options import (
+    WORDS,
+    bundle_argument,
+    device_option,
+    input_option,
+    json_option,
+    min_share_option,
+    with_options,
+)
 from resnetrt.cli.output import emit_json, note
 from resnetrt.errors import ResnetrtError
 
@@ -31,12 +39,6 @@ _TENSORRT: list[Any] = [
 ]
 
 
-def _tensorrt_options(function: Any) -> Any:
-    for option in reversed(_TENSORRT):
-        function = option(function)
-    return function
-
-
 @click.command("compile")
 @bundle_argument
 @click.option("--backend", required=True, help="onnxruntime, openvino, tensorrt or tensorrt_rtx.")
@@ -52,7 +54,7 @@ def _tensorrt_options(function: Any) -> Any:
     help="A TensorRT engine of the variant that another program built, as trtexec, to take instead of compiling.",
 )
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
-@_tensorrt_options
+@with_options(_TENSORRT)
 @device_option
 @json_option
 def command(

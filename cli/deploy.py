@@ -61,7 +61,6 @@ def command(
     eval_data: str,
     out: Path,
     labels_file: Path | None,
-    golden_data: str | None,
     samples: int,
     eval_samples: int | None,
     backends: tuple[str, ...] | None,
@@ -112,7 +111,7 @@ def command(
         wanted=Wanted(() if auto else backends or (), precisions or (), target, tensorrt, min_share),
         overwrite=overwrite,
         budget=Budget(max_drop, min_relative, confidence) if auto else None,
-        model_options={"labels": read_labels(labels_file), "golden_data": golden_data or eval_data, **options},
+        model_options={"labels": read_labels(labels_file), **options},
     )
     ctx.exit(run_deploy(request, as_json))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import device_option, json_option
+from resnetrt.cli.options import device_option, json_option, with_options
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
@@ -45,14 +45,8 @@ _OPTIONS = [
 ]
 
 
-def _options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
 @click.command("evaluate")
-@_options
+@with_options(_OPTIONS)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Top-1 of BUNDLE's engines beside the FP32 reference; under a budget PASS, FAIL or INCONCLUSIVE.

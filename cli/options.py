@@ -1,7 +1,7 @@
 """Options and argument types shared by the commands."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,7 +141,6 @@ _MODEL_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--groups", type=click.IntRange(1), help="Groups of the 3x3 convolutions (ResNeXt)."),
 ]
 
-
 _IMAGE_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="Class names, one a line."),
     click.option(
@@ -157,11 +156,18 @@ _IMAGE_OPTIONS: list[Callable[[Any], Any]] = [
 ]
 
 
-def model_options(function: F) -> F:
-    """The options that select a network's weights and shape."""
-    for option in reversed(_MODEL_OPTIONS):
-        function = option(function)
-    return function
+def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+    """A decorator that adds `options` to a command, in this order in its help."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+model_options = with_options(_MODEL_OPTIONS)  # that select a network's weights and shape
 
 
 def export_options(golden_help: str, golden_default: str | None) -> Callable[[F], F]:
@@ -169,12 +175,7 @@ def export_options(golden_help: str, golden_default: str | None) -> Callable[[F]
     golden = click.option("--golden-data", default=golden_default, show_default=True, help=golden_help)
     count = click.option("--golden-count", type=click.IntRange(16, 64), default=32, show_default=True)
 
-    def add(function: F) -> F:
-        for option in reversed([golden, count, *_IMAGE_OPTIONS]):
-            function = option(function)
-        return model_options(function)
-
-    return add
+    return with_options([*_MODEL_OPTIONS, golden, count, *_IMAGE_OPTIONS])
 
 
 def read_labels(path: Path | None) -> tuple[str, ...]:

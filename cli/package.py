@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, WORDS, bundle_argument, input_option, json_option
+from resnetrt.cli.options import INTEGERS, WORDS, bundle_argument, input_option, json_option, with_options
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ _SERVING: list[Any] = [
 ]
 
 
-def _serving_options(function: Any) -> Any:
-    for option in reversed(_SERVING):
-        function = option(function)
-    return function
-
-
 @click.group("package")
 def command() -> None:
     """Package a bundle for a device, for Triton Inference Server or KServe."""
@@ -44,7 +38,7 @@ def command() -> None:
 
 @command.command("triton")
 @bundle_argument
-@_serving_options
+@with_options(_SERVING)
 def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, as_json: bool, **given: Any) -> None:
     """Write engines of BUNDLE into the Triton model repository --out."""
     from resnetrt.bundle import Bundle
@@ -61,7 +55,7 @@ def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, a
 
 @command.command("kserve")
 @bundle_argument
-@_serving_options
+@with_options(_SERVING)
 @click.option("--storage-uri", required=True, help="Where the cluster will find the repository: s3://bucket/path.")
 @click.option("--name", help="Of the InferenceService. Default: the bundle's name.")
 @click.option("--min-replicas", type=int, default=1, show_default=True, help="Pods at least; 0 scales to none.")

@@ -35,8 +35,9 @@ from resnetrt.settings import read_settings
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What to deploy and how to judge it. `model_options` go to `prepare_export`.
+    """What to deploy and how to judge it.
 
+    `model_options` go to `prepare_export`; its golden images are of `eval_data` unless they name others.
     The engines that are `wanted` are made. With `budget`, everything that this machine can run is tried instead, and
     only the fastest engine that passes is kept.
     """
@@ -67,7 +68,8 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     request.wanted.check()
     path = request.out / f"{request.model.replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
-    export = prepare_export(request.model, **{"golden_data": request.eval_data, **request.model_options})
+    golden = request.model_options.get("golden_data") or request.eval_data
+    export = prepare_export(request.model, **(request.model_options | {"golden_data": golden}))
     labels = export.labels
     for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # also before the long run
         open_dataset(data, export.preprocessing, labels, labelled=labelled, classes=len(labels) or None)
