@@ -18,7 +18,8 @@ from resnetrt.cli.output import emit_json, note
 def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: Any) -> None:
     """Export MODEL to a bundle: BatchNorm folded, traced to ONNX, checked against eager.
 
-    MODEL is a registered name (see `resnetrt models`), package.module:factory, torchvision:NAME or timm:NAME.
+    MODEL is a registered name (see `resnetrt models`), package.module:factory, torchvision:NAME or timm:NAME,
+    also with arguments: mynet:resnet18(num_classes=10).
     """
     from resnetrt.bundle import check_destination
 

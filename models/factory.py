@@ -25,11 +25,15 @@ _CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 @dataclass(frozen=True)
 class Built:
-    """A foreign network; `random` says that its weights are only an initialisation."""
+    """A foreign network; `random` says that its weights are only an initialisation.
+
+    `takes_classes`: it can be built with another number of classes, by the option `num_classes`.
+    """
 
     module: nn.Module
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
+    takes_classes: bool = True
     random: bool = False
 
     @property
@@ -41,23 +45,36 @@ class Built:
 def build_foreign(model: str, options: dict[str, Any]) -> Built:
     """Build `where:name`, float32, on the CPU, in evaluation mode.
 
-    A user's factory takes no arguments. The attributes `preprocessing` (a `Preprocessing`) and `labels` (strings) of
-    the factory, or else of the network it returns, are used; by default images are prepared as for ImageNet.
-    Raises `UsageError` or `BackendMissing`.
+    A user's factory gets `options` as keyword arguments. The attributes `preprocessing` (a `Preprocessing`) and
+    `labels` (strings) of the factory, or else of the network it returns, are used; by default images are prepared as
+    for ImageNet. Raises `UsageError` or `BackendMissing`.
     """
     where, _, name = model.partition(":")
     package = _PACKAGES.get(where)
     if package is not None:
         return package(name, options)
-    if options:
-        raise UsageError(f"{model}: options {', '.join(options)} belong to registered models; set them in the factory")
     factory = _find_factory(model, where, name)
-    module = _call(model, factory)
+    parameters = _check_arguments(model, factory, options)
+    module = _call(model, partial(factory, **options))
     preprocessing = _declared_preprocessing(model, factory, module) or DEFINITIONS["resnet50"].preprocessing
-    return Built(module, preprocessing, _declared_labels(model, factory, module))
+    return Built(module, preprocessing, _declared_labels(model, factory, module), "num_classes" in parameters)
 
 
-def _find_factory(model: str, where: str, name: str) -> Callable[[], object]:
+def _check_arguments(model: str, factory: Callable[..., object], options: Iterable[str]) -> list[str]:
+    """The names that the factory's arguments have. Raises `UsageError` for an option that it does not take."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a class or function written in C
+        return list(options)
+    named = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    if not any(item.kind is item.VAR_KEYWORD for item in parameters):
+        for option in options:
+            if option not in named:
+                raise UsageError.unknown(f"argument of {model}", option, named)
+    return named
+
+
+def _find_factory(model: str, where: str, name: str) -> Callable[..., object]:
     if not where or not name:
         raise UsageError(f"model {model!r}: expected package.module:factory")
     module = _import_users(model, where)

@@ -1,7 +1,9 @@
 """From the user's name or factory to a network ready for export: module, preprocessing, labels, weights."""
 
+import ast
+import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +46,43 @@ def resolve(model: str, weights: Path | None = None, **options: Any) -> Resolved
 
     `options` are fields of `ResNetConfig` for a registered name; options that are None are ignored. Without `weights` a
     definition gets its shipped weights, or random ones that are the same every time. A network of the registry, of
-    torchvision or of timm gets as many classes as the file has, unless `num_classes` is given. Nothing is downloaded.
+    torchvision or of timm, or of a factory with an argument `num_classes`, gets as many classes as the file has, unless
+    `num_classes` is given. Nothing is downloaded.
+    `NAME(option=value, ...)` gives options too, as literals of Python; so a user's factory gets any arguments it has.
     Raises `UsageError`, `WeightsError` or `BackendMissing`.
     """
-    options = {name: value for name, value in options.items() if value is not None}
+    model, arguments = split_arguments(model)
+    options = arguments | {name: value for name, value in options.items() if value is not None}
     build = _resolve_foreign if ":" in model else _resolve_definition
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         return build(model, weights, options)
 
 
+def split_arguments(model: str) -> tuple[str, dict[str, Any]]:
+    """`mynet:resnet18` and `{"num_classes": 10}` of `mynet:resnet18(num_classes=10)`. Raises `UsageError`."""
+    name, bracket, _ = model.partition("(")
+    if not bracket:
+        return model, {}
+    try:
+        call = ast.parse(f"_{model[len(name) :]}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        arguments = {item.arg or "": ast.literal_eval(item.value) for item in call.keywords}
+        json.dumps(arguments, allow_nan=False)  # the bundle stores them
+        if "" in arguments:
+            raise ValueError
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise UsageError(
+            f"model {model!r}: expected NAME(option=value, ...) with numbers, strings, booleans, None or lists of these"
+        ) from error
+    return name, arguments
+
+
 def _resolve_definition(name: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
     chosen = definition(name, **options)
-    if weights is None and chosen.pretrained:
-        weights = PRETRAINED / chosen.pretrained
-    stored = read_weights(weights) if weights else None
+    shipped = PRETRAINED / chosen.pretrained if weights is None and chosen.pretrained else None
+    file = weights or shipped
+    stored = read_weights(file) if file else None
     torch.manual_seed(SEED)
     module = chosen.build()
     if stored and (classes := _classes(module, stored, options)):
@@ -65,6 +90,8 @@ def _resolve_definition(name: str, weights: Path | None, options: dict[str, Any]
         chosen = definition(name, **options)
         module = chosen.build()
     source = _fill(module, stored, chosen.input_shape)
+    if shipped:
+        source = replace(source, path=None)  # the name finds them, wherever this package is installed
     spec = {"definition": name, "options": options}
     return ResolvedModel(name, module, chosen.preprocessing, chosen.labels, chosen.input_shape, spec, source)
 
@@ -72,7 +99,7 @@ def _resolve_definition(name: str, weights: Path | None, options: dict[str, Any]
 def _resolve_foreign(model: str, weights: Path | None, options: dict[str, Any]) -> ResolvedModel:
     stored = read_weights(weights) if weights else None
     built = build_foreign(model, options)
-    if stored and built.random and (classes := _classes(built.module, stored, options)):
+    if stored and built.takes_classes and (classes := _classes(built.module, stored, options)):
         options = {**options, "num_classes": classes}
         built = build_foreign(model, options)
     _check_logits(model, built)

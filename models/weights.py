@@ -20,11 +20,15 @@ _NAMED = 3  # keys of each kind that an error spells out
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where weights came from: the file's name, its SHA-256 (None without a file) and the layout of its keys."""
+    """Where weights came from: the file's name, its SHA-256 (None without a file) and the layout of its keys.
+
+    `path` is the file's absolute path, with the set that was asked for; None for random and for shipped weights.
+    """
 
     name: str
     sha256: str | None
     layout: str
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def fill(model: nn.Module, stored: StoredWeights) -> WeightsSource:
     if prefix:
         _log.warning("weights %s: dropped %r, with which all keys begin", stored.path, prefix)
     model.load_state_dict(named, strict=False)
-    return WeightsSource(stored.name, stored.sha256, comparison.layout)
+    return WeightsSource(stored.name, stored.sha256, comparison.layout, str(stored.path.absolute()))
 
 
 def stored_classes(model: nn.Module, stored: StoredWeights) -> int | None:

@@ -3,6 +3,7 @@
 Every batch is computed as in a local run, so the results are the same. Actors send safetensors.
 """
 
+import platform
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Batch, Dataset
 from resnetrt.calibration_record import calibration_hashes
-from resnetrt.errors import BundleError, DataError
+from resnetrt.errors import BundleError, DataError, UsageError
 from resnetrt.settings import read_settings
 
 
@@ -71,16 +72,18 @@ class EvaluationJob:
     origin: Origin
     request: GateRequest
     engines: tuple[str, ...]
+    reference: str
 
 
 def runner_on_ray(
-    bundle: Bundle, request: GateRequest, engines: list[str], count: int, hashes: Sequence[str]
+    bundle: Bundle, request: GateRequest, reference: str, engines: list[str], count: int, hashes: Sequence[str]
 ) -> Runner:
     """A runner for `compare_accuracy` over `count` images, on the cluster at `request.ray`; see `Pool`.
 
-    `hashes` are the `batch_hashes` of the images.
+    `hashes` are the `batch_hashes` of the images. An actor that can't open the same `reference` raises `UsageError`.
     """
-    job = EvaluationJob(Origin.of(bundle, count, request.batch_size, hashes), _absolute(request), tuple(engines))
+    origin = Origin.of(bundle, count, request.batch_size, hashes)
+    job = EvaluationJob(origin, _absolute(request), tuple(engines), reference)
     gpu = any(bundle.read_engine(name).target != "cpu" for name in engines)
 
     def run(start: int, size: int) -> Iterable[BatchOutcomes]:
@@ -126,6 +129,11 @@ def _open(job: EvaluationJob, stack: ExitStack) -> _Opened:
     bundle = job.origin.open_bundle()
     dataset = open_images(bundle, job.request)
     reference = find_reference(bundle, job.request.weights)
+    if reference.name != job.reference:
+        raise UsageError(
+            f"expected {job.reference} as the reference on every node, found {reference.name} on {platform.node()} "
+            f"({reference.why or 'eager runs there, not here'}); the same packages and weights must be on all"
+        )
     engines, _ = stack.enter_context(open_engines(bundle, job.engines, job.request.budget is not None))
     hashes = calibration_hashes(bundle)
     return _Opened(bundle, dataset, by_title(reference.infer, engines), None if hashes is None else frozenset(hashes))

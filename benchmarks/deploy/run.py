@@ -28,6 +28,7 @@ from resnetrt.calibration_record import calibration_hashes
 from resnetrt.conditions import conditions
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
+from resnetrt.models.resolve import split_arguments
 from resnetrt.progress import Say
 from resnetrt.runtime import load
 from resnetrt.settings import read_settings
@@ -66,7 +67,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     """
     check_method(request.method)
     request.wanted.check()
-    path = request.out / f"{request.model.replace(':', '_')}.bundle"
+    path = request.out / f"{split_arguments(request.model)[0].replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     golden = request.model_options.get("golden_data") or request.eval_data
     export = prepare_export(request.model, **(request.model_options | {"golden_data": golden}))

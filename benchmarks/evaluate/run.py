@@ -110,7 +110,7 @@ def _compare(
         journal = FileJournal(request.results.with_name(request.results.name + ".journal"), key)
     runner = None
     if request.ray is not None:
-        runner = runner_on_ray(bundle, request, list(engines), len(dataset), hashes)
+        runner = runner_on_ray(bundle, request, reference.name, list(engines), len(dataset), hashes)
     comparison = compare_accuracy(
         reference.infer,
         engines,

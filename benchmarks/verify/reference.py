@@ -58,7 +58,7 @@ def golden_reference(bundle: Bundle, golden: Golden, weights: Path | None = None
 def checked_eager(bundle: Bundle, weights: Path | None = None) -> "nn.Module":
     """The eager model of a bundle, checked against its golden logits.
 
-    `weights` is the file that it was exported with; it is needed unless the weights are shipped or random. Raises
+    `weights` is the file that it was exported with; it is needed if that was moved since. Raises
     `NoEager` where the model can't be rebuilt, `WeightsError` for weights other than the bundle's, `CheckFailed` if it
     does not reproduce the golden logits.
     """
@@ -71,29 +71,34 @@ def checked_eager(bundle: Bundle, weights: Path | None = None) -> "nn.Module":
 
 
 def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
-    """The bundle's module in evaluation mode, with weights of the recorded hash."""
+    """The bundle's module in evaluation mode, with weights of the recorded hash.
+
+    Without `weights` the file is read that the bundle was exported with, if it is still where it was.
+    """
     if importlib.util.find_spec("torch") is None:
         raise NoEager("torch is not installed")
     from resnetrt.models import resolve
 
     manifest = bundle.manifest
     name = manifest.model.get("definition") or manifest.model.get("factory") or ""
+    remembered = manifest.weights.get("path")
     try:
-        resolved = resolve(name, weights, **manifest.model.get("options", {}))
+        file = weights or (Path(remembered) if remembered else None)
+        resolved = resolve(name, file, **manifest.model.get("options", {}))
     except ResnetrtError as error:
         if weights is not None:
             raise
-        raise NoEager(str(error)) from error
+        raise NoEager(str(error) + ("; name the file with --weights" if remembered else "")) from error
     sha256 = None if resolved.weights is None else resolved.weights.sha256
     recorded = manifest.weights.get("sha256")
     if sha256 == recorded:
         return resolved.module
-    if weights is None:
-        raise NoEager(f"the weights {manifest.weights.get('name')} are not at hand; name them with --weights")
-    raise WeightsError(
-        f"--weights {weights}: expected the file the bundle was exported with (SHA-256 {str(recorded)[:12]}...), "
-        f"found {str(sha256)[:12]}..."
-    )
+    unlike = f"expected the file the bundle was exported with (SHA-256 {str(recorded)[:12]}...)"
+    if weights is not None:
+        raise WeightsError(f"--weights {weights}: {unlike}, found {str(sha256)[:12]}...")
+    if remembered:
+        raise NoEager(f"weights {remembered}: {unlike}, found {str(sha256)[:12]}...; name that file with --weights")
+    raise NoEager(f"the weights {manifest.weights.get('name')} are not at hand; name them with --weights")
 
 
 def eager_infer(module: "nn.Module") -> Infer:

@@ -82,6 +82,7 @@ def package_device(
     manifest = bundle.manifest
     kept = replace(
         manifest,
+        weights={name: value for name, value in manifest.weights.items() if name != "path"},  # a place on this machine
         variants={name: manifest.variants[name] for name in variants},
         engines={name: manifest.engines[name] for name in named},
         files={},

@@ -55,6 +55,11 @@ bad_labels.preprocessing, bad_labels.labels = grey.preprocessing, "cat"
 def bad_preprocessing(): return Net()
 bad_preprocessing.preprocessing = {"size": 8}
 
+def classes(num_classes=5, *, bias=True):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes, bias=bias)
+    )
+
 def raises(): raise ValueError("no such\\nthing")
 def exits(): raise SystemExit(3)
 def number(): return 7
@@ -217,9 +222,55 @@ def test_bad_models_are_one_clear_line(users_folder, model, message):
     assert "\n" not in str(caught.value)
 
 
-def test_options_do_not_apply_to_a_factory(users_folder):
-    with pytest.raises(UsageError, match="users_nets:grey: options num_classes belong to registered models"):
+def test_an_argument_that_the_factory_lacks_is_named(users_folder):
+    with pytest.raises(UsageError, match="unknown argument of users_nets:grey 'num_classes'"):
         resolve("users_nets:grey", num_classes=3)
+    with pytest.raises(UsageError, match="unknown argument of users_nets:classes 'num_clases'; did you mean num_cla"):
+        resolve("users_nets:classes(num_clases=3)")
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 3, "bias": False}, {"num_classes": 3}, {}])
+def test_arguments_reach_the_factory_and_the_spec(users_folder, options):
+    written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    resolved = resolve(f"users_nets:classes({written})")
+    assert resolved.name == "users_nets:classes"
+    assert resolved.spec == {"factory": "users_nets:classes", "options": options}
+    assert resolved.module[-1].out_features == options.get("num_classes", 5)
+    assert (resolved.module[-1].bias is None) == (not options.get("bias", True))
+    again = resolve(resolved.spec["factory"], **json.loads(json.dumps(resolved.spec["options"])))
+    assert state(again).keys() == state(resolved).keys()
+
+
+def test_a_definition_takes_options_in_brackets_and_flags_come_first():
+    assert resolve("cifar_resnet20(num_classes=7)", num_classes=4).module.config.num_classes == 4
+    assert resolve("cifar_resnet20(num_classes=7)").spec["options"] == {"num_classes": 7}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["(3)", "(num_classes=open('x'))", "(**{'num_classes': 3})", "(", "()()", "(num_classes=3", "(a=1)+1", "(x=1e999)"],
+)
+def test_what_is_no_call_with_literals_is_one_line(users_folder, call):
+    with pytest.raises(UsageError, match=r"expected NAME\(option=value, ...\) with numbers") as caught:
+        resolve(f"users_nets:classes{call}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_factory_with_an_argument_for_it_gets_as_many_classes_as_the_file_has(users_folder):
+    path = users_folder / "seven.pt"
+    torch.save(state(resolve("users_nets:classes", num_classes=7)), path)
+    resolved = resolve("users_nets:classes", path)
+    assert resolved.module[-1].out_features == 7
+    assert resolved.spec["options"] == {"num_classes": 7}
+    with pytest.raises(WeightsError, match="do not fit"):
+        resolve("users_nets:classes", path, num_classes=6)
+
+
+def test_the_weights_place_is_remembered_if_the_user_named_it(users_folder):
+    torch.save(state(resolve("users_nets:grey")), users_folder / "net.pt")
+    assert resolve("users_nets:grey", Path("net.pt")).weights.path == str(users_folder / "net.pt")
+    assert resolve("fashion_resnet20").weights.path is None
+    assert resolve("cifar_resnet20").weights.path is None
 
 
 class NamedResNet(nn.Sequential):

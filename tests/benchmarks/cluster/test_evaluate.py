@@ -136,7 +136,11 @@ def test_an_actors_error_is_the_drivers_error(place: Path, tmp_path: Path, ray_c
     from resnetrt.benchmarks.cluster import evaluate as ray_run
 
     bundle = Bundle.open(place / "tiny.bundle")
-    wrong = ray_run.runner_on_ray(bundle, request(place, tmp_path / "r", ray="auto"), [], IMAGES, "another hash")
+    asked = request(place, tmp_path / "r", ray="auto")
+    unlike = ray_run.runner_on_ray(bundle, asked, "eager", [], IMAGES, list("hash"))
+    with pytest.raises(UsageError, match="expected eager as the reference on every node, found onnx-fp32 on "):
+        list(unlike(0, BATCH))
+    wrong = ray_run.runner_on_ray(bundle, asked, "onnx-fp32", [], IMAGES, "another hash")
     with pytest.raises(DataError, match="other images lie at this path on another node"):
         list(wrong(0, BATCH))
     monkeypatch.setenv("RESNETRT_THREADS", "2")

@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bundle
+import torch
 
 from resnetrt.benchmarks.verify.parity import verify_bundle
 from resnetrt.benchmarks.verify.prepare import prepare_export
 from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.cli import run
+from resnetrt.errors import WeightsError
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
+from resnetrt.models import resolve
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -33,3 +36,25 @@ def test_engines_see_the_images_that_eager_has_seen(tmp_path: Path):
     before = images.copy()
     np.testing.assert_allclose(find_reference(bundle).infer(images), Golden.of(bundle).logits, atol=1e-5)
     np.testing.assert_array_equal(images, before)
+
+
+def test_the_weights_of_the_export_are_found_again_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save(resolve("fashion_resnet20").module.state_dict(), tmp_path / "net.pt")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        request = prepare_export("fashion_resnet20", Path("net.pt"), golden_count=16)
+    bundle, _ = export_bundle(request, tmp_path / "b")
+    assert find_reference(bundle).name == "eager-fp32"
+    elsewhere = tmp_path / "moved.pt"
+    (tmp_path / "net.pt").rename(elsewhere)
+    reference = find_reference(bundle)
+    assert reference.name == "onnx-fp32"
+    assert str(tmp_path / "net.pt") in reference.why
+    assert reference.why.endswith("; name the file with --weights")
+    assert find_reference(bundle, elsewhere).name == "eager-fp32"
+    other = resolve("fashion_resnet20").module
+    other.fc.bias.data += 1
+    torch.save(other.state_dict(), tmp_path / "net.pt")
+    assert "expected the file the bundle was exported with (SHA-256 " in find_reference(bundle).why
+    with pytest.raises(WeightsError, match=r"--weights .*net\.pt: expected the file the bundle was exported with"):
+        find_reference(bundle, tmp_path / "net.pt")

@@ -51,8 +51,9 @@ def test_it_holds_what_a_device_needs_and_nothing_else(source: Bundle, tmp_path:
     assert {name: held.manifest.files[name] for name in held.manifest.files} == {
         name: source.manifest.files[name] for name in held.manifest.files
     }
-    for field in ("name", "model", "weights", "input", "output", "classes", "preprocessing", "labels", "golden"):
+    for field in ("name", "model", "input", "output", "classes", "preprocessing", "labels", "golden"):
         assert getattr(held.manifest, field) == getattr(source.manifest, field)
+    assert held.manifest.weights == source.manifest.weights
     assert held.manifest.variants == {"int8.onnxruntime": source.manifest.variants["int8.onnxruntime"]}
     assert (held.manifest.engines, package.made) == ({}, ())
     assert package.sizes == on_disk(held.path)
@@ -60,6 +61,16 @@ def test_it_holds_what_a_device_needs_and_nothing_else(source: Bundle, tmp_path:
     assert package.to_json()["size_bytes"] == sum(on_disk(held.path).values())
     assert set(package.left_out) == set(source.manifest.files) - set(held.manifest.files)
     assert "fp32.onnx" in package.left_out
+
+
+def test_the_place_of_the_weights_stays_here(source: Bundle, tmp_path: Path):
+    shutil.copytree(source.path, tmp_path / "s.bundle")
+    own = Bundle.open(tmp_path / "s.bundle")
+    with own.edit() as editor:
+        editor.manifest.weights = {"name": "net.pt", "sha256": "0" * 64, "path": "/home/somebody/net.pt"}
+    held = package_device(own, tmp_path / "d.bundle", ["onnxruntime"], ["int8"]).bundle
+    assert held.manifest.weights == {"name": "net.pt", "sha256": "0" * 64}
+    assert b"somebody" not in (held.path / "manifest.json").read_bytes()
 
 
 def test_the_device_compiles_and_every_check_is_as_strict(source: Bundle, tmp_path: Path):
