@@ -12,7 +12,8 @@ from resnetrt.cli.options import (
     input_option,
     json_option,
     min_share_option,
-    with_options,
+    set_options,
+    tensorrt_options,
 )
 from resnetrt.cli.output import emit_json, note
 from resnetrt.errors import ResnetrtError
@@ -20,23 +21,6 @@ from resnetrt.errors import ResnetrtError
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
     from resnetrt.engine_record import EngineRecord
-
-_TENSORRT: list[Any] = [
-    click.option(
-        "--profiles",
-        help="TensorRT: batch sizes min:opt:max, several with commas. Default: 1,1:8:32, so tuned for 1 and for 8.",
-    ),
-    click.option("--workspace-mib", type=int, help="TensorRT: limit of scratch memory."),
-    click.option("--builder-optimization-level", type=int, help="TensorRT: 0 to 5."),
-    click.option("--timing-cache", help="TensorRT: file of timings to share. Default: in ~/.cache/resnetrt; or none."),
-    click.option("--version-compatible", is_flag=True, help="TensorRT: run on later versions, of 10 on 11 too."),
-    click.option("--hardware-compatible", help="TensorRT: ampere_plus or same_compute_capability."),
-    click.option("--dla-core", type=int, help="TensorRT on a Jetson: compile for this DLA core."),
-    click.option("--gpu-fallback", is_flag=True, help="TensorRT: what the DLA lacks runs on the GPU."),
-    click.option("--sparse-weights", is_flag=True, help="TensorRT: sparse kernels where two of four weights are zero."),
-    click.option("--aux-streams", type=int, help="TensorRT: layers run on so many more streams at most; 0 for none."),
-    click.option("--tf32", is_flag=True, help="TensorRT: FP32 layers may round to TF32."),
-]
 
 
 @click.command("compile")
@@ -54,7 +38,7 @@ _TENSORRT: list[Any] = [
     help="A TensorRT engine of the variant that another program built, as trtexec, to take instead of compiling.",
 )
 @click.option("--check", is_flag=True, help="Only ask TensorRT's parser about every node; build nothing.")
-@with_options(_TENSORRT)
+@tensorrt_options
 @device_option
 @json_option
 def command(
@@ -88,7 +72,7 @@ def command(
         raise UsageError(
             "compile: --import takes the plan of one variant: --precision fp16 or --variant, without --check"
         )
-    given = {name: value for name, value in options.items() if value is not None and value is not False}  # 0 is given
+    given = set_options(options)
     opened = Bundle.open(bundle)
     wanted = list(dict.fromkeys(precisions or ()))
     for precision in wanted if not check and plan is None else ():

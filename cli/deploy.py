@@ -1,6 +1,7 @@
 """`resnetrt deploy`: the whole pipeline for the user's own model."""
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,13 @@ from resnetrt.cli.options import (
     device_option,
     export_options,
     given_options,
+    input_option,
     json_option,
     min_share_option,
+    quantize_options,
     read_labels,
+    set_options,
+    tensorrt_options,
 )
 from resnetrt.cli.output import emit_json, note, print_table
 
@@ -30,6 +35,9 @@ _MAX_DROP_PP = 1.0
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle and the report.")
 @export_options("Images for the stored parity check. Default: those of --eval-data.", None)
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
+@quantize_options
+@click.option("--learn-rounding", is_flag=True, help="Round weights by what it does to the outputs.")
+@input_option("uint8: the engines take camera frames (N, H, W, C), preprocessing inside.")
 @click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
 @click.option(
     "--for",
@@ -41,9 +49,7 @@ _MAX_DROP_PP = 1.0
 )
 @click.option("--precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8. Default: the usual ones of each backend.")
 @click.option("--target", help="tensorrt_rtx: GPUs to build for, as sm86,sm89. Default: one engine for all.")
-@click.option("--profiles", help="TensorRT: batch sizes min:opt:max, several with commas: 1:8:32,64:64:64.")
-@click.option("--timing-cache", help="TensorRT: file of tactic timings to read and update.")
-@click.option("--method", default="mse", show_default=True, help="Range method.")
+@tensorrt_options
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size of the latencies.")
 @click.option("--max-drop", type=float, help="--backend auto: points of top-1 that may be lost. Default: 1.")
 @click.option("--min-relative", type=float, help="--backend auto: share of the FP32 top-1 to keep instead, as 0.99.")
@@ -53,31 +59,7 @@ _MAX_DROP_PP = 1.0
 @device_option
 @json_option
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    model: str,
-    calib_data: str,
-    eval_data: str,
-    out: Path,
-    labels_file: Path | None,
-    samples: int,
-    eval_samples: int | None,
-    backends: tuple[str, ...] | None,
-    precisions: tuple[str, ...] | None,
-    target: str | None,
-    profiles: str | None,
-    timing_cache: str | None,
-    method: str,
-    batch: int,
-    max_drop: float | None,
-    min_relative: float | None,
-    confidence: float,
-    min_share: float,
-    overwrite: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def command(ctx: click.Context, /, model: str, out: Path, as_json: bool, overwrite: bool, **given: Any) -> None:
     """Export, calibrate, quantize, compile, verify, evaluate and time MODEL; write a bundle and a report.
 
     Variants are made for all of --for, checked, and compiled where they can be: TensorRT-RTX builds on any machine, and
@@ -90,28 +72,39 @@ def command(
     from resnetrt.benchmarks.accuracy.gate import Budget
     from resnetrt.benchmarks.deploy.engines import Wanted
     from resnetrt.benchmarks.deploy.run import DeployRequest
+    from resnetrt.calibration.quantize.quantize import QuantizeOptions
+    from resnetrt.export.compilers.tensorrt.options import TensorRTOptions
 
+    def take(*names: str) -> list[Any]:
+        return [given.pop(name) for name in names]
+
+    tensorrt = set_options({item.name: given.pop(item.name) for item in fields(TensorRTOptions)})
+    backends, precisions, target, min_share, input_type = take(
+        "backends", "precisions", "target", "min_share", "input_type"
+    )
     auto = backends == ("auto",)
-    if auto and given_options(ctx, "precisions", "target", "profiles", "timing_cache"):
+    if auto and (precisions or target or tensorrt):
         raise click.UsageError("--backend auto tries all that is here; leave out --precisions and the compile options")
     if not auto and given_options(ctx, "max_drop", "min_relative", "confidence"):
         raise click.UsageError("--max-drop, --min-relative and --confidence need --backend auto")
+    max_drop, min_relative, confidence = take("max_drop", "min_relative", "confidence")
     if max_drop is None and min_relative is None:
         max_drop = _MAX_DROP_PP
-    tensorrt = {name: value for name, value in (("profiles", profiles), ("timing_cache", timing_cache)) if value}
+    method, reduce_range, weights_method, unbiased = take(
+        "method", "reduce_range", "weights_method", "no_bias_correction"
+    )
+    learn_rounding, rounding_s = take("learn_rounding", "rounding_budget")
+    names = ("calib_data", "eval_data", "samples", "eval_samples", "batch")
     request = DeployRequest(
         model=model,
         out=out,
-        calib_data=calib_data,
-        eval_data=eval_data,
-        samples=samples,
-        eval_samples=eval_samples,
-        method=method,
-        batch=batch,
-        wanted=Wanted(() if auto else backends or (), precisions or (), target, tensorrt, min_share),
+        **dict(zip(names, take(*names), strict=True)),
+        quantizing=QuantizeOptions(method, reduce_range, weights_method, not unbiased),
+        rounding_s=rounding_s if learn_rounding else None,
+        wanted=Wanted(() if auto else backends or (), precisions or (), target, tensorrt, min_share, input_type),
         overwrite=overwrite,
         budget=Budget(max_drop, min_relative, confidence) if auto else None,
-        model_options={"labels": read_labels(labels_file), **options},
+        model_options={"labels": read_labels(given.pop("labels_file")), **given},
     )
     ctx.exit(run_deploy(request, as_json))
 
@@ -129,9 +122,10 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
         table_cells,
         tried_cells,
     )
+    from resnetrt.progress import show
 
     started = time.monotonic()
-    bundle, report, files = deploy(request, say=lambda line: note(f"{time.monotonic() - started:5.1f} s  {line}"))
+    bundle, report, files = deploy(request, say=lambda line: show(f"{time.monotonic() - started:5.1f} s  {line}"))
     if as_json:
         emit_json({"bundle": str(bundle.path), "files": [str(path) for path in files], **report.to_json()})
     else:

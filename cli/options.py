@@ -1,7 +1,7 @@
 """Options and argument types shared by the commands."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -155,6 +155,45 @@ _IMAGE_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--opset", type=click.IntRange(18, 25), default=20, show_default=True, help="Opset of the ONNX file."),
 ]
 
+_QUANTIZE_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        "--method", default="mse", show_default=True, help="Ranges: minmax, moving_average, percentile, entropy or mse."
+    ),
+    click.option(
+        "--weights-method", default="amax", show_default=True, help="Weights' ranges per channel: amax or mse."
+    ),
+    click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are."),
+    click.option(
+        "--reduce-range/--full-range",
+        default=None,
+        help="7-bit weights, for CPUs that saturate (no VNNI). Default: where this one does, for dialects of the CPU.",
+    ),
+    click.option(
+        "--rounding-budget",
+        type=click.FloatRange(0, min_open=True),
+        default=120.0,
+        show_default=True,
+        help="Seconds of --learn-rounding a variant; layers beyond are rounded to nearest.",
+    ),
+]
+
+_TENSORRT_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        "--profiles",
+        help="TensorRT: batch sizes min:opt:max, several with commas. Default: 1,1:8:32, so tuned for 1 and for 8.",
+    ),
+    click.option("--workspace-mib", type=int, help="TensorRT: limit of scratch memory."),
+    click.option("--builder-optimization-level", type=int, help="TensorRT: 0 to 5."),
+    click.option("--timing-cache", help="TensorRT: file of timings to share. Default: in ~/.cache/resnetrt; or none."),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: run on later versions, of 10 on 11 too."),
+    click.option("--hardware-compatible", help="TensorRT: ampere_plus or same_compute_capability."),
+    click.option("--dla-core", type=int, help="TensorRT on a Jetson: compile for this DLA core."),
+    click.option("--gpu-fallback", is_flag=True, help="TensorRT: what the DLA lacks runs on the GPU."),
+    click.option("--sparse-weights", is_flag=True, help="TensorRT: sparse kernels where two of four weights are zero."),
+    click.option("--aux-streams", type=int, help="TensorRT: layers run on so many more streams at most; 0 for none."),
+    click.option("--tf32", is_flag=True, help="TensorRT: FP32 layers may round to TF32."),
+]
+
 
 def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     """A decorator that adds `options` to a command, in this order in its help."""
@@ -168,6 +207,13 @@ def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
 
 
 model_options = with_options(_MODEL_OPTIONS)  # that select a network's weights and shape
+quantize_options = with_options(_QUANTIZE_OPTIONS)  # that say how INT8 is made
+tensorrt_options = with_options(_TENSORRT_OPTIONS)  # fields of `TensorRTOptions`
+
+
+def set_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were given: neither None nor a flag that is off; 0 is given."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
 def export_options(golden_help: str, golden_default: str | None) -> Callable[[F], F]:

@@ -1,19 +1,16 @@
 """`resnetrt quantize`: INT8 variants from the calibration record."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option
+from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option, quantize_options
 from resnetrt.cli.output import emit_json, note
 
 
 @click.command("quantize")
 @bundle_argument
-@click.option(
-    "--method", default="mse", show_default=True, help="Ranges: minmax, moving_average, percentile, entropy or mse."
-)
-@click.option("--weights-method", default="amax", show_default=True, help="Weights' ranges per channel: amax or mse.")
 @click.option(
     "--dialect",
     "dialects",
@@ -22,21 +19,9 @@ from resnetrt.cli.output import emit_json, note
     show_default=True,
     help="Targets' Q/DQ rules.",
 )
-@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@quantize_options
 @input_option("uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.")
-@click.option(
-    "--reduce-range/--full-range",
-    default=None,
-    help="7-bit weights, for CPUs that saturate (no VNNI). Default: where this one does, in the dialects of the CPU.",
-)
 @click.option("--learn-rounding", help="The calibration images again: round weights by what it does to the outputs.")
-@click.option(
-    "--rounding-budget",
-    type=click.FloatRange(0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds of learning a variant; layers beyond are rounded to nearest.",
-)
 @click.option(
     "--from-trt-cache",
     type=click.Path(path_type=Path),
@@ -76,17 +61,19 @@ def command(
     from resnetrt.calibration.quantize.learn_rounding import Learning
     from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, load_record
     from resnetrt.cli.explaining import Explanation, check_plot
-    from resnetrt.cli.variant_sources import check_names, choose_source
+    from resnetrt.cli.variant_sources import choose_source
 
     check_plot(explain_plot, dialects)
-    check_names(dialects, method, weights_method)
+    for dialect in dialects:
+        find_dialect(dialect)
+    options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type)
     source = choose_source(ctx, from_trt_cache, import_file, dialects)
     opened, variants = Bundle.open(bundle), []
     learning = None
     if learn_rounding is not None:
         record = load_record(opened)
         learning = Learning.of(learn_rounding, opened.manifest.preprocessing, record.image_hashes, rounding_budget)
-    options = QuantizeOptions(method, reduce_range, weights_method, not no_bias_correction, input_type, learning)
+        options = replace(options, learning=learning)
     engines = set(opened.manifest.engines)
     if input_type == "uint8":
         add_uint8_variant(opened)

@@ -8,11 +8,8 @@ from pathlib import Path
 import click
 
 from resnetrt.bundle import Bundle
-from resnetrt.calibration.graph.dialects import dialect as find_dialect
 from resnetrt.calibration.imports.import_qdq import import_variant, quantize_from_cache
-from resnetrt.calibration.observe.ranges import check_method
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
-from resnetrt.calibration.quantize.round_weights import check_weight_method
 from resnetrt.cli.options import given_options
 from resnetrt.cli.output import note
 from resnetrt.errors import UsageError
@@ -30,14 +27,6 @@ class Source:
 
     make: Maker
     ranges: str = ""
-
-
-def check_names(dialects: Sequence[str], method: str, weights_method: str) -> None:
-    """Raise `UsageError` for an unknown dialect or method, before any variant is made."""
-    for dialect in dialects:
-        find_dialect(dialect)
-    check_method(method)
-    check_weight_method(weights_method)
 
 
 def choose_source(ctx: click.Context, cache: Path | None, imported: Path | None, dialects: Sequence[str]) -> Source:

@@ -13,7 +13,7 @@ _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 class Settings:
     """`threads`: CPU threads per engine (`RESNETRT_THREADS`, default all cores of this process).
 
-    `debug`: show tracebacks (`RESNETRT_DEBUG`). `progress`: draw progress bars on a terminal (`RESNETRT_PROGRESS`).
+    `debug`: show tracebacks (`RESNETRT_DEBUG`). `progress`: show progress of long work on stderr (`RESNETRT_PROGRESS`).
     `cuda`: the package for GPU memory, cuda-bindings or pycuda (`RESNETRT_CUDA`, default the first that is installed).
     `device`: the GPU that engines run on and are built for, by number, UUID or MIG instance (`RESNETRT_DEVICE`, default
     the first).

@@ -5,12 +5,14 @@ Files are hashed without decoding, so hashing costs little compared with a run: 
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.calibration.images.stream import ordered_map
+from resnetrt.progress import track
 
 
 def batch_hashes(dataset: Dataset, size: int) -> list[str]:
@@ -18,7 +20,8 @@ def batch_hashes(dataset: Dataset, size: int) -> list[str]:
     batches = (
         dataset.select(np.arange(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)
     )
-    return list(ordered_map(content_hash, batches, 4))
+    hashes = ordered_map(content_hash, batches, 4)
+    return list(track(hashes, "hashing images", math.ceil(len(dataset) / size), "images", size))
 
 
 def content_hash(dataset: Dataset) -> str:

@@ -13,6 +13,7 @@ from resnetrt.errors import BackendMissing, CheckFailed, EnvironmentFault, Usage
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.compilers.engine import MIN_SHARE
 from resnetrt.export.engines.compile import choose_variant, compile_variant
+from resnetrt.progress import Say
 
 HALF = ("fp16", "bf16")
 _TRIED = ("fp32", *HALF, "int8")
@@ -20,17 +21,23 @@ CHOSEN, SLOWER, INACCURATE, WRONG = "chosen", "slower", "accuracy", "verificatio
 ABSENT, REFUSED = "not here", "refused"
 
 
-def try_all(bundle: Bundle, min_share: float = MIN_SHARE) -> Iterator[Attempt]:
-    """Compile, verify and audit every precision on the default target of every backend; failures carry the reason."""
+def try_all(
+    bundle: Bundle, min_share: float = MIN_SHARE, input_type: str = "float32", say: Say = lambda line: None
+) -> Iterator[Attempt]:
+    """Compile, verify and audit every precision on the default target of every backend; failures carry the reason.
+
+    With `input_type` `uint8` the engines take frames. `say` gets a line when an attempt begins.
+    """
     for backend in COMPILERS:
         for precision in _TRIED:
-            attempt = _try(bundle, backend, precision, min_share)
+            say(f"try       {backend} {precision} ...")
+            attempt = _try(bundle, backend, precision, min_share, input_type)
             yield attempt
             if attempt.outcome == ABSENT and precision == _TRIED[0]:
                 break  # the backend itself is missing
 
 
-def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Attempt:
+def _try(bundle: Bundle, backend: str, precision: str, min_share: float, input_type: str) -> Attempt:
     compiler = find_compiler(backend)
     if precision in HALF and precision not in compiler.CASTS:
         return Attempt(backend, precision, None, ABSENT, f"{backend} does not compute in {precision}")
@@ -39,7 +46,7 @@ def _try(bundle: Bundle, backend: str, precision: str, min_share: float) -> Atte
         obstacle = compiler.obstacle(target)
         if obstacle:
             return Attempt(backend, precision, None, ABSENT, obstacle)
-        variant = choose_variant(bundle, backend, precision)
+        variant = choose_variant(bundle, backend, precision, input_type)
         engine = compile_variant(bundle, variant, backend, target, min_share=min_share)
     except CheckFailed as error:
         return Attempt(backend, precision, None, WRONG, str(error))

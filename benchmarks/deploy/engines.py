@@ -22,6 +22,7 @@ class Wanted:
     """Which engines to make. Empty `backends` are all that are here, empty `precisions` the usual ones of each.
 
     `target` names the GPUs for TensorRT-RTX; `tensorrt` are `TensorRTOptions` by name, for both TensorRT backends.
+    With `input` `uint8` the engines take frames, with the preprocessing inside.
     An engine that does less than `min_share` of its work in the precision of its name is refused.
     """
 
@@ -30,6 +31,7 @@ class Wanted:
     target: str | None = None
     tensorrt: Mapping[str, Any] = field(default_factory=dict)
     min_share: float = MIN_SHARE
+    input: str = "float32"
 
     def check(self) -> None:
         """Raise `UsageError` for an unknown backend, precision, target or option, before the long run."""
@@ -40,7 +42,7 @@ class Wanted:
                 TensorRTOptions.from_mapping(backend, options)
         for name, given, takers in (
             ("--target", self.target, ("tensorrt_rtx",)),
-            ("--profiles and --timing-cache", self.tensorrt, TENSORRT),
+            ("options of TensorRT", self.tensorrt, TENSORRT),
         ):
             if given and self.backends and not {*takers} & {*self.backends}:
                 raise UsageError(f"{name}: expected {' or '.join(takers)} in --for, found {', '.join(self.backends)}")
@@ -77,6 +79,7 @@ def compile_all(bundle: Bundle, wanted: Wanted, say: Say) -> Engines:
         compiler, target = find_compiler(backend), wanted.target_of(backend)
         usual = compiler.usual_precisions(target)
         for precision in wanted.precisions or usual:
+            say(f"compile   {backend} {precision} ...")
             try:
                 _compile(bundle, backend, precision, wanted, made, say)
             except (BackendMissing, UsageError) as error:
@@ -111,7 +114,7 @@ def _backends_here(wanted: Wanted, say: Say) -> list[str]:
 def _compile(bundle: Bundle, backend: str, precision: str, wanted: Wanted, made: Engines, say: Say) -> None:
     """One engine, or only its variant where it can neither be compiled nor run here; raises what its stages raise."""
     compiler, target, options = find_compiler(backend), wanted.target_of(backend), wanted.options_of(backend)
-    variant = choose_variant(bundle, backend, precision)
+    variant = choose_variant(bundle, backend, precision, wanted.input)
     reason = compiler.obstacle(target)
     try:
         compiler.check_request(precision, target, options)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
+from resnetrt.benchmarks.accuracy.comparison import OnFrames, compare_accuracy
 from resnetrt.benchmarks.accuracy.gate import Budget
 from resnetrt.benchmarks.accuracy.gate_rows import gate_rows
+from resnetrt.benchmarks.accuracy.request import open_engines
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.deploy.engines import Engines, Wanted, compile_all
 from resnetrt.benchmarks.evaluate.report import counted
-from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, session_infer
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, Schedule
 from resnetrt.benchmarks.reports.report import Attempt, Report, write_report
@@ -22,15 +23,14 @@ from resnetrt.benchmarks.verify.reference import eager_infer, on_a_copy
 from resnetrt.bundle import Bundle, check_destination
 from resnetrt.calibration.images.data import open_dataset
 from resnetrt.calibration.observe.collect import calibrate_bundle
-from resnetrt.calibration.observe.ranges import check_method
-from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
+from resnetrt.calibration.quantize.learn_rounding import Learning
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, quantize_variant
 from resnetrt.calibration_record import calibration_hashes
 from resnetrt.conditions import conditions
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.models.resolve import split_arguments
 from resnetrt.progress import Say
-from resnetrt.runtime import load
 from resnetrt.settings import read_settings
 
 
@@ -39,8 +39,9 @@ class DeployRequest:
     """What to deploy and how to judge it.
 
     `model_options` go to `prepare_export`; its golden images are of `eval_data` unless they name others.
-    The engines that are `wanted` are made. With `budget`, everything that this machine can run is tried instead, and
-    only the fastest engine that passes is kept.
+    The engines that are `wanted` are made, and INT8 as `quantizing` says, with the input that is wanted. With
+    `rounding_s`, its rounding is learned from the calibration images, for so many seconds a variant. With `budget`,
+    everything that this machine can run is tried instead, and only the fastest engine that passes is kept.
     """
 
     model: str
@@ -49,7 +50,8 @@ class DeployRequest:
     eval_data: str
     samples: int = 512
     eval_samples: int | None = None
-    method: str = "mse"
+    quantizing: QuantizeOptions = field(default_factory=QuantizeOptions)
+    rounding_s: float | None = None
     batch: int = 1
     budget_s: float = 12.0
     overwrite: bool = False
@@ -65,11 +67,11 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     The bundle is at `out/<name>.bundle`, the report at `out/report.*`. An engine that fails a check is left out and
     listed under `refused` of the report. Raises what its stages raise; the bundle is valid after each stage.
     """
-    check_method(request.method)
     request.wanted.check()
     path = request.out / f"{split_arguments(request.model)[0].replace(':', '_')}.bundle"
     check_destination(path, request.overwrite)
     golden = request.model_options.get("golden_data") or request.eval_data
+    say(f"export    {request.model}, checked on images of {golden} ...")
     export = prepare_export(request.model, **(request.model_options | {"golden_data": golden}))
     labels = export.labels
     for data, labelled in ((request.eval_data, True), (request.calib_data, False)):  # also before the long run
@@ -81,12 +83,19 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     if bundle.manifest.untrained:
         say("warning   its weights are random; name trained ones with --weights")
     say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {parity['n']} images")
+    say(f"calibrate on images of {request.calib_data}, {request.samples} at most ...")
     record = calibrate_bundle(bundle, request.calib_data, request.samples)
     say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
+    if request.wanted.input == "uint8":
+        add_uint8_variant(bundle)
+    options = _quantize_options(bundle, request)
     for dialect in ("cpu", "onnxruntime", "tensorrt"):
-        variant, found = quantize_variant(bundle, dialect, QuantizeOptions(request.method))
+        say(f"quantize  for {dialect} ...")
+        variant, found = quantize_variant(bundle, dialect, options)
+        if options.learning is not None and (last := options.learning.last) is not None:
+            say(f"quantize  {len(last.learned)} layers rounded by learning, {len(last.skipped)} to nearest")
         say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
-    attempts = None if request.budget is None else list(_try_all(bundle, request.wanted.min_share, say))
+    attempts = None if request.budget is None else list(_try_all(bundle, request.wanted, say))
     if attempts is None:
         made = compile_all(bundle, request.wanted, say)
     else:
@@ -98,8 +107,16 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     return bundle, report, write_report(report, request.out, request.picture and bool(made.engines))
 
 
-def _try_all(bundle: Bundle, min_share: float, say: Say) -> Iterator[Attempt]:
-    for item in try_all(bundle, min_share):
+def _quantize_options(bundle: Bundle, request: DeployRequest) -> QuantizeOptions:
+    learning = None
+    if request.rounding_s is not None:
+        hashes, recipe = calibration_hashes(bundle) or (), bundle.manifest.preprocessing
+        learning = Learning.of(request.calib_data, recipe, hashes, request.rounding_s)
+    return replace(request.quantizing, input=request.wanted.input, learning=learning)
+
+
+def _try_all(bundle: Bundle, wanted: Wanted, say: Say) -> Iterator[Attempt]:
+    for item in try_all(bundle, wanted.min_share, wanted.input, say):
         ended = f"{item.outcome}: {item.why}" if item.outcome else "verified"
         say(f"try       {item.backend} {item.precision}: {ended}")
         yield item
@@ -123,20 +140,24 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, sa
     if request.eval_samples is not None and request.eval_samples < len(dataset):
         dataset = dataset.subset(request.eval_samples)
     with ExitStack() as stack:
-        sessions = {name: stack.enter_context(load(bundle, name)) for name in engines}
-        infers = {name: session_infer(session) for name, session in sessions.items()}
+        opened, _ = stack.enter_context(open_engines(bundle, engines, judged=False))
         started = time.monotonic()
-        found = compare_accuracy(on_a_copy(eager), infers, dataset, manifest.preprocessing, calibration_hashes(bundle))
+        say(f"evaluate  eager and {len(engines)} engines on {len(dataset)} images of {dataset.name} ...")
+        found = compare_accuracy(on_a_copy(eager), opened, dataset, manifest.preprocessing, calibration_hashes(bundle))
         accuracy = gate_rows(found, request.budget, spendings=share_among(engines))
         say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
         threads = read_settings().threads
         contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]
-        for name, session in sessions.items():
-            record = session.record
-            contenders.append(Contender(name, record.backend, record.precision, infers[name], threads))
-        images = manifest.preprocessing.normalize(Golden.of(bundle).frames)
+        frames = Golden.of(bundle).frames
+        for name, engine in opened.items():
+            record = bundle.read_engine(name)
+            infer: Any = engine.infer if isinstance(engine, OnFrames) else engine
+            own = frames if isinstance(engine, OnFrames) else None
+            contenders.append(Contender(name, record.backend, record.precision, infer, threads, images=own))
+        images = manifest.preprocessing.normalize(frames)
         # a large network may exceed the budget: factors need enough rounds
         schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
+        say(f"time      {len(contenders)} engines, {request.budget_s:.0f} s at most ...")
         with watch() as noise:
             latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
         latency = [row | {"disturbed": noise.disturbed} for row in latency]

@@ -15,6 +15,7 @@ from resnetrt.machine import read_cpu
 from resnetrt.models.recipes import read_recipe
 from resnetrt.models.resolve import ResolvedModel, resolve
 from resnetrt.preprocess import Preprocessing
+from resnetrt.progress import working
 
 _MAKERS = ("core", "models", "export", "calibration")  # folders whose code determines the content of a bundle
 
@@ -38,7 +39,8 @@ def prepare_export(
     The preprocessing is that of the file `recipe`, else the model's own; `size`, `resize`, `mean` and `std` change it.
     Raises `UsageError`, `WeightsError`, `DataError` or `BackendMissing` with a one-line message.
     """
-    resolved = resolve(model, weights, **options)
+    with working(f"building {model}"):
+        resolved = resolve(model, weights, **options)
     preprocessing = _preprocessing(resolved, _base(resolved, recipe), size, resize, mean, std)
     frames = golden_frames(golden_data, preprocessing, golden_count)
     source = {} if resolved.weights is None else asdict(resolved.weights)

@@ -12,12 +12,13 @@ from resnetrt.calibration.graph.dialects import METADATA, Dialect
 from resnetrt.calibration.graph.dialects import dialect as find_dialect
 from resnetrt.calibration.graph.structure import weighted_layers
 from resnetrt.calibration.observe.equalize import changed_by, equalize, note_factors
-from resnetrt.calibration.observe.ranges import QuantParams, affine_uint8, find_range, symmetric_int8
+from resnetrt.calibration.observe.ranges import QuantParams, affine_uint8, check_method, find_range, symmetric_int8
 from resnetrt.calibration.quantize.bake import PIXELS, bake_float, bake_integer, only_convolution
 from resnetrt.calibration.quantize.insert_qdq import LayerInput, LayerOptions, insert_activation_pairs, quantize_layers
 from resnetrt.calibration.quantize.learn_rounding import Learning
 from resnetrt.calibration.quantize.normalizations import guard_normalizations
 from resnetrt.calibration.quantize.placement import Params, place, without_misread_integers
+from resnetrt.calibration.quantize.round_weights import check_weight_method
 from resnetrt.calibration_record import FILE, CalibrationRecord, require_same_model
 from resnetrt.errors import UsageError
 from resnetrt.export.cast.recipes import UINT8
@@ -28,6 +29,7 @@ from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
 from resnetrt.parity import Parity
 from resnetrt.preprocess import Preprocessing
+from resnetrt.progress import working
 
 _log = logging.getLogger("resnetrt.calibration")
 
@@ -41,6 +43,7 @@ class QuantizeOptions:
     so in the CPU dialects if this machine's CPU lacks the dot product. `bias_correction` takes back the mean error of
     the rounded weights. `input` is `float32`, or `uint8` for frames `(N, H, W, C)` with the preprocessing baked in.
     `learning` rounds weights by what it does to the outputs (`learn_rounding`), where there is time for it.
+    Raises `UsageError` for unknown methods or another `input`.
     """
 
     method: str = "mse"
@@ -51,6 +54,8 @@ class QuantizeOptions:
     learning: Learning | None = None
 
     def __post_init__(self) -> None:
+        check_method(self.method)
+        check_weight_method(self.weight_method)
         if self.input not in ("float32", "uint8"):
             raise UsageError(f"quantize input: expected float32 or uint8, found {self.input!r}")
 
@@ -87,8 +92,9 @@ def quantize_variant(bundle: Bundle, dialect_name: str, options: QuantizeOptions
     record = load_record(bundle)
     rules = find_dialect(dialect_name)
     variant = f"int8.{rules.name}" + (UINT8 if options.input == "uint8" else "")
-    prepared = _prepare_checked(bundle, record, rules, options)
-    model = _finish(prepared, rules, options)
+    with working(f"quantizing {variant}"):
+        prepared = _prepare_checked(bundle, record, rules, options)
+        model = _finish(prepared, rules, options)
     evidence = {
         "method": options.method,
         "weight_method": options.weight_method,

@@ -17,6 +17,7 @@ from resnetrt.golden import Golden
 from resnetrt.machine import read_cpu
 from resnetrt.manifest import EngineEntry, VariantRecord
 from resnetrt.parity import Parity, tolerance
+from resnetrt.progress import working
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.backends.tensorrt_library import LIBRARIES
 from resnetrt.runtime.cuda import choose_device, find_devices
@@ -133,7 +134,8 @@ def compile_variant(
         target = _target_here()  # a plan does not say which GPUs it is for, only whether it loads
     target = chosen.resolve_target(target)
     if plan is None:
-        compiled = chosen.compile_engine(path, record.precision, target, options or {})
+        with working(f"compiling {variant} for {backend}"):
+            compiled = chosen.compile_engine(path, record.precision, target, options or {})
     else:
         compiled = _imported(plan, path, backend, target, options or {})
     name = engine_id(variant, record, backend, target)
@@ -147,7 +149,7 @@ def compile_variant(
         built_on=_this_machine(backend),
     )
     obstacle = chosen.obstacle(target)
-    with bundle.edit() as editor:
+    with working(f"checking {name}"), bundle.edit() as editor:
         staged = editor.write(blob_name, compiled.blob)
         parity = _not_run(obstacle, bundle, variant) if obstacle else _check(bundle, staged, about)
         for ending, companion in compiled.companions.items():

@@ -22,6 +22,7 @@ from resnetrt.golden import Golden
 from resnetrt.manifest import InputSpec, Manifest, VariantRecord
 from resnetrt.parity import compare, require
 from resnetrt.preprocess import Preprocessing, UInt8Array
+from resnetrt.progress import working
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ def export_bundle(request: ExportRequest, out: Path, overwrite: bool = False) ->
     with eager fails; then nothing is written.
     """
     check_destination(out, overwrite)
+    with working(f"exporting {request.name}"):
+        return _export(request, out, overwrite)
+
+
+def _export(request: ExportRequest, out: Path, overwrite: bool) -> tuple[Bundle, FoldResult]:
     module = request.module.eval()
     frames = request.golden_frames
     images = torch.from_numpy(request.preprocessing.normalize(frames))

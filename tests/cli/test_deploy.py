@@ -2,14 +2,20 @@
 
 import pytest
 
+from resnetrt.bundle import Bundle
 from resnetrt.cli import run
+from resnetrt.cli.compile import command as compile_
 from resnetrt.cli.deploy import command as deploy
 from resnetrt.cli.export import command as export
+from resnetrt.cli.quantize import command as quantize
 
 
-def test_deploy_says_everything_of_the_model_that_export_can_say():
-    options = {option.name for option in export.params}
-    assert options - {option.name for option in deploy.params} == set()
+def test_deploy_says_everything_that_its_stages_can_say():
+    known = {option.name for option in deploy.params}
+    assert {option.name for option in export.params} - known == set()
+    others = {"dialects", "from_trt_cache", "import_file", "explain", "explain_plot"}  # of a bundle that is there
+    assert {option.name for option in quantize.params} - known == {"bundle", *others}
+    assert {option.name for option in compile_.params} - known == {"bundle", "backend", "variant", "plan", "check"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,9 @@ def test_deploy_says_everything_of_the_model_that_export_can_say():
         (["--size", "28", "--resize", "20"], "preprocessing: expected resize >= size >= 1, found resize 20"),
         (["--recipe", "absent.json"], "recipe absent.json: expected a JSON file, found"),
         (["--golden-data", "absent"], "absent"),
+        (["--method", "entrpy"], "unknown range method 'entrpy'"),
+        (["--weights-method", "max"], "'max'"),
+        (["--tf32", "--for", "openvino"], "options of TensorRT: expected tensorrt or tensorrt_rtx in --for"),
     ],
 )
 def test_they_reach_the_export(tmp_path, capsys, options, message):
@@ -26,3 +35,18 @@ def test_they_reach_the_export(tmp_path, capsys, options, message):
     assert run([*command, "--out", str(tmp_path / "out"), *options]) in (2, 4)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_engines_for_frames_with_learned_rounding(tmp_path, capsys):
+    command = ["deploy", "fashion_resnet20", "--calib-data", "fashion_calib", "--eval-data", "fashion_test"]
+    few = ["--samples", "32", "--eval-samples", "50", "--for", "onnxruntime", "--method", "minmax"]
+    asked = ["--input", "uint8", "--learn-rounding", "--rounding-budget", "0.5", "--no-bias-correction"]
+    assert run([*command, *few, *asked, "--out", str(tmp_path / "out")]) == 0
+    bundle = Bundle.open(tmp_path / "out" / "fashion_resnet20.bundle")
+    assert set(bundle.manifest.engines) == {"onnxruntime-fp32-cpu-uint8", "onnxruntime-int8-cpu-uint8"}
+    made = bundle.manifest.variants["int8.onnxruntime.uint8"]
+    assert (made.input, made.evidence["method"], made.evidence["bias_correction"]) == ("uint8", "minmax", False)
+    assert made.evidence["rounding"] != "nearest"
+    lines = capsys.readouterr().err
+    assert lines.index("quantize  for onnxruntime ...") < lines.index("quantize  int8.onnxruntime.uint8.onnx, SQNR")
+    assert " layers rounded by learning, " in lines

@@ -1,9 +1,11 @@
 import io
+import time
 
 import pytest
 
+from resnetrt import progress
 from resnetrt.errors import UsageError
-from resnetrt.progress import track
+from resnetrt.progress import show, track, working
 
 
 class Terminal(io.StringIO):
@@ -73,3 +75,52 @@ def test_a_run_that_goes_on_counts_the_whole(monkeypatch: pytest.MonkeyPatch):
     for _ in track([1], "evaluating", 4, "images", 50, done=3):
         assert "150/200" in terminal.getvalue()
     assert "200/200" in terminal.getvalue()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.1)
+    monkeypatch.delenv("RESNETRT_PROGRESS", raising=False)
+
+
+def test_a_pipe_gets_lines_with_the_time_left(impatient: None, capsys: pytest.CaptureFixture[str]):
+    for _ in track(range(6), "evaluating", 8, "images", 50, done=2):
+        time.sleep(0.06)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("evaluating: 200 of 400 images, 0 s, about 0 s left")
+    assert 1 < len(lines) < 6
+
+
+def test_silent_work_is_told_and_only_the_innermost(impatient: None, capsys: pytest.CaptureFixture[str]):
+    with working("exporting net"), working("tracing net"):
+        time.sleep(0.35)
+    told = capsys.readouterr().err.splitlines()
+    assert set(told) == {"tracing net: 0 s so far"}
+    assert 1 < len(told) < 6
+    time.sleep(0.15)
+    assert capsys.readouterr().err == ""
+
+
+def test_work_that_speaks_itself_is_not_told(impatient: None, capsys: pytest.CaptureFixture[str]):
+    with working("compiling"):
+        for _ in range(10):
+            show("a line")
+            time.sleep(0.03)
+    assert set(capsys.readouterr().err.splitlines()) == {"a line"}
+
+
+def test_all_of_it_can_be_switched_off(
+    impatient: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RESNETRT_PROGRESS", "0")
+    with working("compiling"):
+        for _ in track(range(3), "evaluating", 3):
+            time.sleep(0.15)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_ends_it(impatient: None):
+    with pytest.raises(UsageError, match="no more"), working("compiling"):
+        raise UsageError("no more")
+    with pytest.raises(UsageError, match="no more"), working("the same"), working("the same"):
+        raise UsageError("no more")
