@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, WORDS, device_option, json_option
+from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, device_option, json_option
 from resnetrt.cli.output import emit_json, note, print_table
 from resnetrt.errors import BackendMissing
 
@@ -34,7 +34,7 @@ _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 @click.option(
     "--work", type=click.Path(path_type=Path), help="Folder of cached bundles. Default: ~/.cache/resnetrt/bench."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json, bench.html and pictures.")
+@click.option("--out", type=NEW_PATH, help="Folder for bench.json, bench.html and pictures.")
 @click.option("--resume", type=click.Path(path_type=Path), help="The bench.json of an interrupted run: go on with it.")
 @click.option(
     "--runs", type=click.IntRange(1), help="Runs, each its own process. Default: 5 a side of a check, else 1."

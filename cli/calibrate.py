@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from resnetrt.cli.options import bundle_argument, json_option
+from resnetrt.cli.options import NEW_PATH, bundle_argument, json_option
 from resnetrt.cli.output import emit_json
 
 
@@ -15,11 +15,10 @@ from resnetrt.cli.output import emit_json
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which images, when there are more.")
 @click.option("--ray", help="Run on a Ray cluster: auto (the one here), local, or its address.")
 @click.option("--no-equalize", is_flag=True, help="Measure the network as it is, channels not equalized.")
-@click.option(
-    "--write-trt-cache", type=click.Path(path_type=Path), help="Also a TensorRT cache, as text; not equalized."
-)
+@click.option("--write-trt-cache", type=NEW_PATH, help="Also a TensorRT cache, as text; not equalized.")
 @click.option("--trt-method", default="mse", show_default=True, help="Range method of the scales in the cache.")
 @click.option("--trt-version", default="10.3.0", show_default=True, help="The TensorRT that is to take the cache.")
+@click.option("--overwrite", is_flag=True, help="Drop the variants and engines that another record was used for.")
 @json_option
 def command(
     bundle: Path,
@@ -31,6 +30,7 @@ def command(
     write_trt_cache: Path | None,
     trt_method: str,
     trt_version: str,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Run calibration images through BUNDLE's FP32 model and store the calibration record."""
@@ -46,7 +46,7 @@ def command(
         runner = runner_on_ray(opened, data, samples, seed, ray)
     equalized = not no_equalize and write_trt_cache is None
     variants = set(opened.manifest.variants)
-    record = calibrate_bundle(opened, data, samples, seed, equalized, runner)
+    record = calibrate_bundle(opened, data, samples, seed, equalized, runner, overwrite)
     dropped = sorted(variants - opened.manifest.variants.keys())
     if write_trt_cache is not None:
         write_cache(write_trt_cache, record, trt_method, trt_version)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import (
+    NEW_PATH,
     WORDS,
     device_option,
     export_options,
@@ -32,7 +33,7 @@ _MAX_DROP_PP = 1.0
 @click.argument("model")
 @click.option("--calib-data", required=True, help="Calibration images, labels not needed.")
 @click.option("--eval-data", required=True, help="Labelled images, none of them used for calibration.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the bundle and the report.")
+@click.option("--out", type=NEW_PATH, required=True, help="Folder for the bundle and the report.")
 @export_options("Images for the stored parity check. Default: those of --eval-data.", None)
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
 @quantize_options

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import export_options, json_option, read_labels
+from resnetrt.cli.options import NEW_PATH, export_options, json_option, read_labels
 from resnetrt.cli.output import emit_json, note
 
 
 @click.command("export")
 @click.argument("model")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write.")
+@click.option("--out", type=NEW_PATH, required=True, help="The bundle to write.")
 @export_options("Images for the stored parity check.", "fashion_test")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle at --out.")
 @json_option

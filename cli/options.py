@@ -104,6 +104,23 @@ def positive(text: str) -> int:
     return value
 
 
+class _NewPath(_ParamType):
+    """A path to write to; the folder that it lies in must exist, since a missing one is more often a typing error."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A `Path`; `BadParameter` names the folder that is missing."""
+        path = Path(value)
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            what = "a file" if folder.exists() else "no folder"
+            self.fail(
+                f"{path}: expected a path in a folder that exists, found {what} {folder}; make that first", param, ctx
+            )
+        return path
+
+
 class _Instances(_ParamType):
     """A positive number, or `auto`."""
 
@@ -120,6 +137,7 @@ class _Instances(_ParamType):
 
 
 INSTANCES = _Instances()
+NEW_PATH = _NewPath()
 INTEGERS = CommaList(positive, "positive integers")
 FLOATS = CommaList(float, "numbers")
 WORDS = CommaList(str, "words")

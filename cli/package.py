@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, WORDS, bundle_argument, input_option, json_option, with_options
+from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, bundle_argument, input_option, json_option, with_options
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
     from resnetrt.export.packages import DevicePackage, PackagedModel, ServingOptions
 
 _SERVING: list[Any] = [
-    click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write."),
+    click.option("--out", type=NEW_PATH, required=True, help="Folder to write."),
     click.option("--engine", "engines", multiple=True, help="Engine id; may be repeated. Default: the only one."),
     click.option("--max-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Largest batch."),
     click.option("--preferred-batch-size", type=INTEGERS, default=(), help="Batch sizes to wait for, as 4,8."),
@@ -80,7 +80,7 @@ def kserve(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, a
 
 @command.command("device")
 @bundle_argument
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write.")
+@click.option("--out", type=NEW_PATH, required=True, help="The bundle to write.")
 @click.option("--for", "backends", type=WORDS, default=(), help="Its backends, as tensorrt,onnxruntime. Default: all.")
 @click.option("--precisions", type=WORDS, default=(), help="Such as fp16,int8. Default: all that the bundle has.")
 @click.option("--engines", type=WORDS, default=(), help="Ids of engines to take too. Default: none.")

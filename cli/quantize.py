@@ -1,12 +1,18 @@
 """`resnetrt quantize`: INT8 variants from the calibration record."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from resnetrt.cli.options import WORDS, bundle_argument, input_option, json_option, quantize_options
+from resnetrt.cli.options import NEW_PATH, WORDS, bundle_argument, input_option, json_option, quantize_options
 from resnetrt.cli.output import emit_json, note
+from resnetrt.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnetrt.bundle import Bundle
 
 
 @click.command("quantize")
@@ -34,7 +40,8 @@ from resnetrt.cli.output import emit_json, note
     help="Lint and verify another tool's Q/DQ ONNX for --dialect and store it as int8.<dialect>.imported.",
 )
 @click.option("--explain", is_flag=True, help="Print the ten layers that lose most of their output.")
-@click.option("--explain-plot", type=click.Path(path_type=Path), help="Draw all layers into this .svg or .png file.")
+@click.option("--explain-plot", type=NEW_PATH, help="Draw all layers into this .svg or .png file.")
+@click.option("--overwrite", is_flag=True, help="Replace variants whose rounding was learned.")
 @json_option
 @click.pass_context
 def command(
@@ -53,6 +60,7 @@ def command(
     import_file: Path | None,
     explain: bool,
     explain_plot: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Add INT8 variants to BUNDLE, checked against eager on the golden images."""
@@ -62,6 +70,7 @@ def command(
     from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, load_record
     from resnetrt.cli.explaining import Explanation, check_plot
     from resnetrt.cli.variant_sources import choose_source
+    from resnetrt.export.cast.recipes import UINT8
 
     check_plot(explain_plot, dialects)
     for dialect in dialects:
@@ -75,6 +84,8 @@ def command(
         learning = Learning.of(learn_rounding, opened.manifest.preprocessing, record.image_hashes, rounding_budget)
         options = replace(options, learning=learning)
     engines = set(opened.manifest.engines)
+    if learning is None and not overwrite:
+        _check_learned(opened, [f"int8.{dialect}{UINT8 if input_type == 'uint8' else ''}" for dialect in dialects])
     if input_type == "uint8":
         add_uint8_variant(opened)
     for dialect in dialects:
@@ -101,3 +112,14 @@ def command(
         emit_json({"bundle": str(bundle), "variants": variants, "dropped_engines": dropped})
     elif dropped:
         click.echo(f"dropped engines of older variants, compile them again: {', '.join(dropped)}")
+
+
+def _check_learned(bundle: "Bundle", names: Sequence[str]) -> None:
+    """Raise `UsageError` if one of these variants took minutes to make."""
+    for name in names:
+        made = bundle.manifest.variants.get(name)
+        if made is not None and isinstance(made.evidence.get("rounding"), dict):
+            raise UsageError(
+                f"bundle {bundle.path}: this would replace the learned rounding of variant {name}; add --overwrite, or "
+                "--learn-rounding to learn again"
+            )

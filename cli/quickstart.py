@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from resnetrt.cli.deploy import run_deploy
-from resnetrt.cli.options import device_option, json_option
+from resnetrt.cli.options import NEW_PATH, device_option, json_option
 
 
 @click.command("quickstart")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True)
+@click.option("--out", type=NEW_PATH, default=Path("quickstart"), show_default=True)
 @click.option("--no-picture", is_flag=True, help="Leave out the latency/accuracy picture.")
 @device_option
 @json_option

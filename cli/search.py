@@ -1,11 +1,10 @@
 """`resnetrt search`: mixed precision under an accuracy budget."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from resnetrt.cli.options import bundle_argument, device_option, json_option
+from resnetrt.cli.options import NEW_PATH, bundle_argument, device_option, json_option
 from resnetrt.cli.output import emit_json, print_table
 
 
@@ -20,7 +19,7 @@ from resnetrt.cli.output import emit_json, print_table
 @click.option("--method", default="mse", show_default=True, help="Range method: minmax, percentile or mse.")
 @click.option("--samples", type=click.IntRange(2), default=4000, show_default=True, help="Images at most.")
 @click.option("--budget", "minutes", type=float, default=30.0, show_default=True, help="Minutes at most for it all.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Write the Pareto front as <PATH>.svg and .png.")
+@click.option("--picture", type=NEW_PATH, help="Write the Pareto front as <PATH>.svg and .png.")
 @device_option
 @json_option
 @click.pass_context
@@ -36,12 +35,13 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     from resnetrt.benchmarks.search.run import SearchRequest, SearchRun
     from resnetrt.bundle import Bundle
     from resnetrt.calibration.quantize.quantize import QuantizeOptions
+    from resnetrt.progress import show
 
     budget = Budget(given["max_drop"], given["min_relative"], given["confidence"])
     names = ("data", "backend", "target", "samples", "minutes")
     options = QuantizeOptions(given["method"])
     request = SearchRequest(budget=budget, options=options, **{name: given[name] for name in names})
-    record = SearchRun(Bundle.open(given["bundle"]), request).run()
+    record = SearchRun(Bundle.open(given["bundle"]), request, say=show).run()
     if given["picture"] is not None and record["front"]:
         from resnetrt.benchmarks.reports.plot import write_tradeoff
 

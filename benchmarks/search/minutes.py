@@ -1,5 +1,6 @@
 """The minutes of a search: how long its parts take, as measured so far, and what must be reserved for later parts."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,6 +38,18 @@ class SearchTime:
     def left(self) -> float:
         """The rest of the budget; negative if it is exceeded."""
         return self._end - self.clock()
+
+    def whole(self, blocks: int, scored: int, schedules: tuple[Schedule, Schedule, Schedule]) -> float:
+        """About the seconds for it all, before it begins: `scored` images for the noise of each block, then timing.
+
+        `schedules` are those of the race between precisions, of the blocks and of the end. A search halves the ranking,
+        and then looks at a few neighbours.
+        """
+        race, each, final = schedules
+        trials = math.ceil(math.log2(blocks + 1)) + 3
+        scoring = self.images * self.reference_s + blocks * (self.open_s + scored * self.reference_s)
+        timing = self.timing(3, race) + self.timing(blocks + 1, each)
+        return scoring + timing + trials * self.evaluation() + self.reserve(trials, final)
 
     def evaluation(self) -> float:
         """The time for one trial. Before the first is measured, a trial is assumed to be as slow as the reference."""

@@ -48,7 +48,7 @@ from resnetrt.export.engines.compile import compile_variant
 from resnetrt.export.variants.parity import golden_outputs, run_onnx
 from resnetrt.export.variants.store import store_variant
 from resnetrt.preprocess import FloatArray, UInt8Array
-from resnetrt.progress import track
+from resnetrt.progress import Say, track
 
 _BATCH = 50
 _SCORED = 32  # images for the cheap score
@@ -81,12 +81,15 @@ class SearchRequest:
 class SearchRun:
     """One search over a bundle; `run` returns the object of `search --json`. An interrupt keeps the best result so far.
 
-    `left_out` says what the budget did not allow.
+    `left_out` says what the budget did not allow. `say` gets a line before a part begins.
     """
 
-    def __init__(self, bundle: Bundle, request: SearchRequest, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, bundle: Bundle, request: SearchRequest, clock: Clock = time.monotonic, say: Say = lambda line: None
+    ) -> None:
         compiler = find_compiler(request.backend)
         self.bundle = bundle
+        self.say = say
         self.request = request = replace(request, target=compiler.resolve_target(request.target))
         self.blocks = find_blocks(bundle.variant_file("fp32"))
         self.dialect = find_dialect(compiler.DIALECT)
@@ -109,9 +112,11 @@ class SearchRun:
         with TemporaryDirectory(prefix="resnetrt-search-") as folder:
             engines = self.engines(Path(folder))
             try:
+                self._announce(engines, searching)
                 self._search(engines, searching)
             except (KeyboardInterrupt, OutOfTime) as stop:
                 self.stopped = _why(stop)
+            self.say("confirm on the other half of the images")
             stored = self._confirm_one(engines, held_out)
             front = self._front(engines)
         return self._record(front, stored)
@@ -123,6 +128,23 @@ class SearchRun:
         made_for = (self.bundle, request.backend, request.target)
         return TrialEngines(*made_for, self.blocks, build, folder, self.time.opened)
 
+    def _announce(self, engines: TrialEngines, dataset: Dataset) -> None:
+        """Say how many minutes it takes, by one batch of the reference and one trial."""
+        self.time.images = len(dataset)
+        few = dataset.select(np.arange(min(_BATCH, len(dataset))))
+        started = self.time.clock()
+        images = self.bundle.manifest.preprocessing.normalize(next(few.batches(_BATCH)).frames)
+        self._reference(images)
+        self.time.reference_s = (self.time.clock() - started) / len(few)
+        with engines.open(Mix(frozenset())):
+            pass  # to know how long a trial takes to make
+        whole = self.time.whole(len(self.blocks), _SCORED, (_RACE, _SCHEDULE, _FINAL))
+        then = "" if whole <= self.time.left() else ", and then ends with the best so far"
+        self.say(
+            f"search over {len(self.blocks)} blocks on {len(dataset)} images, about {whole / 60:.1f} minutes; "
+            f"it may take {self.request.minutes:g} (--budget){then}"
+        )
+
     def _search(self, engines: TrialEngines, dataset: Dataset) -> None:
         """Time the precisions, rank the blocks, and find how many of them to keep.
 
@@ -133,10 +155,12 @@ class SearchRun:
         doubt = doubt_of(right, dataset.labels, self.request.budget.confidence, dataset.class_names)
         if doubt is not None:  # no trial could pass
             raise Inconclusive(f"search on {self.request.data}: {doubt}")
+        self.say("rank the blocks by noise and time")
         precision, ranking = self._rank(engines, dataset)
 
         def evaluate(mix: Mix) -> Trial:
             self._check_time(self.time.evaluation())
+            self.say(f"try {engines.label(mix)}, about {self.time.evaluation():.0f} s")
             row = self.rows[mix] = self._evaluate(engines, split, mix)
             assert row.judged is not None
             return Trial(mix, row.verdict, row.judged.pairs)

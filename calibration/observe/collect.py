@@ -23,11 +23,13 @@ from resnetrt.calibration.observe.equalize import Factors, changed_by, find_fact
 from resnetrt.calibration.observe.histogram import Histogram
 from resnetrt.calibration.observe.probe import Group, Measured, Probe
 from resnetrt.calibration.observe.seen import Seen, see
+from resnetrt.calibration.observe.unlike import unlike_golden
 from resnetrt.calibration_record import FILE, CalibrationRecord, TensorStatistics
-from resnetrt.errors import DataError
+from resnetrt.errors import DataError, UsageError
 from resnetrt.export.variants.parity import fp32_outputs, run_onnx
-from resnetrt.export.variants.store import drop_variants
+from resnetrt.export.variants.store import dependents, drop_variants
 from resnetrt.golden import Golden
+from resnetrt.manifest import VariantRecord
 from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.progress import track
 
@@ -58,13 +60,20 @@ def calibrate(
 
 
 def calibrate_bundle(
-    bundle: Bundle, data: str, samples: int, seed: int = 0, equalized: bool = True, runner: Runner | None = None
+    bundle: Bundle,
+    data: str,
+    samples: int,
+    seed: int = 0,
+    equalized: bool = True,
+    runner: Runner | None = None,
+    overwrite: bool = False,
 ) -> CalibrationRecord:
     """Calibrate on at most `samples` images of the data set `data` and store the record in the bundle.
 
     Variants made from another record are dropped, with their casts and engines, because the old record holds the hashes
-    of their images, on which they must not be judged. The same images and options give the same record. `runner` runs
-    the batches, by default on the cores of this machine.
+    of their images, on which they must not be judged; without `overwrite` that raises `UsageError`, and nothing
+    changes. The same images and options give the same record. `runner` runs the batches, by default on the cores of
+    this machine. Images that look unlike the golden ones are a warning in the log.
     """
     preprocessing, path = bundle.manifest.preprocessing, bundle.variant_file("fp32")
     with ThreadPoolExecutor(1) as pool:
@@ -73,17 +82,40 @@ def calibrate_bundle(
         dataset = opening.result()
     if len(dataset) < samples:
         probe = Probe(path, len(dataset))
+    before = CalibrationRecord.of(bundle)
+    if before is not None and (before.dataset, len(before.image_hashes)) != (dataset.name, len(dataset)):
+        _check_loss(bundle, before, None, overwrite)  # at once, as it will be another record
+    golden = Golden.of(bundle)
+    if unlike := unlike_golden(dataset, golden.frames):
+        _log.warning("calibration images look unlike the golden ones: %s; use images like those it will see", unlike)
     trial = None
     if equalized:
-        golden = Golden.of(bundle)
         trial = _Trial(path, preprocessing.normalize(golden.frames), fp32_outputs(bundle), golden.noise)
     record = _collect(probe, dataset, preprocessing, trial, runner or run_here)
+    blob = record.to_bytes()
+    sha256 = hashlib.sha256(blob).hexdigest()
+    if before is not None:
+        _check_loss(bundle, before, sha256, overwrite)
     with bundle.edit() as editor:
-        blob = record.to_bytes()
         editor.write(FILE, blob)
-        sha256 = hashlib.sha256(blob).hexdigest()
-        drop_variants(editor, lambda made: made.evidence.get("calibration_sha256") not in (None, sha256))
+        drop_variants(editor, _made_from_another(sha256))
     return record
+
+
+def _made_from_another(sha256: str | None) -> Callable[[VariantRecord], bool]:
+    """Whether a variant comes from a calibration record that has another hash."""
+    return lambda made: made.evidence.get("calibration_sha256") not in (None, sha256)
+
+
+def _check_loss(bundle: Bundle, before: CalibrationRecord, sha256: str | None, overwrite: bool) -> None:
+    """Raise `UsageError` if a record of another hash than the present one would drop something."""
+    variants, engines = dependents(bundle.manifest, _made_from_another(sha256))
+    if variants and not overwrite:
+        lost = f"variants {', '.join(variants)}" + (f" and engines {', '.join(engines)}" if engines else "")
+        raise UsageError(
+            f"bundle {bundle.path}: another record than that of {len(before.image_hashes)} images of {before.dataset} "
+            f"drops what was made from it: {lost}; add --overwrite, or calibrate a copy"
+        )
 
 
 def open_some(data: str, preprocessing: Preprocessing, samples: int, seed: int) -> Dataset:

@@ -15,7 +15,7 @@ from resnetrt.export.variants.outline import outline_file
 from resnetrt.export.variants.parity import golden_outputs
 from resnetrt.export.variants.read_outline import read_outline
 from resnetrt.golden import Golden, outputs_file, outputs_to_bytes
-from resnetrt.manifest import VariantRecord
+from resnetrt.manifest import Manifest, VariantRecord
 from resnetrt.parity import Parity, compare, require
 from resnetrt.preprocess import FloatArray
 
@@ -96,14 +96,20 @@ def enter_variant(editor: BundleEditor, name: str, record: VariantRecord, output
         editor.write_json(outline, content.to_json())
 
 
-def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
-    """Drop the variants that are `stale`, the casts made from them, and the engines of all these."""
-    variants = editor.manifest.variants
+def dependents(manifest: Manifest, stale: Callable[[VariantRecord], bool]) -> tuple[list[str], list[str]]:
+    """The names of the variants that are `stale` and of the casts made from them; the engines of all these."""
+    variants = manifest.variants
     gone = {name for name, record in variants.items() if stale(record)}
     gone |= {name for name, record in variants.items() if record.evidence.get("source") in gone}
-    for engine, made in list(editor.manifest.engines.items()):
-        if made.variant in gone:
-            editor.drop_engine(engine)
+    return sorted(gone), sorted(name for name, made in manifest.engines.items() if made.variant in gone)
+
+
+def drop_variants(editor: BundleEditor, stale: Callable[[VariantRecord], bool]) -> None:
+    """Drop the `dependents` of what is `stale`."""
+    variants = editor.manifest.variants
+    gone, engines = dependents(editor.manifest, stale)
+    for engine in engines:
+        editor.drop_engine(engine)
     for name in gone:
         file = variants.pop(name).file
         if outputs_file(name) in editor.manifest.files:

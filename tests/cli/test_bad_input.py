@@ -35,6 +35,13 @@ def copy(bundle, tmp_path) -> Path:
 DATA = ["--calib-data", "fashion_calib", "--eval-data", "fashion_test"]
 USAGE = [
     (["exprot"], "did you mean export"),
+    (["export", "fashion_resnet20", "--out", "no/such/x"], "expected a path in a folder that exists, found no folder "),
+    (
+        ["deploy", "fashion_resnet20", *DATA, "--out", "no/x"],
+        "expected a path in a folder that exists, found no folder ",
+    ),
+    (["quickstart", "--out", "no/x"], "expected a path in a folder that exists, found no folder "),
+    (["package", "device", "{bundle}", "--out", "no/x"], "expected a path in a folder that exists, found no folder "),
     (["export", "resnet51", "--out", "x"], "resnet50"),
     (["export", "fashion_resnet20"], "Missing option '--out'"),
     (["export", "nowhere.module:factory", "--out", "x"], "nowhere"),
@@ -87,9 +94,9 @@ def test_data_folders(cli, copy, images):
     before = (copy / "manifest.json").read_bytes()
     broken = images / "1" / "1.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    assert str(broken) in cli("calibrate", copy, "--data", images).one_line(4)
+    assert str(broken) in cli("calibrate", copy, "--data", images, "--overwrite").one_line(4)
     broken.write_text("no image")
-    assert str(broken) in cli("calibrate", copy, "--data", images).one_line(4)
+    assert str(broken) in cli("calibrate", copy, "--data", images, "--overwrite").one_line(4)
     broken.unlink()
     (images / "2").mkdir()
     assert "2" in cli("evaluate", copy, "--data", images).one_line(4)
@@ -113,7 +120,7 @@ def test_labels_out_of_range_and_calibration_overlap(cli, bundle, tmp_path):
 
 def test_blank_calibration_images_name_the_tensor(cli, copy, tmp_path):
     np.savez(tmp_path / "blank.npz", x=np.zeros((4, 28, 28, 1), np.uint8), y=np.zeros(4, np.int64))
-    message = cli("calibrate", copy, "--data", tmp_path / "blank.npz").one_line(4)
+    message = cli("calibrate", copy, "--data", tmp_path / "blank.npz", "--overwrite").one_line(4)
     assert "input" in message
     assert "blank" in message
 
@@ -153,7 +160,7 @@ def test_an_existing_path_is_never_overwritten_unasked(cli, copy, tmp_path):
 
 
 def test_a_read_only_place(cli):
-    message = cli("export", "fashion_resnet20", "--out", "/proc/resnetrt/b").one_line(4)
+    message = cli("export", "fashion_resnet20", "--out", "/proc/resnetrt.bundle").one_line(4)
     assert "/proc" in message
 
 

@@ -47,6 +47,11 @@ def test_engines_for_frames_with_learned_rounding(tmp_path, capsys):
     made = bundle.manifest.variants["int8.onnxruntime.uint8"]
     assert (made.input, made.evidence["method"], made.evidence["bias_correction"]) == ("uint8", "minmax", False)
     assert made.evidence["rounding"] != "nearest"
+    again = ["quantize", str(bundle.path), "--dialect", "tensorrt,onnxruntime", "--input", "uint8"]
     lines = capsys.readouterr().err
+    assert run(again) == 2
+    assert "this would replace the learned rounding of variant int8.tensorrt.uint8; add --ov" in capsys.readouterr().err
+    assert run([*again, "--overwrite"]) == 0
+    assert run(again) == 0
     assert lines.index("quantize  for onnxruntime ...") < lines.index("quantize  int8.onnxruntime.uint8.onnx, SQNR")
     assert " layers rounded by learning, " in lines

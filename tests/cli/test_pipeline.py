@@ -80,7 +80,9 @@ def test_stages_one_by_one(cli, tmp_path):
     assert f"weights: {Bundle.open(bundle).manifest.weights['name']}\n" in inspected.out
     same = cli("calibrate", bundle, "--data", "fashion_calib", "--samples", 64, "--json").json()
     assert same["dropped_variants"] == []
-    other = cli("calibrate", bundle, "--data", "fashion_calib", "--samples", 65)
+    command = ("calibrate", bundle, "--data", "fashion_calib", "--samples", 65)
+    assert "variants int8.cpu, int8.onnxruntime, int8.tensorrt and engines " in cli(*command).one_line(2)
+    other = cli(*command, "--overwrite")
     assert "quantize again: int8.cpu, int8.onnxruntime, int8.tensorrt\n" in other.out
 
 

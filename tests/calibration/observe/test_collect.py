@@ -1,5 +1,6 @@
 """The streaming pass against numpy over everything at once, and the faults it names."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from resnetrt.calibration.observe import collect
 from resnetrt.calibration.observe.collect import calibrate, calibrate_bundle
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.calibration_record import BINS_PER_SIDE, FILE
-from resnetrt.errors import DataError
+from resnetrt.errors import DataError, UsageError
 from resnetrt.export.cast.cast import add_cast_variant
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.settings import read_settings
@@ -183,7 +184,7 @@ def test_watched_are_inputs_of_layers_and_adds_and_what_is_only_moved(small_onnx
 
 
 def test_a_bundle_is_calibrated_on_a_choice_that_depends_on_the_seed_alone(fashion_bundle: Bundle):
-    records = [calibrate_bundle(fashion_bundle, "fashion_calib", 24, seed) for seed in (1, 1, 2)]
+    records = [calibrate_bundle(fashion_bundle, "fashion_calib", 24, seed, overwrite=True) for seed in (1, 1, 2)]
     assert [len(record.image_hashes) for record in records] == [24, 24, 24]
     assert records[0].to_bytes() == records[1].to_bytes()
     assert set(records[0].image_hashes) != set(records[2].image_hashes)
@@ -209,7 +210,13 @@ def test_variants_of_another_record_go_with_it(fashion_bundle: Bundle):
     before = Bundle.open(fashion_bundle.path).manifest
     calibrate_bundle(fashion_bundle, "fashion_calib", 256)
     assert Bundle.open(fashion_bundle.path).manifest == before  # the same images, the same record
-    calibrate_bundle(fashion_bundle, "fashion_calib", 32)
+    lost = f"variants {', '.join(sorted([cast, 'int8.tensorrt']))} and engines {', '.join(sorted(engines[::2]))};"
+    named = re.escape(f"drops what was made from it: {lost} add --overwrite")
+    for changed in ({"samples": 32}, {"samples": 256, "equalized": False}):  # known at once, and after the pass
+        with pytest.raises(UsageError, match=named):
+            calibrate_bundle(fashion_bundle, "fashion_calib", **changed)
+        assert Bundle.open(fashion_bundle.path).manifest == before
+    calibrate_bundle(fashion_bundle, "fashion_calib", 32, overwrite=True)
     after = Bundle.open(fashion_bundle.path).manifest
     assert set(after.variants) == {"fp32", "fp16"}
     assert set(after.engines) == {engines[1]}
