@@ -146,7 +146,7 @@ def _own(dialect: str, kind: str, learned: bool = False) -> Callable[[ToolJob], 
     """Our quantizer as the command line runs it: calibrate, then quantize with default options or learned rounding."""
 
     def quantize(job: ToolJob) -> Path:
-        record = calibrate_bundle(job.bundle, job.data, job.samples)
+        record = calibrate_bundle(job.bundle, job.data, job.samples, overwrite=True)  # of a copy
         learning = None
         if learned:
             recipe = job.bundle.manifest.preprocessing
