@@ -88,7 +88,8 @@ def rebuild_eager(bundle: Bundle, weights: Path | None) -> "nn.Module":
     except ResnetrtError as error:
         if weights is not None:
             raise
-        raise NoEager(str(error) + ("; name the file with --weights" if remembered else "")) from error
+        elsewhere = "; name the file with --weights" if remembered and isinstance(error, WeightsError) else ""
+        raise NoEager(f"{error}{elsewhere}") from error
     sha256 = None if resolved.weights is None else resolved.weights.sha256
     recorded = manifest.weights.get("sha256")
     if sha256 == recorded:

@@ -1,5 +1,6 @@
 """`verify` compares every engine with the reference, whatever it takes."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,19 @@ def test_engines_see_the_images_that_eager_has_seen(tmp_path: Path):
     before = images.copy()
     np.testing.assert_allclose(find_reference(bundle).infer(images), Golden.of(bundle).logits, atol=1e-5)
     np.testing.assert_array_equal(images, before)
+
+
+def test_a_missing_factory_is_not_blamed_on_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gone_net.py").write_text("from odd_networks import normalizes_in_place as net")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(resolve("gone_net:net").module.state_dict(), tmp_path / "net.pt")
+    bundle, _ = export_bundle(prepare_export("gone_net:net", Path("net.pt"), golden_count=16), tmp_path / "b")
+    assert find_reference(bundle).name == "eager-fp32"
+    (tmp_path / "gone_net.py").unlink()
+    monkeypatch.delitem(sys.modules, "gone_net")
+    why = find_reference(bundle).why
+    assert why.endswith("no module 'gone_net' here or installed; run beside it or install it")
 
 
 def test_the_weights_of_the_export_are_found_again_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
