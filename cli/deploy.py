@@ -99,7 +99,7 @@ def command(ctx: click.Context, /, model: str, out: Path, as_json: bool, overwri
     request = DeployRequest(
         model=model,
         out=out,
-        **dict(zip(names, take(*names), strict=True)),
+        **{name: given.pop(name) for name in names},
         quantizing=QuantizeOptions(method, reduce_range, weights_method, not unbiased),
         rounding_s=rounding_s if learn_rounding else None,
         wanted=Wanted(() if auto else backends or (), precisions or (), target, tensorrt, min_share, input_type),

@@ -25,11 +25,12 @@ from resnetrt.calibration.images.data import open_dataset
 from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.quantize.learn_rounding import Learning
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, quantize_variant
-from resnetrt.calibration_record import calibration_hashes
+from resnetrt.calibration_record import CalibrationRecord, calibration_hashes
 from resnetrt.conditions import conditions
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.models.resolve import split_arguments
+from resnetrt.preprocess import Preprocessing
 from resnetrt.progress import Say
 from resnetrt.settings import read_settings
 
@@ -88,7 +89,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
     if request.wanted.input == "uint8":
         add_uint8_variant(bundle)
-    options = _quantize_options(bundle, request)
+    options = _quantize_options(request, record, export.preprocessing)
     for dialect in ("cpu", "onnxruntime", "tensorrt"):
         say(f"quantize  for {dialect} ...")
         variant, found = quantize_variant(bundle, dialect, options)
@@ -107,11 +108,12 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     return bundle, report, write_report(report, request.out, request.picture and bool(made.engines))
 
 
-def _quantize_options(bundle: Bundle, request: DeployRequest) -> QuantizeOptions:
+def _quantize_options(
+    request: DeployRequest, record: CalibrationRecord, preprocessing: Preprocessing
+) -> QuantizeOptions:
     learning = None
     if request.rounding_s is not None:
-        hashes, recipe = calibration_hashes(bundle) or (), bundle.manifest.preprocessing
-        learning = Learning.of(request.calib_data, recipe, hashes, request.rounding_s)
+        learning = Learning.of(request.calib_data, preprocessing, record.image_hashes, request.rounding_s)
     return replace(request.quantizing, input=request.wanted.input, learning=learning)
 
 

@@ -116,7 +116,6 @@ class SearchRun:
                 self._search(engines, searching)
             except (KeyboardInterrupt, OutOfTime) as stop:
                 self.stopped = _why(stop)
-            self.say("confirm on the other half of the images")
             stored = self._confirm_one(engines, held_out)
             front = self._front(engines)
         return self._record(front, stored)
@@ -271,6 +270,7 @@ class SearchRun:
         """The gate's row on held-out images, on as many as the time allows; fewer images decide less often."""
         mix, budget = attempt.trial.mix, replace(self.request.budget, confidence=attempt.confidence)
         stop = partial(self.time.short_of, self.time.storing())
+        self.say(f"confirm {engines.label(mix)} on {len(dataset)} other images, about {self.time.confirming():.0f} s")
         with engines.open(mix) as opened:
             candidate = {engines.label(mix): engines.infer(opened)}
             comparison = self._compare(self._reference, candidate, dataset, stop)

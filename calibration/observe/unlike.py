@@ -1,7 +1,6 @@
 """Whether calibration images look like the golden ones: ranges measured on other images fit other images."""
 
 import numpy as np
-import numpy.typing as npt
 
 from resnetrt.calibration.images.data import Dataset
 from resnetrt.preprocess import UInt8Array
@@ -12,7 +11,6 @@ _LOOKED_AT = 32  # calibration images, spread over the set
 _FAR = 1.5
 _LEAST_SPREAD = 0.02  # of images of one brightness, in shares of white
 _GREY = 3.0  # levels between the channels of an image that has no colour, as JPEG leaves them
-Statistics = npt.NDArray[np.float64]
 
 
 def unlike_golden(dataset: Dataset, golden: UInt8Array) -> str:
