@@ -285,14 +285,15 @@ def batch_size(session: Session) -> int:
     return max(low, min(_BATCH, high or _BATCH))
 
 
-def infer_all(session: Session, images: Array, output: str, size: int) -> Array:
+def infer_all(session: Session, images: Array, output: str, size: int, overlap: bool = False) -> Array:
     """The `output` for all `images`, as `Session.prepare` gives them, in batches of `size`.
 
-    The last batch is filled up with the first images again.
+    The last batch is filled up with the first images again. With `overlap` by `infer_batches`, else by `infer`.
     """
     count = len(images)
     batches = (images[np.arange(first, first + size) % count] for first in range(0, count, size))
-    return np.concatenate([session.infer(batch)[output] for batch in batches])[:count]
+    runs = session.infer_batches(batches) if overlap else map(session.infer, batches)
+    return np.concatenate([outputs[output] for outputs in runs])[:count]
 
 
 def _describe(value: object) -> str:

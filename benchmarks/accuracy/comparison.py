@@ -4,8 +4,9 @@ The answer of every engine for every image is kept, so rows and verdicts can be 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import tee
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,9 @@ from resnetrt.benchmarks.stats.noninferiority import drop_interval
 from resnetrt.calibration.images.data import Batch, Dataset, IntArray, pixel_hash
 from resnetrt.errors import CheckFailed, DataError, UsageError
 from resnetrt.parity import SQNR_CAP_DB
-from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
+from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.progress import track
+from resnetrt.runtime.batches import OnSession
 
 _TOP = 5
 
@@ -179,20 +181,14 @@ class Journal(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class OnFrames:
-    """An engine that takes uint8 `(n, H, W, C)` frames and does the preprocessing itself."""
-
-    infer: Callable[[UInt8Array], npt.NDArray[np.float32]]
-
-
+Engine = Infer | OnSession
 # maps the position of the first image and the batch size to the outcomes of all batches from there on, in order
 Runner = Callable[[int, int], Iterable[BatchOutcomes]]
 
 
 def compare_accuracy(
     reference: Infer,
-    candidates: Mapping[str, Infer | OnFrames],
+    candidates: Mapping[str, Engine],
     dataset: Dataset,
     preprocessing: Preprocessing,
     calibration_hashes: Collection[str] | None = None,
@@ -219,8 +215,8 @@ def compare_accuracy(
     start, total = sum(len(part.images) for part in parts), math.ceil(len(dataset) / batch_size)
 
     def run_here(first: int, size: int) -> Iterable[BatchOutcomes]:
-        for batch in dataset.select(np.arange(first, len(dataset))).batches(size):
-            yield run_batch(engines, batch, dataset, preprocessing, known, allow_overlap)
+        batches = dataset.select(np.arange(first, len(dataset))).batches(size)
+        return run_batches(engines, batches, dataset, preprocessing, known, allow_overlap)
 
     found = (runner or run_here)(start, batch_size) if start < len(dataset) else ()
     for part in track(found, "evaluating", total, "images", batch_size, done=len(parts)):
@@ -237,32 +233,64 @@ def compare_accuracy(
     return PairedOutcomes(dataset.indices, dataset.labels, images, whole[0], by_name, overlap)
 
 
-def by_title(reference: Infer, candidates: Mapping[str, Infer | OnFrames]) -> dict[str, Infer | OnFrames]:
+def by_title(reference: Infer, candidates: Mapping[str, Engine]) -> dict[str, Engine]:
     """The reference and the candidates by the names used in messages, the reference first."""
     return {"reference": reference, **{f"engine {name}": infer for name, infer in candidates.items()}}
 
 
-def run_batch(
-    engines: Mapping[str, Infer | OnFrames],
-    batch: Batch,
+def run_batches(
+    engines: Mapping[str, Engine],
+    batches: Iterable[Batch],
     dataset: Dataset,
     preprocessing: Preprocessing,
     known: frozenset[str] | None,
     allow_overlap: bool,
-) -> BatchOutcomes:
-    """The outcomes of every engine, the reference first, on one batch; raises as `compare_accuracy` does."""
-    hashes = [pixel_hash(frame) for frame in batch.frames]
-    overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
-    images = preprocessing.normalize(batch.frames)
-    expected: FloatArray | None = None
-    outcomes = []
-    for name, engine in engines.items():
-        found = engine.infer(batch.frames) if isinstance(engine, OnFrames) else engine(images)
-        logits = _checked(np.asarray(found), batch, dataset, name, expected)
-        expected = logits if expected is None else expected
-        outcomes.append(judge(logits, expected, batch.labels))
-    short = np.array([int(item[:16], 16) for item in hashes], np.uint64)
-    return BatchOutcomes(short, tuple(outcomes), overlap)
+) -> Iterator[BatchOutcomes]:
+    """The outcomes of every engine, the reference first, batch by batch; raises as `compare_accuracy` does.
+
+    An engine on a GPU takes one batch more than the others, and computes it while the reference does the one before.
+    """
+    own, *feeds = tee(_prepare(batches, dataset, preprocessing, known, allow_overlap), 1 + len(engines))
+    answers = [_answers(engine, feed) for engine, feed in zip(engines.values(), feeds, strict=True)]
+    for prepared in own:
+        batch, expected = prepared.batch, None
+        outcomes = []
+        for name, answered in zip(engines, answers, strict=True):
+            logits = _checked(np.asarray(next(answered)), batch, dataset, name, expected)
+            expected = logits if expected is None else expected
+            outcomes.append(judge(logits, expected, batch.labels))
+        short = np.array([int(item[:16], 16) for item in prepared.hashes], np.uint64)
+        yield BatchOutcomes(short, tuple(outcomes), prepared.overlap)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A batch with its preprocessed images, their hashes, and how many of them calibration used."""
+
+    batch: Batch
+    images: FloatArray
+    hashes: Sequence[str]
+    overlap: int
+
+
+def _prepare(
+    batches: Iterable[Batch],
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    known: frozenset[str] | None,
+    allow_overlap: bool,
+) -> Iterator[_Prepared]:
+    for batch in batches:
+        hashes = [pixel_hash(frame) for frame in batch.frames]
+        overlap = _overlap(batch, hashes, known or frozenset(), dataset, allow_overlap)
+        yield _Prepared(batch, preprocessing.normalize(batch.frames), hashes, overlap)
+
+
+def _answers(engine: Engine, feed: Iterable[_Prepared]) -> Iterator[npt.NDArray[np.generic]]:
+    """What the engine gives for one batch after the other."""
+    if not isinstance(engine, OnSession):
+        return (engine(prepared.images) for prepared in feed)
+    return engine.each(prepared.batch.frames if engine.takes_frames else prepared.images for prepared in feed)
 
 
 def judge(logits: FloatArray, reference: FloatArray, labels: IntArray) -> Outcomes:

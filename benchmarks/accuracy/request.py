@@ -4,19 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from resnetrt.benchmarks.accuracy.comparison import OnFrames
+from resnetrt.benchmarks.accuracy.comparison import Engine
 from resnetrt.benchmarks.accuracy.gate import Budget
-from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Dataset, open_dataset
 from resnetrt.errors import CheckFailed, UsageError
-from resnetrt.preprocess import FloatArray
 from resnetrt.runtime import load
-from resnetrt.runtime.session import Session
-
-Engine = Infer | OnFrames
+from resnetrt.runtime.batches import OnSession
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def open_engines(
     """Engines by name, and the message of each failed self-test; unless `judged`, a failure is raised."""
     faults: dict[str, str] = {}
     with ExitStack() as stack:
-        engines = {}
+        engines: dict[str, Engine] = {}
         for name in names:
             try:
                 session = load(bundle, name)
@@ -75,12 +70,5 @@ def open_engines(
                     raise
                 faults[name] = str(error)
                 session = load(bundle, name, selftest=False)
-            engines[name] = _as_engine(stack.enter_context(session), bundle.manifest.output)
+            engines[name] = OnSession(stack.enter_context(session), bundle.manifest.output)
         yield engines, faults
-
-
-def _as_engine(session: Session, output: str) -> Engine:
-    def infer(images: Any) -> FloatArray:
-        return session.infer(images)[output]
-
-    return OnFrames(infer) if session.inputs[0].dtype == "uint8" else infer

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, OnFrames, Runner, by_title, run_batch
+from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, Engine, Runner, by_title, run_batches
 from resnetrt.benchmarks.accuracy.content import content_hash
 from resnetrt.benchmarks.accuracy.outcomes import part_from_bytes, part_to_bytes
 from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.pool import Columns, Pool, answer
-from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.images.data import Batch, Dataset
@@ -116,13 +115,13 @@ class Scorer:
 class _Opened:
     bundle: Bundle
     dataset: Dataset
-    engines: dict[str, Infer | OnFrames]
+    engines: dict[str, Engine]
     known: frozenset[str] | None
 
     def score(self, start: int, job: EvaluationJob) -> BatchOutcomes:
         batch = job.origin.batch(self.dataset, start, job.request.data)
         recipe = self.bundle.manifest.preprocessing
-        return run_batch(self.engines, batch, self.dataset, recipe, self.known, job.request.allow_overlap)
+        return next(run_batches(self.engines, [batch], self.dataset, recipe, self.known, job.request.allow_overlap))
 
 
 def _open(job: EvaluationJob, stack: ExitStack) -> _Opened:

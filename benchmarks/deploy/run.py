@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnetrt.benchmarks.accuracy.comparison import OnFrames, compare_accuracy
+from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
 from resnetrt.benchmarks.accuracy.gate import Budget
 from resnetrt.benchmarks.accuracy.gate_rows import gate_rows
 from resnetrt.benchmarks.accuracy.request import open_engines
@@ -32,6 +32,7 @@ from resnetrt.golden import Golden
 from resnetrt.models.resolve import split_arguments
 from resnetrt.preprocess import Preprocessing
 from resnetrt.progress import Say
+from resnetrt.runtime.batches import OnSession
 from resnetrt.settings import read_settings
 
 
@@ -153,9 +154,8 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, sa
         frames = Golden.of(bundle).frames
         for name, engine in opened.items():
             record = bundle.read_engine(name)
-            infer: Any = engine.infer if isinstance(engine, OnFrames) else engine
-            own = frames if isinstance(engine, OnFrames) else None
-            contenders.append(Contender(name, record.backend, record.precision, infer, threads, images=own))
+            own = frames if isinstance(engine, OnSession) and engine.takes_frames else None
+            contenders.append(Contender(name, record.backend, record.precision, engine, threads, images=own))
         images = manifest.preprocessing.normalize(frames)
         # a large network may exceed the budget: factors need enough rounds
         schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)

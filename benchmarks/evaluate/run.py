@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.accuracy.classes import class_drops
-from resnetrt.benchmarks.accuracy.comparison import OnFrames, PairedOutcomes, compare_accuracy
+from resnetrt.benchmarks.accuracy.comparison import Engine, PairedOutcomes, compare_accuracy
 from resnetrt.benchmarks.accuracy.content import batch_hashes, joined_hash
 from resnetrt.benchmarks.accuracy.gate import DATA, FAIL, PASS, REFERENCE, SELFTEST
 from resnetrt.benchmarks.accuracy.gate_rows import GateRow, Look, gate_rows
@@ -16,7 +16,7 @@ from resnetrt.benchmarks.accuracy.groups import read_groups
 from resnetrt.benchmarks.accuracy.looks import Looks, look_spending
 from resnetrt.benchmarks.accuracy.outcomes import FileJournal, write_results
 from resnetrt.benchmarks.accuracy.releases import BaselineRun, ReleaseRow, compare_releases
-from resnetrt.benchmarks.accuracy.request import Engine, GateRequest, open_engines, open_images
+from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
 from resnetrt.benchmarks.evaluate.flips import worst_flips
 from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
@@ -32,6 +32,7 @@ from resnetrt.conditions import conditions, tool_versions
 from resnetrt.errors import BackendMissing
 from resnetrt.export.engines.here import engines_here
 from resnetrt.preprocess import FloatArray, UInt8Array
+from resnetrt.runtime.batches import OnSession
 
 _SHOWN_FLIPS = 48
 _log = logging.getLogger("resnetrt.evaluate")
@@ -223,7 +224,9 @@ def _engine_hints(
 
 
 def _whole(engine: Engine, frames: UInt8Array, images: FloatArray) -> FloatArray:
-    return np.array(engine.infer(frames) if isinstance(engine, OnFrames) else engine(images))
+    if isinstance(engine, OnSession) and engine.takes_frames:
+        return np.array(engine(frames))
+    return np.array(engine(images))
 
 
 def _scale_hint(bundle: Bundle, engine: str, images: FloatArray) -> str | None:

@@ -6,10 +6,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from resnetrt.benchmarks.accuracy.comparison import OnFrames, compare_accuracy
-from resnetrt.benchmarks.measure.latency import Infer, session_infer
+from resnetrt.benchmarks.accuracy.comparison import compare_accuracy
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure, ratio
 from resnetrt.benchmarks.peers.engines import bake_preprocessing, by_formula, open_file
 from resnetrt.benchmarks.peers.isolated import Made
@@ -21,6 +19,7 @@ from resnetrt.benchmarks.verify.reference import find_reference
 from resnetrt.calibration.images.data import open_dataset, pixel_hash
 from resnetrt.golden import Golden
 from resnetrt.preprocess import Preprocessing, UInt8Array
+from resnetrt.runtime.batches import OnSession
 from resnetrt.runtime.session import Session
 
 _PATIENCE_S = 15.0  # a calibration is not repeated after this time
@@ -71,7 +70,7 @@ def fidelity(shop: Workshop, tools: Sequence[Tool]) -> Rows:
     seen = open_dataset(subject.calib, manifest.preprocessing, labelled=False)
     hashes = [pixel_hash(frame) for batch in seen.batches(50) for frame in batch.frames]
     reference = find_reference(subject.bundle, subject.weights)
-    engines = {name: _infer(session) for name, (_, _, session) in opened.items()}
+    engines = {name: OnSession(session, session.outputs[0].name) for name, (_, _, session) in opened.items()}
     rows = compare_accuracy(reference.infer, engines, dataset, manifest.preprocessing, hashes).rows()
     kept = ("n", "fp32_top1", "top1", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
     return [
@@ -80,16 +79,6 @@ def fidelity(shop: Workshop, tools: Sequence[Tool]) -> Rows:
         | {name: row[name] for name in kept}
         for row in rows
     ]
-
-
-def _infer(session: Session) -> Infer | OnFrames:
-    if session.inputs[0].dtype != "uint8":
-        return session_infer(session)
-
-    def infer(frames: UInt8Array) -> npt.NDArray[np.float32]:
-        return next(iter(session.infer(frames).values()))
-
-    return OnFrames(infer)
 
 
 def latency(shop: Workshop, tools: Sequence[Tool]) -> Rows:

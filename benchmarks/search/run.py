@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.accuracy.comparison import PairedOutcomes, compare_accuracy
+from resnetrt.benchmarks.accuracy.comparison import Engine, PairedOutcomes, compare_accuracy
 from resnetrt.benchmarks.accuracy.gate import PASS, Budget, doubt_of
 from resnetrt.benchmarks.accuracy.gate_rows import GateRow, gate_rows
 from resnetrt.benchmarks.accuracy.plan import fewest_images
@@ -283,7 +283,7 @@ class SearchRun:
         return Confirmation(attempt, row, drop_of_passed(pairs, budget) if row.verdict == PASS else pairs.drop_pp)
 
     def _compare(
-        self, reference: Infer, candidate: dict[str, Infer], dataset: Dataset, stop: Callable[[], bool]
+        self, reference: Infer, candidate: Mapping[str, Engine], dataset: Dataset, stop: Callable[[], bool]
     ) -> PairedOutcomes:
         recipe, hashes = self.bundle.manifest.preprocessing, calibration_hashes(self.bundle)
         return compare_accuracy(reference, candidate, dataset, recipe, hashes, batch_size=_BATCH, stop=stop)

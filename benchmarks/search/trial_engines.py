@@ -8,7 +8,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure
 from resnetrt.benchmarks.search.strategy import Mix
 from resnetrt.benchmarks.verify.blocks import Block
@@ -24,6 +23,7 @@ from resnetrt.manifest import canonical_json
 from resnetrt.preprocess import FloatArray
 from resnetrt.progress import track
 from resnetrt.runtime.backends import find_backend
+from resnetrt.runtime.batches import OnSession
 from resnetrt.runtime.load import check_threads
 from resnetrt.runtime.session import Session
 
@@ -113,10 +113,9 @@ class TrialEngines:
             for path in self._folder.glob(f"{name}.*"):
                 path.unlink()
 
-    def infer(self, opened: Opened) -> Infer:
+    def infer(self, opened: Opened) -> OnSession:
         """The session as a function from images to logits."""
-        output, session = self.bundle.manifest.output, opened.session
-        return lambda images: session.infer(images)[output]
+        return OnSession(opened.session, self.bundle.manifest.output)
 
     def time(
         self, mixes: Mapping[str, Mix], image: FloatArray, schedule: Schedule, check: Callable[[], None]

@@ -196,5 +196,7 @@ def _engine_row(
     except CheckFailed:
         session = load(bundle, name, selftest=False)
     with session:
-        logits = infer_all(session, session.prepare(frames), output, batch_size(session)).astype(np.float64)
+        logits = infer_all(session, session.prepare(frames), output, batch_size(session), overlap=True).astype(
+            np.float64
+        )
     return compare_block("engine", output, expected, logits, limit, {})

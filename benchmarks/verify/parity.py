@@ -89,7 +89,8 @@ def _verify(bundle: Bundle, name: str, frames: UInt8Array, expected: FloatArray,
             limit = tolerance(session.record.backend, session.record.arithmetic)
             sizes = dict.fromkeys((batch_size(session), session.batch_limits[0]))
             images = session.prepare(frames)
-            parities = [compare(expected, infer_all(session, images, output, size), noise) for size in sizes]
+            runs = [infer_all(session, images, output, size, overlap=True) for size in sizes]
+            parities = [compare(expected, logits, noise) for logits in runs]
             problems = [
                 f"in batches of {size}: {problem}" if size > 1 else f"single images: {problem}"
                 for size, live in zip(sizes, parities, strict=True)

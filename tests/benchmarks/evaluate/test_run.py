@@ -394,6 +394,7 @@ from resnetrt.benchmarks.accuracy import outcomes
 from resnetrt.benchmarks.accuracy.request import GateRequest
 from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
+from resnetrt.runtime.batches import OnSession
 from pathlib import Path
 place, batches = Path(sys.argv[1]), int(sys.argv[2])
 add, done = outcomes.FileJournal.add, []
@@ -482,6 +483,7 @@ def test_a_run_goes_on_with_its_own_engine_record_and_versions_only(place, what,
 @pytest.mark.parametrize("batches", [0, 3])
 def test_a_killed_run_goes_on_where_it_stopped(place, batches, monkeypatch):
     from resnetrt.benchmarks.accuracy import request as request_module
+    from resnetrt.runtime.batches import OnSession
 
     command = [sys.executable, "-c", KILLED, str(place), str(batches), INT8]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -489,13 +491,12 @@ def test_a_killed_run_goes_on_where_it_stopped(place, batches, monkeypatch):
     assert (place / "r.safetensors.journal").exists()
     assert not (place / "r.safetensors").exists()
     seen = []
-    as_engine = request_module._as_engine
 
     def spy(session, output):
-        infer = as_engine(session, output)
+        infer = OnSession(session, output)
         return lambda images: seen.append(len(images)) or infer(images)
 
-    monkeypatch.setattr(request_module, "_as_engine", spy)
+    monkeypatch.setattr(request_module, "OnSession", spy)
     request = GateRequest(str(place / "data.npz"), (INT8,), results=place / "r.safetensors")
     resumed = run_gate(Bundle.open(place / "tiny.bundle"), request)
     assert sum(seen) == N - 50 * batches

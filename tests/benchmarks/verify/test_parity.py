@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
+import double_machine
 import numpy as np
 import pytest
 import tiny_bundle
 import torch
+from host_cuda import HostCuda
 
 from resnetrt.benchmarks.verify.parity import verify_bundle
 from resnetrt.benchmarks.verify.prepare import prepare_export
@@ -28,6 +30,18 @@ def test_an_engine_that_takes_frames_passes_beside_one_that_takes_images(backend
     assert [(item.engine, item.problems) for item in verdicts] == [(name, ()) for name in sorted(names)]
     assert all(item.live is not None and (item.live.n, item.live.max_abs < 1e-4) == (20, True) for item in verdicts)
     assert run(["verify", str(bundle.path)]) == 0
+
+
+def test_an_engine_on_a_gpu_gets_the_next_batch_while_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bundle, cuda = tiny_bundle.make_bundle(tmp_path / "tiny.bundle"), HostCuda()
+    double_machine.install(bundle.variant_file("fp32"), cuda, monkeypatch.setattr, monkeypatch.setitem)
+    double_machine.add_engine(bundle)
+    _, (verdict,) = verify_bundle(bundle, [double_machine.ENGINE])
+    assert verdict.problems == ()
+    assert verdict.live is not None
+    assert verdict.live.n == 20
+    assert cuda.counts["finish"] == 3 + 20  # batches of 8, single images
+    assert cuda.held == 0
 
 
 def test_engines_see_the_images_that_eager_has_seen(tmp_path: Path):
