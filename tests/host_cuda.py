@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from resnetrt.errors import DeviceLost, EnvironmentFault
 from resnetrt.runtime.cuda.dlpack import DLPACK_CPU
+from resnetrt.runtime.cuda.faults import fault
 from resnetrt.runtime.cuda.protocol import Bytes
 from resnetrt.runtime.cuda.scope import Scope
 
@@ -50,7 +51,7 @@ class HostCuda:
 
     def lose(self) -> None:
         """From now on every call fails but those that free, as after an illegal memory access."""
-        self.lost = "CUDA: host memory: an illegal memory access was encountered"
+        self.lost = str(fault("CUDA: host memory: an illegal memory access was encountered", 700))
 
     def check(self) -> None:
         """See `Cuda`."""

@@ -63,10 +63,14 @@ class ServeProcess:
 
 @contextmanager
 def serving(
-    log: Path, arguments: Sequence[str | Path], ready: bool = True, python: Iterable[str] = (sys.executable,)
+    log: Path,
+    arguments: Sequence[str | Path],
+    ready: bool = True,
+    python: Iterable[str] = (sys.executable,),
+    program: Iterable[str] = ("-m", "resnetrt.cli"),
 ) -> Iterator[ServeProcess]:
-    """A server on free ports, run by the command `python`; killed at the end if it still runs."""
-    command = [*python, "-m", "resnetrt.cli", "serve", *map(str, arguments), "--json"]
+    """A server on free ports, run by `program` in the command `python`; killed at the end if it still runs."""
+    command = [*python, *program, "serve", *map(str, arguments), "--json"]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing, CheckFailed, ResnetrtError
+from resnetrt.errors import BackendMissing, CheckFailed, DeviceLost, ResnetrtError
 from resnetrt.runtime.load import fallback_chain
 from resnetrt.runtime.serving.faults import Kind, RequestFault, invalid
 from resnetrt.runtime.serving.model import VERSION, ServedModel
@@ -42,6 +42,7 @@ class Repository:
         check_names(specs)
         self.options = options
         self._drain = asyncio.Event()
+        self._lost_while_loading = ""
         self.entries = {spec.name: Entry(spec) for spec in specs}
 
     async def load_all(self) -> None:
@@ -105,16 +106,17 @@ class Repository:
 
     @property
     def lost(self) -> str:
-        """Why the device of a model can't be used any more by this process; empty as long as all can."""
-        models = (entry.model for entry in self.entries.values())
-        return next((model.batcher.lost for model in models if model and model.batcher.lost), "")
+        """Which model's device can't be used any more by this process, and why; empty as long as all can."""
+        models = (entry.model for entry in self.entries.values() if entry.model)
+        lost = (f"model {model.name}: {model.batcher.lost}" for model in models if model.batcher.lost)
+        return self._lost_while_loading or next(lost, "")
 
     @property
     def ready(self) -> bool:
         """All models are loaded, none is untrusted, and the server is not stopping."""
         entries = self.entries.values()
         loaded = all(entry.model.trusted if entry.model else entry.reason == "unloaded" for entry in entries)
-        return loaded and not self.draining
+        return loaded and not self.lost and not self.draining
 
     def index(self, only_ready: bool) -> list[dict[str, Any]]:
         """The repository index."""
@@ -149,7 +151,11 @@ class Repository:
             if alarm.action == "fallback":
                 asyncio.run_coroutine_threadsafe(self._fall_back(entry, alarm), loop)
 
-        return await asyncio.to_thread(ServedModel.load, spec, self.options, entry.statistics, on_alarm)
+        try:
+            return await asyncio.to_thread(ServedModel.load, spec, self.options, entry.statistics, on_alarm)
+        except DeviceLost as error:
+            self._lost_while_loading = f"model {spec.name}: {error}"
+            raise
 
     async def _open_first(self, entry: Entry, engines: list[str]) -> ServedModel | None:
         """The first of the engines that this machine can run; raises what the last one raises."""
