@@ -89,8 +89,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         emit_json(dict(record))
         return
     from resnetrt.benchmarks.reports.cells import baseline_words, factor_heading
-    from resnetrt.benchmarks.reports.conclusions import conclusions
-    from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
+    from resnetrt.benchmarks.reports.conclusions import VERDICT_HEADER, conclusions, other_lines, verdict_cells
 
     rows = record["results"]
     title = f"Latency beside {baseline_words(rows)} in the same run"

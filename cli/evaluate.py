@@ -142,8 +142,8 @@ def _write_files(run: "GateRun", given: dict[str, Any]) -> None:
         engines = run.evaluated.engines
         engine = next((engine for engine in engines if engine.flips), engines[0])
         accuracy = engine.gate.accuracy
-        share = f"{accuracy.flips_percent:.2f} % of {accuracy.n} images flip"
-        title = f"{accuracy.engine}: {share}; the worst {len(engine.flips)}"
+        share = f"{accuracy.flips_percent:.2f} % of {accuracy.n} images flip; the worst {len(engine.flips)}"
+        title = f"{accuracy.engine}: {share if engine.flips else f'none of {accuracy.n} images flips'}"
         write_contact_sheet(given["contact_sheet"], engine.flips, run.dataset, title)
 
 

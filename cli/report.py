@@ -33,7 +33,7 @@ def command(results: tuple[Path, ...], html_file: Path | None, pictures: Path | 
     bench = with_accuracy(records.bench, records.evaluate)
     target = html_file or results[0].with_suffix(".html")
     write_file(target, results_page(bench, records.verify, records.evaluate).encode())
-    files = [target, *(write_charts(draw_all(*bench.values()), pictures) if pictures else [])]
+    files = [target, *(write_charts(draw_all(next(iter(bench.values()))), pictures) if pictures else [])]
     if as_json:
         emit_json({"files": [str(path) for path in files]})
         return

@@ -17,6 +17,7 @@ from resnetrt.preprocess import UInt8Array
 
 _TILE, _GAP, _COLUMNS, _LINE, _FONT = 160, 10, 6, 15, 12
 _RED, _GREEN, _GREY, _INK = (190, 40, 30), (20, 120, 70), (120, 120, 120), (30, 30, 30)
+_NO_FLIPS = "Every image has the class that the reference gives it: there is nothing to show."
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,18 @@ def write_contact_sheet(path: Path, flips: Sequence[Flip], dataset: Dataset, tit
 
 
 def draw_contact_sheet(flips: Sequence[Flip], dataset: Dataset, title: str) -> Image.Image:
-    """The picture: equal tiles with label, reference and candidate as captions; green is right, red is wrong."""
+    """The picture: equal tiles with label, reference and candidate as captions; green is right, red is wrong.
+
+    Without flips it is the title and a line that says so.
+    """
     columns = min(_COLUMNS, max(3, len(flips)))
-    rows = max(1, -(-len(flips) // columns))
+    rows = -(-len(flips) // columns)
     height = _TILE + 3 * _LINE + _GAP + 6
     sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, rows * height + 2 * _LINE + 3 * _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT)
     draw.text((_GAP, _GAP), _fit(draw, title, sheet.width - 2 * _GAP, font), _INK, font)
-    draw.text((_GAP, _GAP + _LINE), "no image flips" if not flips else "label / reference / engine", _GREY, font)
+    draw.text((_GAP, _GAP + _LINE), "label / reference / engine" if flips else _NO_FLIPS, _GREY, font)
     for place, flip in enumerate(flips):
         left = _GAP + place % columns * (_TILE + _GAP)
         top = 2 * _LINE + 2 * _GAP + place // columns * height

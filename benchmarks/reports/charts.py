@@ -1,6 +1,7 @@
 """The charts of a bench run: latency against depth, what INT8 buys, the roofline, layers, and accuracy if known."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,34 +24,59 @@ from resnetrt.benchmarks.reports.theme import (
     dress_axes,
     dressed,
     image_bytes,
+    new_figure,
     plain_numbers,
+    write_below,
+    write_caption,
 )
+from resnetrt.conditions import threads_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MOST_LAYERS = 24
+_ROOFLINE_TITLE = "Roofline: what is reached of what this machine can do"
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def draw_all(record: Record) -> dict[str, "Figure"]:
-    """Every picture for which the record has numbers, by file name without suffix."""
-    found: dict[str, Figure] = {}
+@dataclass(frozen=True)
+class _End:
+    """The right end of a curve: its height, its name, its colour, and what stands for it in a legend."""
+
+    y: float
+    name: str
+    colour: str
+    handle: Any
+
+
+def draw_all(record: Record, narrow: bool = False) -> dict[str, "Figure"]:
+    """Every picture for which the record has numbers, by file name without suffix.
+
+    `narrow` pictures are for a telephone: names stand below, not beside. Curves against depth need two depths.
+    """
+    pictures: dict[str, Figure] = {}
     curves = [row for row in record["results"] if row.get("depth") is not None]
-    for batch in sorted({row["batch"] for row in curves}):
-        found[f"depth-batch{batch}"] = draw_depth([row for row in curves if row["batch"] == batch], batch)
-    drawn = [item for item in record.get("break_even", ()) if item["curve"]]
-    if drawn:
-        found["int8"] = draw_int8(drawn)
+    if has_depths(record):
+        for batch in sorted({row["batch"] for row in curves}):
+            rows = [row for row in curves if row["batch"] == batch]
+            pictures[f"depth-batch{batch}"] = draw_depth(rows, batch, narrow)
+        drawn = [item for item in record.get("break_even", ()) if item["curve"]]
+        if drawn:
+            pictures["int8"] = draw_int8(drawn, narrow)
     if any(row.get("ops_per_byte") and row.get("device", CPU) == CPU for row in record["results"]):
-        found["roofline"] = draw_roofline(record)
+        pictures["roofline"] = draw_roofline(record, narrow)
     for layers in record.get("layers", ()):
-        found[f"layers-{layers['network']}"] = draw_layers(layers)
+        pictures[f"layers-{layers['network']}"] = draw_layers(layers, narrow)
     if record.get("engines") and len({row["network"] for row in record["results"]}) == 1:
-        found["pareto"] = _draw_pareto(record)
-    return found
+        pictures["pareto"] = _draw_pareto(record, narrow)
+    return pictures
+
+
+def has_depths(record: Record) -> bool:
+    """Whether the run has networks of several depths: one depth has no axis."""
+    return len({row.get("depth") for row in record["results"]} - {None}) > 1
 
 
 def write_charts(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
@@ -63,57 +89,59 @@ def write_charts(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
     return paths
 
 
-def draw_depth(rows: Sequence[Row], batch: int) -> "Figure":
-    """Median latency against depth with intervals: one curve per engine, named at its right end."""
+def draw_depth(rows: Sequence[Row], batch: int, narrow: bool = False) -> "Figure":
+    """Median latency against depth with intervals: one curve per engine, named at its right end or below."""
     with dressed() as figure_class:
-        figure: Figure = figure_class(figsize=(9.0, 5.2), facecolor=PAPER, layout="constrained")
+        figure = new_figure(figure_class, 5.2, narrow)
         axes = figure.add_subplot(facecolor=PAPER)
         ends = []
         for engine, curve in _curves(rows):
-            _draw_curve(axes, engine, curve)
-            last = curve[-1]
-            ends.append((last["median_ms"], f"{engine}  {format_ms(last['median_ms'])}", _colour(last)))
+            last, handle = curve[-1], _draw_curve(axes, curve)
+            name = f"{engine}  {format_ms(last['median_ms'])}"
+            ends.append(_End(last["median_ms"], name, _colour(last), handle))
         dress_axes(axes, f"Latency against depth, batch {batch}", "depth (layers)", "median latency of a batch, ms")
         axes.set_yscale("log")
         plain_numbers(axes.yaxis)
-        depths = sorted({row["depth"] for row in rows})
-        axes.set_xticks(depths)
-        axes.set_xlim(min(depths) - 6, max(depths) + 6)
-        _name_ends(axes, ends, max(depths) + 6)
-        _caption(figure, rows, "bars: intervals of the median over rounds, 95 % from six rounds on")
+        _depth_axis(axes, sorted({row["depth"] for row in rows}))
+        caption = _caption(rows, "bars: intervals of the median over rounds, 95 % from six rounds on")
+        _name_curves(figure, axes, ends, narrow, caption)
     return figure
 
 
-def draw_int8(break_even: Sequence[Row]) -> "Figure":
+def draw_int8(break_even: Sequence[Row], narrow: bool = False) -> "Figure":
     """The speed-up of INT8 over FP32 on the same backend, against depth; above the line INT8 pays."""
     with dressed() as figure_class:
-        figure: Figure = figure_class(figsize=(9.0, 4.4), facecolor=PAPER, layout="constrained")
+        figure = new_figure(figure_class, 4.4, narrow)
         axes = figure.add_subplot(facecolor=PAPER)
-        ends, depths = [], sorted({point["depth"] for found in break_even for point in found["curve"]})
-        for found in break_even:
-            x = [point["depth"] for point in found["curve"]]
-            y = [point["times_faster"] for point in found["curve"]]
-            bars = [[v - p["ci"][0] for v, p in zip(y, found["curve"], strict=True)],
-                    [p["ci"][1] - v for v, p in zip(y, found["curve"], strict=True)]]  # fmt: skip
-            shade = COLOURS["int8"] if found["backend"] == "openvino" else COLOURS["fp32"]
-            style = DASHES["onnxruntime"] if found["batch"] > 1 else "-"
-            axes.errorbar(x, y, yerr=np.maximum(bars, 0), color=shade, linestyle=style, marker="o", capsize=3)
-            ends.append((y[-1], f"{found['backend']}, batch {found['batch']}  {y[-1]:.1f}x", shade))
+        ends = []
+        for item in break_even:
+            x = [point["depth"] for point in item["curve"]]
+            y = [point["times_faster"] for point in item["curve"]]
+            bars = [[v - p["ci"][0] for v, p in zip(y, item["curve"], strict=True)],
+                    [p["ci"][1] - v for v, p in zip(y, item["curve"], strict=True)]]  # fmt: skip
+            shade = COLOURS["int8"] if item["backend"] == "openvino" else COLOURS["fp32"]
+            style = DASHES["onnxruntime"] if item["batch"] > 1 else "-"
+            handle = axes.errorbar(x, y, yerr=np.maximum(bars, 0), color=shade, linestyle=style, marker="o", capsize=3)
+            ends.append(_End(y[-1], f"{item['backend']}, batch {item['batch']}  {y[-1]:.1f}x", shade, handle))
         axes.axhline(1.0, color=FAINT, linewidth=1)
         dress_axes(axes, "What INT8 buys on the same backend", "depth (layers)", "times faster than FP32")
         axes.set_ylim(bottom=0)
-        axes.set_xticks(depths)
-        axes.set_xlim(min(depths) - 6, max(depths) + 6)
-        _name_ends(axes, ends, max(depths) + 6)
+        _depth_axis(axes, sorted({point["depth"] for item in break_even for point in item["curve"]}))
+        _name_curves(figure, axes, ends, narrow)
     return figure
 
 
-def draw_roofline(record: Record) -> "Figure":
+def _depth_axis(axes: "Axes", depths: Sequence[int]) -> None:
+    axes.set_xticks(depths)
+    axes.set_xlim(min(depths) - 6, max(depths) + 6)
+
+
+def draw_roofline(record: Record, narrow: bool = False) -> "Figure":
     """Achieved operations per second against operations per byte, under the measured roofs of the CPU."""
     rows = [row for row in record["results"] if row.get("ops_per_byte") and row.get("device", CPU) == CPU]
     peaks = record["peaks"]
     with dressed() as figure_class:
-        figure: Figure = figure_class(figsize=(9.0, 5.2), facecolor=PAPER, layout="constrained")
+        figure = new_figure(figure_class, 5.2, narrow)
         axes = figure.add_subplot(facecolor=PAPER)
         low, high = (f([row["ops_per_byte"] for row in rows]) for f in (min, max))
         x = np.geomspace(low / 3, high * 3, 200)
@@ -129,16 +157,20 @@ def draw_roofline(record: Record) -> "Figure":
         axes.set_yscale("log")
         plain_numbers(axes.xaxis)
         plain_numbers(axes.yaxis)
-        dress_axes(axes, "Roofline: what is reached of what this machine can do", "operations per byte moved", "GOPS")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+        title = "Roofline: reached of what is possible" if narrow else _ROOFLINE_TITLE
+        dress_axes(axes, title, "operations per byte moved", "GOPS")
         text = (
             f"sloped: memory copy, {peaks['copy_gb_s']:.0f} GB/s; one point a network and batch; traffic without caches"
         )
-        figure.supxlabel(text, fontsize=8, color=OTHER)
+        if narrow:
+            write_below(figure, *axes.get_legend_handles_labels(), text)
+        else:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+            write_caption(figure, text)
     return figure
 
 
-def draw_layers(record: Row) -> "Figure":
+def draw_layers(record: Row, narrow: bool = False) -> "Figure":
     """The slowest layers of one engine, coloured by precision; all others as one bar."""
     layers = sorted(record["layers"], key=lambda layer: -layer["ms"])
     shown, rest = layers[:_MOST_LAYERS], layers[_MOST_LAYERS:]
@@ -147,30 +179,36 @@ def draw_layers(record: Row) -> "Figure":
     if rest:
         bars.append((f"{len(rest)} others", sum(layer["ms"] for layer in rest), ""))
     with dressed() as figure_class:
-        height = 1.2 + 0.24 * len(bars)
-        figure: Figure = figure_class(figsize=(9.0, height), facecolor=PAPER, layout="constrained")
+        figure = new_figure(figure_class, 1.2 + (0.32 if narrow else 0.24) * len(bars), narrow)
         axes = figure.add_subplot(facecolor=PAPER)
         places = range(len(bars))
-        axes.barh(places, [ms for _, ms, _ in bars], color=[COLOURS.get(p, OTHER) for *_, p in bars], height=0.7)
-        for place, (_, ms, precision) in zip(places, bars, strict=True):
+        colours = [COLOURS.get(precision, OTHER) for *_, precision in bars]
+        axes.barh(places, [ms for _, ms, _ in bars], color=colours, height=0.3 if narrow else 0.7)
+        for place, (name, ms, precision) in zip(places, bars, strict=True):
             share = f"{ms:.3f} ms  {ms / total:.0%}  {precision}"
-            axes.annotate(share, (ms, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(places, [name for name, *_ in bars], fontsize=8)
+            if narrow:  # the name stands above its bar
+                text = f"{name}  {share}"
+                axes.annotate(text, (0, place), xytext=(0, 4), textcoords="offset points", va="bottom", fontsize=7)
+            else:
+                axes.annotate(share, (ms, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(places, [] if narrow else [name for name, *_ in bars], fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.25 * max(ms for _, ms, _ in bars))
-        title = f"{record['network']} {record['engine']}: time by layer, {total:.2f} ms in all"
+        axes.locator_params(axis="x", nbins=4 if narrow else 9)
+        axes.set_xlim(0, (1.05 if narrow else 1.25) * max(ms for _, ms, _ in bars))
         dress_axes(axes, "", "ms", "")
+        line_end = "\n" if narrow else " "
+        title = f"{record['network']} {record['engine']}:{line_end}time by layer, {total:.2f} ms in all"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
-def _draw_pareto(record: Record) -> "Figure":
+def _draw_pareto(record: Record, narrow: bool) -> "Figure":
     from resnetrt.benchmarks.reports.plot import draw_tradeoff
 
     batch = min(row["batch"] for row in record["results"])
     accuracy = [ReportedAccuracy.from_json(row) for row in record["engines"]]
     with dressed():
-        return draw_tradeoff(summarize(accuracy, record["results"], batch), "Accuracy against latency")
+        return draw_tradeoff(summarize(accuracy, record["results"], batch), "Accuracy against latency", narrow)
 
 
 def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -184,14 +222,14 @@ def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield engine, list(group)
 
 
-def _draw_curve(axes: "Axes", engine: str, curve: Sequence[Row]) -> None:
+def _draw_curve(axes: "Axes", curve: Sequence[Row]) -> Any:
     x, y = [row["depth"] for row in curve], [row["median_ms"] for row in curve]
     bars = [[v - row["ci_ms"][0] for v, row in zip(y, curve, strict=True)],
             [row["ci_ms"][1] - v for v, row in zip(y, curve, strict=True)]]  # fmt: skip
     backend = curve[0]["backend"]
     style = DASHES.get(backend, "-")
     marker = MARKERS.get(backend, "o")
-    axes.errorbar(
+    return axes.errorbar(
         x, y, yerr=np.maximum(bars, 0), color=_colour(curve[0]), linestyle=style, marker=marker, markersize=5, capsize=3
     )
 
@@ -200,17 +238,24 @@ def _colour(row: Row) -> str:
     return colour(row["engine"], row["precision"])
 
 
-def _name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str]], x: float) -> None:
-    """Write each curve's name at its end, right of the axes, spaced so that none covers another."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+def _name_curves(figure: "Figure", axes: "Axes", ends: Sequence[_End], narrow: bool, caption: str = "") -> None:
+    """Write each curve's name: below if `narrow`, else at its end, spaced so that none covers another."""
+    if narrow:
+        ranked = sorted(ends, key=lambda end: -end.y)
+        write_below(figure, [end.handle for end in ranked], [end.name for end in ranked], caption)
+        return
+    if caption:
+        write_caption(figure, caption)
+    figure.draw_without_rendering()
     box = axes.get_window_extent()
-    line = 15.0 * axes.figure.dpi / 72 * 10 / 11
-    wanted = sorted((float(axes.transData.transform((x, y))[1]), text, shade) for y, text, shade in ends)
-    places = spread([pixel for pixel, *_ in wanted], line, box.y0, box.y1)
-    for place, (_, text, shade) in zip(places, wanted, strict=True):
-        fraction = (place - box.y0) / box.height
+    line = 15.0 * figure.dpi / 72 * 10 / 11
+    pixels = {end: float(axes.transData.transform((axes.get_xlim()[1], end.y))[1]) for end in ends}
+    ranked = sorted(ends, key=lambda end: pixels[end])
+    places = spread([pixels[end] for end in ranked], line, box.y0, box.y1)
+    for place, end in zip(places, ranked, strict=True):
+        where = (1.0, (place - box.y0) / box.height)
         axes.annotate(
-            text, (1.0, fraction), xycoords="axes fraction", color=shade, fontsize=9, va="center", annotation_clip=False
+            end.name, where, xycoords="axes fraction", color=end.colour, fontsize=9, va="center", annotation_clip=False
         )
 
 
@@ -227,11 +272,11 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
-def _caption(figure: "Figure", rows: Sequence[Row], text: str) -> None:
-    threads = ", ".join(map(str, sorted({row["threads"] for row in rows})))
+def _caption(rows: Sequence[Row], text: str) -> str:
+    threads = " or ".join(map(threads_text, sorted({row["threads"] for row in rows})))
     disturbed = sum(bool(row.get("disturbed")) for row in rows)
     mark = f"; {disturbed} of {len(rows)} cells measured on a disturbed machine" if disturbed else ""
-    figure.supxlabel(f"{text}; {threads} threads{mark}", fontsize=8, color=OTHER)
+    return f"{text}; {threads}{mark}"
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What follows from a bench run, in sentences."""
+"""What follows from a bench run, and from a regression check, in words; results may be of earlier versions."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from resnetrt.benchmarks.depth.baselines import ENGINE, ENGINE_IN_PLACE, PEERS, closest
-from resnetrt.benchmarks.measure.latency import BASELINES
+from resnetrt.benchmarks.measure.latency import BASELINE, BASELINES
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.benchmarks.reports.cells import baseline_words
 from resnetrt.benchmarks.stats.between_runs import mean_interval, rounds_error
@@ -15,6 +15,9 @@ from resnetrt.benchmarks.stats.between_runs import mean_interval, rounds_error
 # Ratio of eager's slow to its fast rounds. On quiet machines 1.0 to 1.28 (19 cells); on a virtual machine whose cores
 # other guests shared, 1.2 to 2.0 (20 runs), while /proc/stat showed nothing.
 UNSTEADY = 1.3
+_WORTH_SAYING = 5.0  # least change of eager's time that is reported, in percent
+VERDICT_HEADER = ("network", "engine", "batch", "slowdown %", "95 % interval", "runs", "finds from %", "verdict")
+
 _REMEDY = "measure longer with --budget, or ask for at least six with --rounds"
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -22,7 +25,7 @@ Row = Mapping[str, Any]
 
 def conclusions(record: Record) -> list[str]:
     """Fastest engine, cost of depth, where INT8 pays, distance from the limit, and whether the run was quiet."""
-    parts = (_unfinished, _fastest, _int8, _limit, _against_peers, _start, _overhead, _noise)
+    parts = (_unfinished, _fastest, _int8, _fits, _limit, _against_peers, _start, _overhead, _noise)
     return [sentence for part in parts for sentence in part(record)]
 
 
@@ -34,26 +37,35 @@ def _unfinished(record: Record) -> Iterator[str]:
 def _fastest(record: Record) -> Iterator[str]:
     """At each batch, the engine with the largest geometric mean speed-up over eager, and those that it may not beat."""
     for batch, rows in _by_batch(record["results"]):
-        yield from _race(record, batch, [row for row in rows if row["engine"] not in PEERS and row["times_faster"]])
+        yield from _race(record, batch, _running(rows))
         few = [len(row["round_medians_ms"]) for row in rows if len(row["round_medians_ms"]) < ENOUGH_ROUNDS]
         if few:
             which = "no engine" if len(few) == len(rows) else f"{len(rows) - len(few)} of {len(rows)} cells"
-            yield f"Batch {batch}: {which} has a factor. {no_ratio(min(few), _REMEDY)}."
+            has = "has" if len(rows) - len(few) < 2 else "have"
+            yield f"Batch {batch}: {which} {has} a factor. {no_ratio(min(few), _REMEDY)}."
 
 
-def _race(record: Record, batch: int, rows: Sequence[Row]) -> Iterator[str]:
-    """Engines compared on the same networks; an engine that lacks some of them is named and left out."""
-    cells: dict[str, dict[str, Row]] = {}
+Cells = dict[str, dict[str, Row]]  # by engine and network
+
+
+def _running(rows: Sequence[Row]) -> Cells:
+    """Our engines that have a factor."""
+    cells: Cells = {}
     for row in rows:
-        cells.setdefault(row["engine"], {})[row["network"]] = row
+        if row["engine"] not in PEERS and row["times_faster"]:
+            cells.setdefault(row["engine"], {})[row["network"]] = row
+    return cells
+
+
+def _race(record: Record, batch: int, cells: Cells) -> Iterator[str]:
+    """Engines compared on the same networks; an engine that lacks some of them is named and left out."""
     if not cells:
         return
-    networks = max((frozenset(found) for found in cells.values()), key=len)
-    running = {engine: found for engine, found in cells.items() if networks <= found.keys()}
-    means = {engine: _mean(found, networks) for engine, found in running.items()}
+    running, means = _means(cells)
     ranked = sorted(means, key=lambda engine: -means[engine][0])
     best, near = ranked[0], [engine for engine in ranked[1:] if not _beats(running[ranked[0]], running[engine])]
-    over = f", geometric mean over {len(networks)} networks" if len(networks) > 1 else ""
+    count = len(min(running.values(), key=len))
+    over = f", geometric mean over {count} networks" if count > 1 else ""
     words = baseline_words(record["results"])
     times = {engine: f"{mean:.1f} times [{low:.1f}, {high:.1f}]" for engine, (mean, low, high) in means.items()}
     if near:
@@ -64,7 +76,13 @@ def _race(record: Record, batch: int, rows: Sequence[Row]) -> Iterator[str]:
     absent = sorted(set(cells) - set(running))
     if absent:
         yield f"Batch {batch}: not among them, as not all of these networks have it: {_list(absent)}."
-    yield from _fit(record, best, batch)
+
+
+def _means(cells: Cells) -> tuple[Cells, dict[str, tuple[float, float, float]]]:
+    """The engines that have the most networks, and the mean factor of each over these networks, with its interval."""
+    networks = max((frozenset(rows) for rows in cells.values()), key=len)
+    running = {engine: rows for engine, rows in cells.items() if networks <= rows.keys()}
+    return running, {engine: _mean(rows, networks) for engine, rows in running.items()}
 
 
 def _mean(cells: Mapping[str, Row], networks: Iterable[str]) -> tuple[float, float, float]:
@@ -83,6 +101,15 @@ def _beats(first: Mapping[str, Row], second: Mapping[str, Row]) -> bool:
 def _error(row: Row) -> float:
     low, high = row.get("times_faster_ci") or (row["times_faster"],) * 2
     return (rounds_error(row["times_faster"], low) + rounds_error(row["times_faster"], high)) / 2
+
+
+def _fits(record: Record) -> Iterator[str]:
+    """What depth costs the fastest engine of each batch."""
+    for batch, rows in _by_batch(record["results"]):
+        cells = _running(rows)
+        if cells:
+            _, means = _means(cells)
+            yield from _fit(record, max(means, key=lambda engine: means[engine][0]), batch)
 
 
 def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
@@ -108,26 +135,28 @@ def _int8(record: Record) -> Iterator[str]:
         paying = [point for point in curve if point["ci"][0] > 1]
         losing = [point for point in curve if point["ci"][1] < 1]
         unsure = [point for point in curve if point not in paying and point not in losing]
+        few = found.get("few_rounds", ())
+        one = len(curve) + len(few) == 1  # then its depth goes without saying
         said = []
         if paying:
             gain = [point["times_faster"] for point in paying]
             several = f"{min(gain):.1f} to {max(gain):.1f}" if len(gain) > 1 else f"{gain[0]:.1f}"
-            said.append(f"pays {_where_it_pays(found, paying)}, {several} times as fast as FP32")
+            said.append(f"pays{'' if one else _where_it_pays(found, paying)}, {several} times as fast as FP32")
         for words, points in (("is undecided", unsure), ("does not pay", losing)):
-            said += [f"{words} at depth {_list([point['depth'] for point in points])}"] if points else []
-        few = found.get("few_rounds", ())
+            where = "" if one else f" at depth {_list([point['depth'] for point in points])}"
+            said += [f"{words}{where}"] if points else []
         if few:
-            depths = _list([point["depth"] for point in few])
-            said.append(f"is not compared at depth {depths}, {no_ratio(min(p['rounds'] for p in few), _REMEDY)}")
+            where = "" if one else f" at depth {_list([point['depth'] for point in few])}"
+            said.append(f"is not compared{where}, {no_ratio(min(p['rounds'] for p in few), _REMEDY)}")
         yield f"{found['backend']}, batch {found['batch']}: INT8 {'; '.join(said)}."
 
 
 def _where_it_pays(found: Row, paying: Sequence[Row]) -> str:
     if found["always"]:
-        return "at every measured depth"
+        return " at every measured depth"
     if paying[0]["depth"] == found["pays_from_depth"]:
-        return f"from depth {found['pays_from_depth']} on"
-    return f"at depth {_list([point['depth'] for point in paying])}"
+        return f" from depth {found['pays_from_depth']} on"
+    return f" at depth {_list([point['depth'] for point in paying])}"
 
 
 def _limit(record: Record) -> Iterator[str]:
@@ -225,3 +254,57 @@ def _by_batch(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:
 
 def _list(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
+
+
+def verdict_cells(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of a table under `VERDICT_HEADER`."""
+    runs = cell.get("runs", (1, 1))
+    names = cell["network"], cell["engine"], str(cell["batch"])
+    found = cell.get("detectable_percent")
+    finds = "-" if found is None else f"+{found:.1f}"
+    return (*names, *slowdown_text(cell), f"{runs[0]} / {runs[1]}", finds, verdict_text(cell))
+
+
+def verdict_text(cell: Mapping[str, Any]) -> str:
+    """The verdict of a cell, why it is not a better one, and whether a baseline is missing."""
+    why = list(_why_inconclusive(cell)) if cell["verdict"] == "INCONCLUSIVE" else []
+    if cell["against"] not in BASELINES and cell["engine"] not in BASELINES:
+        why.append(f"by time, without {BASELINE}")
+    return f"{cell['verdict']}{': ' if why else ''}{'; '.join(why)}"
+
+
+def _why_inconclusive(cell: Mapping[str, Any]) -> list[str]:
+    if "runs" not in cell:  # from an earlier version: one run per side
+        then, now = cell.get("rounds", (ENOUGH_ROUNDS, ENOUGH_ROUNDS))
+        return [f"{then} rounds then, {now} now, {ENOUGH_ROUNDS} needed"] if min(then, now) < ENOUGH_ROUNDS else []
+    why = [
+        f"{cell[name][0]} runs then, {cell[name][1]} now {what}"
+        for name, what in (("disturbed", "disturbed"), ("few_rounds", f"of fewer than {ENOUGH_ROUNDS} rounds"))
+        if any(cell[name])
+    ]
+    then, now = cell["runs"]
+    if cell["ci_percent"] is None and not why:
+        why.append(f"{then} run then, {now} now tell no spread between runs; measure more with --runs 5")
+    return why
+
+
+def slowdown_text(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """The slowdown of a cell in percent and its interval; `-` if there are too few runs."""
+    if cell["slowdown_percent"] is None:
+        return "-", "-"
+    low, high = cell["ci_percent"]
+    return f"{cell['slowdown_percent']:+.1f}", f"{low:+.1f} to {high:+.1f}"
+
+
+def other_lines(regression: Mapping[str, Any]) -> list[str]:
+    """A line for each cell that only one side has, and for the machine's own change if that is 5 % or more."""
+    lines = [f"gone, which fails: {name}" for name in regression.get("only_old", ())]
+    lines += [f"new: {name}" for name in regression.get("only_new", ())]
+    lines += [
+        f"{row.get('engine', BASELINE)} itself took {row['change_percent']:+.1f} % of its time, "
+        f"{row['network']} batch {row['batch']}: "
+        "the machine, no verdict"
+        for row in regression.get("machine", ())
+        if abs(row["change_percent"]) >= _WORTH_SAYING
+    ]
+    return lines

@@ -1,32 +1,29 @@
-"""A bench run as one HTML file: no network access, no scripts, light or dark like the reader's system."""
+"""A bench run as one HTML page: what follows from it, pictures, every cell, and details that are folded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from resnetrt.benchmarks.reports.cells import baseline_words, factor_heading, few_rounds, format_ms
-from resnetrt.benchmarks.reports.charts import draw_all
-from resnetrt.benchmarks.reports.conclusions import conclusions
-from resnetrt.benchmarks.reports.slowdown_text import VERDICT_HEADER, other_lines, verdict_cells
-from resnetrt.benchmarks.reports.theme import css, themed_svg
+from resnetrt.benchmarks.reports.charts import draw_all, has_depths
+from resnetrt.benchmarks.reports.conclusions import VERDICT_HEADER, conclusions, other_lines, verdict_cells
+from resnetrt.benchmarks.reports.html_page import (
+    Section,
+    bullets,
+    contents,
+    definitions,
+    number,
+    page,
+    small,
+    table,
+    write_section,
+)
+from resnetrt.benchmarks.reports.theme import themed_svg
+from resnetrt.conditions import condition_lines, threads_text
 from resnetrt.errors import BackendMissing
 
 Record = Mapping[str, Any]
-_STYLE = """
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:68rem;padding:1.5rem;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
-figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;width:100%;height:auto;min-width:40rem;max-width:60rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .45rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
-th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
-th{color:var(--other);font-weight:600}
-.mark{border-left:4px solid var(--int8);padding:.4rem .8rem;margin:1rem 0}
-small,.quiet{color:var(--other)}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;font-size:.86rem}
-dt{color:var(--other)}dd{margin:0;overflow-wrap:anywhere}
-@media print{body{max-width:none}}
-"""
+_FIRST = 3  # conclusions that are not folded
 _CAPTIONS = {
     "depth": "Median latency against depth, one curve for each engine, with intervals",
     "int8": "How many times faster INT8 is than FP32 on the same backend, against depth",
@@ -38,64 +35,80 @@ _RESULTS = ("network", "engine", "batch", "n", "median ms", "95 % interval", "p9
 _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 
 
+_FITS = (
+    "ms = fixed + slope x GMACs of the batch, fitted over the depths; residuals: what a network lies above the line."
+)
+_PEERS = (
+    "Ratio: the fastest engine's time over the peer's, in the same run; below 1 is faster than the peer. From engine: "
+    "alone, on float32 images. From frame and jpeg: with preprocessing."
+)
+
+
 def html_report(record: Record) -> str:
     """The whole page; without matplotlib it says so in place of the pictures."""
-    return page(title(record), [f"<h1>{title(record)}</h1>", *sections(record)])
+    return page(title(record), [f"<h1>{title(record)}</h1>", *run_parts(record)])
 
 
 def title(record: Record) -> str:
     """What kind of run it is, as a heading."""
-    return "Latency against depth" if _has_depths(record) else "Latency of engines"
+    return "Latency against depth" if has_depths(record) else "Latency of engines"
 
 
-def sections(record: Record) -> list[str]:
-    """Everything about one run, below its heading."""
-    factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
+def run_parts(record: Record, prefix: str = "") -> list[str]:
+    """Everything about one run, below its heading: what matters first, details folded; ids begin with `prefix`."""
+    sections = {f"{prefix}{name}": section for name, section in _sections(record)}
     return [
         f'<p class="quiet">{escape(_where(record))}</p>',
         *_marks(record),
-        "<h2>What it says</h2>",
-        bullets(conclusions(record)),
-        *_figures(record),
-        "<h2>Every cell</h2>",
-        table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
-        f"<p><small>* measured while something else ran. {factor}: paired by rounds with {baseline} of the same run, "
-        "from six rounds on. "
-        "GOPS: two operations a multiply-accumulate. % of peak: of the matrix products measured in the "
-        "same run. % of floor: the least time by arithmetic and memory, layer by layer, over the measured one; caches "
-        "can beat it. Limit: what most of that least time is.</small></p>",
-        *_fits(record),
-        *_regression(record),
-        *_end_to_end(record),
-        *_against_peers(record),
-        *_memory(record),
-        *_loadgen(record),
-        *_left_out(record),
-        "<h2>Conditions</h2>",
-        _definitions(record["conditions"]),
+        contents(sections),
+        *(write_section(name, section) for name, section in sections.items()),
     ]
 
 
-def page(heading: str, parts: Iterable[str]) -> str:
-    """A whole page of `parts`, with `heading` as its title."""
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>resnetrt: {heading}</title>'
-    )
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{css()}{_STYLE}</style></head>'
-        f"\n<body>\n{body}\n</body></html>\n"
-    )
+def _sections(record: Record) -> Iterable[tuple[str, Section]]:
+    pictures = _pictures(record)
+    yield "says", Section("What it says", list(_findings(record)))
+    if record.get("regression"):
+        regression = record["regression"]
+        others = other_lines(regression)
+        body = [table(VERDICT_HEADER, map(verdict_cells, regression["cells"])), *([bullets(others)] if others else [])]
+        yield "regression", Section(f"Against {_compared(regression)}", body)
+    shown = [text for name, text in pictures.items() if not name.startswith("layers-")]
+    if shown:
+        yield "pictures", Section("Pictures", shown)
+    yield "cells", Section("Every cell", _cells(record))
+    layers = [text for name, text in pictures.items() if name.startswith("layers-")]
+    folded = {
+        "layers": ("Time by layer", layers),
+        "fits": ("What depth costs", _fits(record)),
+        "end-to-end": ("End to end", _end_to_end(record)),
+        "peers": ("Against peers", _against_peers(record)),
+        "memory": ("Memory and start", _memory(record)),
+        "loadgen": ("LoadGen", _loadgen(record)),
+    }
+    for name, (heading, body) in folded.items():
+        if body:
+            yield name, Section(heading, body, folded=True)
+    if record.get("left_out"):
+        yield "left-out", Section("Left out", [bullets(record["left_out"])])
+    yield "conditions", Section("Conditions", [definitions(condition_lines(record["conditions"]))])
 
 
-def _has_depths(record: Record) -> bool:
-    return any(row.get("depth") is not None for row in record["results"])
+def _findings(record: Record) -> Iterable[str]:
+    """The first conclusions and the last, which says how quiet the machine was; the others folded."""
+    said = conclusions(record)
+    more = said[_FIRST:-1]
+    yield bullets([*said[:_FIRST], *said[_FIRST:][-1:]])
+    if more:
+        yield f"<details><summary>{len(more)} more</summary>{bullets(more)}</details>"
 
 
 def _where(record: Record) -> str:
-    found = record["conditions"]
+    conditions = record["conditions"]
     minutes = f", {record['seconds'] / 60:.1f} minutes" if record.get("seconds") else ""
-    return f"{found.get('cpu')}, {found.get('threads')} threads on {found.get('cores')} cores{minutes}"
+    threads, cores = conditions.get("threads"), conditions.get("cores")
+    used = "threads unknown" if threads is None else threads_text(threads)
+    return f"{conditions.get('cpu')}, {used} on {cores} {'core' if cores == 1 else 'cores'}{minutes}"
 
 
 def _marks(record: Record) -> Iterable[str]:
@@ -106,22 +119,44 @@ def _marks(record: Record) -> Iterable[str]:
             "else used the machine; ratios within a block still hold better than times.</p>"
         )
     if record.get("regression"):
-        found = record["regression"]
+        regression = record["regression"]
         yield (
-            f'<p class="mark"><strong>Regression check: {found["verdict"]}</strong>, at most '
-            f"{found['max_slowdown_percent']:g} % slower than {_compared(found)}.</p>"
+            f'<p class="mark"><strong>Regression check: {regression["verdict"]}</strong>, at most '
+            f"{regression['max_slowdown_percent']:g} % slower than {escape(_compared(regression))}.</p>"
         )
 
 
-def _figures(record: Record) -> Iterable[str]:
+def _pictures(record: Record) -> dict[str, str]:
+    """Each picture twice, for a page and for a telephone: the page's style shows one of them."""
     try:
-        figures = draw_all(record)
+        wide, narrow = draw_all(record), draw_all(record, narrow=True)
     except BackendMissing as error:
-        yield f"<p>No pictures: {escape(str(error))}</p>"
-        return
-    for name, figure in figures.items():
-        caption = _CAPTIONS[name.partition("-")[0]]
-        yield f"<figure>{themed_svg(figure, name, caption)}</figure>"
+        return {"none": f"<p>No pictures: {escape(str(error))}</p>"}
+    return {
+        name: "<figure>"
+        + themed_svg(figure, name, _caption(name), "wide")
+        + themed_svg(narrow[name], f"{name}-narrow", _caption(name), "narrow")
+        + "</figure>"
+        for name, figure in wide.items()
+    }
+
+
+def _caption(name: str) -> str:
+    return _CAPTIONS[name.partition("-")[0]]
+
+
+def _cells(record: Record) -> list[str]:
+    factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
+    return [
+        table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
+        small(
+            f"* measured while something else ran. {factor}: paired by rounds with {baseline} of the same run, "
+            "from six rounds on. "
+            "GOPS: two operations a multiply-accumulate. % of peak: of the matrix products measured in the "
+            "same run. % of floor: the least time by arithmetic and memory, layer by layer, over the measured one; "
+            "caches can beat it. Limit: what most of that least time is."
+        ),
+    ]
 
 
 def _result_cells(row: Record) -> Sequence[str]:
@@ -143,9 +178,7 @@ def _result_cells(row: Record) -> Sequence[str]:
     )
 
 
-def _fits(record: Record) -> Iterable[str]:
-    if not record.get("fits"):
-        return
+def _fits(record: Record) -> list[str]:
     rows = [
         (
             fit["engine"],
@@ -156,42 +189,30 @@ def _fits(record: Record) -> Iterable[str]:
             "{:.3f} to {:.3f}".format(*fit["ms_per_gmac_ci"]),
             ", ".join(f"{name} {value:+.0f}" for name, value in fit["residual_percent"].items()),
         )
-        for fit in record["fits"]
+        for fit in record.get("fits") or ()
     ]
-    yield "<h2>What depth costs: ms = fixed + slope x GMACs of the batch</h2>"
-    yield table(("engine", "batch", "fixed ms", "95 %", "ms a GMAC", "95 %", "residuals %"), rows)
+    return _table(("engine", "batch", "fixed ms", "95 %", "ms a GMAC", "95 %", "residuals %"), rows, _FITS)
 
 
-def _regression(record: Record) -> Iterable[str]:
-    if not record.get("regression"):
-        return
-    found = record["regression"]
-    yield f"<h2>Against {_compared(found)}</h2>"
-    yield table(VERDICT_HEADER, map(verdict_cells, found["cells"]))
-    others = other_lines(found)
-    if others:
-        yield bullets(others)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> list[str]:
+    """A table and the small print below it; nothing without rows."""
+    return [table(header, rows), *([small(note)] if note else [])] if rows else []
 
 
 def _compared(regression: Record) -> str:
-    return escape(str(regression.get("compared", "the earlier run")))
+    return str(regression.get("compared", "the earlier run"))
 
 
-def _end_to_end(record: Record) -> Iterable[str]:
-    if not record.get("end_to_end"):
-        return
+def _end_to_end(record: Record) -> list[str]:
     cells: dict[tuple[str, str], dict[str, float]] = {}
-    for row in record["end_to_end"]:
+    for row in record.get("end_to_end") or ():
         cells.setdefault((row["network"], row["engine"]), {})[row["source"]] = row["median_ms"]
     names = ("jpeg", "frame")
-    rows = [(*key, *(format_ms(found.get(name)) for name in names)) for key, found in cells.items()]
-    yield "<h2>End to end, batch 1: median ms</h2>"
-    yield table(("network", "engine", "from a JPEG", "from a raw frame"), rows)
+    rows = [(*key, *(format_ms(medians.get(name)) for name in names)) for key, medians in cells.items()]
+    return _table(("network", "engine", "from a JPEG", "from a raw frame"), rows, "Median ms of one image, batch 1.")
 
 
-def _against_peers(record: Record) -> Iterable[str]:
-    if not record.get("against_peers"):
-        return
+def _against_peers(record: Record) -> list[str]:
     rows = [
         (
             row["network"],
@@ -202,16 +223,13 @@ def _against_peers(record: Record) -> Iterable[str]:
             number(row["ratio"], 2),
             "-" if row["ratio"] is None else f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
         )
-        for row in record["against_peers"]
+        for row in record.get("against_peers") or ()
     ]
-    yield "<h2>Against peers of the same run: the fastest engine's time over the peer's</h2>"
-    yield table(("network", "engine", "peer", "from", "batch", "ratio", "95 % interval"), rows)
-    yield "<p><small>Engine: alone, on float32 images. Frame and JPEG include preprocessing.</small></p>"
+    header = ("network", "engine", "peer", "from", "batch", "ratio", "95 % interval")
+    return _table(header, rows, _PEERS)
 
 
-def _memory(record: Record) -> Iterable[str]:
-    if not record.get("memory"):
-        return
+def _memory(record: Record) -> list[str]:
     rows = [
         (
             row["network"],
@@ -221,9 +239,8 @@ def _memory(record: Record) -> Iterable[str]:
             f"{row['load_and_selftest_ms']:.0f}",
             f"{row['start_to_first_ms']:.0f}",
         )
-        for row in record["memory"]
+        for row in record.get("memory") or ()
     ]
-    yield "<h2>Memory and start, each engine in a fresh process</h2>"
     header = (
         "network",
         "engine",
@@ -232,48 +249,17 @@ def _memory(record: Record) -> Iterable[str]:
         "load and self-test ms",
         "process start to first output ms",
     )
-    yield table(header, rows)
+    return _table(header, rows, "Each engine in a process of its own, started for this.")
 
 
-def _loadgen(record: Record) -> Iterable[str]:
-    if not record.get("loadgen"):
-        return
+def _loadgen(record: Record) -> list[str]:
     rows = [
-        (row["network"], row["engine"], row["label"], row["result"], _loadgen_number(row)) for row in record["loadgen"]
+        (row["network"], row["engine"], row["label"], row["result"], _loadgen_number(row))
+        for row in record.get("loadgen") or ()
     ]
-    yield "<h2>LoadGen</h2>"
-    yield table(("network", "engine", "scenario", "result", "number"), rows)
-    yield "<p><small>Result not verified by MLCommons Association.</small></p>"
+    header = ("network", "engine", "scenario", "result", "number")
+    return _table(header, rows, "Result not verified by MLCommons Association.")
 
 
 def _loadgen_number(row: Record) -> str:
     return "-" if row["value"] is None else f"{row['value']:.4g} {row['unit']}"
-
-
-def _left_out(record: Record) -> Iterable[str]:
-    if record.get("left_out"):
-        yield "<h2>Left out</h2>"
-        yield bullets(record["left_out"])
-
-
-def _definitions(conditions: Record) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in conditions.get("versions", {}).items())
-    facts = {**{name: value for name, value in conditions.items() if name != "versions"}, "versions": versions}
-    return "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(str(v))}</dd>" for n, v in facts.items()) + "</dl>"
-
-
-def bullets(lines: Iterable[str]) -> str:
-    """A list of lines of text."""
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls on a narrow screen; cells are text, not HTML."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def number(value: float | None, digits: int) -> str:
-    """So many digits after the point; a dash where there is no value."""
-    return "-" if value is None else f"{value:.{digits}f}"

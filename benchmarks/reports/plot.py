@@ -1,6 +1,5 @@
 """The latency/accuracy picture: each engine is a point with error bars and a label; as SVG and PNG."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,24 @@ from resnetrt.benchmarks.measure.latency import BASELINES
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.benchmarks.reports.cells import baseline_words, format_ms
 from resnetrt.benchmarks.reports.label_placement import Box, Label, Point, place_labels
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.benchmarks.reports.theme import (
+    FAINT,
+    MARKERS,
+    PAPER,
+    colour,
+    dress_axes,
+    dressed,
+    image_bytes,
+    new_figure,
+    write_below,
+    write_caption,
+)
+from resnetrt.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# after Okabe and Ito, told apart by colour-blind readers; the light ones are darkened, because labels use them too
-_COLOURS = {"fp32": "#0072B2", "fp16": "#009E73", "bf16": "#A3447F", "int8": "#D55E00", "fp8": "#9A6700"}
-_EAGER, _OTHER, _INK, _FAINT = "#333333", "#666666", "#222222", "#8a8a8a"
 _LOG_FROM = 4.0  # if latencies span more than this factor, the axis is logarithmic
 Row = Mapping[str, Any]
 
@@ -29,53 +37,45 @@ def write_tradeoff(summary: Sequence[Row], title: str, stem: Path) -> list[Path]
     Raises `BackendMissing` without matplotlib, `UsageError` if no engine has both a latency and an accuracy.
     """
     figure = draw_tradeoff(summary, title)
-    import matplotlib
-
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "resnetrt"}):  # equal results give equal files
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            blob = io.BytesIO()
-            figure.savefig(blob, format=suffix[1:], metadata=metadata)
-            path = stem.with_name(stem.name + suffix)
-            write_file(path, blob.getvalue())
-            written.append(path)
+    for kind in ("svg", "png"):
+        written.append(stem.with_name(f"{stem.name}.{kind}"))
+        write_file(written[-1], image_bytes(figure, kind, "resnetrt"))
     return written
 
 
-def draw_tradeoff(summary: Sequence[Row], title: str) -> "Figure":
-    """Top-1 against median latency for the rows of a report's summary, on white."""
-    figure_class = _figure_class()
+def draw_tradeoff(summary: Sequence[Row], title: str, narrow: bool = False) -> "Figure":
+    """Top-1 against median latency for the rows of a report's summary; names beside the points, or below if `narrow`.
+
+    Raises `BackendMissing` without matplotlib, `UsageError` if no engine has both a latency and an accuracy.
+    """
     rows = [row for row in summary if row["median_ms"] is not None and row["top1"] is not None]
     if not rows:
         raise UsageError("picture: expected an engine with both latency and accuracy, found none; measure both")
-    figure: Figure = figure_class(figsize=(8.5, 5.0), dpi=144, facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    for row in rows:
-        _draw_engine(axes, row)
-    _dress(axes, rows, title)
-    _label(figure, axes, rows)
+    with dressed() as figure_class:
+        figure = new_figure(figure_class, 5.0, narrow)
+        axes = figure.add_subplot(facecolor=PAPER)
+        points = [_draw_engine(axes, row, narrow) for row in rows]
+        _dress(axes, rows, title, narrow)
+        if narrow:
+            write_below(figure, points, [_name(row).replace("\n", "  ") for row in rows], _caption(rows))
+        else:
+            write_caption(figure, _caption(rows))
+            _label(figure, axes, rows)
     return figure
 
 
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendMissing(
-            "picture: expected matplotlib, found none; install it with: pip install 'resnetrt[report]'"
-        ) from error
-    return Figure
-
-
-def _draw_engine(axes: "Axes", row: Row) -> None:
+def _draw_engine(axes: "Axes", row: Row, narrow: bool) -> Any:
+    # points that are named below are told apart by their marker too
+    marker = "D" if row["engine"] in BASELINES else MARKERS.get(str(row["backend"]), "o") if narrow else "o"
     x, y, (left, right), (low, high) = row["median_ms"], row["top1"], *_intervals(row)
-    axes.errorbar(
+    return axes.errorbar(
         x,
         y,
         xerr=[[max(0.0, x - left)], [max(0.0, right - x)]],
         yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
-        fmt="D" if row["engine"] in BASELINES else "o",
-        color=_colour(row),
+        fmt=marker,
+        color=colour(row["engine"], str(row["precision"])),
         markersize=7,
         elinewidth=1.4,
         capsize=3,
@@ -93,15 +93,11 @@ def _intervals(row: Row) -> tuple[Point, Point]:
     return row["ci_ms"] or (x, x), (reference - high, reference - low)
 
 
-def _colour(row: Row) -> str:
-    return _EAGER if row["engine"] in BASELINES else _COLOURS.get(str(row["precision"]), _OTHER)
-
-
 def _baselines(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["engine"] in BASELINES]
 
 
-def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
+def _dress(axes: "Axes", rows: Sequence[Row], title: str, narrow: bool) -> None:
     latencies = [end for row in rows for end in (row["median_ms"], *_intervals(row)[0])]
     if max(latencies) > _LOG_FROM * min(latencies):
         _logarithmic(axes, latencies)
@@ -112,23 +108,20 @@ def _dress(axes: "Axes", rows: Sequence[Row], title: str) -> None:
     room = max(high - low, 0.5) * 0.25
     axes.set_ylim(low - room, high + room)
     for row in _baselines(rows):
-        axes.axhline(row["top1"], color=_FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes.axhline(row["top1"], color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     batch = rows[0]["batch"]
-    axes.set_xlabel(f"median latency of a batch of {batch}, ms  (left is faster)", color=_INK)
-    axes.set_ylabel("top-1 accuracy, %  (up is better)", color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
-    axes.grid(True, color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    better = ("", "") if narrow else ("  (left is faster)", "  (up is better)")
+    dress_axes(axes, title, f"median latency of a batch of {batch}, ms{better[0]}", f"top-1 accuracy, %{better[1]}")
+
+
+def _caption(rows: Sequence[Row]) -> str:
     dashed = f"; dashed: {baseline_words(rows)}" if _baselines(rows) else ""
     rounds = [row.get("rounds") or ENOUGH_ROUNDS for row in rows]
-    few = f"\n{no_ratio(min(rounds), 'measure longer')}" if min(rounds) < ENOUGH_ROUNDS else ""
+    few = f"; {no_ratio(min(rounds), 'measure longer')}" if min(rounds) < ENOUGH_ROUNDS else ""
     disturbed = "; *: measured on a disturbed machine" if any(row.get("disturbed") for row in rows) else ""
-    axes.figure.supxlabel(
+    return (
         "bars: intervals of the median latency, 95 % from six rounds on, and 95 % of the accuracy drop on the same "
-        f"images{dashed}{disturbed}{few}",
-        fontsize=8,
-        color=_OTHER,
+        f"images{dashed}{disturbed}{few}"
     )
 
 
@@ -160,7 +153,7 @@ def _label(figure: "Figure", axes: "Axes", rows: Sequence[Row]) -> None:
         text.set_position(to_data.transform(placement.box[:2]))
         if placement.leader is not None:
             points = to_data.transform(placement.leader)
-            axes.plot(points[:, 0], points[:, 1], color=_FAINT, linewidth=0.7, zorder=2)
+            axes.plot(points[:, 0], points[:, 1], color=FAINT, linewidth=0.7, zorder=2)
 
 
 def _anchors(axes: "Axes", row: Row) -> list[Point]:
@@ -170,14 +163,18 @@ def _anchors(axes: "Axes", row: Row) -> list[Point]:
     return [tuple(axes.transData.transform((row["median_ms"], height))) for height in heights]
 
 
+def _name(row: Row) -> str:
+    faster = "" if row["times_faster"] is None or row["engine"] in BASELINES else f", {row['times_faster']:.1f}x"
+    star = " *" if row.get("disturbed") else ""
+    return f"{row['engine']}{star}\n{format_ms(row['median_ms'])} ms{faster}"
+
+
 def _measured_text(axes: "Axes", row: Row) -> Any:
     from matplotlib.patheffects import withStroke
 
-    faster = "" if row["times_faster"] is None or row["engine"] in BASELINES else f", {row['times_faster']:.1f}x"
-    star = " *" if row.get("disturbed") else ""
-    label = f"{row['engine']}{star}\n{format_ms(row['median_ms'])} ms{faster}"
-    text = axes.text(0, 0, label, color=_colour(row), fontsize=9, ha="left", va="bottom", linespacing=1.15, zorder=4)
-    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    shade = colour(row["engine"], str(row["precision"]))
+    text = axes.text(0, 0, _name(row), color=shade, fontsize=9, ha="left", va="bottom", linespacing=1.15, zorder=4)
+    text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
     return text
 
 

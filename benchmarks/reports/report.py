@@ -20,7 +20,7 @@ from resnetrt.benchmarks.reports.cells import (
     with_interval,
 )
 from resnetrt.benchmarks.reports.plot import write_tradeoff
-from resnetrt.conditions import RESULT_SCHEMA_VERSION
+from resnetrt.conditions import RESULT_SCHEMA_VERSION, condition_lines
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
 
@@ -140,7 +140,8 @@ class Report:
             lines += ["## What was tried", "", *_markdown_table(TRIED, tried_cells(self.tried)), ""]
         lines += ["## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
         images = next((row["n"] for row in summary if row["n"]), None)
-        facts = {"images evaluated": images, "batch size of the latencies": self.batch, **_flat(self.conditions)}
+        facts = {"images evaluated": images, "batch size of the latencies": self.batch}
+        facts |= condition_lines(self.conditions)
         lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
         return "\n".join(lines) + "\n"
 
@@ -244,9 +245,3 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
 
     rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
     return [line(header), rule, *map(line, rows)]
-
-
-def _flat(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    versions = conditions.get("versions", {})
-    plain = {key: value for key, value in conditions.items() if key != "versions"}
-    return plain | {"versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None}

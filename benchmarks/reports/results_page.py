@@ -8,7 +8,8 @@ from typing import Any
 
 from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import factor_heading, format_ms
-from resnetrt.benchmarks.reports.html_report import bullets, html_report, number, page, sections, table, title
+from resnetrt.benchmarks.reports.html_page import bullets, number, page, table
+from resnetrt.benchmarks.reports.html_report import html_report, run_parts, title
 
 Records = Mapping[str, Mapping[str, Any]]
 _LATENCY = ("network", "engine", "batch", "file", "machine", "median ms", "95 % interval", "times", "against")
@@ -40,8 +41,8 @@ def results_page(bench: Records, verify: Records, evaluate: Records) -> str:
         parts += [bullets(_why(verify))]
     if evaluate:
         parts += ["<h2>Accuracy</h2>", table(_ACCURACY, _by_engine(_accuracy(evaluate)))]
-    for name, run in bench.items():
-        parts += [f"<h1>{escape(name)}: {title(run)}</h1>", *sections(run)]
+    for index, (name, run) in enumerate(bench.items()):
+        parts += [f"<h1>{escape(name)}: {title(run)}</h1>", *run_parts(run, f"run{index}-")]
     return page(heading, parts)
 
 

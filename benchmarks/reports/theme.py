@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ VARIABLES = {
     COLOURS["int8"]: ("int8", "#d55e00", "#ff9442"),
     COLOURS["fp8"]: ("fp8", "#9a6700", "#e0b040"),
 }
+_WIDE, _NARROW = 9.0, 4.4  # inches: beside text on a screen; on a telephone
+_LEGEND_LINE = 0.19  # inches of a line of 9 points below a narrow picture
+_WRAP_WIDE, _WRAP_NARROW = 130, 64  # characters of 8 points in a line
 _FONT: dict[Any, Any] = {"font.size": 10.0, "svg.fonttype": "path", "axes.titlesize": 11.0}
 
 
@@ -58,6 +62,36 @@ def dressed() -> Iterator[Any]:
     look: dict[Any, Any] = _FONT | dict.fromkeys(inked, INK) | {"axes.edgecolor": FAINT}
     with matplotlib.rc_context(look):
         yield Figure
+
+
+def new_figure(figure_class: Any, height: float, narrow: bool) -> "Figure":
+    """An empty figure of `height` inches, as wide as a page or, if `narrow`, as a telephone."""
+    figure: Figure = figure_class(figsize=(_NARROW if narrow else _WIDE, height), facecolor=PAPER, layout="constrained")
+    return figure
+
+
+def write_caption(figure: "Figure", caption: str) -> None:
+    """Small print below a wide picture."""
+    figure.supxlabel(textwrap.fill(caption, _WRAP_WIDE), fontsize=8, color=OTHER)
+
+
+def write_below(figure: "Figure", handles: Sequence[Any], names: Sequence[str], caption: str = "") -> None:
+    """A legend and then `caption` below a narrow picture, which grows by their height."""
+    lines = textwrap.wrap(caption, _WRAP_NARROW)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + _LEGEND_LINE * (len(names) + len(lines)))
+    legend = figure.legend(
+        handles,
+        names,
+        loc="outside lower left",
+        frameon=False,
+        fontsize=9,
+        handlelength=3.2,
+        title="\n".join(lines),
+        title_fontsize=8,
+    )
+    legend.set_alignment("left")
+    legend.get_title().set_color(OTHER)
 
 
 def dress_axes(axes: "Axes", title: str, x: str, y: str) -> None:
@@ -90,7 +124,7 @@ def image_bytes(figure: "Figure", kind: str, name: str) -> bytes:
     return blob.getvalue()
 
 
-def themed_svg(figure: "Figure", name: str, description: str) -> str:
+def themed_svg(figure: "Figure", name: str, description: str, css_class: str = "") -> str:
     """Inline SVG whose colours are CSS variables of the page, with `description` for screen readers."""
     text = image_bytes(figure, "svg", name).decode()
     text = text[text.index("<svg") :]
@@ -100,7 +134,8 @@ def themed_svg(figure: "Figure", name: str, description: str) -> str:
     text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
     # ids of clip paths and glyphs are shared by the page: keep those of two pictures apart
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{description}" fill="var(--ink)" ', 1)
+    attributes = f'class="{css_class}" role="img" aria-label="{description}" fill="var(--ink)"'
+    return text.replace("<svg ", f"<svg {attributes} ", 1)
 
 
 def css() -> str:

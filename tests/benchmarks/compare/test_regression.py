@@ -11,7 +11,7 @@ from resnetrt.benchmarks.compare.regression import compare_runs, parse_percent
 from resnetrt.benchmarks.compare.same_conditions import check_conditions
 from resnetrt.benchmarks.measure.latency import IN_PLACE, Contender, measure_latency
 from resnetrt.benchmarks.measure.timing import Schedule
-from resnetrt.benchmarks.reports.slowdown_text import other_lines, slowdown_text, verdict_cells, verdict_text
+from resnetrt.benchmarks.reports.conclusions import other_lines, slowdown_text, verdict_cells, verdict_text
 from resnetrt.errors import EnvironmentFault, UsageError
 
 IMAGES = np.zeros((1, 1, 2, 2), np.float32)

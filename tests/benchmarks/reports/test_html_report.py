@@ -16,6 +16,7 @@ from resnetrt.benchmarks.reports.html_report import html_report
 from resnetrt.benchmarks.reports.results_page import results_page
 from resnetrt.benchmarks.reports.theme import VARIABLES, themed_svg
 from resnetrt.cli import run
+from resnetrt.conditions import condition_lines
 
 GMACS = {18: 1.81, 34: 3.66, 50: 4.09, 101: 7.80, 152: 11.51}
 ENGINES = {
@@ -74,7 +75,8 @@ def test_the_page_needs_no_network_and_no_script(page):
 
 
 def test_every_picture_and_table_is_there_and_text_is_escaped(page):
-    assert page.count("<svg ") == 5  # two batches, INT8, roofline, layers
+    for width in ("wide", "narrow"):
+        assert page.count(f'<svg class="{width}"') == 5  # two batches, INT8, roofline, layers
     for heading in ("What it says", "Every cell", "What depth costs", "End to end", "Memory and start", "Left out"):
         assert f"<h2>{heading}" in page
     assert page.count("<td>resnet152</td>") == 8
@@ -90,9 +92,54 @@ def test_colours_follow_the_readers_light_or_dark(page):
     assert used <= {name for name, *_ in VARIABLES.values()}
 
 
-def test_pictures_scroll_on_a_narrow_screen_rather_than_shrink(page):
-    (rule,) = re.findall(r"figure svg\{[^}]*\}", page)
-    assert "min-width:40rem" in rule
+def test_a_narrow_screen_shows_the_pictures_made_for_it(page):
+    assert "figure svg.narrow{display:none}" in page
+    assert "@media (max-width:40rem){body{padding:1rem}figure svg.wide{display:none}" in page
+    widths = re.findall(r'<svg class="(\w+)"[^>]*viewBox="0 0 ([\d.]+) ', page)
+    assert {width: max(float(w) for name, w in widths if name == width) for width, _ in widths} == {
+        "wide": 9.0 * 72,
+        "narrow": pytest.approx(4.4 * 72),
+    }
+
+
+def test_every_link_leads_to_a_section_and_details_are_folded(page):
+    (nav,) = re.findall("<nav>.*?</nav>", page)
+    targets = re.findall('href="#([^"]+)"', nav)
+    assert targets == ["says", "pictures", "cells", "layers", "fits", "end-to-end", "memory", "left-out", "conditions"]
+    sections = re.findall('<(?:section|div) id="([^"]+)"', page)
+    assert sections == targets
+    assert re.findall(r"<details><summary><h2>(\w+)", page) == ["Time", "What", "End", "Memory"]
+
+
+def test_three_findings_are_shown_and_the_machines_state_the_others_are_folded(page):
+    said = conclusions(record())
+    first, more = re.findall("<ul>.*?</ul>", page)[:2]
+    assert re.findall("<li>(.*?)</li>", first) == [*said[:3], said[-1]]
+    assert re.findall("<li>(.*?)</li>", more) == said[3:-1]
+    assert f"<details><summary>{len(said) - 4} more</summary><ul>" in page
+
+
+def test_a_bundle_has_one_depth_and_no_axis_of_depths():
+    rows = [row for row in record()["results"] if row["depth"] == 50]
+    one = html_report(record(results=rows, fits=[], break_even=break_even(rows)))
+    assert "<h1>Latency of engines</h1>" in one
+    assert "against depth" not in one
+    assert "INT8 pays, 3.6 times as fast as FP32." in one
+
+
+def test_conditions_are_words_and_one_thread_is_one():
+    conditions = {"cpu": "X", "cores": 1, "cpus": [3], "threads": 1, "versions": {"torch": "2"}, "later_fact": 7}
+    conditions |= {"schedule": {"rounds": 11, "max_rounds": 15, "min_block_s": 0.1, "budget_s": 90.0}, "board": None}
+    gpu = {"name": "NVIDIA L4", "memory_bytes": 24e9, "compute_capability": "8.9"}
+    conditions |= {"gpu": {"driver": "570", "cuda": "12.8", "devices": [gpu], "limits": [{"power_limit_w": 72.0}]}}
+    assert condition_lines(conditions) == {
+        "processor": "X; 1 core (numbers 3) for this process; 1 thread",
+        "GPU": "NVIDIA L4; 24 GB; compute capability 8.9; driver 570; CUDA 12.8; power at most 72 W",
+        "versions": "torch 2",
+        "measured": "11 rounds, up to 15 while an engine has not settled; blocks of 0.1 s; budget 1.5 minutes",
+        "later fact": "7",
+    }
+    assert condition_lines({}) == {}
 
 
 def test_ids_of_two_pictures_differ(page):
@@ -152,8 +199,9 @@ def test_what_the_run_says():
 @pytest.mark.parametrize(
     ("speeds", "rounds", "said"),
     [
-        ({18: 0.9}, 8, "INT8 does not pay at depth 18."),
-        ({18: 1.0}, 8, "INT8 is undecided at depth 18."),
+        ({18: 0.9}, 8, "INT8 does not pay."),
+        ({18: 1.0}, 8, "INT8 is undecided."),
+        ({18: 0.9, 34: 1.0}, 8, "INT8 is undecided at depth 34; does not pay at depth 18."),
         (
             {18: 2.0, 34: 1.0, 50: 0.8, 101: 1.5},
             8,
@@ -161,8 +209,8 @@ def test_what_the_run_says():
             "does not pay at depth 50.",
         ),
         ({18: 1.0, 34: 2.0, 50: 3.0}, 8, "INT8 pays from depth 34 on, 2.0 to 3.0 times as fast as FP32; is undecided"),
-        ({18: 2.0}, 5, "INT8 is not compared at depth 18, n = 5: no ratio from fewer than six rounds; measure longer"),
-        ({18: 2.0}, 6, "INT8 pays at every measured depth, 2.0 times as fast as FP32."),
+        ({18: 2.0}, 5, "INT8 is not compared, n = 5: no ratio from fewer than six rounds; measure longer"),
+        ({18: 2.0, 34: 2.0}, 6, "INT8 pays at every measured depth, 2.0 to 2.0 times as fast as FP32."),
     ],
 )
 def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
@@ -244,7 +292,9 @@ def test_accuracy_gives_the_pareto_picture(tmp_path):
     arguments = ["report", str(tmp_path / "bench.json"), str(tmp_path / "accuracy.json")]
     assert run([*arguments, "--html", str(tmp_path / "r.html"), "--pictures", str(tmp_path / "p")]) == 0
     assert (tmp_path / "p" / "pareto.svg").is_file()
-    assert (tmp_path / "r.html").read_text().count("<svg ") == 6
+    assert (tmp_path / "r.html").read_text().count(
+        '<svg class="wide"'
+    ) == 3  # roofline, layers, accuracy against latency
 
 
 PARITY = {"engine": "e", "live": None, "problems": [], "not_run": "another machine", "verdict": "NOT RUN"}

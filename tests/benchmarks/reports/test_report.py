@@ -150,7 +150,7 @@ def test_files_say_the_same(report, tmp_path):
     table = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
     assert table == [list(HEADER), *table_cells(report.summary())]
     assert "](report.svg)" in markdown
-    assert "- cpu: A|B" in markdown
+    assert "- processor: A|B; 2 cores for this process" in markdown
     assert "- versions: numpy 2, torch 3" in markdown
     assert "- trained in a minute" in markdown
     assert "## Refused\n\n- engine onnxruntime-int8-cpu: expected more\n" in markdown
