@@ -36,11 +36,11 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
         for name, part in same_file.items():
             parity.require_same_file(part, variant, backend, precision, name, _why_another(session))
         session.same_file = same_file[what]
-    found = {name: _compare(name, golden.logits, run, golden.noise) for name, run in runs.items()}
+    parities = {name: _compare(name, golden.logits, run, golden.noise) for name, run in runs.items()}
     advice = f"see which block diverges with: resnetrt verify --bisect --engine {record.variant}"
-    for name, part in found.items():
+    for name, part in parities.items():
         parity.require(part, backend, precision, name, advice)
-    session.selftest = found[what]
+    session.selftest = parities[what]
     return session.selftest
 
 
@@ -67,8 +67,8 @@ def _run(session: Session, frames: UInt8Array, output: str, what: str) -> tuple[
     Every new batch size costs compilation, so there are two.
     """
     if output not in (spec.name for spec in session.outputs):
-        found = ", ".join(spec.name for spec in session.outputs)
-        raise CheckFailed(f"{what}: expected an output named {output}, found {found}")
+        names = ", ".join(spec.name for spec in session.outputs)
+        raise CheckFailed(f"{what}: expected an output named {output}, found {names}")
     size = batch_size(session)
     both = session.batch_limits[0] == 1 < size
     try:

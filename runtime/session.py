@@ -76,8 +76,8 @@ class Session(ABC):
         self, record: EngineRecord, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int
     ) -> None:
         if len(inputs) != 1:
-            found = ", ".join(map(str, inputs)) or "none"
-            raise UsageError(f"engine {record.id}: expected one input, found {found}")
+            listed = ", ".join(map(str, inputs)) or "none"
+            raise UsageError(f"engine {record.id}: expected one input, found {listed}")
         self.record = record
         self.inputs = inputs
         self.outputs = outputs
@@ -171,13 +171,13 @@ class Session(ABC):
         `CheckFailed` for logits that are not finite.
         """
         preprocessing, given, size = self._known_preprocessing(), one_or_more(pictures), batch_size(self)
-        found: list[tuple[Prediction, ...]] = []
+        predictions: list[tuple[Prediction, ...]] = []
         for start in range(0, len(given), size):
             frames = np.stack([frame_of(picture, preprocessing) for picture in given[start : start + size]])
             fitting = max(1, self.batch_limits[0]) if len(frames) == 1 else size
             logits = infer_all(self, self.prepare(frames), self.output, fitting)
-            found += top_classes(logits, top, self.labels, f"engine {self.record.id}")
-        return found
+            predictions += top_classes(logits, top, self.labels, f"engine {self.record.id}")
+        return predictions
 
     def profile(self, batch: Array, runs: int = 10) -> list[LayerTime]:
         """Time every executed layer, mean over `runs` after warm-up, in a second, instrumented copy of the engine."""

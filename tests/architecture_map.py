@@ -30,11 +30,11 @@ Place = tuple[float, float, float]  # the left end, the top and the width of a b
 
 def room_imports(folder: str) -> dict[str, set[str]]:
     """For each room of `folder` the other rooms that its modules import from."""
-    found: dict[str, set[str]] = {room: set() for room in ROOMS[folder]}
+    arrows: dict[str, set[str]] = {room: set() for room in ROOMS[folder]}
     for module, targets in imports(read_modules(folder), folder).items():
         if room := room_of(module):
-            found[room] |= {room_of(target) for target in targets} - {room, ""}
-    return found
+            arrows[room] |= {room_of(target) for target in targets} - {room, ""}
+    return arrows
 
 
 def essential(arrows: Arrows) -> dict[str, set[str]]:
@@ -95,11 +95,11 @@ def _places(row: Sequence[str], left: float, top: float, width: float) -> dict[s
     """The boxes of a row, as wide as their names, evenly spread."""
     sizes = [len(room) * 7.5 + 22 for room in row]
     space = (width - sum(sizes)) / (len(row) + 1)
-    found, x = {}, left + space
+    places, x = {}, left + space
     for room, size in zip(row, sizes, strict=True):
-        found[room] = (x, top, size)
+        places[room] = (x, top, size)
         x += size + max(space, _GAP)
-    return found
+    return places
 
 
 def _arrow(start: Place, end: Place) -> str:

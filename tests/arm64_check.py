@@ -138,8 +138,8 @@ def emulated(root: Path, packages: Iterable[Path]) -> list[str]:
 def on_device(python: Iterable[str], folder: Path) -> dict[str, Any]:
     """What `on_device.py` finds with this Python."""
     words = [ROOT / "tests" / "on_device.py", folder / "fashion.bundle", folder / "photo.png", *LEAST_DB]
-    found: dict[str, Any] = json.loads(run(*python, *words))
-    return found
+    record: dict[str, Any] = json.loads(run(*python, *words))
+    return record
 
 
 def check_engines(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -148,10 +148,10 @@ def check_engines(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         raise RuntimeError(f"expected Python on aarch64, found {there['machine']}")
     say(f"Python {there['python']}, ONNX Runtime {there['onnxruntime']}, numpy {there['numpy']}, {there['machine']}")
     for engine, least in LEAST_DB.items():
-        found, expected = there["engines"][engine], here["engines"][engine]
-        say(f"{engine}: self-test {found['sqnr_db']:.2f} dB (here {expected['sqnr_db']:.2f}), sees {found['seen']}")
-        if found["sqnr_db"] < least or found["seen"] != expected["seen"]:
-            raise RuntimeError(f"{engine}: expected {least} dB or more and {expected['seen']}, found {found}")
+        row, expected = there["engines"][engine], here["engines"][engine]
+        say(f"{engine}: self-test {row['sqnr_db']:.2f} dB (here {expected['sqnr_db']:.2f}), sees {row['seen']}")
+        if row["sqnr_db"] < least or row["seen"] != expected["seen"]:
+            raise RuntimeError(f"{engine}: expected {least} dB or more and {expected['seen']}, found {row}")
 
 
 def check_request(python: Iterable[str], folder: Path, engine: str) -> None:
@@ -175,10 +175,10 @@ def check_request(python: Iterable[str], folder: Path, engine: str) -> None:
         status, _, answer = bare_http.request(server.http, "POST", f"/v2/models/{name}/infer", body)
     if status != 200:
         raise RuntimeError(f"{engine}: expected an answer of the server, found {status}: {answer[:300]!r}")
-    found = np.array(json.loads(answer)["outputs"][0]["data"])
-    if found.argmax() != expected.argmax():
-        raise RuntimeError(f"{engine}: served logits {found} differ from {expected}")
-    say(f"{engine}: an HTTP request answered, logits within {abs(found - expected).max():.2g}")
+    logits = np.array(json.loads(answer)["outputs"][0]["data"])
+    if logits.argmax() != expected.argmax():
+        raise RuntimeError(f"{engine}: served logits {logits} differ from {expected}")
+    say(f"{engine}: an HTTP request answered, logits within {abs(logits - expected).max():.2g}")
 
 
 def check() -> None:

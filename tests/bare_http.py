@@ -24,10 +24,10 @@ def raw(url: str, blob: bytes, timeout: float = 30, finish: bool = True) -> byte
         connection.sendall(blob)
         if finish:
             connection.shutdown(socket.SHUT_WR)
-        found = b""
+        answer = b""
         while part := _receive(connection):
-            found += part
-        return found
+            answer += part
+        return answer
 
 
 def _receive(connection: socket.socket) -> bytes:

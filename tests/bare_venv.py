@@ -22,9 +22,9 @@ def make_bare_venv(place: Path, wheel: zipfile.ZipFile, packages: Iterable[str])
 
 def link_package(name: str, site: Path) -> None:
     """Link what distribution `name` has installed here into `site`."""
-    found = distribution(name)
-    for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
-        source = Path(str(found.locate_file(top))).absolute()
+    package = distribution(name)
+    for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+        source = Path(str(package.locate_file(top))).absolute()
         if source.exists() and not (site / top).exists():
             (site / top).symlink_to(source)
 
@@ -38,16 +38,16 @@ def run_bare(python: Path, *words: str, cwd: Path) -> "subprocess.CompletedProce
 
 def _closure(packages: Iterable[str]) -> set[str]:
     """`packages` and what they require on this machine, without extras."""
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = list(packages)
     while waiting:
         name = re.split(r"[\[<>=!~; (]", waiting.pop())[0].lower().replace("_", "-")
-        if name in found:
+        if name in names:
             continue
         try:
             needed = distribution(name).requires or []
         except PackageNotFoundError:  # for another Python or system
             continue
-        found.add(name)
+        names.add(name)
         waiting += [line for line in needed if "extra ==" not in line]
-    return found
+    return names

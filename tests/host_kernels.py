@@ -33,9 +33,9 @@ class ThreadedHostCuda(HostCuda):
         self._spoiled = False
 
     def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        if name.startswith("_") or not callable(found) or name in {"handle", "current", "forked"}:
-            return found
+        value = super().__getattribute__(name)
+        if name.startswith("_") or not callable(value) or name in {"handle", "current", "forked"}:
+            return value
 
         def call(*arguments: Any) -> Any:
             with self._lock:
@@ -43,7 +43,7 @@ class ThreadedHostCuda(HostCuda):
                     self.forked(name)
                 if self.dead:
                     raise EnvironmentFault(f"CUDA: {name} failed: {self.dead}")
-                return found(*arguments)
+                return value(*arguments)
 
         return call
 

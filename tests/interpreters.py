@@ -13,10 +13,10 @@ _ASK = "import sys, venv, ensurepip; print(sys.version_info[:2])"
 
 def declared() -> list[str]:
     """The versions of the classifiers, oldest first: `3.10` and so on."""
-    found = (
+    matches = (
         re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line) for line in listed("metadata", "classifiers")
     )
-    return [match[1] for match in found if match]
+    return [match[1] for match in matches if match]
 
 
 def find_python(version: str) -> str | None:

@@ -35,9 +35,9 @@ def use(bundle: Path, photo: Path, engine: str) -> dict[str, object]:
 
 def main(bundle: str, photo: str, *engines: str) -> None:
     versions = {name: version(name) for name in ("numpy", "onnxruntime", "pillow", "click")}
-    found = {engine: use(Path(bundle), Path(photo), engine) for engine in engines}
+    answers = {engine: use(Path(bundle), Path(photo), engine) for engine in engines}
     print(
-        json.dumps({"python": platform.python_version(), "machine": platform.machine(), **versions, "engines": found})
+        json.dumps({"python": platform.python_version(), "machine": platform.machine(), **versions, "engines": answers})
     )
 
 

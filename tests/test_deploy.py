@@ -91,7 +91,7 @@ def test_the_image_gets_every_folder_of_the_package(name: str):
 def pins(text: str) -> tuple[set[str], set[str], list[str]]:
     """Base images, the majors of CUDA in their tags, and the extras that are installed."""
     bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
-    cuda = {found[1] for base in bases if (found := re.search(r"/cuda:(\d+)\.", base))}
+    cuda = {match[1] for base in bases if (match := re.search(r"/cuda:(\d+)\.", base))}
     return bases, cuda, re.findall(r'"/src\[([a-z0-9,-]+)\]"', text)
 
 
@@ -99,10 +99,10 @@ def disagreements(text: str) -> list[str]:
     """What in a container recipe does not fit together."""
     bases, cuda, installed = pins(text)
     extras = {extra for group in installed for extra in group.split(",")}
-    wanted = {found[1] for extra in extras if (found := re.fullmatch(r"gpu-cu(\d+)", extra))}
-    found = [f"{extra} installs the newest CUDA, whatever the image's" for extra in extras & {"gpu"}]
-    found += [f"the image has CUDA {sorted(cuda)}, the packages {sorted(wanted)}"] if cuda != wanted else []
-    return found + ([f"the venv of one image is copied to another: {sorted(bases)}"] if len(bases) != 1 else [])
+    wanted = {match[1] for extra in extras if (match := re.fullmatch(r"gpu-cu(\d+)", extra))}
+    faults = [f"{extra} installs the newest CUDA, whatever the image's" for extra in extras & {"gpu"}]
+    faults += [f"the image has CUDA {sorted(cuda)}, the packages {sorted(wanted)}"] if cuda != wanted else []
+    return faults + ([f"the venv of one image is copied to another: {sorted(bases)}"] if len(bases) != 1 else [])
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -59,8 +59,10 @@ def device(place: Path, workstation: Path, python: Path) -> Path:
     """The bundle with its engines, compiled on the device."""
     asked = [("onnxruntime", "int8,fp32")] + ([("tensorrt_rtx", "int8,fp16")] if FOR_RTX else [])
     for backend, precisions in asked:
-        found = answer(python, "compile", workstation.name, "--backend", backend, "--precision", precisions, cwd=place)
-        for engine in found["engines"]:
+        compiled = answer(
+            python, "compile", workstation.name, "--backend", backend, "--precision", precisions, cwd=place
+        )
+        for engine in compiled["engines"]:
             own = engine["sidecar"]["precision"]
             assert engine["sidecar"]["audit"]["share_by_precision"][own] > 0.9
     return workstation
@@ -70,17 +72,17 @@ def answer(python: Path, *words: str, cwd: Path, code: int = 0) -> dict[str, Any
     """The JSON of a command that ends with `code`."""
     done = run_bare(python, *words, "--json", cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
 
 
 def test_verify_compares_with_what_eager_said_and_names_what_can_not_run_here(python: Path, device: Path):
-    found = answer(python, "verify", device.name, cwd=device.parent)
-    assert found["reference"] == "golden-outputs"
-    verdicts = {row["engine"]: row["verdict"] for row in found["engines"]}
+    record = answer(python, "verify", device.name, cwd=device.parent)
+    assert record["reference"] == "golden-outputs"
+    verdicts = {row["engine"]: row["verdict"] for row in record["engines"]}
     here = {"onnxruntime-fp32-cpu": "PASS", "onnxruntime-int8-cpu": "PASS"}
     assert verdicts == here | (dict.fromkeys(RTX, "NOT RUN") if FOR_RTX else {})
-    fp32 = next(row for row in found["engines"] if row["engine"] == ORT[0])
+    fp32 = next(row for row in record["engines"] if row["engine"] == ORT[0])
     assert fp32["golden"]["sqnr_db"] > 100
 
 
@@ -132,16 +134,16 @@ def test_what_verify_and_evaluate_say_there_stands_beside_what_they_say_here(
 
 def test_evaluate_and_audit(python: Path, device: Path):
     words = ("evaluate", device.name, "--data", "fashion_test", "--samples", "400", "--max-drop", "5")
-    found = answer(python, *words, cwd=device.parent)
-    assert {row["engine"]: row["verdict"] for row in found["engines"]} == dict.fromkeys(ORT, "PASS")
+    record = answer(python, *words, cwd=device.parent)
+    assert {row["engine"]: row["verdict"] for row in record["engines"]} == dict.fromkeys(ORT, "PASS")
     audits = answer(python, "audit", device.name, cwd=device.parent)["engines"]
     assert {audit["engine"] for audit in audits} == {*ORT, *(RTX if FOR_RTX else ())}
 
 
 def test_predict_inspect_and_doctor(python: Path, device: Path):
-    found = answer(python, "predict", device.name, "photo.png", cwd=device.parent)
-    assert [row["engine"] for row in found["engines"]] == list(ORT)
-    assert found["images"][0]["agree"]
+    record = answer(python, "predict", device.name, "photo.png", cwd=device.parent)
+    assert [row["engine"] for row in record["engines"]] == list(ORT)
+    assert record["images"][0]["agree"]
     assert answer(python, "inspect", device.name, cwd=device.parent)
     assert answer(python, "doctor", cwd=device.parent)["problems"] == []
 

@@ -16,18 +16,17 @@ PICKLE_ERRORS = {"PickleError", "PicklingError", "UnpicklingError"}
 ONE_MEANING = {"FloatArray", "Float64Array", "IntArray", "UInt8Array", "PRECISIONS", "WEIGHTED"}
 # a name that only says that something was looked for; its contents have a noun
 EMPTY_NAMES = {"found"}
-# files and folders where such names are still to be replaced: the list only gets shorter
-STILL_EMPTY = (
-    *("benchmarks/accuracy", "benchmarks/compare", "benchmarks/deploy", "benchmarks/depth", "benchmarks/evaluate"),
-    *("benchmarks/gpu", "benchmarks/measure", "benchmarks/reports", "export/compilers", "export/packages"),
-    *("runtime/backends", "runtime/cuda", "runtime/selftest.py", "runtime/session.py"),
-)
 
 
 def python_files() -> list[str]:
     """Every Python file of the repository, relative to its root."""
     shipped = {path.relative_to(ROOT).as_posix() for path in sources().values()}
     return sorted(shipped | {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("*.py")})
+
+
+def files_of_tests() -> list[str]:
+    """Every Python file of the tests, relative to the repository's root."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
 
 
 def unsafe_reads(source: str) -> list[str]:
@@ -76,7 +75,7 @@ def test_nothing_unpickles(name: str):
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "reasons"),
     [
         ("import joblib", ["1: joblib"]),
         ("from pickle import loads", ["1: from pickle"]),
@@ -87,8 +86,8 @@ def test_nothing_unpickles(name: str):
         ("eval(text)", ["1: eval"]),
     ],
 )
-def test_a_planted_unsafe_read_is_found(source: str, found: list[str]):
-    assert unsafe_reads(source) == found
+def test_a_planted_unsafe_read_is_found(source: str, reasons: list[str]):
+    assert unsafe_reads(source) == reasons
 
 
 def test_safe_reads_are_no_fault():
@@ -111,11 +110,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
         yield node.name
 
 
-def _is_finished(name: str) -> bool:
-    return not any(f"{name}/".startswith(f"{place}/") for place in STILL_EMPTY)
-
-
-@pytest.mark.parametrize("name", [name for name in python_files() if _is_finished(name)])
+@pytest.mark.parametrize("name", [*python_files(), *files_of_tests()])
 def test_a_variable_says_what_it_holds(name: str):
     assert empty_names((ROOT / name).read_text(encoding="utf-8")) == []
 
@@ -153,7 +148,7 @@ def defined_twice(modules: Mapping[str, str]) -> list[str]:
     for module, source in modules.items():
         for name in public_names(ast.parse(source)):
             places[name].append(module)
-    return [f"{name}: {', '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
+    return [f"{name}: {', '.join(modules_of)}" for name, modules_of in sorted(places.items()) if len(modules_of) > 1]
 
 
 def test_no_two_classes_have_one_name():
@@ -162,7 +157,7 @@ def test_no_two_classes_have_one_name():
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "found"),
+    ("first", "second", "reports"),
     [
         ("class Plan: ...", "class Plan: ...", ["Plan: a, b"]),
         ("WEIGHTED = (1,)", "WEIGHTED: tuple = (1,)", ["WEIGHTED: a, b"]),
@@ -172,5 +167,5 @@ def test_no_two_classes_have_one_name():
         ("from a import Plan", "class Plan: ...", []),
     ],
 )
-def test_a_planted_second_class_is_found(first: str, second: str, found: list[str]):
-    assert defined_twice({"a": first, "b": second}) == found
+def test_a_planted_second_class_is_found(first: str, second: str, reports: list[str]):
+    assert defined_twice({"a": first, "b": second}) == reports

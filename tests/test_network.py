@@ -44,11 +44,11 @@ def attempts(tmp_path: Path) -> Attempts:
             timeout=600,
             check=True,
         )
-        found = json.loads(done.stdout)
-        assert found["code"] == 0, done.stderr
+        record = json.loads(done.stdout)
+        assert record["code"] == 0, done.stderr
         left = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
         assert left == [], "files in the user's home"
-        return int(found["attempts"])
+        return int(record["attempts"])
 
     return run
 

@@ -57,10 +57,10 @@ def planted(tmp_path: Path) -> Path:
 def test_newer_syntax_is_found(planted: Path):
     plant(planted, SYNTAX)
     config = str(ROOT / "pyproject.toml")
-    found = report(
+    text = report(
         planted, "ruff", "check", "--config", config, "--ignore=ALL", "--output-format=concise", "--no-cache", "."
     )
-    assert names_in(found) == set(SYNTAX)
+    assert names_in(text) == set(SYNTAX)
 
 
 def test_newer_calls_are_found(planted: Path):

@@ -114,8 +114,8 @@ def test_a_forgotten_package_is_seen(tmp_path: Path):
 
 
 def test_metadata_names_the_licence_and_the_python(wheel: zipfile.ZipFile):
-    found = metadata(wheel)
-    assert (found["Name"], found["License-Expression"], found["Requires-Python"]) == (TOP, "MIT", ">=3.10")
+    fields = metadata(wheel)
+    assert (fields["Name"], fields["License-Expression"], fields["Requires-Python"]) == (TOP, "MIT", ">=3.10")
     assert b"MIT License" in record(wheel, "licenses/LICENSE")
 
 
@@ -155,9 +155,9 @@ def test_what_is_imported_is_declared():
 def test_each_cuda_has_an_extra_of_its_own():
     """What one of them installs is of one CUDA; `constraints.txt` must not choose the other one."""
     for cuda, bindings in (("12", "cuda-bindings>=12.9,<13"), ("13", "cuda-bindings>=13")):
-        tensorrt, found = listed(EXTRAS, f"gpu-cu{cuda}")
+        tensorrt, pins = listed(EXTRAS, f"gpu-cu{cuda}")
         assert plain(tensorrt) == f"tensorrt-cu{cuda}"
-        assert found == bindings
+        assert pins == bindings
     pinned = {plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert pinned.isdisjoint({"cuda-bindings", "tensorrt", "tensorrt-cu12", "tensorrt-cu13"})
 

@@ -62,13 +62,13 @@ def install(programs: Path, wheel: Path, constraints: Path) -> None:
 
 def use(programs: Path, device: Path) -> dict[str, object]:
     """Run the commands of a device; what `on_device.py` found."""
-    found = json.loads(
+    record = json.loads(
         run(programs / "python", ROOT / "tests" / "on_device.py", "fashion.bundle", "photo.png", FP32, INT8, cwd=device)
     )
     assert "Usage: resnetrt" in run(programs / "resnetrt", "--help", cwd=device)
     assert json.loads(run(programs / "resnetrt", "doctor", "--json", cwd=device))["problems"] == []
     assert INT8 in run(programs / "resnetrt", "inspect", "fashion.bundle", cwd=device)
-    return found
+    return record
 
 
 @pytest.mark.slow
@@ -88,10 +88,10 @@ def test_the_lowest_versions_that_setup_cfg_allows_run_on_the_oldest_python(whee
     check(use(programs, device), DECLARED[0])
 
 
-def check(found: dict[str, object], version: str) -> None:
-    engines = found["engines"]
+def check(record: dict[str, object], version: str) -> None:
+    engines = record["engines"]
     assert isinstance(engines, dict)
-    assert str(found["python"]).startswith(f"{version}.")
+    assert str(record["python"]).startswith(f"{version}.")
     assert engines[FP32]["sqnr_db"] > 100
     assert engines[INT8]["sqnr_db"] > 30
     assert all(len(engine["seen"]) == 4 and len(set(engine["seen"])) == 1 for engine in engines.values())

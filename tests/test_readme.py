@@ -47,9 +47,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_commands_and_the_code_of_the_readme(workplace):
-    found = commands(README)
-    assert [shlex.split(line)[1] for line in found][:2] == ["export", "calibrate"]
-    for line in found:
+    lines = commands(README)
+    assert [shlex.split(line)[1] for line in lines][:2] == ["export", "calibrate"]
+    for line in lines:
         argv = [str(BINARY), *shlex.split(line)[1:]]
         done = subprocess.run(argv, cwd=workplace, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stderr}"

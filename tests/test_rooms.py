@@ -108,9 +108,9 @@ def test_a_planted_import_from_above_is_found(source: str):
 
 def test_a_planted_circle_is_found():
     a, b = "from resnetrt.benchmarks.deploy.b import f", "def g():\n    from resnetrt.benchmarks.deploy import a"
-    found = circle(planted(deploy__a=a, deploy__b=b))
-    assert found is not None
-    assert set(found.split(" - ")) == {"deploy/a", "deploy/b"}
+    way = circle(planted(deploy__a=a, deploy__b=b))
+    assert way is not None
+    assert set(way.split(" - ")) == {"deploy/a", "deploy/b"}
     assert circle(planted(deploy__a=a, deploy__b="")) is None
 
 

@@ -51,8 +51,8 @@ def own_paths(output: str, tree: Path, packages: dict[str, Path]) -> str:
 
 def files_read(summary: str) -> int:
     """The number of source files in mypy's last line; 0 if it has none."""
-    found = re.search(r"(?:found in|checked) (\d+) source files?", summary)
-    return int(found[1]) if found else 0
+    match = re.search(r"(?:found in|checked) (\d+) source files?", summary)
+    return int(match[1]) if match else 0
 
 
 def run_mypy(tree: Path, arguments: Sequence[str]) -> tuple[int, str]:

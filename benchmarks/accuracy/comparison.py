@@ -218,8 +218,8 @@ def compare_accuracy(
         batches = dataset.select(np.arange(first, len(dataset))).batches(size)
         return run_batches(engines, batches, dataset, preprocessing, known, allow_overlap)
 
-    found = (runner or run_here)(start, batch_size) if start < len(dataset) else ()
-    for part in track(found, "evaluating", total, "images", batch_size, done=len(parts)):
+    measured = (runner or run_here)(start, batch_size) if start < len(dataset) else ()
+    for part in track(measured, "evaluating", total, "images", batch_size, done=len(parts)):
         parts.append(part)
         if journal is not None:
             journal.add(part)

@@ -217,8 +217,8 @@ def images_to_decide(pairs: Pairs, budget: Budget, spending: Spending = WHOLE, e
 
     def decided(more: int) -> bool:
         both, lost, gained, _ = (cells + np.random.default_rng(1).multinomial(more, shares)).T
-        found = decide(both, lost, gained, pairs.n + more, budget, spending)
-        return float(np.isin(found, wanted).mean()) >= _DECIDED
+        verdicts = decide(both, lost, gained, pairs.n + more, budget, spending)
+        return float(np.isin(verdicts, wanted).mean()) >= _DECIDED
 
     high = max(1, pairs.n // 16)
     while not decided(high):

@@ -147,7 +147,7 @@ def part_from_bytes(blob: bytes) -> BatchOutcomes:
 
 
 def _pack(outcomes: Sequence[Outcomes]) -> Arrays:
-    return {f"{i}/{name}": getattr(found, name) for i, found in enumerate(outcomes) for name in _FIELDS}
+    return {f"{i}/{name}": getattr(part, name) for i, part in enumerate(outcomes) for name in _FIELDS}
 
 
 def _unpack(arrays: Arrays) -> list[Outcomes]:

@@ -58,8 +58,8 @@ def plan(budget: Budget, flip_rate: float, power: float = 0.9, true_drop_pp: flo
         middle = (low + high) // 2
         good = pass_chance(middle, budget, flip_rate, true_drop_pp) >= each
         low, high = (low, middle) if good else (middle, high)
-    found = pass_chance(high, budget, flip_rate, true_drop_pp)
-    return Plan(high, 1 - engines * (1 - found), found, engines, flip_rate, true_drop_pp)
+    reached = pass_chance(high, budget, flip_rate, true_drop_pp)
+    return Plan(high, 1 - engines * (1 - reached), reached, engines, flip_rate, true_drop_pp)
 
 
 def fewest_images(budget: Budget, spending: Spending = WHOLE) -> int:

@@ -294,8 +294,8 @@ def _unpaired(
     _, high = newcombe(old_share, old_n, right / n, n, passing)
     low, _ = newcombe(old_share, old_n, right / n, n, failing)
     limit = budget.max_drop_pp / 100 if budget.max_drop_pp is not None else (1 - (budget.min_relative or 1)) * old_share
-    found = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
-    verdict = Verdict(found, 100 * low, 100 * high)
+    word = PASS if high <= limit else FAIL if low > limit else INCONCLUSIVE
+    verdict = Verdict(word, 100 * low, 100 * high)
     both = newcombe(old_share, old_n, right / n, n, 0.975)
     return ReleaseChange(
         engine=new,

@@ -26,10 +26,10 @@ def baseline_from_results(paths: Sequence[Path], bundle: Bundle, engine: str, op
             continue
         comparison = results.comparison
         _, once = np.unique(comparison.images, return_index=True)
-        reference, found = comparison.reference.at(once), comparison.candidates[engine].at(once)
-        noise = found.noise / reference.signal.clip(1e-30)
+        reference, candidate = comparison.reference.at(once), comparison.candidates[engine].at(once)
+        noise = candidate.noise / reference.signal.clip(1e-30)
         chance = baseline_chance(options.alpha_each)
-        return Baseline.of_samples(found.predicted != reference.predicted, noise, chance, f"results {path}")
+        return Baseline.of_samples(candidate.predicted != reference.predicted, noise, chance, f"results {path}")
     raise DataError(
         f"shadow baseline: expected outcomes of engine {engine} of {bundle.path} as its file is now, found none: "
         f"{'; '.join(others)}; evaluate it again with --results"

@@ -143,17 +143,17 @@ def _check(
     def check(record: dict[str, Any], say: Say) -> Regression | None:
         runs = Runs(record, side, other, say, there)
         if old is not None:
-            found = compare_with_stored(runs_of(old), runs, count, limit)
+            regression = compare_with_stored(runs_of(old), runs, count, limit)
             compared = f"the earlier run {request.compare}"
         elif other is not None:
-            found, compared = compare_in_turn(runs, count, limit), f"{request.against}, in turn"
+            regression, compared = compare_in_turn(runs, count, limit), f"{request.against}, in turn"
         elif request.self_check:
-            found, compared = check_itself(runs, count, limit), "itself, every other run"
+            regression, compared = check_itself(runs, count, limit), "itself, every other run"
         else:
             runs.measure((request.runs or 1) - 1, runs.groups)
             return None
-        record["regression"] = found.to_json() | {"compared": compared}
-        return found
+        record["regression"] = regression.to_json() | {"compared": compared}
+        return regression
 
     return check
 

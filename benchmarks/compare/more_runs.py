@@ -58,20 +58,20 @@ class Side:
 
         Raises `EnvironmentFault` with the last line of a failed process, or if the wrong files were timed.
         """
-        found = self._call(groups, self.options.rounds)
-        self.check(found)
-        rows = [row | {"network": self._name(row["network"])} for row in slim(found["results"])]
-        noise = [row | {"network": self._name(row["network"])} for row in found["noise"]]
-        return {"results": rows, "noise": noise, "conditions": found["conditions"]}
+        record = self._call(groups, self.options.rounds)
+        self.check(record)
+        rows = [row | {"network": self._name(row["network"])} for row in slim(record["results"])]
+        noise = [row | {"network": self._name(row["network"])} for row in record["noise"]]
+        return {"results": rows, "noise": noise, "conditions": record["conditions"]}
 
     def prepare(self) -> dict[str, Any]:
         """Make what is missing, without timing; returns the `conditions` there and the networks' `content`."""
         groups = {(self._name(name), batch): None for name in self.networks for batch in self.options.batches}
         return self._call(groups, rounds=0)
 
-    def check(self, found: Mapping[str, Any]) -> None:
+    def check(self, record: Mapping[str, Any]) -> None:
         """Raise `EnvironmentFault` if a process of this side opened the wrong files."""
-        for name, content in found["content"].items():
+        for name, content in record["content"].items():
             if self.content is not None and content != self.content.get(name):
                 raise EnvironmentFault(f"bench: {name} changed while it was measured; start again")
 
@@ -115,8 +115,8 @@ class Side:
                         "compare with runs that it stored: --compare OLD.json"
                     )
                 raise EnvironmentFault(f"bench: a run by {self.python} ended with {done.returncode}: {last}")
-            found: dict[str, Any] = json.loads(rows.read_text())
-            return found
+            record: dict[str, Any] = json.loads(rows.read_text())
+            return record
 
 
 @dataclass
@@ -141,8 +141,8 @@ class Runs:
         """
         blocks = {(block["network"], block["batch"]): 1.5 * block["seconds"] for block in self.record["noise"]}
         limited = self.new.options.budget_s is not None
-        found = dict.fromkeys((row["network"], row["batch"]) for row in self.record["results"])
-        return {group: blocks.get(group) if limited else None for group in found}
+        names = dict.fromkeys((row["network"], row["batch"]) for row in self.record["results"])
+        return {group: blocks.get(group) if limited else None for group in names}
 
     def new_runs(self) -> list[Run]:
         """All runs of this side; if both sides alternate, without the run in this process, which had no partner."""
@@ -167,7 +167,7 @@ class Runs:
         """Groups with fewer than `needed` quiet runs get as many further runs as they lack."""
         sides = [self.new_runs()] + ([] if self.old is None else [self.other_runs()])
         quiet = [Counter(group for run in runs for group in _quiet(run)) for runs in sides]
-        lacking = {group: needed - min(found[group] for found in quiet) for group in self.groups}
+        lacking = {group: needed - min(counts[group] for counts in quiet) for group in self.groups}
         lacking = {group: count for group, count in lacking.items() if count > 0}
         if lacking:
             self.say(f"disturbed, measured again: {_list(lacking)}")
@@ -200,19 +200,19 @@ def check_itself(runs: Runs, count: int, limit_percent: float) -> Regression:
     """Compare every other of `2 * count` runs of this side with the rest: nothing changed, so nothing may be found."""
     runs.measure(2 * count - 1, runs.groups)
     runs.measure_disturbed(2 * count)
-    found = runs.new_runs()
-    return compare_runs(found[::2], found[1::2], limit_percent)
+    taken = runs.new_runs()
+    return compare_runs(taken[::2], taken[1::2], limit_percent)
 
 
 def _with_second_look(compare: Callable[[], Regression], runs: Runs, count: int) -> Regression:
     """Undecided groups get `count` more runs, once; each of the two looks uses half of the error probability."""
-    found = compare()
-    runs.record["regression"] = found.to_json()  # in case the rest is interrupted
-    if found.verdict == "INCONCLUSIVE" and found.unsure:
-        runs.say(f"undecided, measured again: {_list(found.unsure)}")
-        runs.measure(count, found.unsure)
-        found = compare()
-    return found
+    regression = compare()
+    runs.record["regression"] = regression.to_json()  # in case the rest is interrupted
+    if regression.verdict == "INCONCLUSIVE" and regression.unsure:
+        runs.say(f"undecided, measured again: {_list(regression.unsure)}")
+        runs.measure(count, regression.unsure)
+        regression = compare()
+    return regression
 
 
 def this_side(
@@ -233,13 +233,13 @@ def python_of(other: Path) -> Path | None:
     if (other / "manifest.json").is_file():
         return None
     python = other / ".venv" / "bin" / "python"
-    found = other if other.is_file() else python if python.is_file() else None
-    if found is None:
+    python_file = other if other.is_file() else python if python.is_file() else None
+    if python_file is None:
         raise UsageError(
             f"--against {other}: expected a bundle, the python of another environment or a checkout with .venv/bin/"
             "python, found none of them"
         )
-    return found.absolute()  # not resolved: the link is what makes it an environment
+    return python_file.absolute()  # not resolved: the link is what makes it an environment
 
 
 def other_side(other: Path, new: Side, made: Collection[str] = ()) -> Side:

@@ -26,18 +26,18 @@ def one_run(request: Mapping[str, Any]) -> dict[str, Any]:
     """Time the networks of `request` (see `more_runs.Side`) and return rows, noise, conditions and content."""
     peers = None if request["peers"] is None else Path(request["peers"])
     subjects = [(_subject(network, request), network["batches"], network["seconds"]) for network in request["networks"]]
-    found, options = Findings(), LabOptions()
+    findings, options = Findings(), LabOptions()
     for subject, batches, seconds in subjects if request["rounds"] else ():
         options = LabOptions(
             batches, request["threads"], request["rounds"], None, peers, end_to_end=False, memory=False
         )
-        Lab(options, found, _Told(seconds), _say, lambda: None).measure(subject)
+        Lab(options, findings, _Told(seconds), _say, lambda: None).measure(subject)
     return {
         "conditions": lab_conditions(options),
         "content": request_of([subject for subject, *_ in subjects], options)["content"],
-        "results": found.results,
-        "noise": found.noise,
-        "left_out": found.left_out,
+        "results": findings.results,
+        "noise": findings.noise,
+        "left_out": findings.left_out,
     }
 
 

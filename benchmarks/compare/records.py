@@ -30,22 +30,22 @@ def read_results(paths: Sequence[Path]) -> ResultFiles:
 
     Raises `EnvironmentFault` for an unreadable file, `UsageError` for one that is none of these.
     """
-    found = ResultFiles()
+    files = ResultFiles()
     for path in paths:
         record = _read_object(path, _ANY)
         rows = record.get("engines")
         if isinstance(record.get("results"), list):  # that of evaluate is the name of a file
-            found.bench[str(path)] = _bench_record(record, path)
+            files.bench[str(path)] = _bench_record(record, path)
         elif _is_list_of(rows, _is_accuracy) and isinstance(record.get("conditions"), dict):
-            found.evaluate[str(path)] = record
+            files.evaluate[str(path)] = record
         elif _is_list_of(rows, _is_parity) and isinstance(record.get("conditions"), dict):
-            found.verify[str(path)] = record
+            files.verify[str(path)] = record
         else:
             raise UsageError(
                 f"{path}: expected results[] of bench --out, or engines[] and conditions of verify --json or evaluate "
                 f"--json, found {', '.join(record) or 'an empty object'}"
             )
-    return found
+    return files
 
 
 def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _learnt_again(record: dict[str, Any]) -> dict[str, Any]:
     rows = record["results"]
     if any("fixed_ms_ci" not in fit for fit in record.get("fits", ())):
         record["fits"] = fit_all(rows)
-    if any("offset_percent" not in found for found in record.get("break_even", ())):
+    if any("offset_percent" not in line for line in record.get("break_even", ())):
         record["break_even"] = break_even(rows)
     return record
 
@@ -96,14 +96,14 @@ def _rounds(row: Mapping[str, Any]) -> int:
 
 def _read_object(path: Path, tool: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise EnvironmentFault(f"{path}: expected the JSON of {tool}, found {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: expected the JSON of {tool}, found {reason(error)}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: expected the JSON of {tool}, found a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected the JSON of {tool}, found a {type(content).__name__}")
+    return content
 
 
 def _is_list_of(rows: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> bool:

@@ -81,10 +81,10 @@ class Regression:
     @property
     def verdict(self) -> Verdict:
         """FAIL if a cell fails or an old cell is gone; else INCONCLUSIVE if any cell is; else PASS."""
-        found = {cell.verdict for cell in self.cells}
-        if "FAIL" in found or self.only_old:
+        verdicts = {cell.verdict for cell in self.cells}
+        if "FAIL" in verdicts or self.only_old:
             return "FAIL"
-        return "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"
+        return "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
 
     @property
     def unsure(self) -> set[Group]:
@@ -136,10 +136,10 @@ def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, b
         raise UsageError("--compare: expected a cell that both runs measured, found none; use the same networks")
     judged = [key for key in shared if key[1] not in BASELINES]
     pairs = [(_side(key, sides[0], baseline), _side(key, sides[1], baseline)) for key in judged]
-    found = _judge(list(map(_cell, judged, pairs)), pairs, limit_percent)
+    judged_cells = _judge(list(map(_cell, judged, pairs)), pairs, limit_percent)
     return Regression(
         limit_percent,
-        tuple(found),
+        tuple(judged_cells),
         tuple(map(_name, (key for key in before if key not in after))),
         tuple(map(_name, (key for key in after if key not in before))),
         tuple(_machine(key, *sides) for key in shared if key[1] in BASELINES),
@@ -203,13 +203,13 @@ def _judge(cells: Sequence[CellVerdict], pairs: Sequence[tuple[_Side, _Side]], l
     # simulation, with one stored run whose rounds have two modes, intervals hold in 95.7 % with this floor and in 92.6
     # % without
     floor = median(variances) if variances else 0.0
-    found = [None if pair is None else differ(*pair, floor) for pair in values]
+    differences = [None if pair is None else differ(*pair, floor) for pair in values]
     log_limit = math.log1p(limit / 100)
-    tried = [item for item in found if item is not None]
+    tried = [item for item in differences if item is not None]
     slower = (p <= LEVEL for p in holm([item.tail_above(log_limit) for item in tried]))
     return [
         cell if item is None else _decided(cell, item, next(slower), log_limit, LEVEL / len(tried))
-        for cell, item in zip(cells, found, strict=True)
+        for cell, item in zip(cells, differences, strict=True)
     ]
 
 
@@ -220,18 +220,18 @@ def _values(old: _Side, new: _Side) -> tuple[list[float], list[float]] | None:
     return old.values(rounds), new.values(rounds)
 
 
-def _decided(cell: CellVerdict, found: Difference, slower: bool, log_limit: float, level: float) -> CellVerdict:
-    low, high = found.log_ratio - found.reach(LEVEL), found.log_ratio + found.reach(LEVEL)
+def _decided(cell: CellVerdict, difference: Difference, slower: bool, log_limit: float, level: float) -> CellVerdict:
+    low, high = difference.log_ratio - difference.reach(LEVEL), difference.log_ratio + difference.reach(LEVEL)
     verdict: Verdict = "FAIL" if slower else "PASS" if high <= log_limit else "INCONCLUSIVE"
     count = 1 / cell.runs[0] + 1 / cell.runs[1]
     return replace(
         cell,
         verdict=verdict,
-        slowdown_percent=_percent(found.log_ratio),
+        slowdown_percent=_percent(difference.log_ratio),
         ci_percent=(_percent(low), _percent(high)),
-        spread_percent=_percent(found.standard_error / math.sqrt(count)),
+        spread_percent=_percent(difference.standard_error / math.sqrt(count)),
         detectable_percent=_percent(
-            log_limit + found.reach(level) + student_t(_MISSED, found.df) * found.standard_error
+            log_limit + difference.reach(level) + student_t(_MISSED, difference.df) * difference.standard_error
         ),
     )
 

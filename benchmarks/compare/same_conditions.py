@@ -61,7 +61,7 @@ def _refuse(path: Path, differing: Sequence[str]) -> None:
 def _spread(request: Mapping[str, Any]) -> dict[str, Any]:
     """The request with one entry for the content of each network, so that only what differs is named."""
     content = request.get("content", {})
-    files = {f"{network}/{name}": found for network in content for name, found in content[network].items()}
+    files = {f"{network}/{name}": hashed for network in content for name, hashed in content[network].items()}
     return {name: value for name, value in request.items() if name != "content"} | files
 
 

@@ -126,12 +126,12 @@ def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, GateRow], tim
     assert best is not None
     assert best.engine is not None
     own, least = (timed[name]["round_medians_ms"] for name in (item.engine, best.engine))
-    found = paired_ratio(own, least)
-    if found is None:
+    slowdown = paired_ratio(own, least)
+    if slowdown is None:
         return replace(item, outcome=SLOWER, why=no_ratio(len(own), "deploy again where the machine is quiet"))
     # the chosen one has the smallest median; paired by rounds, another may be as fast
-    apart = "" if found.low > 1 else "not told apart: "
-    why = f"{apart}takes {found.value:.2f} times as long [{found.low:.2f}, {found.high:.2f}]"
+    apart = "" if slowdown.low > 1 else "not told apart: "
+    why = f"{apart}takes {slowdown.value:.2f} times as long [{slowdown.low:.2f}, {slowdown.high:.2f}]"
     return replace(item, outcome=SLOWER, why=why)
 
 

@@ -93,10 +93,10 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     options = _quantize_options(request, record, export.preprocessing)
     for dialect in ("cpu", "onnxruntime", "tensorrt"):
         say(f"quantize  for {dialect} ...")
-        variant, found = quantize_variant(bundle, dialect, options)
+        variant, golden_parity = quantize_variant(bundle, dialect, options)
         if options.learning is not None and (last := options.learning.last) is not None:
             say(f"quantize  {len(last.learned)} layers rounded by learning, {len(last.skipped)} to nearest")
-        say(f"quantize  {variant}.onnx, SQNR {found.sqnr_db:.1f} dB over {found.n} golden images")
+        say(f"quantize  {variant}.onnx, SQNR {golden_parity.sqnr_db:.1f} dB over {golden_parity.n} golden images")
     attempts = None if request.budget is None else list(_try_all(bundle, request.wanted, say))
     if attempts is None:
         made = compile_all(bundle, request.wanted, say)
@@ -146,8 +146,10 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, sa
         opened, _ = stack.enter_context(open_engines(bundle, engines, judged=False))
         started = time.monotonic()
         say(f"evaluate  eager and {len(engines)} engines on {len(dataset)} images of {dataset.name} ...")
-        found = compare_accuracy(on_a_copy(eager), opened, dataset, manifest.preprocessing, calibration_hashes(bundle))
-        accuracy = gate_rows(found, request.budget, spendings=share_among(engines))
+        comparison = compare_accuracy(
+            on_a_copy(eager), opened, dataset, manifest.preprocessing, calibration_hashes(bundle)
+        )
+        accuracy = gate_rows(comparison, request.budget, spendings=share_among(engines))
         say(f"evaluate  {len(dataset)} images of {dataset.name} in {time.monotonic() - started:.1f} s")
         threads = read_settings().threads
         contenders = [Contender(BASELINE, "eager", "fp32", eager, threads)]

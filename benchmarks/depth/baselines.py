@@ -107,8 +107,8 @@ def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row
         groups.setdefault((row["network"], row["batch"], _SOURCES[row.get("data", HOST)]), []).append(row)
     for row in end_to_end:
         groups.setdefault((row["network"], row["batch"], row["source"]), []).append(row)
-    found = [row for key, rows in groups.items() for row in _compare(*key, rows)]
-    return found if any(row["peer"] not in BASELINES for row in found) else []
+    ratios = [row for key, rows in groups.items() for row in _compare(*key, rows)]
+    return ratios if any(row["peer"] not in BASELINES for row in ratios) else []
 
 
 def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iterator[Row]:
@@ -118,20 +118,20 @@ def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iter
         if peer["engine"] not in PEERS:
             continue
         assert best is not None
-        found = paired_ratio(best["round_medians_ms"], peer["round_medians_ms"])
+        ratio = paired_ratio(best["round_medians_ms"], peer["round_medians_ms"])
         names = {"network": network, "batch": batch, "source": source, "engine": best["engine"]}
-        numbers = {"ratio": found and found.value, "ratio_ci": found and [found.low, found.high]}
+        numbers = {"ratio": ratio and ratio.value, "ratio_ci": ratio and [ratio.low, ratio.high]}
         numbers |= {"rounds": len(best["round_medians_ms"])}
         yield names | {"peer": peer["engine"]} | numbers
 
 
 def closest(rows: Sequence[Row]) -> list[Row]:
     """For each network, batch and source with a ratio, the row of the peer that comes closest."""
-    found: dict[tuple[Any, ...], Row] = {}
+    nearest: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if row["ratio"] is None:
             continue
         key = (row["network"], row["batch"], row["source"])
-        if key not in found or row["ratio"] > found[key]["ratio"]:
-            found[key] = row
-    return list(found.values())
+        if key not in nearest or row["ratio"] > nearest[key]["ratio"]:
+            nearest[key] = row
+    return list(nearest.values())

@@ -36,12 +36,12 @@ class Findings:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Findings":
         """The findings of an interrupted run, to be continued; what its budget left out is open again."""
-        found = cls(peaks=dict(record["peaks"]))
+        findings = cls(peaks=dict(record["peaks"]))
         for name in _LISTS:
-            setattr(found, name, list(record[name]))
-        found.left_out = [line for line in found.left_out if not line.endswith(SPENT)]
-        found.parts.seconds.update(record["seconds_by_part"])
-        return found
+            setattr(findings, name, list(record[name]))
+        findings.left_out = [line for line in findings.left_out if not line.endswith(SPENT)]
+        findings.parts.seconds.update(record["seconds_by_part"])
+        return findings
 
     def has_latency(self, network: str, batch: int) -> bool:
         """Whether the latency of these cells is measured."""

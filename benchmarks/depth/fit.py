@@ -17,11 +17,11 @@ Floats = npt.NDArray[np.float64]
 
 def fit_all(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One fit per engine and batch with at least three networks of known cost."""
-    found = []
+    lines = []
     for (engine, batch), group in _grouped([row for row in rows if row.get("gmacs")], "engine", "batch"):
         if len({row["network"] for row in group}) >= 3:
-            found.append({"engine": engine, "batch": batch, **fit_line(group)})
-    return found
+            lines.append({"engine": engine, "batch": batch, **fit_line(group)})
+    return lines
 
 
 def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
 def _least_squares(design: npt.NDArray[np.float64]) -> tuple[Floats, Floats, float]:
     """The coefficients for which the rows sum to one, their standard errors, and the `t` of a 95 % interval."""
     ones, df = np.ones(len(design)), len(design) - design.shape[1]
-    found, *_ = np.linalg.lstsq(design, ones, rcond=None)
-    variance = float(np.square(design @ found - ones).sum()) / df
+    solution, *_ = np.linalg.lstsq(design, ones, rcond=None)
+    variance = float(np.square(design @ solution - ones).sum()) / df
     errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
-    return found.astype(np.float64), errors.astype(np.float64), student_t(0.025, df)
+    return solution.astype(np.float64), errors.astype(np.float64), student_t(0.025, df)
 
 
 def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     fewer than six rounds have no ratio and are listed in `few_rounds`, with their number of rounds. Engines that take
     frames have no FP32 partner; cells without transfers are not among it.
     """
-    found = []
+    crossings = []
     fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
     known = [row for row in fitting if row["precision"] in ("fp32", "int8") and row.get("data", HOST) == HOST]
     for (backend, batch), group in _grouped(known, "backend", "batch"):
@@ -87,7 +87,7 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if points:
             paying = _paying(curve)
             depth = paying[0]["depth"] if paying else None
-            found.append({
+            crossings.append({
                 "backend": backend,
                 "batch": batch,
                 "pays_from_depth": depth,
@@ -96,7 +96,7 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "few_rounds": few,
                 "offset_percent": 100 * CELL_OFFSET,
             })  # fmt: skip
-    return found
+    return crossings
 
 
 def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -121,5 +121,5 @@ def _grouped(rows: Sequence[Row], *keys: str) -> Iterator[tuple[tuple[Any, ...],
     def key(row: Row) -> tuple[Any, ...]:
         return tuple(row[name] for name in keys)
 
-    for found, group in groupby(sorted(rows, key=key), key):
-        yield found, list(group)
+    for values, group in groupby(sorted(rows, key=key), key):
+        yield values, list(group)

@@ -65,18 +65,18 @@ def run_lab(
     options.check_profile(subjects)
     backends, precisions = _kinds(subjects, CPU)
     on_gpu, gpu_precisions = _kinds(subjects, GPU)
-    found = Findings() if earlier is None else Findings.of(earlier)
+    findings = Findings() if earlier is None else Findings.of(earlier)
     before = 0.0 if earlier is None else float(earlier["seconds"])
 
     def measure_roofs() -> None:
-        with found.parts.part("peaks"):
+        with findings.parts.part("peaks"):
             peaks = measure_peaks(backends, precisions, options.threads)
             if on_gpu:
                 peaks["gpu"] = measure_gpu_peaks(on_gpu, gpu_precisions)
-            found.peaks = merge_peaks(found.peaks, peaks) if found.peaks else peaks
+            findings.peaks = merge_peaks(findings.peaks, peaks) if findings.peaks else peaks
 
     def record(complete: bool) -> dict[str, Any]:
-        learnt = found.record(before + time.monotonic() - started, complete)
+        learnt = findings.record(before + time.monotonic() - started, complete)
         head = {"schema_version": SCHEMA_VERSION, "conditions": lab_conditions(options)}
         return head | {"request": request_of(subjects, options)} | learnt
 
@@ -85,28 +85,28 @@ def run_lab(
             keep(record(complete=False))
 
     measure_roofs()
-    say(f"peak {_reached(found.peaks)}")
+    say(f"peak {_reached(findings.peaks)}")
     if on_gpu:
-        say(f"peak of the GPU {_reached(found.peaks['gpu'])}")
-    if not found.overhead:
-        with found.parts.part("overhead"):
+        say(f"peak of the GPU {_reached(findings.peaks['gpu'])}")
+    if not findings.overhead:
+        with findings.parts.part("overhead"):
             try:
-                found.overhead = measure_overhead(backends, options.threads)
+                findings.overhead = measure_overhead(backends, options.threads)
             except BackendMissing as error:
-                found.leave_out(f"the runtime's overhead: {error}")
+                findings.leave_out(f"the runtime's overhead: {error}")
     weights = [weight for subject in subjects for weight in options.weights(subject)]
-    lab = Lab(options, found, Shares(options.budget_s, weights), say, note_group)
+    lab = Lab(options, findings, Shares(options.budget_s, weights), say, note_group)
     complete = True
     try:
         for subject in subjects:
             lab.measure(subject)
         measure_roofs()
     except KeyboardInterrupt:
-        if not found.results:
+        if not findings.results:
             raise
         complete = False
         say("interrupted: what is measured so far is kept")
-    say(f"time: {found.parts}; the budget is for latency, end to end and memory")
+    say(f"time: {findings.parts}; the budget is for latency, end to end and memory")
     return record(complete)
 
 
@@ -137,17 +137,17 @@ class Lab:
     """
 
     options: LabOptions
-    found: Findings
+    findings: Findings
     share: Shares
     say: Say
     note_group: Callable[[], None]
 
     def measure(self, subject: Subject) -> None:
         """Measure latency at each batch size, end-to-end times, layers and memory."""
-        bundle, options, found = subject.bundle, self.options, self.found
-        found.leave_out(*subject.left_out)
-        module = _module(bundle, found)
-        depth = _describe(bundle, module, found)
+        bundle, options, findings = subject.bundle, self.options, self.findings
+        findings.leave_out(*subject.left_out)
+        module = _module(bundle, findings)
+        depth = _describe(bundle, module, findings)
         frames = Golden.of(bundle).frames
         rivals = self._rivals(bundle, module)
         with ExitStack() as stack:
@@ -162,7 +162,7 @@ class Lab:
                 self._latency(subject, depth, contenders, frames, batch)
             if options.end_to_end:
                 self._end_to_end(subject, sessions, rivals)
-            found.layers += self._profiles(subject, sessions, frames)
+            findings.layers += self._profiles(subject, sessions, frames)
         if options.memory:
             self._memory(subject)
 
@@ -179,41 +179,41 @@ class Lab:
             from resnetrt.benchmarks.depth.rivals import open_peers  # with the packages that devices lack
 
             self.say(f"{name}: peers, NNCF's model is made on the first run only")
-            with self.found.parts.part("peers"):
+            with self.findings.parts.part("peers"):
                 for peer in open_peers(module, bundle, options.peers, options.threads):
                     if isinstance(peer, Peer):
                         rivals.append(peer)
                     else:
-                        self.found.leave_out(peer)
+                        self.findings.leave_out(peer)
         return rivals
 
     def _latency(
         self, subject: Subject, depth: int | None, contenders: Sequence[Contender], frames: UInt8Array, batch: int
     ) -> None:
-        share_s, found, name = self.share.next(), self.found, subject.name
-        if found.has_latency(name, batch) or found.is_spent(f"{name} batch {batch}", self.share):
+        share_s, findings, name = self.share.next(), self.findings, subject.name
+        if findings.has_latency(name, batch) or findings.is_spent(f"{name} batch {batch}", self.share):
             return
         images = subject.bundle.manifest.preprocessing.normalize(frames)
-        with found.parts.part("peers"):  # torch.compile compiles for each batch size
+        with findings.parts.part("peers"):  # torch.compile compiles for each batch size
             for item in contenders if self.options.peers is not None else ():
                 item.infer(fill_batch(images if item.images is None else item.images, batch))
-        with found.parts.part("latency"), watch() as noise:
+        with findings.parts.part("latency"), watch() as noise:
             rows = measure_latency(name, depth, contenders, images, (batch,), self.options.schedule(share_s))
-        found.noise.append({"network": name, "batch": batch, **noise.to_json()})
-        found.results += [row | {"disturbed": noise.disturbed} for row in rows]
+        findings.noise.append({"network": name, "batch": batch, **noise.to_json()})
+        findings.results += [row | {"disturbed": noise.disturbed} for row in rows]
         self.say(_line(name, batch, rows, noise.reasons))
         self.note_group()
 
     def _end_to_end(self, subject: Subject, sessions: Mapping[str, Session], rivals: Sequence[Peer]) -> None:
-        share_s, found, name = self.share.next(), self.found, subject.name
-        if found.has_end_to_end(name) or found.is_spent(f"{name} end to end", self.share):
+        share_s, findings, name = self.share.next(), self.findings, subject.name
+        if findings.has_end_to_end(name) or findings.is_spent(f"{name} end to end", self.share):
             return
         routes = {rival.engine: Route(rival.prepare, rival.infer) for rival in rivals}
         routes |= {engine: Route(session.prepare, session.infer) for engine, session in sessions.items()}
         # two paths per engine: with a full warm-up, that would take a third of the time
         schedule = replace(self.options.schedule(share_s), warm_up_s=0.1)
-        with found.parts.part("end to end"):
-            found.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
+        with findings.parts.part("end to end"):
+            findings.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
         self.note_group()
 
     def _profiles(
@@ -222,33 +222,33 @@ class Lab:
         """Time per layer of the chosen engine, at batch 1."""
         names = {"network": subject.name, "engine": self.options.profile, "batch": 1}
         session = sessions.get(self.options.profile or "")
-        if session is not None and not any(names.items() <= row.items() for row in self.found.layers):
+        if session is not None and not any(names.items() <= row.items() for row in self.findings.layers):
             yield names | {"layers": [asdict(layer) for layer in session.profile(session.prepare(frames[:1]))]}
 
     def _memory(self, subject: Subject) -> None:
-        own, found, name = Shares(self.share.next()), self.found, subject.name
+        own, findings, name = Shares(self.share.next()), self.findings, subject.name
         for engine in subject.engines:
-            if found.has_memory(name, engine) or found.is_spent(f"{name} {engine} memory", self.share, own):
+            if findings.has_memory(name, engine) or findings.is_spent(f"{name} {engine} memory", self.share, own):
                 continue
             try:
-                with found.parts.part("memory"):
+                with findings.parts.part("memory"):
                     row = measure_memory(subject.bundle, engine, self.options.threads)
-                found.memory.append({"network": name, **row})
+                findings.memory.append({"network": name, **row})
             except (EnvironmentFault, subprocess.TimeoutExpired) as error:
-                found.leave_out(f"{name} {engine} memory: {error}")
+                findings.leave_out(f"{name} {engine} memory: {error}")
         self.note_group()
 
 
-def _module(bundle: Bundle, found: Findings) -> Any:
+def _module(bundle: Bundle, findings: Findings) -> Any:
     """The eager module, checked against the golden logits; None, with a note, if it can't be rebuilt."""
     try:
         return checked_eager(bundle)
     except NoEager as error:
-        found.leave_out(f"{bundle.manifest.name} {BASELINE}: {error}")
+        findings.leave_out(f"{bundle.manifest.name} {BASELINE}: {error}")
         return None
 
 
-def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
+def _describe(bundle: Bundle, module: Any, findings: Findings) -> int | None:
     """Add the network to `models[]` and return its depth, if known."""
     manifest = bundle.manifest
     depth = parameters = gmacs = None
@@ -257,10 +257,10 @@ def _describe(bundle: Bundle, module: Any, found: Findings) -> int | None:
 
         known = DEFINITIONS.get(manifest.model.get("definition", ""))
         depth = None if known is None else known.config.depth
-        found.costs[manifest.name] = counted = cost(module, manifest.input.shape)
+        findings.costs[manifest.name] = counted = cost(module, manifest.input.shape)
         parameters, gmacs = counted.parameters, counted.gmacs
     row = {"name": manifest.name, "depth": depth, "parameters": parameters, "gmacs": gmacs}
-    found.models += [row] if row not in found.models else []
+    findings.models += [row] if row not in findings.models else []
     return depth
 
 
@@ -270,8 +270,14 @@ def engine_contenders(engine: str, session: Session, frames: UInt8Array) -> list
     on_device = session.execution_ms if session.on_device else None
     own = frames if session.inputs[0].dtype == "uint8" else None
     infer = session_infer(session)
-    found = Contender(engine, record.backend, record.precision, infer, session.threads, on_device, own, _device(record))
-    return [found, found.in_place(partial(place, session))] if isinstance(session, TensorRtSession) else [found]
+    contender = Contender(
+        engine, record.backend, record.precision, infer, session.threads, on_device, own, _device(record)
+    )
+    return (
+        [contender, contender.in_place(partial(place, session))]
+        if isinstance(session, TensorRtSession)
+        else [contender]
+    )
 
 
 def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> str:

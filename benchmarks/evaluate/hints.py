@@ -73,11 +73,11 @@ def engine_preprocessing(
     images = preprocessing.normalize(frames)
     right = np.asarray(reference(images))
     as_it_is, agrees = sqnr_db(right, candidate), _agreement(right, candidate)
-    found = []
+    mistakes = []
     for mistake in _fitting(images):
         wrong = np.asarray(reference(mistake.apply(images, frames, preprocessing)))
-        found.append((sqnr_db(wrong, candidate), _agreement(wrong, candidate), mistake.words))
-    best, agreement, words = max(found)
+        mistakes.append((sqnr_db(wrong, candidate), _agreement(wrong, candidate), mistake.words))
+    best, agreement, words = max(mistakes)
     if best < max(as_it_is + 6, 8) or agreement < agrees:
         return None
     return (
@@ -98,8 +98,8 @@ def reference_preprocessing(
     mistakes = _fitting(images)
 
     def is_right(prepared: FloatArray, part: slice) -> Right:
-        found: Right = np.asarray(reference(prepared)).argmax(1) == labels[part]
-        return found
+        answered: Right = np.asarray(reference(prepared)).argmax(1) == labels[part]
+        return answered
 
     right = is_right(images[few], few)
     tried = [is_right(mistake.apply(images[few], frames[few], preprocessing), few) for mistake in mistakes]
@@ -125,15 +125,15 @@ def most_improved(right: Right, tried: Sequence[Right], labels: IntArray) -> int
     """Which of `tried` is right most often, with equal weight for each class; None if none is better than `right`."""
     if len(np.unique(labels)) < 2:
         return None  # with a single class, a broken recipe may always be right
-    found = [improvement(right, other, labels) for other in tried]
-    best = max(range(len(found)), key=lambda index: found[index].after, default=None)
-    return None if best is None or found[best].after <= found[best].before else best
+    gains = [improvement(right, other, labels) for other in tried]
+    best = max(range(len(gains)), key=lambda index: gains[index].after, default=None)
+    return None if best is None or gains[best].after <= gains[best].before else best
 
 
 def is_recipe(right: Right, other: Right, labels: IntArray, tried: int) -> bool:
     """Whether `other`, the best of `tried` recipes, beats `right` significantly and by a wide margin."""
-    found, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
-    return tried * found.p <= LEVEL and found.after - chance >= _BETTER * (found.before - chance)
+    gain, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
+    return tried * gain.p <= LEVEL and gain.after - chance >= _BETTER * (gain.before - chance)
 
 
 def _fitting(images: FloatArray) -> list[Mistake]:

@@ -28,12 +28,12 @@ class Renaming:
     meaning: IntArray
     order: str
     moved: IntArray
-    found: Improvement
+    gain: Improvement
 
 
-def label_map(expected: IntArray, found: IntArray, classes: int, names: Sequence[str], what: str) -> str | None:
+def label_map(expected: IntArray, predicted: IntArray, classes: int, names: Sequence[str], what: str) -> str | None:
     """The renaming of the `classes` after which `found` `(n,)` agrees with `expected`; None if there is none."""
-    renaming = find_renaming(expected, found, classes, names)
+    renaming = find_renaming(expected, predicted, classes, names)
     if renaming is None:
         return None
 
@@ -43,7 +43,7 @@ def label_map(expected: IntArray, found: IntArray, classes: int, names: Sequence
     moved, order = renaming.moved, f"{renaming.order}: " if renaming.order else ""
     examples = ", ".join(f"{name(int(label))} means {name(int(renaming.meaning[label]))}" for label in moved[:3])
     return (
-        f"label map: {what} agree on {renaming.found.before:.0%} of images, on {renaming.found.after:.0%} once "
+        f"label map: {what} agree on {renaming.gain.before:.0%} of images, on {renaming.gain.after:.0%} once "
         f"{len(moved)} classes are renamed ({order}{examples}{', ...' if len(moved) > 3 else ''}); "
         "check the order of the class names"
     )
@@ -54,21 +54,21 @@ def can_learn() -> bool:
     return importlib.util.find_spec("scipy") is not None
 
 
-def find_renaming(expected: IntArray, found: IntArray, classes: int, names: Sequence[str] = ()) -> Renaming | None:
+def find_renaming(expected: IntArray, predicted: IntArray, classes: int, names: Sequence[str] = ()) -> Renaming | None:
     """The renaming that explains the answers best, or None; images of a single class show no renaming."""
     if len(np.unique(expected)) < 2:
         return None
-    tries = [_try(expected, found, meaning, order) for order, meaning in _orders(classes, names)]
+    tries = [_try(expected, predicted, meaning, order) for order, meaning in _orders(classes, names)]
     halves = 2 if classes > 2 and can_learn() else 0  # two classes have only one other order
     level = LEVEL / (len(tries) + halves)
     second = rank_in_group(expected) % 2 == 1  # split every class in two halves, whatever the order of the images
     for learn, test in ((~second, second), (second, ~second))[:halves]:
-        meaning = _learn(expected[learn], found[learn], classes)
-        tested = test & np.isin(found, found[learn])  # nothing was learnt about other answers
-        tries += [_try(expected[tested], found[tested], meaning, "")] if tested.any() else []
-    knows = beats_chance(found == expected, expected)
-    good = [item for item in tries if len(item.moved) > 1 and _explains(item.found, level, knows)]
-    return min(good, key=lambda item: item.found.p, default=None)
+        meaning = _learn(expected[learn], predicted[learn], classes)
+        tested = test & np.isin(predicted, predicted[learn])  # nothing was learnt about other answers
+        tries += [_try(expected[tested], predicted[tested], meaning, "")] if tested.any() else []
+    knows = beats_chance(predicted == expected, expected)
+    good = [item for item in tries if len(item.moved) > 1 and _explains(item.gain, level, knows)]
+    return min(good, key=lambda item: item.gain.p, default=None)
 
 
 def _orders(classes: int, names: Sequence[str]) -> Iterator[tuple[str, IntArray]]:
@@ -92,7 +92,7 @@ def _orders(classes: int, names: Sequence[str]) -> Iterator[tuple[str, IntArray]
             yield order, meaning
 
 
-def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
+def _learn(expected: IntArray, predicted: IntArray, classes: int) -> IntArray:
     """The one-to-one renaming that agrees best; classes that were not seen keep their names.
 
     Only classes that have images are renamed. Otherwise the name of a class without images could go, at no cost, to a
@@ -101,9 +101,9 @@ def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
     from scipy.optimize import linear_sum_assignment
 
     labels, column = np.unique(expected, return_inverse=True)
-    known = np.isin(found, labels)
+    known = np.isin(predicted, labels)
     counts = np.eye(len(labels)) * _TIE
-    np.add.at(counts, (np.searchsorted(labels, found[known]), column[known]), 1)
+    np.add.at(counts, (np.searchsorted(labels, predicted[known]), column[known]), 1)
     answers, meant = linear_sum_assignment(counts, maximize=True)
     seen = counts[answers, meant] > _TIE
     meaning = np.arange(classes)
@@ -111,22 +111,22 @@ def _learn(expected: IntArray, found: IntArray, classes: int) -> IntArray:
     return meaning
 
 
-def _try(expected: IntArray, found: IntArray, meaning: IntArray, order: str) -> Renaming:
-    renamed = meaning[found]
-    moved = np.unique(found[renamed != found])
+def _try(expected: IntArray, predicted: IntArray, meaning: IntArray, order: str) -> Renaming:
+    renamed = meaning[predicted]
+    moved = np.unique(predicted[renamed != predicted])
     if not beats_chance(renamed == expected, expected):  # a ruined engine's answers mean nothing under any names
         moved = moved[:0]
-    return Renaming(meaning, order, moved, improvement(found == expected, renamed == expected, expected))
+    return Renaming(meaning, order, moved, improvement(predicted == expected, renamed == expected, expected))
 
 
-def _explains(found: Improvement, level: float, knows: bool) -> bool:
+def _explains(gain: Improvement, level: float, knows: bool) -> bool:
     """Whether the answers get significantly better, and a weak network's own confusions can't be the reason.
 
     If siblings are renamed, a network that is right on a fifth of the images and confuses siblings gains up to six
     images for each one it loses. So if it `knows` its classes as they are named, nearly all changes must be gains.
     """
-    if found.p > level:
+    if gain.p > level:
         return False
     if knows:
-        return gain_p(found.gained, found.lost, _NEARLY_ALL) <= level
-    return found.after >= _WHOLE * found.before
+        return gain_p(gain.gained, gain.lost, _NEARLY_ALL) <= level
+    return gain.after >= _WHOLE * gain.before

@@ -31,16 +31,16 @@ HEADER = ("engine", "images", "FP32 top-1 %", "top-1 %", "drop pp", "flips %", "
 
 def row_cells(row: GateRow) -> list[str]:
     """The cells of one engine, as `HEADER` names them."""
-    found = row.accuracy
-    low, high = found.drop_ci_pp
+    accuracy = row.accuracy
+    low, high = accuracy.drop_ci_pp
     return [
         row.engine,
         counted(row),
-        f"{found.fp32_top1:.2f}",
-        f"{found.top1:.2f}",
-        f"{found.drop_pp + 0.0:.2f} [{low:.2f}, {high:.2f}]",
-        f"{found.flips_percent:.2f}",
-        f"{found.sqnr_db:.1f}",
+        f"{accuracy.fp32_top1:.2f}",
+        f"{accuracy.top1:.2f}",
+        f"{accuracy.drop_pp + 0.0:.2f} [{low:.2f}, {high:.2f}]",
+        f"{accuracy.flips_percent:.2f}",
+        f"{accuracy.sqnr_db:.1f}",
         f"{round(row.ece_change_pp, 2) + 0.0:+.2f}",
         row.verdict or "-",
     ]
@@ -139,14 +139,14 @@ def to_junit(record: EvaluateRecord) -> bytes:
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "resnetrt.evaluate", **counts})
     for engine in record.engines:
-        gate, found = engine.gate, engine.gate.accuracy
+        gate, accuracy = engine.gate, engine.gate.accuracy
         numbers = {
-            "n": found.n,
-            "fp32_top1": found.fp32_top1,
-            "top1": found.top1,
-            "drop_pp": found.drop_pp,
-            "flips_percent": found.flips_percent,
-            "sqnr_db": found.sqnr_db,
+            "n": accuracy.n,
+            "fp32_top1": accuracy.fp32_top1,
+            "top1": accuracy.top1,
+            "drop_pp": accuracy.drop_pp,
+            "flips_percent": accuracy.flips_percent,
+            "sqnr_db": accuracy.sqnr_db,
         }
         why = explain(gate, record.budget) if record.budget else ""
         _add_case(suite, gate.engine, gate.verdict, why, numbers, engine.hints or ())

@@ -217,10 +217,10 @@ def _engine_hints(
         ),
         lambda: _scale_hint(bundle, name, images),
     ]
-    found = [hint for attempt in tries if (hint := attempt())]
+    hints = [hint for attempt in tries if (hint := attempt())]
     learnt = "" if can_learn() else ", and of renamed classes only the usual orders were tried (any other needs scipy)"
     next_step = f"find the block with: resnetrt verify --bisect --engine {name}"
-    return found or [f"no usual mistake explains it{learnt}; {next_step}"]
+    return hints or [f"no usual mistake explains it{learnt}; {next_step}"]
 
 
 def _whole(engine: Engine, frames: UInt8Array, images: FloatArray) -> FloatArray:

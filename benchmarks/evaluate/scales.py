@@ -59,7 +59,7 @@ def _weight_faults(
 
     from resnetrt.export.variants.qdq import along, scale_axis
 
-    found = []
+    faults = []
     for node in model.graph.node:
         stored = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         name = node.input[0].removesuffix(".quantized").removesuffix("_quantized").rpartition("/")[2]
@@ -69,8 +69,8 @@ def _weight_faults(
         difference = stored * along(constants[node.input[1]], axis, stored.ndim) - weights[name]
         error = float(np.linalg.norm(difference) / max(float(np.linalg.norm(weights[name])), 1e-30))
         if error > _WEIGHT_ERROR:
-            found.append(ScaleFault(name, f"weights are off by {error:.0%} of their size"))
-    return found
+            faults.append(ScaleFault(name, f"weights are off by {error:.0%} of their size"))
+    return faults
 
 
 def _activation_faults(

@@ -68,9 +68,9 @@ def _batch(images: Any, count: int) -> Any:
     return np.ascontiguousarray(images[np.arange(count) % len(images)])
 
 
-def _require_alike(bundle: Bundle, found: Any, what: str) -> None:
+def _require_alike(bundle: Bundle, logits: Any, what: str) -> None:
     expected = Golden.of(bundle).logits
-    a, b = expected.astype(np.float64).ravel(), np.asarray(found, np.float64).ravel()
+    a, b = expected.astype(np.float64).ravel(), np.asarray(logits, np.float64).ravel()
     cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))) if a.shape == b.shape else float("nan")
     if not cosine >= _LEAST_COSINE:
         raise CheckFailed(f"{what}: expected the golden logits, found a cosine of {cosine:.4f} with them")

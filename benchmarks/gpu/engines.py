@@ -25,9 +25,9 @@ def check_parity(path: Path, backend: str, target: str | None, precision: str) -
     engine = compile_variant(bundle, variant, backend, target)
     with load(bundle, engine) as session:
         assert session.selftest is not None
-        found = {"engine": engine, "parity": session.selftest.to_json()}
+        measured = {"engine": engine, "parity": session.selftest.to_json()}
     # ONNX Runtime's GPU providers do not expose the graph that they run
-    return found if backend == "onnxruntime" else found | audited(bundle, engine, precision)
+    return measured if backend == "onnxruntime" else measured | audited(bundle, engine, precision)
 
 
 def audited(bundle: Bundle, engine: str, precision: str) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def check_late_reader(kernels: Kernels) -> dict[str, Any]:
             del output
             again = session.infer_dlpack(inputs[1])["logits"]
             cuda.synchronize(reader)
-            found = _read(kernels, _tensor(kernels, target.address, (4, CLASSES), target))
-            _require(expected_logits(first), found, "what another stream read of an output")
+            read = _read(kernels, _tensor(kernels, target.address, (4, CLASSES), target))
+            _require(expected_logits(first), read, "what another stream read of an output")
             _require(expected_logits(second), _read(kernels, again), "the next output")
             del again
     return {"late_ms": _LATE_MS}
@@ -160,13 +160,13 @@ def _on_device(kernels: Kernels, values: FloatArray) -> DeviceBuffer:
 
 def _read(kernels: Kernels, tensor: DeviceTensor) -> FloatArray:
     """The values now, without waiting for any other stream: an output is said to be complete."""
-    found = np.full(tensor.shape, np.nan, np.float32)
+    values = np.full(tensor.shape, np.nan, np.float32)
     with _stream(kernels) as stream:
-        kernels.cuda.copy_out(found, tensor.address, stream)
-    return found
+        kernels.cuda.copy_out(values, tensor.address, stream)
+    return values
 
 
-def _require(expected: FloatArray, found: FloatArray, what: str) -> None:
-    wrong = int(np.count_nonzero(expected != found))
+def _require(expected: FloatArray, values: FloatArray, what: str) -> None:
+    wrong = int(np.count_nonzero(expected != values))
     if wrong:
         raise CheckFailed(f"{what}: {wrong} of {expected.size} values differ from numpy's")

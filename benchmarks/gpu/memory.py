@@ -76,7 +76,7 @@ def check_torch(cuda: Cuda) -> dict[str, Any]:
     return {"torch": torch.__version__}
 
 
-def _require_equal(expected: Any, found: Any, what: str) -> None:
-    wrong = int(np.count_nonzero(expected != found))
+def _require_equal(expected: Any, values: Any, what: str) -> None:
+    wrong = int(np.count_nonzero(expected != values))
     if wrong:
         raise CheckFailed(f"{what}: {wrong} of {expected.size} values differ")

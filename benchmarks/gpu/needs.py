@@ -106,12 +106,12 @@ def _module(name: str) -> dict[str, Any]:
 
 
 def _torch_on_gpu() -> dict[str, Any]:
-    found = _module("torch")
+    said = _module("torch")
     import torch
 
     if not torch.cuda.is_available():
         raise BackendMissing(f"torch {torch.__version__} is a build for CPUs, or sees no GPU")
-    return found | {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name(0)}
+    return said | {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name(0)}
 
 
 def _provider(name: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def check_graph_cost(kernels: Kernels) -> dict[str, Any]:
 
     `call` is the whole call by the host's clock, `device` the copies and kernels by CUDA events.
     """
-    found: dict[str, Any] = {"kernels": _LAYERS + 1}
+    costs: dict[str, Any] = {"kernels": _LAYERS + 1}
     for name, cuda in (("graph", kernels.cuda), ("enqueued", _WithoutGraphs(kernels.cuda))):
         with open_session(kernels, cuda, layers=_LAYERS) as session:
             images = random_images(1, 0)
@@ -63,9 +63,9 @@ def check_graph_cost(kernels: Kernels) -> dict[str, Any]:
                 started = time.perf_counter()
                 session.infer(images)
                 times.append(1e3 * (time.perf_counter() - started))
-            found[f"{name}_call_median_ms"] = float(np.median(times))
-            found[f"{name}_device_median_ms"] = float(np.median(session.execution_ms(1, _RUNS)))
-    return found
+            costs[f"{name}_call_median_ms"] = float(np.median(times))
+            costs[f"{name}_device_median_ms"] = float(np.median(session.execution_ms(1, _RUNS)))
+    return costs
 
 
 def check_leaks(kernels: Kernels) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def _run(path: Path, engine: str, threads: int) -> dict[str, float]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EnvironmentFault(f"engine {engine} of {path}: its process ended with {done.returncode}: {last}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    sizes: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return sizes
 
 
 def report(path: Path, engine: str, threads: int, started: float) -> dict[str, float]:

@@ -73,8 +73,8 @@ def watch() -> Iterator[Noise]:
     try:
         yield noise
     finally:
-        found = judge(before, snapshot(), os.cpu_count() or 1)
-        vars(noise).update(vars(found))
+        judged = judge(before, snapshot(), os.cpu_count() or 1)
+        vars(noise).update(vars(judged))
 
 
 def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
@@ -120,7 +120,7 @@ def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
 
 def _slowed(before: Thermals, after: Thermals) -> list[str] | None:
     """What slowed the hardware at the beginning or at the end; None if the machine does not say."""
-    told = [found.throttled_by for found in (before, after) if found.throttled_by is not None]
+    told = [readings.throttled_by for readings in (before, after) if readings.throttled_by is not None]
     return sorted({name for names in told for name in names}) if told else None
 
 
@@ -166,8 +166,8 @@ def _cpu_times(text: str, tick: int) -> tuple[float, float]:
 
 
 def _mean_mhz(cpuinfo: str) -> float | None:
-    found = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", cpuinfo, re.MULTILINE)]
-    return sum(found) / len(found) if found else None
+    values = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", cpuinfo, re.MULTILINE)]
+    return sum(values) / len(values) if values else None
 
 
 def _throttles() -> int | None:

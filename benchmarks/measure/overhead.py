@@ -42,14 +42,14 @@ def _measure(backend: str, threads: int) -> dict[str, Any]:
     differences = [ours - theirs for ours, theirs in zip(rounds["session"], rounds["bare"], strict=True)]
     low, high, _ = median_interval(differences)
     names = {"backend": backend, "threads": threads}
-    times = {f"{name}_us": median(found) for name, found in rounds.items()}
+    times = {f"{name}_us": median(durations) for name, durations in rounds.items()}
     return names | times | {"overhead_us": median(differences), "overhead_ci_us": [low, high]}
 
 
 def _time(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
     """Median microseconds of each call in each round, the order changed between rounds."""
     source, target = np.ones(_EMPTY_BYTES, np.uint8), np.zeros(_EMPTY_BYTES, np.uint8)
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    medians: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(_ROUNDS):
         for name in order(list(calls), index):
             durations = []
@@ -58,8 +58,8 @@ def _time(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
                 started = time.perf_counter_ns()
                 calls[name]()
                 durations.append((time.perf_counter_ns() - started) / 1e3)
-            found[name].append(median(durations))
-    return found
+            medians[name].append(median(durations))
+    return medians
 
 
 def _onnxruntime(model: Path, threads: int, x: FloatArray) -> Callable[[], object]:

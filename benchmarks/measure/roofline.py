@@ -41,23 +41,23 @@ def roofs(peaks: Mapping[str, Any], device: str) -> Mapping[str, Any]:
 
 def _judge(row: Row, cost: "Cost | None", peaks: Mapping[str, Any]) -> Row:
     names = ("gmacs", "gops", "ops_per_byte", "percent_of_peak", "floor_ms", "percent_of_floor", "memory_percent")
-    found: Row = dict.fromkeys((*names, "limit"))
+    columns: Row = dict.fromkeys((*names, "limit"))
     if cost is None:
-        return found
+        return columns
     operations = 2 * cost.macs * row["batch"]
-    found |= {"gmacs": cost.gmacs, "gops": operations / row["median_ms"] / 1e6}
+    columns |= {"gmacs": cost.gmacs, "gops": operations / row["median_ms"] / 1e6}
     own = roofs(peaks, row.get("device", CPU))
     peak = own["best"].get(row["precision"])
     if peak is None or own["copy_gb_s"] is None or row["precision"] not in ELEMENT_BYTES:
-        return found
+        return columns
     traffic = [layer_bytes(layer, row["precision"], row["batch"]) for layer in cost.layers]
     arithmetic_ms = [2e-6 * layer.macs * row["batch"] / peak for layer in cost.layers]
     memory_ms = [1e-6 * moved / own["copy_gb_s"] for moved in traffic]
     floor_ms = sum(map(max, arithmetic_ms, memory_ms))
     bound_ms = sum(moving for moving, computing in zip(memory_ms, arithmetic_ms, strict=True) if moving > computing)
-    return found | {
+    return columns | {
         "ops_per_byte": operations / sum(traffic),
-        "percent_of_peak": 100 * found["gops"] / peak,
+        "percent_of_peak": 100 * columns["gops"] / peak,
         "floor_ms": floor_ms,
         "percent_of_floor": 100 * floor_ms / row["median_ms"],
         "memory_percent": 100 * bound_ms / floor_ms,

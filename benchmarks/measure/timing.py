@@ -142,10 +142,10 @@ def measure(
         if clock() >= deadline and index + 1 >= schedule.least_rounds:
             break
     for index in range(schedule.rounds, schedule.max_rounds or 0):
-        if clock() >= deadline or not any(_moves(found, schedule.steady) for found in blocks.values()):
+        if clock() >= deadline or not any(_moves(block, schedule.steady) for block in blocks.values()):
             break
         run_round(index)
-    timings = {name: summarise(found, run) for name, found in blocks.items()}
+    timings = {name: summarise(block, run) for name, block in blocks.items()}
     return timings | {name: replace(timings[name], device=_device_summary(ms)) for name, ms in device_ms.items()}
 
 

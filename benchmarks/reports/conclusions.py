@@ -130,32 +130,32 @@ def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
 
 def _int8(record: Record) -> Iterator[str]:
     """The depths where INT8 pays, where that is undecided, and where it does not, by the intervals of the ratios."""
-    for found in record.get("break_even", ()):
-        curve: Sequence[Row] = found["curve"]
+    for line in record.get("break_even", ()):
+        curve: Sequence[Row] = line["curve"]
         paying = [point for point in curve if point["ci"][0] > 1]
         losing = [point for point in curve if point["ci"][1] < 1]
         unsure = [point for point in curve if point not in paying and point not in losing]
-        few = found.get("few_rounds", ())
+        few = line.get("few_rounds", ())
         one = len(curve) + len(few) == 1  # then its depth goes without saying
         said = []
         if paying:
             gain = [point["times_faster"] for point in paying]
             several = f"{min(gain):.1f} to {max(gain):.1f}" if len(gain) > 1 else f"{gain[0]:.1f}"
-            said.append(f"pays{'' if one else _where_it_pays(found, paying)}, {several} times as fast as FP32")
+            said.append(f"pays{'' if one else _where_it_pays(line, paying)}, {several} times as fast as FP32")
         for words, points in (("is undecided", unsure), ("does not pay", losing)):
             where = "" if one else f" at depth {_list([point['depth'] for point in points])}"
             said += [f"{words}{where}"] if points else []
         if few:
             where = "" if one else f" at depth {_list([point['depth'] for point in few])}"
             said.append(f"is not compared{where}, {no_ratio(min(p['rounds'] for p in few), _REMEDY)}")
-        yield f"{found['backend']}, batch {found['batch']}: INT8 {'; '.join(said)}."
+        yield f"{line['backend']}, batch {line['batch']}: INT8 {'; '.join(said)}."
 
 
-def _where_it_pays(found: Row, paying: Sequence[Row]) -> str:
-    if found["always"]:
+def _where_it_pays(line: Row, paying: Sequence[Row]) -> str:
+    if line["always"]:
         return " at every measured depth"
-    if paying[0]["depth"] == found["pays_from_depth"]:
-        return f" from depth {found['pays_from_depth']} on"
+    if paying[0]["depth"] == line["pays_from_depth"]:
+        return f" from depth {line['pays_from_depth']} on"
     return f" at depth {_list([point['depth'] for point in paying])}"
 
 
@@ -260,8 +260,8 @@ def verdict_cells(cell: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of a table under `VERDICT_HEADER`."""
     runs = cell.get("runs", (1, 1))
     names = cell["network"], cell["engine"], str(cell["batch"])
-    found = cell.get("detectable_percent")
-    finds = "-" if found is None else f"+{found:.1f}"
+    percent = cell.get("detectable_percent")
+    finds = "-" if percent is None else f"+{percent:.1f}"
     return (*names, *slowdown_text(cell), f"{runs[0]} / {runs[1]}", finds, verdict_text(cell))
 
 

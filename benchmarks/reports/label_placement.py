@@ -67,14 +67,14 @@ def overlap(box: Box, others: Sequence[Box]) -> float:
 
 
 def _cost(
-    found: Placement, taken: Sequence[Box], air: Sequence[Box], labels: Sequence[Box], bounds: Box
+    placement: Placement, taken: Sequence[Box], air: Sequence[Box], labels: Sequence[Box], bounds: Box
 ) -> tuple[bool, float]:
     """Whether the label covers anything or reaches outside, which outweighs any distance; and its total cost."""
-    left, bottom, right, top = found.box
-    outside = (right - left) * (top - bottom) - overlap(found.box, [bounds])
-    covered = overlap(found.box, taken) + sum(overlap(dot, labels) for dot in _dots(found))
-    crowded = overlap(found.box, air)
-    price = _COVERED * covered + _OUTSIDE * outside + _CROWDED * crowded + _DISTANT * found.distance
+    left, bottom, right, top = placement.box
+    outside = (right - left) * (top - bottom) - overlap(placement.box, [bounds])
+    covered = overlap(placement.box, taken) + sum(overlap(dot, labels) for dot in _dots(placement))
+    crowded = overlap(placement.box, air)
+    price = _COVERED * covered + _OUTSIDE * outside + _CROWDED * crowded + _DISTANT * placement.distance
     return max(covered, outside) > _NOTHING, price
 
 

@@ -128,8 +128,8 @@ def themed_svg(figure: "Figure", name: str, description: str, css_class: str = "
     """Inline SVG whose colours are CSS variables of the page, with `description` for screen readers."""
     text = image_bytes(figure, "svg", name).decode()
     text = text[text.index("<svg") :]
-    for found, (variable, *_) in VARIABLES.items():
-        text = re.sub(re.escape(found), f"var(--{variable})", text, flags=re.IGNORECASE)
+    for hex_colour, (variable, *_) in VARIABLES.items():
+        text = re.sub(re.escape(hex_colour), f"var(--{variable})", text, flags=re.IGNORECASE)
     text = re.sub("#ffffff", "var(--paper)", text, flags=re.IGNORECASE)
     text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
     # ids of clip paths and glyphs are shared by the page: keep those of two pictures apart

@@ -84,8 +84,10 @@ def _reason(error: RuntimeError) -> str:
 def _join(exported: Mapping[int | None, Any]) -> tuple[bytes, list[dict[str, int | None]]]:
     """The blobs one after the other, each at the beginning of a page, and where they lie."""
     joined, parts = bytearray(), []
-    for batch, found in exported.items():
-        blob = found if isinstance(found, bytes) else found.getvalue()  # a BytesIO in older versions
+    for batch, exported_model in exported.items():
+        blob = (
+            exported_model if isinstance(exported_model, bytes) else exported_model.getvalue()
+        )  # a BytesIO in older versions
         joined += bytes(-len(joined) % _PAGE)
         parts.append({"batch": batch, "offset": len(joined), "size": len(blob)})
         joined += blob

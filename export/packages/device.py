@@ -103,25 +103,25 @@ def _variants(bundle: Bundle, backends: Sequence[str], precisions: Sequence[str]
     """The names of the variants to keep."""
     check_precisions(precisions)
     present = {record.precision for record in bundle.manifest.variants.values() if record.input == input_type}
-    found: dict[str, None] = {}
+    variants: dict[str, None] = {}
     missing = set(precisions)
     for backend in backends or COMPILERS:
         taken = (*_EVERYWHERE, *find_compiler(backend).CASTS)
         for precision in (item for item in precisions or sorted(present) if item in taken):
             try:
-                found[choose_variant(bundle, backend, precision, input_type)] = None
+                variants[choose_variant(bundle, backend, precision, input_type)] = None
                 missing.discard(precision)
             except UsageError:
                 if backends and precisions:
                     raise
-    if missing or not found:
+    if missing or not variants:
         wanted = ", ".join(sorted(missing)) or f"any that takes {input_type}"
         known = ", ".join(sorted(bundle.manifest.variants)) or "none"
         raise UsageError(
             f"bundle {bundle.path}: expected a variant at precision {wanted} for {', '.join(backends or COMPILERS)}, "
             f"found variants {known}; make it with: resnetrt quantize"
         )
-    return found
+    return variants
 
 
 def _files(bundle: Bundle, variants: Iterable[str], engines: Iterable[str]) -> list[str]:

@@ -44,8 +44,8 @@ def import_package(name: str) -> Any:
     try:
         return importlib.import_module(part.module)
     except ImportError as error:
-        found = "is not installed" if error.name == part.module else f"does not import ({error})"
-        raise BackendMissing(f"backend {name}: the package {part.module} {found}; run: {part.install}") from error
+        state = "is not installed" if error.name == part.module else f"does not import ({error})"
+        raise BackendMissing(f"backend {name}: the package {part.module} {state}; run: {part.install}") from error
 
 
 def compile_again(record: EngineRecord) -> str:

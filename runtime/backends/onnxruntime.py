@@ -145,11 +145,11 @@ def _device_options(wanted: str | None) -> dict[str, str]:
     return {"device_id": str(choose_device(devices, wanted, "onnxruntime").index)} if devices else {}
 
 
-def _require_providers(target: str, found: list[str]) -> None:
-    missing = [provider for provider in PROVIDERS[target] if provider not in found]
+def _require_providers(target: str, here: list[str]) -> None:
+    missing = [provider for provider in PROVIDERS[target] if provider not in here]
     if missing:
         raise BackendMissing(
-            f"onnxruntime, target {target}: expected the execution provider {missing[0]}, found {', '.join(found)}; "
+            f"onnxruntime, target {target}: expected the execution provider {missing[0]}, found {', '.join(here)}; "
             "for an NVIDIA GPU: pip uninstall onnxruntime && pip install onnxruntime-gpu"
         )
 

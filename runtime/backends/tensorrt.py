@@ -153,9 +153,9 @@ class TensorRtSession(Session):
         stream = None if self._host_only else self._cuda.handle(self._runner.stream)
         borrowed = borrow(tensor, stream)
         axes = tuple(axis or 1 for axis in spec.shape[1:])
-        found = (borrowed.dtype, borrowed.shape[1:], borrowed.device)
+        form = (borrowed.dtype, borrowed.shape[1:], borrowed.device)
         if (
-            found != (np.dtype(spec.dtype).name, axes, self._cuda.dlpack_device)
+            form != (np.dtype(spec.dtype).name, axes, self._cuda.dlpack_device)
             or not borrowed.shape[0]
             or count not in (None, borrowed.shape[0])
         ):

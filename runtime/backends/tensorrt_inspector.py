@@ -73,10 +73,10 @@ def inspected_layers(trt: Any, engine: Any, context: Any) -> list[dict[str, Any]
     inspector.execution_context = context
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     try:
-        found = json.loads(text, strict=False)  # metadata are separated by control characters
+        content = json.loads(text, strict=False)  # metadata are separated by control characters
     except ValueError:
         return []
-    layers = found.get("Layers", []) if isinstance(found, dict) else []
+    layers = content.get("Layers", []) if isinstance(content, dict) else []
     return [layer for layer in layers if isinstance(layer, dict) and "Name" in layer]
 
 

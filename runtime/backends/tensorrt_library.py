@@ -153,8 +153,8 @@ def _is_later(here: str, built: str) -> bool:
 
 def version_numbers(version: str) -> tuple[int, ...]:
     """Major, minor, patch and build, as far as the version has them."""
-    found = re.match(r"\d+(\.\d+){0,3}", version)
-    return tuple(map(int, found[0].split("."))) if found else (0,)
+    match = re.match(r"\d+(\.\d+){0,3}", version)
+    return tuple(map(int, match[0].split("."))) if match else (0,)
 
 
 def _is_version_compatible(record: EngineRecord) -> bool:

@@ -94,8 +94,8 @@ class Runner:
     def finish(self, lane: Lane, count: int) -> Outputs:
         """Outputs of a batch of `count` that `start` gave the `lane` of; the arrays are new."""
         assert self._pipeline is not None
-        found = self._pipeline.finish(lane)
-        return {spec.name: _shaped(found[spec.name], spec, count).copy() for spec in self.outputs}
+        outputs = self._pipeline.finish(lane)
+        return {spec.name: _shaped(outputs[spec.name], spec, count).copy() for spec in self.outputs}
 
     def staging(self, count: int) -> Array:
         """New pinned memory for a batch of `count` images, with any content. Raises `UsageError` as `slot` does."""
@@ -295,5 +295,5 @@ def _view(buffer: PinnedBuffer, spec: TensorSpec, count: int) -> Array:
 
 def _shaped(memory: Bytes, spec: TensorSpec, count: int) -> Array:
     """The beginning of the memory as `count` images' worth of the tensor."""
-    found: Array = memory[: _size_bytes(spec, count)].view(np.dtype(spec.dtype))
-    return found.reshape((count, *(axis or 1 for axis in spec.shape[1:])))
+    values: Array = memory[: _size_bytes(spec, count)].view(np.dtype(spec.dtype))
+    return values.reshape((count, *(axis or 1 for axis in spec.shape[1:])))

@@ -54,13 +54,13 @@ def choose_device(devices: Sequence[Device], wanted: str | None, what: str) -> D
     if wanted.startswith(_MIG):
         return _choose_instance(devices, wanted, what)
     if wanted.isdecimal():
-        found = [device for device in devices if device.index == int(wanted)]
+        chosen = [device for device in devices if device.index == int(wanted)]
     else:
-        found = [device for device in devices if device.uuid and f"GPU-{device.uuid}".startswith(wanted)]
-    if len(found) != 1:
+        chosen = [device for device in devices if device.uuid and f"GPU-{device.uuid}".startswith(wanted)]
+    if len(chosen) != 1:
         here = ", ".join(f"{device} GPU-{device.uuid}" if device.uuid else str(device) for device in devices)
         raise UsageError(f"{what}: expected one of {here}, found device {wanted!r} asked for; see nvidia-smi -L")
-    return found[0]
+    return chosen[0]
 
 
 def _choose_instance(devices: Sequence[Device], wanted: str, what: str) -> Device:

@@ -86,12 +86,12 @@ def borrow(tensor: Any, stream: int | None) -> Borrowed:
         raise UsageError(f"the tensor's package does not lend it: {error}") from error
     if not _is_valid(capsule, b"dltensor"):
         raise UsageError("expected a DLPack capsule named dltensor, found another; the tensor's package is too new")
-    found = _Managed.from_address(_pointer(capsule, b"dltensor")).tensor
-    shape = tuple(found.shape[: found.ndim])
-    if found.strides and not _is_contiguous(shape, tuple(found.strides[: found.ndim])):
-        raise UsageError(f"expected a contiguous tensor, found strides {tuple(found.strides[: found.ndim])}")
-    device = (found.device_type, found.device_id)
-    return Borrowed((found.data or 0) + found.byte_offset, shape, _dtype_name(found), device, capsule)
+    fields = _Managed.from_address(_pointer(capsule, b"dltensor")).tensor
+    shape = tuple(fields.shape[: fields.ndim])
+    if fields.strides and not _is_contiguous(shape, tuple(fields.strides[: fields.ndim])):
+        raise UsageError(f"expected a contiguous tensor, found strides {tuple(fields.strides[: fields.ndim])}")
+    device = (fields.device_type, fields.device_id)
+    return Borrowed((fields.data or 0) + fields.byte_offset, shape, _dtype_name(fields), device, capsule)
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

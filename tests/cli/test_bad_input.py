@@ -223,9 +223,9 @@ def test_ctrl_c_while_a_package_is_imported_is_no_missing_package(cli, monkeypat
 
 def test_without_a_command_there_is_help(cli):
     for words in ((), ("package",)):
-        found = cli(*words)
-        assert found.code == 2
-        assert found.err.startswith("Usage: resnetrt")
+        done = cli(*words)
+        assert done.code == 2
+        assert done.err.startswith("Usage: resnetrt")
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,11 @@ def quiet(monkeypatch):
     call = Side._call
 
     def undisturbed(self, *arguments, **named):
-        found = call(self, *arguments, **named)
-        return found | {
-            name: [row | {"disturbed": False} for row in found[name]] for name in ("results", "noise") if name in found
+        record = call(self, *arguments, **named)
+        return record | {
+            name: [row | {"disturbed": False} for row in record[name]]
+            for name in ("results", "noise")
+            if name in record
         }
 
     monkeypatch.setattr(Side, "_call", undisturbed)
@@ -80,10 +82,10 @@ def test_one_run_a_side_is_inconclusive(tiny, tmp_path, capsys):
 def test_against_the_same_bundle_in_turn_and_against_itself(tiny, tmp_path, capsys, quiet):
     limit = ["--max-slowdown", "1000%", "--runs", "2", *ENOUGH]
     assert bench(tiny, "--against", str(tiny), "--json", *limit) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["regression"]["cells"][0]["runs"] == [2, 2]
-    assert found["regression"]["compared"] == f"{tiny}, in turn"
-    assert len(found["runs"]) == len(found["other_runs"]) == 2
+    record = json.loads(capsys.readouterr().out)
+    assert record["regression"]["cells"][0]["runs"] == [2, 2]
+    assert record["regression"]["compared"] == f"{tiny}, in turn"
+    assert len(record["runs"]) == len(record["other_runs"]) == 2
     assert bench(tiny, "--self-check", *limit) == 0
     assert "Against itself, every other run: PASS" in capsys.readouterr().out
 

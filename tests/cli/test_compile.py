@@ -94,8 +94,8 @@ def test_check_names_what_is_refused(bundle: str, capsys: pytest.CaptureFixture[
 @needs_rtx
 def test_check_of_several_precisions_asks_about_each_and_is_one_object(bundle: str, capsys: pytest.CaptureFixture[str]):
     assert compile_rtx(bundle, "--precision", "fp32,fp16", "--check", "--json") == 0
-    found = json.loads(capsys.readouterr().out)["files"]
-    assert [(row["file"], row["unsupported"]) for row in found] == [("fp32.onnx", []), ("fp16.onnx", [])]
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert [(row["file"], row["unsupported"]) for row in files] == [("fp32.onnx", []), ("fp16.onnx", [])]
 
 
 def test_check_needs_a_parser(bundle: str, capsys: pytest.CaptureFixture[str]):

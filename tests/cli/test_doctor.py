@@ -51,8 +51,8 @@ Doctor = Callable[..., tuple[str, str]]
 def output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
     """Run `doctor` over a given diagnosis; stdout and stderr of a run that must end with 0."""
 
-    def call(found: Diagnosis, *arguments: str) -> tuple[str, str]:
-        monkeypatch.setattr(doctor, "diagnose", lambda: found)
+    def call(diagnosis: Diagnosis, *arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(doctor, "diagnose", lambda: diagnosis)
         assert run(["doctor", *arguments]) == 0
         captured = capsys.readouterr()
         return captured.out, captured.err

@@ -137,13 +137,13 @@ def test_a_power_cut_at_any_moment_of_compile(device: Path, compile_arguments: l
     whole: dict[str, str] = {}
 
     def check() -> None:
-        found = content(device)
+        files = content(device)
         if Bundle.open(device).manifest.engines:
-            whole.update(whole or found)
-            assert found.keys() == whole.keys()  # not their hashes: TensorRT's engines differ from build to build
+            whole.update(whole or files)
+            assert files.keys() == whole.keys()  # not their hashes: TensorRT's engines differ from build to build
         else:  # as before, but a cast may have been added, which is a step of its own
-            assert old.items() <= found.items()
-            assert found.keys() - old.keys() in (set(), CAST)
+            assert old.items() <= files.items()
+            assert files.keys() - old.keys() in (set(), CAST)
         shutil.rmtree(device)
         shutil.copytree(device.parent / "before", device)
 

@@ -61,8 +61,8 @@ def test_stages_one_by_one(cli, tmp_path):
     assert [row["variant"] for row in variants] == ["int8.cpu", "int8.onnxruntime", "int8.tensorrt"]
     for backend in ("onnxruntime", "openvino"):
         assert cli("compile", bundle, "--backend", backend, "--precision", "int8").code == 0
-    found = cli("compile", bundle, "--backend", "openvino", "--variant", "int8.tensorrt", "--json").json()
-    assert found["engine"] == "openvino-int8.tensorrt-cpu"
+    compiled = cli("compile", bundle, "--backend", "openvino", "--variant", "int8.tensorrt", "--json").json()
+    assert compiled["engine"] == "openvino-int8.tensorrt-cpu"
     verified = cli("verify", bundle, "--json").json()
     assert verified["reference"] == "eager-fp32"
     assert {row["verdict"] for row in verified["engines"]} == {"PASS"}

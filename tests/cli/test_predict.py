@@ -63,13 +63,13 @@ def test_a_folder_becomes_labels_and_probabilities(labelled: Bundle, photos: Pat
 
 
 def test_a_table_for_people(labelled: Bundle, photos: Path, cli):
-    found = cli("predict", labelled.path, photos / "0.jpg", "--engine", FP32)
+    done = cli("predict", labelled.path, photos / "0.jpg", "--engine", FP32)
     with load(labelled, FP32) as session:
         (classes,) = session.predict(photos / "0.jpg")
-    assert found.code == 0
+    assert done.code == 0
     for item in classes:
-        assert f"{item.label} {item.probability:.1%}" in found.out
-    assert str(photos / "0.jpg") in found.out
+        assert f"{item.label} {item.probability:.1%}" in done.out
+    assert str(photos / "0.jpg") in done.out
 
 
 @pytest.mark.parametrize("engines", [["--engine", f"{FP32},{INT8}"], ["--engine", FP32, "--engine", INT8]])
@@ -86,17 +86,17 @@ def test_engines_side_by_side(labelled: Bundle, photos: Path, cli, engines: list
 
 
 def test_without_a_choice_all_engines_stand_side_by_side(labelled: Bundle, photos: Path, cli):
-    found = cli("predict", labelled.path, photos, "--json").json()
-    assert [row["engine"] for row in found["engines"]] == [FP32, INT8]
+    record = cli("predict", labelled.path, photos, "--json").json()
+    assert [row["engine"] for row in record["engines"]] == [FP32, INT8]
 
 
 def test_a_damaged_image_is_named_and_left_out(labelled: Bundle, photos: Path, cli):
     (photos / "1broken.jpg").write_bytes((photos / "0.jpg").read_bytes()[:300])
-    found = cli("predict", labelled.path, photos, "--engine", FP32, "--json")
-    assert found.code == 1
-    assert "left out: image" in found.err
-    assert "1 of 5 images were left out" in found.err
-    record = found.json()
+    done = cli("predict", labelled.path, photos, "--engine", FP32, "--json")
+    assert done.code == 1
+    assert "left out: image" in done.err
+    assert "1 of 5 images were left out" in done.err
+    record = done.json()
     assert len(record["images"]) == 4
     (skipped,) = record["skipped"]
     assert skipped["image"] == str(photos / "1broken.jpg")
@@ -105,8 +105,8 @@ def test_a_damaged_image_is_named_and_left_out(labelled: Bundle, photos: Path, c
 
 def test_where_no_image_can_be_read_there_is_one_error(labelled: Bundle, tmp_path: Path, cli):
     (tmp_path / "x.jpg").write_bytes(b"noise")
-    found = cli("predict", labelled.path, tmp_path / "x.jpg", "--engine", FP32)
-    assert "expected a readable image" in found.one_line(4)
+    done = cli("predict", labelled.path, tmp_path / "x.jpg", "--engine", FP32)
+    assert "expected a readable image" in done.one_line(4)
     assert "expected an image file or a folder" in cli("predict", labelled.path, tmp_path / "gone.jpg").one_line(4)
 
 

@@ -56,13 +56,13 @@ def test_the_cuda_of_the_system(tmp_path: Path):
 
 class TestThermals:
     def test_zones_and_clocks_of_a_jetson(self, tmp_path: Path):
-        found = read_thermals(plant(tmp_path, ORIN))
-        assert found.temperatures_c == {"cpu-thermal": 48.312, "gpu-thermal": 46.5}
-        assert found.clocks == {
+        thermals = read_thermals(plant(tmp_path, ORIN))
+        assert thermals.temperatures_c == {"cpu-thermal": 48.312, "gpu-thermal": 46.5}
+        assert thermals.clocks == {
             "cpu": Clock(1228.8, 729.6, 1728.0, "schedutil"),
             "17000000.gpu": Clock(1020.0, 1020.0, 1020.0, "nvhost_podgov"),
         }
-        assert [clock.locked for clock in found.clocks.values()] == [False, True]
+        assert [clock.locked for clock in thermals.clocks.values()] == [False, True]
 
     def test_a_running_fan_is_no_throttling(self, tmp_path: Path):
         assert read_thermals(plant(tmp_path, ORIN)).throttled_by == ()
@@ -76,25 +76,25 @@ class TestThermals:
         assert read_thermals(plant(tmp_path, PI)).throttled_by == ("under-voltage",)
 
     def test_a_machine_that_says_nothing(self, tmp_path: Path):
-        found = read_thermals(tmp_path)
-        assert (found.temperatures_c, found.clocks, found.throttled_by) == ({}, {}, None)
+        thermals = read_thermals(tmp_path)
+        assert (thermals.temperatures_c, thermals.clocks, thermals.throttled_by) == ({}, {}, None)
 
 
 class TestSystemPackage:
     VENV = Interpreter("3.10.12", "/home/user/resnetrt/.venv", True, False)
 
     def test_the_version_comes_from_the_debian_package(self, tmp_path: Path):
-        found = find_system_package("tensorrt", plant(tmp_path, ORIN), "python3-libnvinfer")
-        assert found is not None
-        assert (found.version, found.python) == ("10.3.0.30-1+cuda12.5", "3.10")
-        assert found.folder == str(tmp_path / "usr/lib/python3.10/dist-packages")
+        package = find_system_package("tensorrt", plant(tmp_path, ORIN), "python3-libnvinfer")
+        assert package is not None
+        assert (package.version, package.python) == ("10.3.0.30-1+cuda12.5", "3.10")
+        assert package.folder == str(tmp_path / "usr/lib/python3.10/dist-packages")
 
     def test_a_dist_info_tells_more_exactly(self, tmp_path: Path):
         folder = "usr/local/lib/python3.12/dist-packages"
         files = {f"{folder}/tensorrt/__init__.py": "", f"{folder}/tensorrt-10.11.0.33.dist-info/METADATA": ""}
-        found = find_system_package("tensorrt", plant(tmp_path, files))
-        assert found is not None
-        assert (found.version, found.python) == ("10.11.0.33", "3.12")
+        package = find_system_package("tensorrt", plant(tmp_path, files))
+        assert package is not None
+        assert (package.version, package.python) == ("10.11.0.33", "3.12")
 
     def test_it_is_hidden_from_a_venv(self, tmp_path: Path):
         package = find_system_package("tensorrt", plant(tmp_path, ORIN))
@@ -122,5 +122,5 @@ class TestSystemPackage:
         assert not read_interpreter(tmp_path).venv
         for value, sees in (("false", False), ("true", True)):
             (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {value}\n")
-            found = read_interpreter(tmp_path)
-            assert (found.venv, found.system_packages) == (True, sees)
+            interpreter = read_interpreter(tmp_path)
+            assert (interpreter.venv, interpreter.system_packages) == (True, sees)

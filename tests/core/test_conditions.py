@@ -18,8 +18,8 @@ from resnetrt.nvml import GpuState, read_gpu_states
 
 def test_conditions_are_json_and_say_where_they_were_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RESNETRT_THREADS", "1")
-    found = json.loads(json.dumps(conditions(), allow_nan=False))
-    assert [name for name in found if name not in {"board", "gpu"}] == [
+    record = json.loads(json.dumps(conditions(), allow_nan=False))
+    assert [name for name in record if name not in {"board", "gpu"}] == [
         "cpu",
         "cores",
         "threads",
@@ -28,15 +28,15 @@ def test_conditions_are_json_and_say_where_they_were_measured(monkeypatch: pytes
         "versions",
         "revision",
     ]
-    assert found["threads"] == 1
-    assert found["cores"] == len(os.sched_getaffinity(0))
-    assert found["cpu"]
+    assert record["threads"] == 1
+    assert record["cores"] == len(os.sched_getaffinity(0))
+    assert record["cpu"]
 
 
 def test_a_board_says_its_power_mode(monkeypatch: pytest.MonkeyPatch):
     board = Board("NVIDIA Jetson Orin Nano", "36.4.7", "6.2.1+b38", "15W (mode 0)")
-    for found, expected in ((board, asdict(board)), (None, None)):
-        monkeypatch.setattr(module, "read_board", lambda found=found: found)
+    for state, expected in ((board, asdict(board)), (None, None)):
+        monkeypatch.setattr(module, "read_board", lambda state=state: state)
         assert conditions().get("board") == expected
 
 
@@ -54,12 +54,12 @@ class TestGpu:
         monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
         monkeypatch.setattr("resnetrt.conditions.read_gpus", lambda: self.REPORT)
         monkeypatch.setattr(module, "read_gpu_states", lambda: read_gpu_states(library))
-        found = json.loads(json.dumps(conditions(), allow_nan=False))["gpu"]
-        assert (found["driver"], found["cuda"]) == ("580.95", "13.0")
-        assert found["devices"] == [
+        gpu = json.loads(json.dumps(conditions(), allow_nan=False))["gpu"]
+        assert (gpu["driver"], gpu["cuda"]) == ("580.95", "13.0")
+        assert gpu["devices"] == [
             {"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85_520_809_984, "compute_capability": "9.0"}
         ]
-        assert found["limits"][0] == {"power_limit_w": 700.0, "sm_max_mhz": 1980.0, "memory_max_mhz": 2619.0}
+        assert gpu["limits"][0] == {"power_limit_w": 700.0, "sm_max_mhz": 1980.0, "memory_max_mhz": 2619.0}
 
     def test_it_is_the_same_from_moment_to_moment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path),))
@@ -82,15 +82,15 @@ class TestGpu:
 
 
 def test_versions_are_of_installed_packages_only():
-    found = tool_versions()
-    assert found["numpy"] == version("numpy")
-    assert found["resnetrt"] == version("resnetrt")
-    assert all(found.values())
+    versions = tool_versions()
+    assert versions["numpy"] == version("numpy")
+    assert versions["resnetrt"] == version("resnetrt")
+    assert all(versions.values())
 
 
 def test_revision_names_a_commit_or_is_unknown():
-    found = source_revision()
-    assert found is None or re.fullmatch(r"([\w.-]+-g)?[0-9a-f]{7,40}(-dirty)?|[\w.-]+(-dirty)?", found)
+    revision = source_revision()
+    assert revision is None or re.fullmatch(r"([\w.-]+-g)?[0-9a-f]{7,40}(-dirty)?|[\w.-]+(-dirty)?", revision)
 
 
 def test_an_installed_package_has_no_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

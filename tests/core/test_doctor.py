@@ -25,14 +25,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_missing_part_tells_how_to_get_it():
-    found = probe(GIVEN, {})
-    assert found == PartState("thing", "a test", "missing", None, "", "pip install thing")
+    state = probe(GIVEN, {})
+    assert state == PartState("thing", "a test", "missing", None, "", "pip install thing")
 
 
 def test_a_working_part_gives_version_and_facts(module):
     module("print('noise')\n__version__ = '1.2'\nanswer = 42")
-    found = probe(replace(GIVEN, facts="detail = f'answer {m.answer}'"), {})
-    assert (found.status, found.version, found.detail) == ("ok", "1.2", "answer 42")
+    state = probe(replace(GIVEN, facts="detail = f'answer {m.answer}'"), {})
+    assert (state.status, state.version, state.detail) == ("ok", "1.2", "answer 42")
 
 
 def test_the_installed_version_counts_more_than_the_module_says(module):
@@ -58,10 +58,10 @@ def test_of_two_distributions_in_one_folder_only_the_module_knows_which_it_is(mo
 )
 def test_a_broken_part_says_why_in_one_line(module, source: str, reason: str):
     module(source)
-    found = probe(GIVEN, {"thing": "1.2"}, timeout_s=1 if "sleep" in source else 60)
-    assert found.status == "broken"
-    assert reason in found.detail
-    assert "\n" not in found.detail
+    state = probe(GIVEN, {"thing": "1.2"}, timeout_s=1 if "sleep" in source else 60)
+    assert state.status == "broken"
+    assert reason in state.detail
+    assert "\n" not in state.detail
 
 
 def test_a_distribution_whose_module_is_gone_is_broken():
@@ -154,31 +154,31 @@ class TestOnADevice:
     PARTS = tuple(part for part in PARTS if part.name in {"tensorrt", "cuda-bindings"})
 
     def test_tensorrt_of_the_system_that_this_python_can_not_see(self, tmp_path: Path):
-        found = diagnose(self.PARTS[:1], {}, plant(tmp_path, ORIN))
-        if found.parts[0].status != "missing":
+        diagnosis = diagnose(self.PARTS[:1], {}, plant(tmp_path, ORIN))
+        if diagnosis.parts[0].status != "missing":
             pytest.skip("TensorRT is installed here")
-        (problem,) = found.problems
+        (problem,) = diagnosis.problems
         assert problem.what.startswith("tensorrt 10.3.0.30-1+cuda12.5 of the system (")
         assert "Python 3.10" in problem.what or "hidden from this venv" in problem.what
         assert "--system-site-packages" in problem.fixes[0]
-        assert found.parts[0].install.startswith("sudo apt install python3-libnvinfer")
+        assert diagnosis.parts[0].install.startswith("sudo apt install python3-libnvinfer")
 
     def test_board_clocks_and_cuda_are_found(self, tmp_path: Path):
-        found = diagnose((), {}, plant(tmp_path, ORIN))
-        assert found.board is not None
-        assert found.board.jetpack == "6.2.1+b38"
-        assert (found.cuda_toolkit, list(found.thermals.clocks)) == ("12.6.11", ["cpu", "17000000.gpu"])
+        diagnosis = diagnose((), {}, plant(tmp_path, ORIN))
+        assert diagnosis.board is not None
+        assert diagnosis.board.jetpack == "6.2.1+b38"
+        assert (diagnosis.cuda_toolkit, list(diagnosis.thermals.clocks)) == ("12.6.11", ["cpu", "17000000.gpu"])
 
     def test_packages_for_a_later_cuda_than_the_driver_serves(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("LD_LIBRARY_PATH", driver_folder(tmp_path, 12060))
         installed = {"cuda-bindings": "13.5.0", "tensorrt-cu13": "11.4.0.106", "tensorrt-cu12": "11.4.0.106"}
-        found = diagnose(self.PARTS, installed, tmp_path)
-        assert [problem.what for problem in found.problems if "too old" in problem.what] == [
+        diagnosis = diagnose(self.PARTS, installed, tmp_path)
+        assert [problem.what for problem in diagnosis.problems if "too old" in problem.what] == [
             "the NVIDIA driver is too old: it serves CUDA 12.6, cuda-bindings 13.5.0 is for CUDA 13.5",
             "the NVIDIA driver is too old: it serves CUDA 12.6, tensorrt-cu13 11.4.0.106 is for CUDA 13.0",
         ]
-        assert "pip install 'resnetrt[gpu-cu12]'" in found.problems[-1].fixes
-        assert {part.install for part in found.parts} == {"pip install 'resnetrt[gpu-cu12]'"}
+        assert "pip install 'resnetrt[gpu-cu12]'" in diagnosis.problems[-1].fixes
+        assert {part.install for part in diagnosis.parts} == {"pip install 'resnetrt[gpu-cu12]'"}
 
     def test_a_later_minor_version_of_cuda_is_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("LD_LIBRARY_PATH", driver_folder(tmp_path, 13000))

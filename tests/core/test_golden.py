@@ -26,19 +26,19 @@ def store(bundle: Bundle, blob: bytes) -> Bundle:
 @pytest.mark.parametrize("count", [1, 3])
 def test_round_trip(bundle: Bundle, count: int):
     saved = golden(count)
-    found = Golden.of(store(bundle, saved.to_bytes()))
-    np.testing.assert_array_equal(found.frames, saved.frames)
-    np.testing.assert_array_equal(found.logits, saved.logits)
-    assert (found.frames.dtype, found.logits.dtype) == (np.uint8, np.float32)
+    back = Golden.of(store(bundle, saved.to_bytes()))
+    np.testing.assert_array_equal(back.frames, saved.frames)
+    np.testing.assert_array_equal(back.logits, saved.logits)
+    assert (back.frames.dtype, back.logits.dtype) == (np.uint8, np.float32)
 
 
 def test_views_are_stored_as_they_look(bundle: Bundle):
     """safetensors writes the buffer of an array that is not contiguous, silently in the wrong order."""
     base = golden(4)
     view = Golden(base.frames.transpose(0, 2, 1, 3)[::2], base.logits[::2])
-    found = Golden.of(store(bundle, view.to_bytes()))
-    np.testing.assert_array_equal(found.frames, view.frames)
-    np.testing.assert_array_equal(found.logits, view.logits)
+    back = Golden.of(store(bundle, view.to_bytes()))
+    np.testing.assert_array_equal(back.frames, view.frames)
+    np.testing.assert_array_equal(back.logits, view.logits)
 
 
 def test_equal_images_give_equal_bytes():

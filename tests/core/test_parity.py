@@ -24,8 +24,8 @@ def passing(**changes: float) -> Parity:
 
 
 def test_by_hand():
-    found = compare([[3.0, 4.0], [0.0, 2.0]], [[3.0, 4.0], [0.0, 1.0]])
-    assert found == Parity(
+    parity = compare([[3.0, 4.0], [0.0, 2.0]], [[3.0, 4.0], [0.0, 1.0]])
+    assert parity == Parity(
         n=2,
         max_abs=1.0,
         relative_l2=pytest.approx(1 / math.sqrt(29)),
@@ -38,35 +38,35 @@ def test_by_hand():
 
 @given(logits, logits)
 def test_formulas_against_plain_loops(ref: np.ndarray, out: np.ndarray):
-    found = compare(ref, out)
+    parity = compare(ref, out)
     pairs = [(float(a), float(b)) for a, b in zip(ref.ravel(), out.ravel(), strict=True)]
     signal, noise = sum(a * a for a, _ in pairs), sum((a - b) ** 2 for a, b in pairs)
     cosines = []
     for a, b in zip(ref.astype(float), out.astype(float), strict=True):
         cosines.append(sum(a * b) / math.sqrt(sum(a * a) * sum(b * b)))
-    assert found.n == 5
-    assert found.max_abs == max(abs(a - b) for a, b in pairs)
-    assert found.relative_l2 == pytest.approx(math.sqrt(noise / signal), abs=1e-12)
-    assert found.cosine == pytest.approx(min(cosines), abs=1e-9)
+    assert parity.n == 5
+    assert parity.max_abs == max(abs(a - b) for a, b in pairs)
+    assert parity.relative_l2 == pytest.approx(math.sqrt(noise / signal), abs=1e-12)
+    assert parity.cosine == pytest.approx(min(cosines), abs=1e-9)
     expected = SQNR_CAP_DB if noise == 0 else min(SQNR_CAP_DB, 10 * math.log10(signal / noise))
-    assert found.sqnr_db == pytest.approx(expected, abs=1e-9)
-    assert found.top1_agreement == sum(int(a.argmax() == b.argmax()) for a, b in zip(ref, out, strict=True)) / 5
-    assert found.reference_peak == max(abs(a) for a, _ in pairs)
+    assert parity.sqnr_db == pytest.approx(expected, abs=1e-9)
+    assert parity.top1_agreement == sum(int(a.argmax() == b.argmax()) for a, b in zip(ref, out, strict=True)) / 5
+    assert parity.reference_peak == max(abs(a) for a, _ in pairs)
 
 
 @given(logits)
 def test_equal_outputs_are_perfect_and_pass_everything(ref: np.ndarray):
-    found = compare(ref, ref.copy())
-    assert (found.max_abs, found.relative_l2, found.sqnr_db, found.top1_agreement) == (0, 0, 200, 1)
-    assert found.cosine == pytest.approx(1)
+    parity = compare(ref, ref.copy())
+    assert (parity.max_abs, parity.relative_l2, parity.sqnr_db, parity.top1_agreement) == (0, 0, 200, 1)
+    assert parity.cosine == pytest.approx(1)
     for precision in PRECISIONS:
-        assert failures(found, tolerance("onnxruntime", precision)) == []
+        assert failures(parity, tolerance("onnxruntime", precision)) == []
 
 
 def test_json_is_plain_numbers():
-    found = compare([[1.0, 2.0]], [[1.0, 2.1]]).to_json()
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert set(found) == {
+    record = compare([[1.0, 2.0]], [[1.0, 2.1]]).to_json()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert set(record) == {
         "n",
         "max_abs",
         "relative_l2",
@@ -84,9 +84,9 @@ def test_an_engine_that_gives_zeros_has_no_direction():
 
 
 def test_a_reference_of_zeros_stays_finite():
-    found = compare([[0.0, 0.0]], [[0.0, 1.0]])
-    assert all(math.isfinite(value) for value in found.to_json().values())
-    assert found.sqnr_db < 0
+    parity = compare([[0.0, 0.0]], [[0.0, 1.0]])
+    assert all(math.isfinite(value) for value in parity.to_json().values())
+    assert parity.sqnr_db < 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -139,9 +139,9 @@ def test_fp32_tolerance_is_the_projects_promise():
 
 
 def test_tf32_has_a_row_of_its_own_as_it_can_not_meet_that_of_fp32():
-    found = passing(**TF32_EMULATED)
-    assert failures(found, tolerance("tensorrt", "fp32"))
-    assert failures(found, tolerance("tensorrt", "tf32")) == []
+    parity = passing(**TF32_EMULATED)
+    assert failures(parity, tolerance("tensorrt", "fp32"))
+    assert failures(parity, tolerance("tensorrt", "tf32")) == []
     assert failures(passing(sqnr_db=30.0), tolerance("tensorrt", "tf32"))
 
 
@@ -210,5 +210,5 @@ def test_the_noise_of_the_reference_widens_fp32_up_to_a_cap():
 
 def test_the_noise_of_the_reference_leaves_other_precisions_alone():
     reference = np.random.default_rng(3).normal(size=(8, 5))
-    found = compare(reference, reference + 0.3, noise=1)
-    assert failures(found, tolerance("*", "int8"))[0].endswith("< 12 dB")
+    parity = compare(reference, reference + 0.3, noise=1)
+    assert failures(parity, tolerance("*", "int8"))[0].endswith("< 12 dB")

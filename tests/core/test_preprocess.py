@@ -229,8 +229,8 @@ def test_exif_rotation_is_undone(orientation: int):
     image = photo(20, 30)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = np.asarray(decode(encoded(image, "PNG", exif=exif)))
-    np.testing.assert_array_equal(found, UPRIGHT[orientation](np.asarray(image)))
+    pixels = np.asarray(decode(encoded(image, "PNG", exif=exif)))
+    np.testing.assert_array_equal(pixels, UPRIGHT[orientation](np.asarray(image)))
 
 
 @pytest.mark.parametrize("mode", MODES)

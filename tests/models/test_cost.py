@@ -40,18 +40,18 @@ def test_v1_costs_less_than_v15():
 
 def test_layers_by_hand():
     model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.Flatten(), nn.Linear(24, 5))
-    found = cost(model, (4, 5, 6))
-    assert [layer.macs for layer in found.layers] == [6 * 2 * 2 * (4 // 2) * 9, 24 * 5]
-    assert [layer.output_shape for layer in found.layers] == [(6, 2, 2), (5,)]
-    assert found.macs == sum(layer.macs for layer in found.layers)
-    assert found.parameters == 6 * 2 * 9 + 6 + 24 * 5 + 5
+    counted = cost(model, (4, 5, 6))
+    assert [layer.macs for layer in counted.layers] == [6 * 2 * 2 * (4 // 2) * 9, 24 * 5]
+    assert [layer.output_shape for layer in counted.layers] == [(6, 2, 2), (5,)]
+    assert counted.macs == sum(layer.macs for layer in counted.layers)
+    assert counted.parameters == 6 * 2 * 9 + 6 + 24 * 5 + 5
 
 
 def test_a_layer_that_runs_twice_counts_twice():
     layer = nn.Linear(3, 3)
-    found = cost(nn.Sequential(layer, layer), (2, 3))
-    assert found.macs == 2 * 2 * 9
-    assert found.parameters == 12
+    counted = cost(nn.Sequential(layer, layer), (2, 3))
+    assert counted.macs == 2 * 2 * 9
+    assert counted.parameters == 12
 
 
 def test_the_module_is_left_alone():

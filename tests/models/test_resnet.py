@@ -45,25 +45,25 @@ def test_parameters_are_the_published(name, parameters):
     ("name", "millions"), [("cifar_resnet20", 0.27), ("cifar_resnet56", 0.85), ("cifar_resnet110", 1.7)]
 )
 def test_cifar_parameters_are_those_of_table_6_of_the_paper(name, millions):
-    found = sum(p.numel() for p in meta(name).parameters()) / 1e6
-    assert round(found, 2 if millions < 1 else 1) == millions
+    count = sum(p.numel() for p in meta(name).parameters()) / 1e6
+    assert round(count, 2 if millions < 1 else 1) == millions
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_every_definition_maps_its_input_to_logits(name):
-    found = DEFINITIONS[name]
+    entry = DEFINITIONS[name]
     with torch.device("meta"):
-        logits = found.build()(torch.empty(3, *found.input_shape))
-    assert logits.shape == (3, found.config.num_classes)
-    assert not found.labels or len(found.labels) == found.config.num_classes
-    assert found.preprocessing.channels == found.config.in_channels
+        logits = entry.build()(torch.empty(3, *entry.input_shape))
+    assert logits.shape == (3, entry.config.num_classes)
+    assert not entry.labels or len(entry.labels) == entry.config.num_classes
+    assert entry.preprocessing.channels == entry.config.in_channels
 
 
 @pytest.mark.parametrize("name", ["resnet18", "plain18", "cifar_resnet20", "fashion_resnet20"])
 def test_a_real_forward_is_finite(name):
-    found = DEFINITIONS[name]
+    entry = DEFINITIONS[name]
     with torch.no_grad():
-        logits = found.build()(torch.randn(2, found.config.in_channels, 64, 64))
+        logits = entry.build()(torch.randn(2, entry.config.in_channels, 64, 64))
     assert torch.isfinite(logits).all()
 
 

@@ -44,9 +44,9 @@ def cuda(request: pytest.FixtureRequest) -> Cuda:
 
 @pytest.mark.parametrize("kind", [HostCuda, CudaBindings, PyCuda])
 def test_every_implementation_has_the_whole_protocol(kind: type):
-    found = members(kind)
+    methods = members(kind)
     for name, signature in members(Cuda).items():
-        assert list(found[name].parameters) == list(signature.parameters), name
+        assert list(methods[name].parameters) == list(signature.parameters), name
     assert {"name", "supports_graphs"} <= set(vars(kind))
 
 

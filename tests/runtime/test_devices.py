@@ -36,7 +36,7 @@ def record(backend: str = "tensorrt", target: str = "sm86", **options: Any) -> E
 
 class TestChoice:
     @pytest.mark.parametrize(
-        ("wanted", "found"),
+        ("wanted", "expected"),
         [
             (None, A10),
             ("", A10),
@@ -46,8 +46,8 @@ class TestChoice:
             ("GPU-14", L4),  # the beginning is enough, as for CUDA_VISIBLE_DEVICES
         ],
     )
-    def test_by_number_and_uuid(self, wanted: str | None, found: Device):
-        assert choose_device(ALL, wanted, "x") == found
+    def test_by_number_and_uuid(self, wanted: str | None, expected: Device):
+        assert choose_device(ALL, wanted, "x") == expected
 
     @pytest.mark.parametrize("wanted", ["3", "-1", "GPU-0a", "GPU-ff", "NVIDIA L4", "L4"])
     def test_what_is_not_there_or_not_only_one_is_refused(self, wanted: str):

@@ -42,6 +42,6 @@ def test_onnxruntime_leaves_float_weights_alone(operator: str, tmp_path: Path):
     """It quantized them with one scale for all channels: 27 to 31 % of the outputs fell on another step."""
     write_between_pairs(operator, tmp_path / "layer.onnx")
     images = np.random.default_rng(1).normal(size=(2, CHANNELS, SIZE, SIZE)).astype(np.float32)
-    found = create_native(tmp_path / "layer.onnx", "cpu", 1).run(None, {"input": images})[0]
+    outputs = create_native(tmp_path / "layer.onnx", "cpu", 1).run(None, {"input": images})[0]
     expected = run_onnx(tmp_path / "layer.onnx", images, as_written=True)
-    assert (found != expected).mean() < 0.002
+    assert (outputs != expected).mean() < 0.002

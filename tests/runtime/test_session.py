@@ -100,8 +100,8 @@ class TestSession:
     @pytest.mark.parametrize("count", [1, 3, 8])
     def test_int8_is_near_the_reference(self, int8_session: Session, count: int):
         logits = int8_session.infer(images(count))["logits"]
-        found = parity.compare(tiny_bundle.reference(images(count)), logits)
-        assert 25 < found.sqnr_db < 60  # above 60 dB it would not be INT8
+        measured = parity.compare(tiny_bundle.reference(images(count)), logits)
+        assert 25 < measured.sqnr_db < 60  # above 60 dB it would not be INT8
 
     def test_takes_frames_where_preprocessing_is_inside(self, frames_session: Session):
         frames = tiny_bundle.frames(3)
@@ -116,7 +116,7 @@ class TestSession:
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize(
-        ("batch", "found"),
+        ("batch", "form"),
         [
             (np.zeros((2, 3, 16, 16)), r"found float64 \(2, 3, 16, 16\)"),
             (np.zeros((2, 3, 16, 16), np.uint8), r"found uint8 \(2, 3, 16, 16\)"),
@@ -129,8 +129,8 @@ class TestSession:
             (None, "found builtins.NoneType"),
         ],
     )
-    def test_another_dtype_or_shape_is_refused(self, session: Session, batch: Array, found: str):
-        with pytest.raises(UsageError, match=rf"expected input float32 \(N, 3, 16, 16\), {found}"):
+    def test_another_dtype_or_shape_is_refused(self, session: Session, batch: Array, form: str):
+        with pytest.raises(UsageError, match=rf"expected input float32 \(N, 3, 16, 16\), {form}"):
             session.infer(batch)
 
     def test_no_image_is_refused(self, session: Session):
@@ -280,9 +280,9 @@ class TestSession:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if threads == 2 and "the cores of this process" in done.stderr:
                 pytest.skip("this process may use one core only")
-            said, found = map(int, done.stdout.split())
-            assert (said, found) in {(threads, 1), (threads, threads)}, done.stderr  # never more than asked for
-            busy = max(busy, found)
+            said, seen = map(int, done.stdout.split())
+            assert (said, seen) in {(threads, 1), (threads, threads)}, done.stderr  # never more than asked for
+            busy = max(busy, seen)
             if busy == threads:
                 break
         assert busy == threads

@@ -41,7 +41,7 @@ def test_results_are_those_of_one_stream(shared_bundle: Bundle, streams: int, se
         batches = [images(count, 9 + count) for count in (4, 8, 2, 16, 7)]
         expected = [plain.infer(batch)["logits"] for batch in batches]
         pairs = zip(session.infer_batches(batches), expected, strict=True)
-        assert all(np.array_equal(found["logits"], logits) for found, logits in pairs)
+        assert all(np.array_equal(outputs["logits"], logits) for outputs, logits in pairs)
     assert cuda.counts["launch"] >= 6 + 5  # all of them by a graph
 
 

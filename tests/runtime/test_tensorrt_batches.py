@@ -44,9 +44,9 @@ def test_each_batch_has_its_own_outputs(session: TensorRtSession, cuda: HostCuda
             room[:count] = images(count, number)
             yield room[:count]
 
-    found = list(session.infer_batches(batches()))
-    assert len(found) == len(counts)
-    for number, (count, outputs) in enumerate(zip(counts, found, strict=True)):
+    answers = list(session.infer_batches(batches()))
+    assert len(answers) == len(counts)
+    for number, (count, outputs) in enumerate(zip(counts, answers, strict=True)):
         np.testing.assert_allclose(outputs["logits"], tiny_bundle.reference(images(count, number)), rtol=0, atol=1e-4)
 
 
@@ -105,9 +105,9 @@ def test_a_failed_run_is_waited_for(session: TensorRtSession, cuda: HostCuda):
 
 def test_a_session_without_a_device_infers_one_by_one():
     session = GatedSession()
-    found = session.infer_batches(np.full((2, 2), value, np.float32) for value in (1, 2))
+    answers = session.infer_batches(np.full((2, 2), value, np.float32) for value in (1, 2))
     assert session.batches == []
-    assert [outputs["y"][0, 0] for outputs in found] == [2, 4]
+    assert [outputs["y"][0, 0] for outputs in answers] == [2, 4]
 
 
 def test_the_double_shows_a_copy_that_does_not_wait(session: TensorRtSession, cuda: HostCuda):

@@ -275,8 +275,8 @@ class TestInstances:
             assert all(session.selftest for session in sessions)
             stream = batcher.stream()
             futures = [stream.infer_async(images[index : index + 1]) for index in range(len(images))]
-            found = np.concatenate([future.result(60)["logits"] for future in futures])
-        np.testing.assert_allclose(found, tiny_bundle.reference(images), rtol=0, atol=1e-4)
+            logits = np.concatenate([future.result(60)["logits"] for future in futures])
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images), rtol=0, atol=1e-4)
 
     def test_one_goes_on_when_another_is_closed(self, with_engine: Bundle, gpu: HostCuda):
         batch = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(2))
@@ -303,8 +303,8 @@ class TestInstances:
             monkeypatch.setattr(np, "copyto", None)  # any further host copy would fail
             stream = batcher.stream()
             futures = [stream.infer_async(images[index : index + 1]) for index in range(3)]
-            found = np.concatenate([future.result(60)["logits"] for future in futures])
-        np.testing.assert_allclose(found, tiny_bundle.reference(images), rtol=0, atol=1e-4)
+            logits = np.concatenate([future.result(60)["logits"] for future in futures])
+        np.testing.assert_allclose(logits, tiny_bundle.reference(images), rtol=0, atol=1e-4)
         assert seen == [True]
 
 

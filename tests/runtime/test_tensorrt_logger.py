@@ -136,13 +136,13 @@ class TestThreads:
             return lines
 
         with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(other)
+            job = pool.submit(other)
             with logger.recorded() as lines:
                 inside.set()
                 logged.wait(10)
                 logger.log(1, "of this thread")
             assert lines == [(1, "of this thread")]
-            assert found.result() == [(1, "of the other thread")]
+            assert job.result() == [(1, "of the other thread")]
 
     def test_a_line_of_a_thread_of_tensorrts_own_is_not_lost(self, trt: Library):
         """As TensorRT's worker threads do, a thread that Python did not start calls the logger."""

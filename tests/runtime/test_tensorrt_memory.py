@@ -237,17 +237,17 @@ class TestCallersStream:
         self, session: TensorRtSession, cuda: HostCuda, seed: int | None
     ):
         mine, batches = cuda.create_stream(), [images(5, seed=number) for number in range(4)]
-        found = [np.full((5, tiny_bundle.CLASSES), 7, np.float32) for _ in batches]
+        targets = [np.full((5, tiny_bundle.CLASSES), 7, np.float32) for _ in batches]
         session.infer(images(5))
         cuda.chance = None if seed is None else random.Random(seed)
         before = cuda.counts.copy()
-        for batch, target in zip(batches, found, strict=True):
+        for batch, target in zip(batches, targets, strict=True):
             session.infer_dlpack(batch, outputs={"logits": target}, stream=mine)
         assert not (cuda.counts - before).keys() & {"synchronize", "synchronize_device", "finish", "allocate"}
         if seed is None:
-            np.testing.assert_array_equal(found[0], 7)  # the double is lazy
+            np.testing.assert_array_equal(targets[0], 7)  # the double is lazy
         cuda.synchronize(mine)
-        for batch, target in zip(batches, found, strict=True):
+        for batch, target in zip(batches, targets, strict=True):
             assert_right(target, batch)
         assert_right(session.infer(images(3))["logits"], images(3))
 

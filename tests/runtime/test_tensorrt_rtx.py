@@ -154,9 +154,9 @@ class TestKernels:
         record = EngineRecord("e", "tensorrt_rtx", "fp32", "sm86", tools={"tensorrt_rtx": module.__version__})
         with tensorrt.load(tmp_path / "e.engine", record, 1) as session:
             assert session._kept is not None
-            found = session._kept.path
-        assert found.parent == tmp_path / ".cache" / "resnetrt" / "tensorrt_rtx"
-        assert found.name == f"ed9f6f25068608ef-{module.__version__}-NVIDIA-A10.kernels"
+            file = session._kept.path
+        assert file.parent == tmp_path / ".cache" / "resnetrt" / "tensorrt_rtx"
+        assert file.name == f"ed9f6f25068608ef-{module.__version__}-NVIDIA-A10.kernels"
         others = [(b"other", "1.7", "A"), (b"engine", "1.8", "A"), (b"engine", "1.7", "B"), (b"engine", "1.7", "A")]
         assert len({KernelFile.of(*each).path for each in others}) == 4
 

@@ -442,8 +442,8 @@ class TestDoubles:
 
 def test_int8_variants_run_too(make: Make):
     with make("int8.cpu") as session:
-        found = session.infer(images(8))["logits"]
-    assert np.abs(found - tiny_bundle.reference(images(8))).max() < 1
+        logits = session.infer(images(8))["logits"]
+    assert np.abs(logits - tiny_bundle.reference(images(8))).max() < 1
 
 
 def test_the_double_is_lazy(cuda: HostCuda):

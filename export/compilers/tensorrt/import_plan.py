@@ -57,19 +57,19 @@ def import_plan(
     return compiled_plan(flavour, trt, blob, (inputs, outputs), chosen, target, layers, "engine inspector", about)
 
 
-def _check_interface(what: str, expected: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> None:
+def _check_interface(what: str, expected: tuple[TensorSpec, ...], specs: tuple[TensorSpec, ...]) -> None:
     """Raise `UsageError` unless `found` are the `expected`; a free axis may be fixed."""
-    here = {spec.name: spec for spec in found}
+    here = {spec.name: spec for spec in specs}
     for spec in expected:
         if spec.name not in here or not _fits(here[spec.name], spec):
-            listed = ", ".join(map(str, found))
+            listed = ", ".join(map(str, specs))
             raise UsageError(f"{what}: expected {spec} as in the variant, found {listed or 'none'}")
 
 
-def _fits(found: TensorSpec, expected: TensorSpec) -> bool:
-    if (found.dtype, len(found.shape)) != (expected.dtype, len(expected.shape)):
+def _fits(spec: TensorSpec, expected: TensorSpec) -> bool:
+    if (spec.dtype, len(spec.shape)) != (expected.dtype, len(expected.shape)):
         return False
-    return all(want in (None, got) for want, got in zip(expected.shape, found.shape, strict=True))
+    return all(want in (None, got) for want, got in zip(expected.shape, spec.shape, strict=True))
 
 
 def _level(engine: Any) -> str | None:

@@ -111,15 +111,15 @@ def inspect_plan(trt: Any, logger: Any, plan: bytes, profiles: Sequence[Profile]
 
 def inspect_engine(trt: Any, engine: Any, profiles: Sequence[Profile], what: str, lines: Lines) -> list[EngineLayer]:
     """As `inspect_plan`, of an engine that is loaded; `lines` are what is logged meanwhile."""
-    found = []
+    inspected = []
     for index, profile in enumerate(profiles):
         context = engine.create_execution_context()
         if context is None or not _choose(context, index, profile):
             raise CheckFailed(str(build_error(lines, what, "inspecting the engine")))
         # without its own shape set, a layer has no formats: each context tells of its own profile
         layers = layers_of_records(inspected_layers(trt, engine, context))
-        found += [item for item in layers if item.profile == index]
-    return found
+        inspected += [item for item in layers if item.profile == index]
+    return inspected
 
 
 def _choose(context: Any, index: int, profile: Profile) -> bool:
@@ -135,7 +135,7 @@ def layers_of_records(records: Sequence[dict[str, Any]]) -> list[EngineLayer]:
 def _with_profiles(layers: list[EngineLayer], texts: Sequence[str]) -> list[EngineLayer]:
     """Each layer with the profile that its text names, or that another layer of its graph names."""
     own = [max(map(int, _PROFILE.findall(text)), default=0) for text in texts]
-    graphs = [found[1] if (found := _GRAPH.search(layer.name)) else "" for layer in layers]
+    graphs = [match[1] if (match := _GRAPH.search(layer.name)) else "" for layer in layers]
     shared: dict[str, int] = {}
     for graph, profile in zip(graphs, own, strict=True):
         if graph:
@@ -184,11 +184,11 @@ def _parse(line: str) -> EngineLayer:
 
 def _section(line: str, title: str) -> tuple[LayerTensor, ...]:
     """The tensors between `title: [` and the next section."""
-    found = re.search(rf"{title}: \[(.*?)\](?=, (?:Constants|Outputs|TacticName): ?)", line)
-    if found is None:
+    match = re.search(rf"{title}: \[(.*?)\](?=, (?:Constants|Outputs|TacticName): ?)", line)
+    if match is None:
         return ()
     tensors = []
-    for tensor in _TENSOR.finditer(found[1]):
+    for tensor in _TENSOR.finditer(match[1]):
         dims = tuple(int(axis) for axis in tensor["dims"].split(",") if axis.strip())
         tensors.append(LayerTensor(tensor["name"], _DTYPES.get(tensor["dtype"], tensor["dtype"]), dims))
     return tuple(tensors)

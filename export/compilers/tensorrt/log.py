@@ -21,8 +21,8 @@ _ADVICE = {
 
 def node_in(text: str, nodes: Iterable[str]) -> str:
     """The longest ONNX node name that `text` mentions as a whole word; empty if there is none."""
-    found = [name for name in nodes if name and re.search(rf"(?<![\w./]){re.escape(name)}(?![\w/]|\.\w)", text)]
-    return max(found, key=len, default="")
+    named = [name for name in nodes if name and re.search(rf"(?<![\w./]){re.escape(name)}(?![\w/]|\.\w)", text)]
+    return max(named, key=len, default="")
 
 
 def advice(text: str) -> str:

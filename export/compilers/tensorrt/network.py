@@ -51,19 +51,19 @@ def network_layers(network: Any) -> list[NetworkLayer]:
 
 def precision_by_node(layers: list[NetworkLayer]) -> dict[str, str]:
     """The precision of each ONNX node; of one that became several layers, that of its convolution or product."""
-    found = {item.onnx: item.precision for item in layers}
-    return found | {item.onnx: item.precision for item in layers if item.type in COMPUTE}
+    precisions = {item.onnx: item.precision for item in layers}
+    return precisions | {item.onnx: item.precision for item in layers if item.type in COMPUTE}
 
 
 def check_target_types(flavour: Flavour, layers: list[NetworkLayer], capabilities: list[int], what: str) -> None:
     """Raise `UsageError` for a type that `flavour` has no kernels for on a target, naming the first layer."""
     for precision, (least, reason) in flavour.least_capability.items():
         low = [f"sm{number}" for number in capabilities if number < least]
-        found = next((item for item in layers if item.precision == precision and item.type in COMPUTE), None)
-        if low and found is not None:
+        layer = next((item for item in layers if item.precision == precision and item.type in COMPUTE), None)
+        if low and layer is not None:
             remedies = [f"leave {', '.join(low)} out of --target"] if flavour.ahead_of_time else []
             remedies += ["choose --precision fp16"] if precision != "fp8" or not remedies else []
-            raise UsageError(f"{what}: {reason}, and layer {found.onnx} is {precision}; {' or '.join(remedies)}")
+            raise UsageError(f"{what}: {reason}, and layer {layer.onnx} is {precision}; {' or '.join(remedies)}")
 
 
 def sparse_layers(trt: Any, network: Any) -> tuple[int, int]:

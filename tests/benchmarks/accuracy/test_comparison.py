@@ -78,7 +78,7 @@ def test_all_engines_see_the_same_images_once(data):
         return lambda images: seen[name].append(images.copy()) or linear(WEIGHTS)(images)
 
     comparison = compare_accuracy(spy("reference"), {"a": spy("a"), "b": spy("b")}, data, PREPROCESSING, batch_size=4)
-    whole = {name: np.concatenate(found) for name, found in seen.items()}
+    whole = {name: np.concatenate(parts) for name, parts in seen.items()}
     for images in whole.values():
         np.testing.assert_array_equal(images, PREPROCESSING.normalize(X))
     np.testing.assert_array_equal(comparison.labels, Y)

@@ -48,17 +48,17 @@ def compared(n=40, wrong=(), **engines):
 
 
 def test_an_engine_equal_to_its_reference_passes():
-    found = judge_pairs(Pairs(1800, 0, 0, 2000), HALF)
-    assert found.verdict == PASS
-    assert found.mcnemar_p == 1
-    assert found.more_images is None
+    row = judge_pairs(Pairs(1800, 0, 0, 2000), HALF)
+    assert row.verdict == PASS
+    assert row.mcnemar_p == 1
+    assert row.more_images is None
 
 
 @pytest.mark.parametrize("budget", [HALF, Budget(min_relative=0.99)])
 def test_ten_images_decide_nothing_and_say_how_many_would(budget):
-    found = judge_pairs(Pairs(10, 0, 0, 10), budget)
-    assert found.verdict == INCONCLUSIVE
-    assert found.more_images > 2000, "ten images leave nearly everything open"
+    row = judge_pairs(Pairs(10, 0, 0, 10), budget)
+    assert row.verdict == INCONCLUSIVE
+    assert row.more_images > 2000, "ten images leave nearly everything open"
 
 
 @pytest.mark.parametrize("budget", [HALF, Budget(min_relative=0.99)])
@@ -75,11 +75,11 @@ def test_a_drop_near_the_budget_takes_very_many_images():
 def test_the_verdict_says_where_the_bounds_lie(cells):
     both, lost, gained, _ = cells
     n = sum(cells)
-    found = judge_pairs(Pairs(both, lost, gained, n), Budget(max_drop_pp=2))
-    expected = PASS if found.bound_high < 2 else FAIL if found.bound_low > 2 else INCONCLUSIVE
-    assert found.verdict == expected
-    assert found.bound_low <= 100 * (lost - gained) / n + 1e-9
-    assert found.bound_high >= 100 * (lost - gained) / n - 1e-9
+    row = judge_pairs(Pairs(both, lost, gained, n), Budget(max_drop_pp=2))
+    expected = PASS if row.bound_high < 2 else FAIL if row.bound_low > 2 else INCONCLUSIVE
+    assert row.verdict == expected
+    assert row.bound_low <= 100 * (lost - gained) / n + 1e-9
+    assert row.bound_high >= 100 * (lost - gained) / n - 1e-9
     relative = judge_pairs(Pairs(both, lost, gained, n), Budget(min_relative=0.98))
     expected = PASS if relative.bound_low > 0.98 else FAIL if relative.bound_high < 0.98 else INCONCLUSIVE
     assert relative.verdict == expected
@@ -96,8 +96,8 @@ def test_the_ratio_score_against_a_numerical_maximum(both, lost, gained, ratio):
     g = minimize_scalar(unlikelihood, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x
     shares = (1 - ratio) ** 2 * (ratio - (1 + ratio) * g) + g + ratio**2 * (1 - ratio + ratio * g)
     expected = (both * (1 - ratio) + gained - ratio * lost) / math.sqrt(max(1e-300, (both + lost + gained) * shares))
-    found = float(ratio_score(both, lost, gained, ratio))
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3) or (shares < 1e-9 and found in (0, math.inf))
+    score = float(ratio_score(both, lost, gained, ratio))
+    assert score == pytest.approx(expected, rel=1e-3, abs=1e-3) or (shares < 1e-9 and score in (0, math.inf))
 
 
 @pytest.mark.parametrize("n", [50, 300, 1000, 5000])
@@ -145,8 +145,8 @@ def test_a_class_that_loses_is_found_among_a_hundred():
 
 
 def test_calibration_error_by_hand():
-    found = outcomes([0, 0, 1, 1], 0.9)
-    assert calibration_error(found, np.array([0, 0, 1, 0])) == pytest.approx(0.9 - 0.75)
+    measured = outcomes([0, 0, 1, 1], 0.9)
+    assert calibration_error(measured, np.array([0, 0, 1, 0])) == pytest.approx(0.9 - 0.75)
     assert calibration_error(outcomes([0, 1], 1.0), np.array([0, 1])) == 0
 
 
@@ -200,12 +200,12 @@ def test_binomial_tails_are_those_of_scipy(n, share):
 
 
 def test_results_come_back_as_they_were(tmp_path):
-    found = compared(a=[1, 2], b=[])
-    write_results(tmp_path / "r.safetensors", found, {"data": "d"})
+    comparison = compared(a=[1, 2], b=[])
+    write_results(tmp_path / "r.safetensors", comparison, {"data": "d"})
     back = read_results(tmp_path / "r.safetensors")
     assert back.about == {"data": "d"}
-    assert back.comparison.rows() == found.rows()
-    np.testing.assert_array_equal(back.comparison.images, found.images)
+    assert back.comparison.rows() == comparison.rows()
+    np.testing.assert_array_equal(back.comparison.images, comparison.images)
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b"", lambda b: b"\xff" * 64, lambda b: b[: len(b) // 2]])
@@ -237,9 +237,9 @@ def test_a_journal_of_an_older_format_is_refused(tmp_path):
 def test_a_batch_comes_back_from_the_journal_as_it_was(tmp_path):
     part = BatchOutcomes(np.arange(4, dtype=np.uint64), (outcomes([0, 1, 2, 3]), outcomes([0, 1, 2, 0])), 3)
     FileJournal(tmp_path / "j", {"n": 1}).add(part)
-    (found,) = FileJournal(tmp_path / "j", {"n": 1}).finished()
-    assert (found.images.tolist(), found.overlap, len(found.outcomes)) == ([0, 1, 2, 3], 3, 2)
-    for before, after in zip(part.outcomes, found.outcomes, strict=True):
+    (stored,) = FileJournal(tmp_path / "j", {"n": 1}).finished()
+    assert (stored.images.tolist(), stored.overlap, len(stored.outcomes)) == ([0, 1, 2, 3], 3, 2)
+    for before, after in zip(part.outcomes, stored.outcomes, strict=True):
         for name, values in vars(before).items():
             np.testing.assert_array_equal(getattr(after, name), values, strict=True)
 
@@ -266,9 +266,9 @@ def test_releases_pair_by_pixels_whatever_the_order(tmp_path):
 
 def test_equal_images_pair_once(tmp_path):
     """Also where the old run has more copies of them, in another order."""
-    found = compared(a=[])
-    write_results(tmp_path / "old.safetensors", found.at(np.r_[np.arange(40), np.arange(20)][::-1]), {})
-    row = compare_releases(found, BaselineRun.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
+    comparison = compared(a=[])
+    write_results(tmp_path / "old.safetensors", comparison.at(np.r_[np.arange(40), np.arange(20)][::-1]), {})
+    row = compare_releases(comparison, BaselineRun.read(tmp_path / "old.safetensors"), Budget(max_drop_pp=1))[0]
     assert (row.n, row.lost, row.gained) == (40, 0, 0)
 
 
@@ -323,8 +323,8 @@ def test_engines_of_one_side_only_are_named_and_do_not_pass(tmp_path, suffix):
     old = BaselineRun.read(tmp_path / f"old.{suffix}")
     now = compared(same=[], fresh=[])
     rows = {row.engine: row for row in compare_releases(now, old, Budget(max_drop_pp=50))}
-    found = {name: (row.verdict, row.to_json().get("verdict_why", "statistics")) for name, row in rows.items()}
-    assert found == {
+    verdicts = {name: (row.verdict, row.to_json().get("verdict_why", "statistics")) for name, row in rows.items()}
+    assert verdicts == {
         "same": (PASS, "statistics"),
         "fresh": (INCONCLUSIVE, "new"),
         "gone": (FAIL, "vanished"),
@@ -353,9 +353,9 @@ def test_mcnemar_by_hand(lost, gained, expected):
 
 def against_labels(labels, predicted, **engines):
     n = len(labels)
-    found = {name: outcomes(answers) for name, answers in engines.items()}
+    candidates = {name: outcomes(answers) for name, answers in engines.items()}
     return PairedOutcomes(
-        np.arange(n), np.asarray(labels), np.arange(n, dtype=np.uint64), outcomes(predicted), found, 0
+        np.arange(n), np.asarray(labels), np.arange(n, dtype=np.uint64), outcomes(predicted), candidates, 0
     )
 
 
@@ -389,9 +389,9 @@ def test_images_of_one_class_decide_nothing(engine):
 
 
 def test_releases_on_images_of_one_class_are_not_compared(tmp_path):
-    found = against_labels(np.full(500, 3), np.full(500, 3), a=np.full(500, 3))
-    write_results(tmp_path / "old.safetensors", found, {})
+    comparison = against_labels(np.full(500, 3), np.full(500, 3), a=np.full(500, 3))
+    write_results(tmp_path / "old.safetensors", comparison, {})
     (tmp_path / "old.json").write_text(json.dumps({"engines": [{"engine": "a", "n": 10**6, "top1": 100.0}]}))
     for old in ("old.safetensors", "old.json"):
-        (row,) = compare_releases(found, BaselineRun.read(tmp_path / old), Budget(max_drop_pp=5))
+        (row,) = compare_releases(comparison, BaselineRun.read(tmp_path / old), Budget(max_drop_pp=5))
         assert (row.verdict, row.decision.why) == (INCONCLUSIVE, "data")

@@ -62,13 +62,13 @@ def test_a_worse_engine_passes_less_often():
 )
 def test_the_planned_number_of_images_reaches_its_power(max_drop, flip_rate, power, true_drop):
     budget = Budget(max_drop)
-    found = plan(budget, flip_rate, power, true_drop)
-    assert found.power >= power
-    counts = pairs(found.n, flip_rate, true_drop / 100, 0.8)
-    simulated = (decide(*counts, found.n, budget, FIRST) == PASS).mean()
+    planned = plan(budget, flip_rate, power, true_drop)
+    assert planned.power >= power
+    counts = pairs(planned.n, flip_rate, true_drop / 100, 0.8)
+    simulated = (decide(*counts, planned.n, budget, FIRST) == PASS).mean()
     assert simulated >= power - 3 * np.sqrt(power * (1 - power) / TRIALS)
-    assert simulated == pytest.approx(found.power, abs=0.015)
-    assert pass_chance(int(0.9 * found.n), budget, flip_rate, true_drop) < power, "a tenth fewer would do"
+    assert simulated == pytest.approx(planned.power, abs=0.015)
+    assert pass_chance(int(0.9 * planned.n), budget, flip_rate, true_drop) < power, "a tenth fewer would do"
 
 
 def looks_at(budget, drop, flip_rate, looks, spend, trials=4000):
@@ -77,9 +77,9 @@ def looks_at(budget, drop, flip_rate, looks, spend, trials=4000):
     chances = [0.9 - lost, lost, gained, 0.1 - gained]
     cells = np.random.default_rng(1).multinomial(2000, chances, (looks, trials)).cumsum(0)
     verdicts = []
-    for number, found in enumerate(cells, 1):
+    for number, counted in enumerate(cells, 1):
         spending = look_spending(number, 1)[0] if spend else Spending()
-        verdicts.append(decide(*found.T[:3], 2000 * number, budget, spending))
+        verdicts.append(decide(*counted.T[:3], 2000 * number, budget, spending))
     return np.array(verdicts)
 
 
@@ -89,9 +89,9 @@ def test_looking_until_it_passes_passes_no_more_often_than_promised(flip_rate):
 
     Three standard errors of 4000 trials are 1.0 %.
     """
-    found = looks_at(Budget(0.5), 0.005, flip_rate, 8, spend=True)
-    assert (found == PASS).any(0).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
-    assert (found == FAIL).any(0).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
+    verdicts = looks_at(Budget(0.5), 0.005, flip_rate, 8, spend=True)
+    assert (verdicts == PASS).any(0).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
+    assert (verdicts == FAIL).any(0).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
     naive = looks_at(Budget(0.5), 0.005, flip_rate, 8, spend=False)
     assert (naive == PASS).any(0).mean() > 0.13
 
@@ -141,12 +141,12 @@ def test_as_many_images_as_are_said_let_an_equal_engine_pass():
 def test_as_many_images_as_are_planned_let_all_engines_pass(together):
     """Also if what makes one engine fail makes the others fail, or not."""
     budget = Budget(0.5)
-    found = plan(budget, 0.03, 0.9, engines=6)
-    assert found.n > plan(budget, 0.03, 0.9).n
+    planned = plan(budget, 0.03, 0.9, engines=6)
+    assert planned.n > plan(budget, 0.03, 0.9).n
     shape = (TRIALS, 1 if together else 6)
-    counts = np.random.default_rng(3).multinomial(found.n, [0.785, 0.015, 0.015, 0.185], shape)
+    counts = np.random.default_rng(3).multinomial(planned.n, [0.785, 0.015, 0.015, 0.185], shape)
     both, lost, gained, _ = np.moveaxis(counts, -1, 0)
-    passes = decide(both, lost, gained, found.n, budget, FIRST) == PASS
+    passes = decide(both, lost, gained, planned.n, budget, FIRST) == PASS
     assert passes.all(1).mean() >= 0.9 - doubt(0.9)
 
 

@@ -96,10 +96,10 @@ def test_weights_and_winners_by_hand():
 
 
 def test_groups_are_stored(tmp_path):
-    found = compared([0, 1, 2], [0, 1, 2], groups=np.array([4, 4, 5]))
-    write_results(tmp_path / "r.safetensors", found, {})
+    comparison = compared([0, 1, 2], [0, 1, 2], groups=np.array([4, 4, 5]))
+    write_results(tmp_path / "r.safetensors", comparison, {})
     np.testing.assert_array_equal(read_results(tmp_path / "r.safetensors").comparison.groups, [4, 4, 5])
-    write_results(tmp_path / "r.safetensors", dataclasses.replace(found, groups=None), {})
+    write_results(tmp_path / "r.safetensors", dataclasses.replace(comparison, groups=None), {})
     assert read_results(tmp_path / "r.safetensors").comparison.groups is None
 
 
@@ -140,8 +140,8 @@ def frames_folder(root, nested):
 )
 def test_groups_are_read_from_paths(tmp_path, group_by, nested, expected):
     data = open_dataset(frames_folder(tmp_path / "d", nested), tiny_bundle.PREPROCESSING, classes=10, nested=nested)
-    found = read_groups(data, group_by)
-    assert (len(found), len(np.unique(found))) == (12, expected)
+    groups = read_groups(data, group_by)
+    assert (len(groups), len(np.unique(groups))) == (12, expected)
 
 
 @pytest.mark.parametrize(

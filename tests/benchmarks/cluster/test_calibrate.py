@@ -59,9 +59,9 @@ def test_an_observers_answers_make_the_same_record(place: Path):
     def runner(_probe: Probe, dataset: Dataset, _recipe: Preprocessing, size: int) -> Iterable[Seen]:
         observer = Observer(job_for(place, size))
         for start in range(0, len(dataset), size):
-            found = observer({"start": np.array([start])})
-            assert found["error"][0] == ""
-            yield Seen.from_bytes(found["part"][0])
+            answer = observer({"start": np.array([start])})
+            assert answer["error"][0] == ""
+            yield Seen.from_bytes(answer["part"][0])
 
     assert record_of(place, runner) == record_of(place)
 

@@ -29,13 +29,13 @@ def side(tiny_engine, tmp_path):
 
 
 def test_a_run_in_a_process_of_its_own_times_the_groups_that_are_asked_for(side):
-    found = side.run({("tiny", 2): 1.0})
-    assert [(row["network"], row["engine"], row["batch"]) for row in found["results"]] == [
+    record = side.run({("tiny", 2): 1.0})
+    assert [(row["network"], row["engine"], row["batch"]) for row in record["results"]] == [
         ("tiny", "onnx-fp32", 2), ("tiny", FP32, 2)
     ]  # fmt: skip
-    assert all(ms > 0 for ms in found["results"][0]["round_medians_ms"])
-    assert {"disturbed", "reasons", "others_share"} <= found["noise"][0].keys()
-    assert found["conditions"]["threads"] == 1
+    assert all(ms > 0 for ms in record["results"][0]["round_medians_ms"])
+    assert {"disturbed", "reasons", "others_share"} <= record["noise"][0].keys()
+    assert record["conditions"]["threads"] == 1
     changed = replace(side, content={"tiny": side.content["tiny"] | {"fp32.onnx": "0" * 12}})
     with pytest.raises(EnvironmentFault, match="tiny changed while it was measured"):
         changed.check(side.prepare())
@@ -56,8 +56,8 @@ def test_another_python_times_the_same_bundle(side, tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise ImportError('of the current folder')")
     monkeypatch.chdir(tmp_path)
     assert other_side(python, side).python == other_side(tmp_path, side).python == str(python)
-    found = other_side(tmp_path, side).run({("tiny", 1): 0.1})
-    assert [row["engine"] for row in found["results"]] == ["onnx-fp32", FP32]
+    record = other_side(tmp_path, side).run({("tiny", 1): 0.1})
+    assert [row["engine"] for row in record["results"]] == ["onnx-fp32", FP32]
     assert (tmp_path / "called").exists()
 
 
@@ -135,17 +135,21 @@ BOTH = [("n", 1), ("n", 8)]
 def test_sides_run_in_turn_and_change_their_order():
     log = []
     runs = runs_beside(log, Script(log, "old"), slow=1.5)
-    found = compare_in_turn(runs, 3, 5.0)
+    regression = compare_in_turn(runs, 3, 5.0)
     assert [name for name, _ in log] == ["old", "new", "new", "old", "old", "new"]
-    assert (found.verdict, [cell.runs for cell in found.cells]) == ("FAIL", [(3, 3)] * 2), "the first had no partner"
+    assert (regression.verdict, [cell.runs for cell in regression.cells]) == ("FAIL", [(3, 3)] * 2), (
+        "the first had no partner"
+    )
     assert len(runs.record["runs"]) == len(runs.record["other_runs"]) == 3
 
 
 def test_a_disturbed_group_is_measured_again_once():
     log = []
-    found = compare_with_stored([rows_of("n", 1) + rows_of("n", 8)], runs_beside(log, disturbed={("n", 8, 1)}), 3, 5.0)
+    regression = compare_with_stored(
+        [rows_of("n", 1) + rows_of("n", 8)], runs_beside(log, disturbed={("n", 8, 1)}), 3, 5.0
+    )
     assert log == [("new", BOTH), ("new", BOTH), ("new", [("n", 8)])]
-    assert [(cell.runs, cell.disturbed, cell.verdict) for cell in found.cells] == [
+    assert [(cell.runs, cell.disturbed, cell.verdict) for cell in regression.cells] == [
         ((1, 3), (0, 0), "PASS"), ((1, 3), (0, 1), "PASS")
     ]  # fmt: skip
     log = []
@@ -169,16 +173,16 @@ def test_undecided_groups_are_looked_at_once_more():
     stored = [rows_of("n", 1, 1.0) + rows_of("n", 8, 1.0)]
     runs = runs_beside(log, slow=1.05)
     runs.record["results"] = rows_of("n", 1, 1.0) + rows_of("n", 8, 1.05)
-    found = compare_with_stored(stored, runs, 2, 5.0)
+    regression = compare_with_stored(stored, runs, 2, 5.0)
     assert log == [("new", BOTH)] * 3, "one more at first, two more for the second look"
-    assert found.verdict == "INCONCLUSIVE"
+    assert regression.verdict == "INCONCLUSIVE"
 
 
 def test_a_self_check_compares_every_other_run_and_is_looked_at_once():
     log = []
-    found = check_itself(runs_beside(log), 3, 5.0)
-    assert (len(log), found.verdict, [cell.runs for cell in found.cells]) == (5, "PASS", [(3, 3)] * 2)
-    assert all(5.0 < cell.detectable_percent < 10.0 for cell in found.cells)
+    regression = check_itself(runs_beside(log), 3, 5.0)
+    assert (len(log), regression.verdict, [cell.runs for cell in regression.cells]) == (5, "PASS", [(3, 3)] * 2)
+    assert all(5.0 < cell.detectable_percent < 10.0 for cell in regression.cells)
     vague = check_itself(runs_beside(log := []), 3, 0.0)
     assert (len(log), vague.verdict) == (5, "INCONCLUSIVE"), "0 % can't be told, and it says so"
 
@@ -187,6 +191,6 @@ def test_another_torch_is_compared_by_time():
     runs = runs_beside(log := [], Script(log, "old"))
     runs.there = {"versions": {"torch": "1"}}
     runs.say = log.append
-    found = compare_in_turn(runs, 3, 5.0)
-    assert {cell.against for cell in found.cells} == {"time"}
+    regression = compare_in_turn(runs, 3, 5.0)
+    assert {cell.against for cell in regression.cells} == {"time"}
     assert log[0] == "the other side differs: versions.torch 1 then, 2 now"

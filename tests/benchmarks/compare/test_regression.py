@@ -71,26 +71,26 @@ def test_a_rerun_passes_and_a_planted_slowdown_is_found(seed):
 
 def test_the_machines_mood_is_no_verdict_but_said():
     """Eager's own time, halved or doubled, says what the machine did."""
-    found = compare_runs(side(1, 2), side(3, 4, mood=1.5), 5.0)
-    assert found.verdict == "PASS"
-    assert {cell.engine for cell in found.cells} == {"openvino-fp32", "openvino-int8"}
-    assert [row["change_percent"] for row in found.machine] == pytest.approx([50, 50], abs=15)  # and drift
-    assert "eager-fp32 itself took +" in other_lines(found.to_json())[0]
+    regression = compare_runs(side(1, 2), side(3, 4, mood=1.5), 5.0)
+    assert regression.verdict == "PASS"
+    assert {cell.engine for cell in regression.cells} == {"openvino-fp32", "openvino-int8"}
+    assert [row["change_percent"] for row in regression.machine] == pytest.approx([50, 50], abs=15)  # and drift
+    assert "eager-fp32 itself took +" in other_lines(regression.to_json())[0]
 
 
 def offset_rows(rng, runs, offset, slowdown=0.0, cells=6, rounds=6):
     """`runs` runs of `cells` engines beside eager; each has a log-normal offset of `offset` in each run."""
     slow = np.zeros(cells)
     slow[0] = slowdown
-    found = []
+    made = []
     for _ in range(runs):
         times = np.exp(offset * rng.standard_normal(cells) + slow)[:, None] * (
             1 + 0.005 * rng.standard_normal((cells, rounds))
         )
         rows = {f"e{i}": list(times[i]) for i in range(cells)} | {"eager-fp32": [1.0] * rounds}
         names = {"network": "n", "batch": 1, "threads": 1}
-        found.append([names | {"engine": name, "round_medians_ms": ms} for name, ms in rows.items()])
-    return found
+        made.append([names | {"engine": name, "round_medians_ms": ms} for name, ms in rows.items()])
+    return made
 
 
 @pytest.mark.parametrize("stored", [1, 5])
@@ -102,9 +102,9 @@ def test_an_offset_from_run_to_run_is_part_of_the_interval(stored):
     rng = np.random.default_rng(8)
     verdicts, covered = [], 0
     for _ in range(400):
-        found = compare_runs(offset_rows(rng, stored, 0.03), offset_rows(rng, 5, 0.03), 0.0)
-        verdicts.append(found.verdict)
-        covered += sum(cell.ci_percent[0] <= 0 <= cell.ci_percent[1] for cell in found.cells)
+        regression = compare_runs(offset_rows(rng, stored, 0.03), offset_rows(rng, 5, 0.03), 0.0)
+        verdicts.append(regression.verdict)
+        covered += sum(cell.ci_percent[0] <= 0 <= cell.ci_percent[1] for cell in regression.cells)
     assert verdicts.count("FAIL") <= 18
     assert covered >= 0.93 * 6 * 400
 
@@ -112,11 +112,11 @@ def test_an_offset_from_run_to_run_is_part_of_the_interval(stored):
 def test_one_slow_cell_among_six_does_not_pass():
     """At 7 % where 5 are allowed, with offsets of 2 %: a look may pass it in 2.5 %, 18 of 400 (p 0.01)."""
     rng = np.random.default_rng(9)
-    found = [
+    regressions = [
         compare_runs(offset_rows(rng, 5, 0.02), offset_rows(rng, 5, 0.02, math.log(1.07)), 5.0) for _ in range(400)
     ]
-    assert sum(item.cells[0].verdict == "PASS" for item in found) <= 18
-    assert sum(item.verdict == "FAIL" for item in found) > 0
+    assert sum(item.cells[0].verdict == "PASS" for item in regressions) <= 18
+    assert sum(item.verdict == "FAIL" for item in regressions) > 0
 
 
 def test_what_is_said_to_be_detectable_is_found_nine_times_in_ten():
@@ -132,18 +132,18 @@ def test_what_is_said_to_be_detectable_is_found_nine_times_in_ten():
 
 
 def test_a_slowdown_at_the_limit_is_inconclusive_and_more_runs_are_asked_for():
-    found = compare_runs(side(1, 2), side(3, 4, slower=1.05), 5.0)
-    assert found.verdict == "INCONCLUSIVE"
-    assert ("resnet50", 1) in found.unsure
+    regression = compare_runs(side(1, 2), side(3, 4, slower=1.05), 5.0)
+    assert regression.verdict == "INCONCLUSIVE"
+    assert ("resnet50", 1) in regression.unsure
 
 
 def test_one_run_a_side_decides_nothing():
     """However slow: nothing tells how far two runs of the same thing lie apart."""
-    found = compare_runs(side(1), side(2, slower=1.5), 5.0)
-    assert (found.verdict, found.unsure) == ("INCONCLUSIVE", set())
-    said = verdict_text(found.to_json()["cells"][0])
+    regression = compare_runs(side(1), side(2, slower=1.5), 5.0)
+    assert (regression.verdict, regression.unsure) == ("INCONCLUSIVE", set())
+    said = verdict_text(regression.to_json()["cells"][0])
     assert said == "INCONCLUSIVE: 1 run then, 1 now tell no spread between runs; measure more with --runs 5"
-    assert slowdown_text(found.to_json()["cells"][0]) == ("-", "-")
+    assert slowdown_text(regression.to_json()["cells"][0]) == ("-", "-")
 
 
 def test_disturbed_runs_decide_nothing():
@@ -164,15 +164,17 @@ def test_disturbed_runs_decide_nothing():
 
 def test_without_eager_the_missing_baseline_is_said():
     alone = [[row for row in rows if row["engine"] != "eager-fp32"] for rows in side(1, 2, 3, 4)]
-    found = compare_runs(alone[:2], alone[2:], 20.0)
-    assert found.verdict == "PASS"
-    assert verdict_text(found.to_json()["cells"][0]) == "PASS: by time, without eager-fp32"
+    regression = compare_runs(alone[:2], alone[2:], 20.0)
+    assert regression.verdict == "PASS"
+    assert verdict_text(regression.to_json()["cells"][0]) == "PASS: by time, without eager-fp32"
 
 
 def test_a_cell_that_is_gone_fails_and_a_new_one_does_not():
     old = side(1, 2)
-    found = compare_runs(old, [[row for row in rows if row["engine"] != "openvino-int8"] for rows in side(3, 4)], 50.0)
-    assert (found.verdict, found.only_old) == (
+    regression = compare_runs(
+        old, [[row for row in rows if row["engine"] != "openvino-int8"] for rows in side(3, 4)], 50.0
+    )
+    assert (regression.verdict, regression.only_old) == (
         "FAIL",
         ("resnet50 openvino-int8 batch 1 threads 2", "resnet50 openvino-int8 batch 8 threads 2"),
     )
@@ -188,12 +190,12 @@ def test_cells_without_transfers_are_paired_with_their_kind():
         for row in run:
             if row["engine"] == "openvino-int8":
                 row["round_medians_ms"] = [3 * ms for ms in row["round_medians_ms"]]
-    found = compare_runs(old, new, 5.0)
-    failed = {cell.engine for cell in found.cells if cell.verdict == "FAIL"}
+    regression = compare_runs(old, new, 5.0)
+    failed = {cell.engine for cell in regression.cells if cell.verdict == "FAIL"}
     assert failed == {"openvino-int8"}
-    assert not any(cell.engine.endswith(IN_PLACE) for cell in found.cells)
-    assert len(found.only_new) == 6
-    assert all(f"{IN_PLACE} batch" in name for name in found.only_new)
+    assert not any(cell.engine.endswith(IN_PLACE) for cell in regression.cells)
+    assert len(regression.only_new) == 6
+    assert all(f"{IN_PLACE} batch" in name for name in regression.only_new)
 
 
 def test_no_shared_cell_is_refused():
@@ -211,9 +213,9 @@ def test_a_baseline_in_one_run_only_is_refused():
 
 def test_runs_of_few_rounds_do_not_count():
     few = [[row | {"round_medians_ms": row["round_medians_ms"][:5]} for row in rows] for rows in side(2, 3)]
-    found = compare_runs(side(1), few, 5.0)
-    assert found.verdict == "INCONCLUSIVE"
-    assert verdict_text(found.to_json()["cells"][0]) == "INCONCLUSIVE: 0 runs then, 2 now of fewer than 6 rounds"
+    regression = compare_runs(side(1), few, 5.0)
+    assert regression.verdict == "INCONCLUSIVE"
+    assert verdict_text(regression.to_json()["cells"][0]) == "INCONCLUSIVE: 0 runs then, 2 now of fewer than 6 rounds"
 
 
 def test_a_verdict_of_an_earlier_version_is_still_read():

@@ -36,17 +36,17 @@ TIMES = [timed("a-fp32", 4.0), timed("a-int8", 1.0), timed("b-int8", 2.0)]
 
 
 def test_the_fastest_that_passes_is_chosen_and_every_other_says_why():
-    found = choose(
+    attempts = choose(
         ATTEMPTS, [judged("a-fp32", "PASS"), judged("a-int8", "FAIL", 2.5), judged("b-int8", "PASS", 0.2)], TIMES
     )
-    by_outcome = {item.outcome: item for item in found}
-    assert found[0] is by_outcome["chosen"]
-    assert found[0].engine == "b-int8"
+    by_outcome = {item.outcome: item for item in attempts}
+    assert attempts[0] is by_outcome["chosen"]
+    assert attempts[0].engine == "b-int8"
     assert by_outcome["slower"].why == "takes 2.00 times as long [2.00, 2.00]"
     assert by_outcome["accuracy"].why == "FAIL: drop 2.50 [2.40, 2.60] pp"
     assert by_outcome["verification"].why == "SQNR 3 dB"
     assert by_outcome["not here"].median_ms is None
-    assert verdict(found) == "PASS"
+    assert verdict(attempts) == "PASS"
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_the_fastest_that_passes_is_chosen_and_every_other_says_why():
 def test_an_engine_as_fast_as_the_chosen_is_not_called_slower(rounds, why):
     times = [{"engine": "a-fp32", "median_ms": 2.0, "round_medians_ms": [2.0] * len(rounds)}]
     times += [{"engine": "a-int8", "median_ms": 2.01, "round_medians_ms": rounds}]
-    found = choose(ATTEMPTS[:2], [judged("a-fp32", "PASS"), judged("a-int8", "PASS")], times)
-    assert [(item.engine, item.why) for item in found] == [("a-fp32", "the fastest that passes"), ("a-int8", why)]
+    attempts = choose(ATTEMPTS[:2], [judged("a-fp32", "PASS"), judged("a-int8", "PASS")], times)
+    assert [(item.engine, item.why) for item in attempts] == [("a-fp32", "the fastest that passes"), ("a-int8", why)]
 
 
 @pytest.mark.parametrize(("result", "expected"), [("FAIL", "FAIL"), ("INCONCLUSIVE", "INCONCLUSIVE")])
 def test_without_a_passing_engine_nothing_is_chosen(result, expected):
-    found = choose(ATTEMPTS, [judged(name, result) for name in ("a-fp32", "a-int8", "b-int8")], TIMES)
-    assert "chosen" not in {item.outcome for item in found}
-    assert verdict(found) == expected
+    attempts = choose(ATTEMPTS, [judged(name, result) for name in ("a-fp32", "a-int8", "b-int8")], TIMES)
+    assert "chosen" not in {item.outcome for item in attempts}
+    assert verdict(attempts) == expected
 
 
 def test_the_engines_to_choose_from_share_the_chance_of_a_false_pass():
@@ -86,12 +86,12 @@ def test_the_engines_to_choose_from_share_the_chance_of_a_false_pass():
 def test_everything_this_machine_has_is_tried(fashion_bundle):
     for dialect in ("cpu", "onnxruntime"):
         quantize_variant(fashion_bundle, dialect, QuantizeOptions())
-    found = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
+    attempts = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
     for backend in ("onnxruntime", "openvino"):
         for precision in ("fp32", "int8"):
-            assert found[backend, precision].engine in fashion_bundle.manifest.engines
-    assert found["onnxruntime", "bf16"].outcome == "not here"
-    assert found["onnxruntime", "bf16"].why == "onnxruntime does not compute in bf16"
+            assert attempts[backend, precision].engine in fashion_bundle.manifest.engines
+    assert attempts["onnxruntime", "bf16"].outcome == "not here"
+    assert attempts["onnxruntime", "bf16"].why == "onnxruntime does not compute in bf16"
 
 
 def test_a_backend_that_refuses_fp32_is_asked_for_the_other_precisions(fashion_bundle, monkeypatch):
@@ -107,10 +107,10 @@ def test_a_backend_that_refuses_fp32_is_asked_for_the_other_precisions(fashion_b
     monkeypatch.setattr(auto, "COMPILERS", ("onnxruntime", "openvino"))
     monkeypatch.setattr(auto, "compile_variant", compiled)
     quantize_variant(fashion_bundle, "onnxruntime", QuantizeOptions())
-    found = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
-    assert found["onnxruntime", "fp32"].outcome == "refused"
-    assert found["onnxruntime", "int8"].engine == "onnxruntime-int8.onnxruntime"
-    assert [(key, item.outcome) for key, item in found.items() if key[0] == "openvino"] == [
+    attempts = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
+    assert attempts["onnxruntime", "fp32"].outcome == "refused"
+    assert attempts["onnxruntime", "int8"].engine == "onnxruntime-int8.onnxruntime"
+    assert [(key, item.outcome) for key, item in attempts.items() if key[0] == "openvino"] == [
         (("openvino", "fp32"), "not here")
     ]
 
@@ -122,8 +122,8 @@ def test_what_disagrees_with_eager_never_runs_the_race(fashion_bundle, monkeypat
     table = parity._TOLERANCES | {("openvino", "fp32"): parity.Tolerance("too strict for anything", sqnr_db=500.0)}
     monkeypatch.setattr(parity, "_TOLERANCES", table)
     quantize_variant(fashion_bundle, "cpu", QuantizeOptions())
-    found = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
-    wrong = found["openvino", "fp32"]
+    attempts = {(item.backend, item.precision): item for item in try_all(fashion_bundle)}
+    wrong = attempts["openvino", "fp32"]
     assert (wrong.outcome, wrong.engine) == ("verification", None)
     assert "SQNR" in wrong.why
     assert "openvino-fp32-cpu" not in fashion_bundle.manifest.engines

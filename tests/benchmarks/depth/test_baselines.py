@@ -25,9 +25,9 @@ NEEDS_NNCF = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason
 
 
 def cell(engine, ms, *, network="n", batch=1, source=None):
-    found = {"network": network, "batch": batch, "engine": engine, "median_ms": ms}
-    found["round_medians_ms"] = [ms * factor for factor in (0.98, 0.99, 1.0, 1.0, 1.01, 1.02)]
-    return found if source is None else found | {"source": source}
+    made = {"network": network, "batch": batch, "engine": engine, "median_ms": ms}
+    made["round_medians_ms"] = [ms * factor for factor in (0.98, 0.99, 1.0, 1.0, 1.01, 1.02)]
+    return made if source is None else made | {"source": source}
 
 
 def test_the_fastest_own_engine_stands_beside_each_peer():
@@ -38,14 +38,14 @@ def test_the_fastest_own_engine_stands_beside_each_peer():
         cell("onnxruntime-int8-cpu", 2.0),
     ]
     routes = [cell("nncf-openvino-int8-ppp", 2.0, source="frame"), cell("openvino-int8-cpu-uint8", 1.0, source="frame")]
-    found = against_peers(results, routes)
-    assert [(row["source"], row["engine"], row["peer"], round(row["ratio"], 6)) for row in found] == [
+    ratios = against_peers(results, routes)
+    assert [(row["source"], row["engine"], row["peer"], round(row["ratio"], 6)) for row in ratios] == [
         ("engine", "openvino-int8-cpu", "eager-fp32", 0.1375),
         ("engine", "openvino-int8-cpu", "nncf-openvino-int8", 1.1),
         ("frame", "openvino-int8-cpu-uint8", "nncf-openvino-int8-ppp", 0.5),
     ]
-    assert [row["peer"] for row in closest(found)] == ["nncf-openvino-int8", "nncf-openvino-int8-ppp"]
-    said = conclusions({"results": [], "against_peers": found})
+    assert [row["peer"] for row in closest(ratios)] == ["nncf-openvino-int8", "nncf-openvino-int8-ppp"]
+    said = conclusions({"results": [], "against_peers": ratios})
     assert said[0].startswith("Against the closest peer, engine alone, batch 1: 1.10 of its time; n is worst")
     assert said[1].startswith("Against the closest peer, from a uint8 frame, batch 1: 0.50 of its time")
 
@@ -59,10 +59,10 @@ def test_few_rounds_give_no_ratio_and_say_how_to_get_one(rounds, ending):
     few = [cell(engine, ms) for engine, ms in (("nncf-openvino-int8", 1.0), ("openvino-int8-cpu", 1.1))]
     for row in few:
         row["round_medians_ms"] = row["round_medians_ms"][:rounds]
-    found = against_peers(few, [])
-    said = conclusions({"results": [], "against_peers": found})
+    ratios = against_peers(few, [])
+    said = conclusions({"results": [], "against_peers": ratios})
     assert said[0].endswith(ending)
-    assert (found[0]["ratio"] is None) == (found[0]["ratio_ci"] is None) == (rounds < 6)
+    assert (ratios[0]["ratio"] is None) == (ratios[0]["ratio_ci"] is None) == (rounds < 6)
 
 
 def test_eager_alone_is_no_comparison_with_peers():
@@ -89,8 +89,8 @@ def test_every_path_gets_the_pixels_of_the_same_photograph():
 
 def test_a_peer_that_is_not_here_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
-    found = list(open_peers(None, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
-    assert found == [
+    peers = list(open_peers(None, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
+    assert peers == [
         "torch-compile-fp32: expected the eager module, found none; install resnetrt[torch]",
         *["nncf-openvino-int8: expected the package nncf, found none; run: pip install 'resnetrt[peers]'"] * 2,
     ]
@@ -146,8 +146,8 @@ def test_torch_on_the_gpu_is_named_apart_from_torch_on_the_cpu(tmp_path, monkeyp
     monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: False)
     assert list(baselines.eager_on_gpu(module, bundle, 1)) == []
     monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: True)
-    found = list(baselines.eager_on_gpu(module, bundle, 1, device="cpu"))
-    contenders = [item for peer in found for item in peer.contenders]
+    peers = list(baselines.eager_on_gpu(module, bundle, 1, device="cpu"))
+    contenders = [item for peer in peers for item in peer.contenders]
     assert [(item.engine, item.precision, item.device) for item in contenders] == [
         ("eager-fp32-gpu", "fp32", "gpu"),
         ("eager-fp32-gpu:device", "fp32", "gpu"),
@@ -155,7 +155,7 @@ def test_torch_on_the_gpu_is_named_apart_from_torch_on_the_cpu(tmp_path, monkeyp
         ("eager-fp16-gpu:device", "fp16", "gpu"),
     ]
     expected = module(torch.from_numpy(images)).detach().numpy()
-    np.testing.assert_allclose(found[0].infer(images), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(peers[0].infer(images), expected, rtol=1e-4, atol=1e-5)
     assert {item.engine for item in contenders} <= set(baselines.PEERS)
     assert [item.device for item in baselines.eager(module, bundle, 1).contenders] == ["cpu"]
 
@@ -175,15 +175,15 @@ def test_cells_without_transfers_are_compared_with_each_other_only():
         timed("tensorrt-int8-sm90:device", 0.1, "device"),
     ]
     torch_rows = [timed("eager-fp16-gpu", 4.0, "host"), timed("eager-fp16-gpu:device", 1.0, "device")]
-    found = baselines.against_peers([*rows, *torch_rows], [])
-    assert [(item["source"], item["engine"], item["peer"]) for item in found] == [
+    ratios = baselines.against_peers([*rows, *torch_rows], [])
+    assert [(item["source"], item["engine"], item["peer"]) for item in ratios] == [
         ("engine", "tensorrt-int8-sm90", "eager-fp16-gpu"),
         ("engine in place", "tensorrt-int8-sm90:device", "eager-fp16-gpu:device"),
     ]
-    assert [item["ratio"] for item in found] == pytest.approx([0.25, 0.1])
+    assert [item["ratio"] for item in ratios] == pytest.approx([0.25, 0.1])
     (curve,) = (item["curve"] for item in break_even(rows))
     assert [point["times_faster"] for point in curve] == pytest.approx([2.0])
-    said = " ".join(conclusions({"results": [], "against_peers": found}))
+    said = " ".join(conclusions({"results": [], "against_peers": ratios}))
     assert "engine alone without transfers, batch 1: 0.10 of its time" in said
 
 
@@ -193,6 +193,6 @@ def test_torch_compile_on_a_gpu_is_a_peer_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
     monkeypatch.setattr("resnetrt.benchmarks.depth.rivals.torch_sees_a_gpu", lambda: True)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
-    found = list(open_peers(module, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
+    peers = list(open_peers(module, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
     if torch.version.cuda is None:
-        assert str(found[-1]).startswith("tiny torch-compile-fp16-gpu: ")
+        assert str(peers[-1]).startswith("tiny torch-compile-fp16-gpu: ")

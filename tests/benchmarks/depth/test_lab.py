@@ -32,9 +32,9 @@ def quick(monkeypatch):
 
 
 def row(network, precision, ms, *, depth=18, batch=1, gmacs=1.8, backend="openvino", rounds=None):
-    found = {"network": network, "depth": depth, "engine": f"{backend}-{precision}-cpu", "backend": backend}
-    found |= {"precision": precision, "batch": batch, "gmacs": gmacs, "median_ms": ms, "threads": 2}
-    return found | {"round_medians_ms": rounds or [ms * (1 + 0.001 * i) for i in range(8)]}
+    made = {"network": network, "depth": depth, "engine": f"{backend}-{precision}-cpu", "backend": backend}
+    made |= {"precision": precision, "batch": batch, "gmacs": gmacs, "median_ms": ms, "threads": 2}
+    return made | {"round_medians_ms": rounds or [ms * (1 + 0.001 * i) for i in range(8)]}
 
 
 def test_a_lab_run_of_one_bundle(tmp_path):
@@ -131,9 +131,9 @@ def test_only_the_same_run_is_gone_on_with(change, message, tmp_path):
     subject = Subject(bundle, [compile_variant(bundle, "fp32", "onnxruntime")])
     options = LabOptions(batches=(1, 2), threads=1, rounds=2, budget_s=2.0)
     request, conditions = request_of([subject], options), lab_conditions(options)
-    found = {"results": [], "complete": False, "request": request, "conditions": conditions}
+    record = {"results": [], "complete": False, "request": request, "conditions": conditions}
     path = tmp_path / "bench.json"
-    path.write_text(json.dumps(merged(found, change)))
+    path.write_text(json.dumps(merged(record, change)))
 
     def go_on():
         check_request(path, read_partial(path, conditions), request)
@@ -243,8 +243,8 @@ def test_a_cell_that_still_moves_gets_more_rounds(wobble, rounds):
         now[0] += round(1e6 * (1 + wobble * (calls[0] % 7) / 7))
 
     schedule = Schedule(rounds=4, max_rounds=12, block_calls=1, settle_s=0, warm_up_s=0)
-    found = measure({"a": call}, schedule, clock=lambda: now[0])["a"]
-    assert len(found.round_medians_ms) == rounds
+    timing = measure({"a": call}, schedule, clock=lambda: now[0])["a"]
+    assert len(timing.round_medians_ms) == rounds
 
 
 def test_roofline_names_the_limit():
@@ -264,10 +264,10 @@ def test_the_floor_is_each_layers_own():
     """One layer limited by arithmetic, one by memory: the floor is the sum of both, not the network's larger one."""
     light = LayerCost("light", 10_000, 500_000, (1,))
     cost = Cost(501_000, 4_010_000, (COST.layers[0], light))
-    found = annotate([row("n", "int8", 1.0)], {"n": cost}, PEAKS)[0]
-    assert found["floor_ms"] == pytest.approx(8e6 / 400e6 + 500_002 / 20e6)
-    assert found["memory_percent"] == pytest.approx(100 * 500_002 / 20e6 / found["floor_ms"])
-    assert (found["limit"], found["ops_per_byte"]) == ("memory", pytest.approx(8.02e6 / 503_002))
+    annotated = annotate([row("n", "int8", 1.0)], {"n": cost}, PEAKS)[0]
+    assert annotated["floor_ms"] == pytest.approx(8e6 / 400e6 + 500_002 / 20e6)
+    assert annotated["memory_percent"] == pytest.approx(100 * 500_002 / 20e6 / annotated["floor_ms"])
+    assert (annotated["limit"], annotated["ops_per_byte"]) == ("memory", pytest.approx(8.02e6 / 503_002))
 
 
 GPU_PEAKS = {"best": {"int8": 9000.0}, "copy_gb_s": 3000.0, "matmul": []}
@@ -279,20 +279,20 @@ class TestGpuCells:
     CELL = row("n", "int8", 0.001, backend="tensorrt") | {"device": "gpu"}
 
     def test_without_peaks_of_the_gpu_there_is_no_share(self):
-        found = annotate([self.CELL], {"n": COST}, PEAKS)[0]
-        assert found["gops"] == pytest.approx(8000.0)
+        annotated = annotate([self.CELL], {"n": COST}, PEAKS)[0]
+        assert annotated["gops"] == pytest.approx(8000.0)
         names = ("percent_of_peak", "percent_of_floor", "floor_ms", "limit", "memory_percent")
-        assert [found[name] for name in names] == [None] * 5
+        assert [annotated[name] for name in names] == [None] * 5
 
     def test_with_them_it_is_their_share(self):
         cpu = row("n", "int8", 0.04) | {"device": "cpu"}
-        found = annotate([self.CELL, cpu], {"n": COST}, PEAKS | {"gpu": GPU_PEAKS})
-        assert found[0]["percent_of_peak"] == pytest.approx(100 * 8 / 9)
-        assert found[1]["percent_of_peak"] == pytest.approx(50.0)
+        annotated = annotate([self.CELL, cpu], {"n": COST}, PEAKS | {"gpu": GPU_PEAKS})
+        assert annotated[0]["percent_of_peak"] == pytest.approx(100 * 8 / 9)
+        assert annotated[1]["percent_of_peak"] == pytest.approx(50.0)
 
     def test_a_copy_rate_that_is_unknown_gives_no_floor(self):
-        found = annotate([self.CELL], {"n": COST}, PEAKS | {"gpu": GPU_PEAKS | {"copy_gb_s": None}})[0]
-        assert (found["floor_ms"], found["percent_of_peak"]) == (None, None)
+        annotated = annotate([self.CELL], {"n": COST}, PEAKS | {"gpu": GPU_PEAKS | {"copy_gb_s": None}})[0]
+        assert (annotated["floor_ms"], annotated["percent_of_peak"]) == (None, None)
 
     def test_a_lab_run_marks_its_cells(self, tmp_path):
         bundle = make_bundle(tmp_path / "tiny.bundle")
@@ -310,9 +310,13 @@ class TestGpuCells:
 
 
 def test_what_is_unknown_stays_none():
-    found = annotate([row("n", "bf16", 1.0), row("other", "int8", 1.0)], {"n": COST}, PEAKS)
-    assert (found[0]["gops"], found[0]["percent_of_peak"], found[0]["limit"]) == (pytest.approx(8.0), None, None)
-    assert (found[1]["gops"], found[1]["gmacs"]) == (None, None)
+    annotated = annotate([row("n", "bf16", 1.0), row("other", "int8", 1.0)], {"n": COST}, PEAKS)
+    assert (annotated[0]["gops"], annotated[0]["percent_of_peak"], annotated[0]["limit"]) == (
+        pytest.approx(8.0),
+        None,
+        None,
+    )
+    assert (annotated[1]["gops"], annotated[1]["gmacs"]) == (None, None)
 
 
 def test_the_fit_finds_the_line_and_names_the_network_off_it():
@@ -362,8 +366,8 @@ def test_where_int8_pays_holds_in_another_run():
                 level = np.exp(0.03 * rng.standard_normal())
                 times = level * np.exp(0.01 * rng.standard_normal(11))
                 rows.append(row(f"n{depth}", precision, 1.0, depth=depth, rounds=list(times)))
-        (found,) = break_even(rows)
-        claims += any(point["ci"][0] > 1 or point["ci"][1] < 1 for point in found["curve"])
+        (crossing,) = break_even(rows)
+        claims += any(point["ci"][0] > 1 or point["ci"][1] < 1 for point in crossing["curve"])
     assert claims <= 24
 
 
@@ -372,9 +376,9 @@ def test_break_even_is_the_depth_from_which_the_whole_interval_pays():
     for depth, int8 in ((18, 1.2), (34, 0.8), (50, 1.0), (101, 0.5), (152, 0.4)):
         rows += [row(f"n{depth}", "fp32", 1.0, depth=depth)]
         rows += [row(f"n{depth}", "int8", int8, depth=depth)]
-    (found,) = break_even(rows)
-    assert (found["pays_from_depth"], found["always"]) == (101, False)
-    assert [point["depth"] for point in found["curve"]] == [18, 34, 50, 101, 152]
+    (crossing,) = break_even(rows)
+    assert (crossing["pays_from_depth"], crossing["always"]) == (101, False)
+    assert [point["depth"] for point in crossing["curve"]] == [18, 34, 50, 101, 152]
     assert break_even(rows[-2:])[0]["always"]
     assert break_even(rows[:2])[0]["pays_from_depth"] is None
     assert break_even(rows[:1]) == []
@@ -396,9 +400,9 @@ def test_the_peak_model_is_valid_and_computes(precision, tmp_path):
     write_matmul(path, (4, 16, 3), precision)
     onnx.checker.check_model(str(path), full_check=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)})
-    assert found.shape == (4, 16)
-    assert 0.01 < found.max() < 100
+    (product,) = session.run(None, {"x": np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)})
+    assert product.shape == (4, 16)
+    assert 0.01 < product.max() < 100
 
 
 def test_a_copy_takes_time(monkeypatch):

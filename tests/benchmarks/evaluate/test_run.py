@@ -246,11 +246,11 @@ def test_a_failing_engine_exits_one_and_says_why(place, capsys):
 def test_a_verdict_that_no_statistics_gave_says_what_did(place, capsys):
     """Engine and reference agree on every image, so no bound of the drop is a reason to fail."""
     respoil(place, lambda x, y: (x, (y + 3) % 10))
-    found = judged(place, FP32)
-    row = found.record["engines"][0]
+    evaluation = judged(place, FP32)
+    row = evaluation.record["engines"][0]
     assert (row["verdict"], row["verdict_why"], row["drop_pp"]) == ("FAIL", "reference", 0)
-    failure = ElementTree.fromstring(to_junit(found.evaluated)).find("testsuite/testcase/failure")
-    for text in (failure.attrib["message"], to_markdown(found.evaluated)):
+    failure = ElementTree.fromstring(to_junit(evaluation.evaluated)).find("testsuite/testcase/failure")
+    for text in (failure.attrib["message"], to_markdown(evaluation.evaluated)):
         assert "the FP32 reference is itself wrong on these images for a known cause" in text
         assert "budget of" not in text
 

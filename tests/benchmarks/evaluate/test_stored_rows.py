@@ -51,9 +51,9 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def check(name: str, rows: list[Any]) -> None:
-    found = flat(json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False)))
+    values = flat(json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False)))
     # another processor may round the last bit otherwise
-    assert found == {
+    assert values == {
         place: pytest.approx(leaf, rel=1e-9) if isinstance(leaf, float) else leaf
         for place, leaf in flat(STORED[name]).items()
     }

@@ -49,9 +49,9 @@ def tiny_module():
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_torch_with_and_without_transfers(bundle: Bundle, precision: str):
-    found = baselines.check_torch(bundle.path, precision, False, "cpu")
-    assert set(found) == {"with_transfers", "without_transfers"}
-    for times in found.values():
+    measured = baselines.check_torch(bundle.path, precision, False, "cpu")
+    assert set(measured) == {"with_transfers", "without_transfers"}
+    for times in measured.values():
         assert set(times) == {f"batch_{batch}_{what}_ms" for batch in (1, 8) for what in ("median", "p99")}
         assert all(value > 0 for value in times.values())
 
@@ -65,9 +65,9 @@ def test_another_module_is_found(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 
 
 def test_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
-    found = baselines.check_onnxruntime(bundle.path, "fp32", "cpu")
-    assert found["engine"] == "onnxruntime-fp32-cpu"
-    assert found["with_transfers"]["batch_8_median_ms"] > 0
+    measured = baselines.check_onnxruntime(bundle.path, "fp32", "cpu")
+    assert measured["engine"] == "onnxruntime-fp32-cpu"
+    assert measured["with_transfers"]["batch_8_median_ms"] > 0
     monkeypatch.setattr(baselines, "_golden_images", lambda _: np.zeros((1, 3, 16, 16), np.float32))
     with pytest.raises(CheckFailed, match="found a cosine of nan"):
         baselines.check_onnxruntime(bundle.path, "fp32", "cpu")

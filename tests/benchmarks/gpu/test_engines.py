@@ -12,9 +12,9 @@ from resnetrt.export.engines.compile import compile_variant
 
 def test_parity_of_an_engine(tmp_path: Path):
     bundle = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
-    found = gpu_engines.check_parity(bundle.path, "onnxruntime", "cpu", "fp32")
-    assert found["engine"] == "onnxruntime-fp32-cpu"
-    assert found["parity"]
+    measured = gpu_engines.check_parity(bundle.path, "onnxruntime", "cpu", "fp32")
+    assert measured["engine"] == "onnxruntime-fp32-cpu"
+    assert measured["parity"]
 
 
 def test_an_engine_in_another_precision_fails_its_check(tmp_path: Path):

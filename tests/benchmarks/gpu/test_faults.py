@@ -87,9 +87,9 @@ class TestForeignPlans:
         return module
 
     def test_all_are_refused_with_a_reason(self):
-        found = faults.check_foreign_plans(self.library())
-        assert set(found["said"]) == {"empty", "text", "noise", "another magic"}
-        assert all("planted refusal" in words for words in found["said"].values())
+        measured = faults.check_foreign_plans(self.library())
+        assert set(measured["said"]) == {"empty", "text", "noise", "another magic"}
+        assert all("planted refusal" in words for words in measured["said"].values())
 
     def test_one_that_is_taken_is_found(self):
         with pytest.raises(CheckFailed, match=r"tensorrt_lean 10\.16\.0 took another magic for a plan"):

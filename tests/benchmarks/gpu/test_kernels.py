@@ -30,8 +30,8 @@ def test_nvcc_compiles_them(tmp_path: Path, target: str):
     command = [nvcc, "-cubin", f"-arch={architecture}", "-Werror", "all-warnings", "-o", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = out.read_bytes()
-    assert all(name in found for name in (b"add_one", b"classify", b"spin", b"write_to"))
+    code = out.read_bytes()
+    assert all(name in code for name in (b"add_one", b"classify", b"spin", b"write_to"))
 
 
 def test_nvrtc_compiles_them(monkeypatch: pytest.MonkeyPatch):
@@ -96,13 +96,13 @@ class DriverDouble:
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> DriverDouble:
-    found = DriverDouble(HostKernels())
+    made = DriverDouble(HostKernels())
     for name in ("driver", "runtime", "nvrtc"):
-        monkeypatch.setitem(sys.modules, f"cuda.bindings.{name}", getattr(found, name))
+        monkeypatch.setitem(sys.modules, f"cuda.bindings.{name}", getattr(made, name))
     for name in ("cuda", "cuda.bindings"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setattr("resnetrt.runtime.cuda.find_devices", lambda: ((Device(0, (9, 0)),), ""))
-    return found
+    return made
 
 
 def test_the_runner_over_launches_of_the_driver(double: DriverDouble):
@@ -147,7 +147,7 @@ def test_a_launch_that_fails_says_so(double: DriverDouble):
     class Status(int):
         name = "CUDA_ERROR_INVALID_VALUE"
 
-    found = kernels.NvrtcKernels(double.host.cuda)
+    library = kernels.NvrtcKernels(double.host.cuda)
     double.driver.__dict__["cuLaunchKernel"] = lambda *_: (Status(1),)
     with pytest.raises(EnvironmentFault, match="CUDA: cuLaunchKernel failed: CUDA_ERROR_INVALID_VALUE"):
-        found.spin(1.0, 2)
+        library.spin(1.0, 2)

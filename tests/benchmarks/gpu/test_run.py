@@ -56,14 +56,17 @@ class TestDeaths:
 
     def test_a_segfault(self, tmp_path: Path):
         code, record = run(tmp_path, [planted("segfault"), planted("fine", 1)])
-        found = by_name(record)
+        checks = by_name(record)
         assert code == 1
         assert record["complete"]
-        assert (found["segfault"]["status"], found["segfault"]["reason"]) == ("crashed", "its process died of SIGSEGV")
-        assert "about to read address 0" in found["segfault"]["last_lines"]
-        assert any("in segfault" in line for line in found["segfault"]["last_lines"])  # of faulthandler
-        assert found["fine"]["status"] == "passed"
-        assert found["fine"]["measured"] == {"arguments": ["1"]}
+        assert (checks["segfault"]["status"], checks["segfault"]["reason"]) == (
+            "crashed",
+            "its process died of SIGSEGV",
+        )
+        assert "about to read address 0" in checks["segfault"]["last_lines"]
+        assert any("in segfault" in line for line in checks["segfault"]["last_lines"])  # of faulthandler
+        assert checks["fine"]["status"] == "passed"
+        assert checks["fine"]["measured"] == {"arguments": ["1"]}
         assert record["counts"] == {"passed": 1, "failed": 0, "crashed": 1, "hung": 0, "skipped": 0}
 
     def test_a_hang_is_killed_with_all_that_it_started(self, tmp_path: Path):
@@ -71,11 +74,11 @@ class TestDeaths:
         code, record = run(
             tmp_path, [planted("hang", str(tmp_path / "pid"), limit_s=4), planted("fine"), planted("fine", name="two")]
         )
-        found = by_name(record)
+        checks = by_name(record)
         assert code == 1
-        assert (found["hang"]["status"], found["hang"]["reason"]) == ("hung", "it was killed after its limit of 4 s")
-        assert any("in hang" in line for line in found["hang"]["last_lines"])  # where it hung
-        assert found["fine"]["status"] == found["two"]["status"] == "passed"
+        assert (checks["hang"]["status"], checks["hang"]["reason"]) == ("hung", "it was killed after its limit of 4 s")
+        assert any("in hang" in line for line in checks["hang"]["last_lines"])  # where it hung
+        assert checks["fine"]["status"] == checks["two"]["status"] == "passed"
         assert not is_running(int((tmp_path / "pid").read_text()))
         assert time.monotonic() - started < 300  # of the 600 that it wanted
 
@@ -93,18 +96,18 @@ class TestDeaths:
 
     def test_a_death_after_the_check_is_no_pass(self, tmp_path: Path):
         code, record = run(tmp_path, [planted("abort_at_exit")])
-        found = record["checks"][0]
+        check = record["checks"][0]
         assert code == 1
-        assert (found["status"], found["reason"]) == ("crashed", "it passed, then its process died of SIGABRT")
-        assert found["measured"] == {"value": 1}
+        assert (check["status"], check["reason"]) == ("crashed", "it passed, then its process died of SIGABRT")
+        assert check["measured"] == {"value": 1}
 
     def test_what_is_missing_skips_and_what_is_wrong_fails(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         code, record = run(tmp_path, [planted("fail"), planted("missing")])
-        found = by_name(record)
+        checks = by_name(record)
         assert code == 1
-        assert (found["fail"]["status"], found["fail"]["reason"]) == ("failed", "CheckFailed: planted fault")
-        assert any("in fail" in line for line in found["fail"]["last_lines"])
-        assert (found["missing"]["status"], found["missing"]["reason"]) == ("skipped", "planted gap")
+        assert (checks["fail"]["status"], checks["fail"]["reason"]) == ("failed", "CheckFailed: planted fault")
+        assert any("in fail" in line for line in checks["fail"]["last_lines"])
+        assert (checks["missing"]["status"], checks["missing"]["reason"]) == ("skipped", "planted gap")
         assert "failed  fail: CheckFailed: planted fault\n" in capsys.readouterr().out
 
     def test_only_missing_parts_are_no_failure(self, tmp_path: Path):

@@ -64,9 +64,9 @@ class WrongSum(HostKernels):
 
 class TestBatches:
     def test_all_sizes_with_graphs(self):
-        found = runner.check_batches(HostKernels())
-        assert found["batches"] == 64
-        assert found["graphs"]
+        measured = runner.check_batches(HostKernels())
+        assert measured["batches"] == 64
+        assert measured["graphs"]
 
     @pytest.mark.parametrize(
         ("kernels", "fault"),
@@ -83,9 +83,9 @@ class TestBatches:
 
 class TestGraphCost:
     def test_both_ways_are_timed(self):
-        found = runner.check_graph_cost(HostKernels())
-        assert found["kernels"] == 61
-        assert all(found[f"{way}_{what}_median_ms"] > 0 for way in ("graph", "enqueued") for what in ("call", "device"))
+        costs = runner.check_graph_cost(HostKernels())
+        assert costs["kernels"] == 61
+        assert all(costs[f"{way}_{what}_median_ms"] > 0 for way in ("graph", "enqueued") for what in ("call", "device"))
 
     def test_a_graph_that_is_none_is_found(self):
         with pytest.raises(CheckFailed, match="no CUDA graph was captured"):
@@ -158,9 +158,9 @@ class TestGarbage:
 
 class TestBatcher:
     def test_two_instances(self):
-        found = runner.check_batcher(HostKernels())
-        assert found["requests"] == 200
-        assert len(found["batches_by_instance"]) == 2
+        measured = runner.check_batcher(HostKernels())
+        assert measured["requests"] == 200
+        assert len(measured["batches_by_instance"]) == 2
 
     def test_answers_of_others_are_found(self):
         with pytest.raises(CheckFailed, match=r"request \d+ of thread \d: \d+ of \d+ logits differ"):

@@ -13,15 +13,15 @@ pytestmark = [
 
 def test_every_round_has_its_numbers(tiny_engine, capsys):
     assert main([tiny_engine, "--json", "--rounds", "2", "--seconds", "0.2", "--clients", "2", "--threads", "1"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["engine"] == "onnxruntime-fp32-cpu"
-    assert len(found["served_shares"]) == len(found["added_ms"]) == 2
-    assert min(found["bare_images_per_s"] + found["served_images_per_s"] + found["server_rss_mb"]) > 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["engine"] == "onnxruntime-fp32-cpu"
+    assert len(record["served_shares"]) == len(record["added_ms"]) == 2
+    assert min(record["bare_images_per_s"] + record["served_images_per_s"] + record["server_rss_mb"]) > 0
     for share, bare, served in zip(
-        found["served_shares"], found["bare_images_per_s"], found["served_images_per_s"], strict=True
+        record["served_shares"], record["bare_images_per_s"], record["served_images_per_s"], strict=True
     ):
         assert share == pytest.approx(served / bare)
-    for added, served in zip(found["added_ms"], found["served_ms"], strict=True):
+    for added, served in zip(record["added_ms"], record["served_ms"], strict=True):
         assert 0 < added["p50"] < served["p50"]
 
 

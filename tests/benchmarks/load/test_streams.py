@@ -15,13 +15,13 @@ def short_calls(monkeypatch):
 def test_rates_are_per_frame_and_ratios_to_the_best_batch(tiny_engine, capsys):
     quick = ["--streams", "1,3", "--batches", "1,4", "--threads", "1", "--rounds", "6"]
     assert streams.main([tiny_engine, "--json", *quick]) == 0
-    found = json.loads(capsys.readouterr().out)
-    rates = {row["batch"]: row["frames_per_s"] for row in found["batches"]}
-    assert found["best_batch"] == max(rates, key=rates.get)
-    assert [(row["streams"], row["instances"]) for row in found["streams"]] == [(1, 1), (3, 1)]
-    for row in found["streams"]:
+    record = json.loads(capsys.readouterr().out)
+    rates = {row["batch"]: row["frames_per_s"] for row in record["batches"]}
+    assert record["best_batch"] == max(rates, key=rates.get)
+    assert [(row["streams"], row["instances"]) for row in record["streams"]] == [(1, 1), (3, 1)]
+    for row in record["streams"]:
         assert 0 < row["ratio_ci"][0] <= row["ratio"] <= row["ratio_ci"][1]
-        assert row["ratio"] == pytest.approx(row["frames_per_s"] / rates[found["best_batch"]], rel=0.5)
+        assert row["ratio"] == pytest.approx(row["frames_per_s"] / rates[record["best_batch"]], rel=0.5)
 
 
 def test_every_frame_of_every_stream_is_counted(tiny_engine):

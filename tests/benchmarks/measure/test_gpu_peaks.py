@@ -35,11 +35,11 @@ def test_they_are_products(tmp_path: Path, precision: str):
     path = tmp_path / "products.onnx"
     gpu_peaks.write_products(path, precision, SIZE, DEPTH)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"x": np.random.default_rng(1).standard_normal((SIZE, SIZE)).astype(np.float32)})[0]
-    assert found.dtype == np.float32
-    assert np.isfinite(found).all()
-    assert 0.2 < np.count_nonzero(found) / found.size < 0.8
-    assert 0.1 < found.std() < 10
+    product = session.run(None, {"x": np.random.default_rng(1).standard_normal((SIZE, SIZE)).astype(np.float32)})[0]
+    assert product.dtype == np.float32
+    assert np.isfinite(product).all()
+    assert 0.2 < np.count_nonzero(product) / product.size < 0.8
+    assert 0.1 < product.std() < 10
 
 
 def test_the_rate_counts_each_product_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -66,9 +66,9 @@ def test_a_copy_counts_as_read_and_written(monkeypatch: pytest.MonkeyPatch):
 def test_without_a_gpu_each_rate_says_why():
     if find_devices()[0]:
         pytest.skip("there is a device")
-    found: dict[str, Any] = gpu_peaks.measure_gpu_peaks(["tensorrt_rtx"], ["fp32", "int8", "bf16"])
-    assert found["best"] == {}
-    assert found["copy_gb_s"] is None
-    assert [row["precision"] for row in found["matmul"]] == ["fp32", "int8"]
-    assert all("no usable GPU" in row["why"] for row in found["matmul"])
-    assert found["why"]
+    peaks: dict[str, Any] = gpu_peaks.measure_gpu_peaks(["tensorrt_rtx"], ["fp32", "int8", "bf16"])
+    assert peaks["best"] == {}
+    assert peaks["copy_gb_s"] is None
+    assert [row["precision"] for row in peaks["matmul"]] == ["fp32", "int8"]
+    assert all("no usable GPU" in row["why"] for row in peaks["matmul"])
+    assert peaks["why"]

@@ -14,8 +14,8 @@ AFTER = replace(BEFORE, wall_s=110.0, busy_s=68.0, own_s=38.0)
 
 
 def test_a_quiet_run_is_not_disturbed():
-    found = judge(BEFORE, AFTER, 2)
-    assert (found.disturbed, found.others_share, found.seconds, found.throttled) == (False, 0.0, 10.0, False)
+    noise = judge(BEFORE, AFTER, 2)
+    assert (noise.disturbed, noise.others_share, noise.seconds, noise.throttled) == (False, 0.0, 10.0, False)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_a_quiet_run_is_not_disturbed():
 def test_each_planted_disturbance_is_named(change, reason):
     import re
 
-    found = judge(BEFORE, replace(AFTER, **change), 2)
-    assert found.disturbed
-    assert re.search(reason, found.reasons[0])
+    noise = judge(BEFORE, replace(AFTER, **change), 2)
+    assert noise.disturbed
+    assert re.search(reason, noise.reasons[0])
 
 
 COOL = Thermals({"gpu-thermal": 46.5}, {"17000000.gpu": Clock(1020, 306, 1020, "podgov")}, ())
@@ -58,20 +58,20 @@ HOT = Thermals({"cpu-thermal": 81.0, "gpu-thermal": 98.5}, COOL.clocks, ("gpu-th
     ],
 )
 def test_heat_and_lower_limits_disturb(before: Thermals, after: Thermals, reasons: list[str]):
-    found = judge(replace(BEFORE, thermals=before), replace(AFTER, thermals=after), 2)
-    assert found.reasons == reasons
-    assert found.throttled is ("slowed" in "".join(reasons))
-    assert found.to_json()["temperatures_c"] == after.temperatures_c
-    assert found.to_json()["clocks"]["17000000.gpu"]["max_mhz"] == after.clocks["17000000.gpu"].max_mhz
+    noise = judge(replace(BEFORE, thermals=before), replace(AFTER, thermals=after), 2)
+    assert noise.reasons == reasons
+    assert noise.throttled is ("slowed" in "".join(reasons))
+    assert noise.to_json()["temperatures_c"] == after.temperatures_c
+    assert noise.to_json()["clocks"]["17000000.gpu"]["max_mhz"] == after.clocks["17000000.gpu"].max_mhz
 
 
 def test_a_gpu_is_recorded_and_its_heat_disturbs():
     gpu = GpuState(88.0, 640.0, 700.0, 1410.0, 1980.0, limited_by=("power cap", "hardware thermal slowdown"))
     hot = Thermals(throttled_by=with_gpus(None, (gpu,)), gpus=(gpu,))
-    found = judge(replace(BEFORE, thermals=Thermals()), replace(AFTER, thermals=hot), 2)
-    assert found.reasons == ["the hardware was slowed by gpu0 hardware thermal slowdown"]
-    assert found.to_json()["gpus"][0]["power_w"] == 640.0
-    assert found.to_json()["gpus"][0]["limited_by"] == ("power cap", "hardware thermal slowdown")
+    noise = judge(replace(BEFORE, thermals=Thermals()), replace(AFTER, thermals=hot), 2)
+    assert noise.reasons == ["the hardware was slowed by gpu0 hardware thermal slowdown"]
+    assert noise.to_json()["gpus"][0]["power_w"] == 640.0
+    assert noise.to_json()["gpus"][0]["limited_by"] == ("power cap", "hardware thermal slowdown")
 
 
 def test_a_gpu_at_its_power_cap_is_as_it_is_set():
@@ -83,8 +83,8 @@ def test_a_gpu_at_its_power_cap_is_as_it_is_set():
 
 def test_what_a_machine_does_not_tell_is_none():
     unknown = replace(BEFORE, mhz=None, throttles=None)
-    found = judge(unknown, replace(AFTER, mhz=None, throttles=None), 2)
-    assert (found.throttled, found.mhz, found.disturbed) == (None, None, False)
+    noise = judge(unknown, replace(AFTER, mhz=None, throttles=None), 2)
+    assert (noise.throttled, noise.mhz, noise.disturbed) == (None, None, False)
 
 
 def test_this_machine_can_be_watched():

@@ -81,9 +81,9 @@ def test_every_candidate_stands_in_every_place_equally_often(count, turns):
     names = [str(i) for i in range(count)]
     places = Counter()
     for index in range(turns * count):
-        found = order(names, index)
-        assert sorted(found) == names
-        places.update(enumerate(found))
+        turn = order(names, index)
+        assert sorted(turn) == names
+        places.update(enumerate(turn))
     assert set(places.values()) == {turns}
 
 
@@ -255,14 +255,14 @@ def noisy_run(seed, factor):
 
 
 def test_a_planted_slowdown_of_ten_percent_is_found_every_time():
-    found = [noisy_run(seed, 1.1) for seed in range(40)]
-    assert all(result.low > 1.0 for result in found)
-    assert sum(result.low <= 1.1 <= result.high for result in found) >= 36
+    ratios = [noisy_run(seed, 1.1) for seed in range(40)]
+    assert all(result.low > 1.0 for result in ratios)
+    assert sum(result.low <= 1.1 <= result.high for result in ratios) >= 36
 
 
 def test_the_same_thing_twice_is_no_slowdown():
-    found = [noisy_run(seed, 1.0) for seed in range(100)]
-    assert sum(result.low <= 1.0 <= result.high for result in found) >= 92
+    ratios = [noisy_run(seed, 1.0) for seed in range(100)]
+    assert sum(result.low <= 1.0 <= result.high for result in ratios) >= 92
 
 
 def test_the_interval_allows_for_drift_between_rounds():
@@ -281,11 +281,11 @@ def test_the_interval_allows_for_drift_between_rounds():
 def test_a_paired_ratio_cancels_what_rounds_share(factor, levels):
     base = [[level * 1e9] for level in levels]
     slow = [[level * 1e9 * factor] for level in levels]
-    found = ratio(summarise(slow), summarise(base))
+    measured = ratio(summarise(slow), summarise(base))
     if len(levels) < ENOUGH_ROUNDS:
-        assert found is None
+        assert measured is None
         return
-    assert (found.low, found.value, found.high) == pytest.approx((factor,) * 3)
+    assert (measured.low, measured.value, measured.high) == pytest.approx((factor,) * 3)
 
 
 def test_a_ratio_across_runs_is_refused():

@@ -18,15 +18,15 @@ def module():
 def test_fp32_is_eager_itself(module):
     with torch.inference_mode():
         expected = module(torch.from_numpy(IMAGES)).numpy()
-    found = torch_calls.TorchOnDevice(module, "cpu", "fp32")(IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    logits = torch_calls.TorchOnDevice(module, "cpu", "fp32")(IMAGES)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_fp16_is_fp16_and_the_module_stays_as_it_is(module):
     exact = torch_calls.TorchOnDevice(module, "cpu", "fp32")(IMAGES)
-    found = torch_calls.TorchOnDevice(module, "cpu", "fp16")(IMAGES)
-    assert found.dtype == np.float32
-    assert 1e-6 < np.abs(found - exact).max() < 1e-2
+    logits = torch_calls.TorchOnDevice(module, "cpu", "fp16")(IMAGES)
+    assert logits.dtype == np.float32
+    assert 1e-6 < np.abs(logits - exact).max() < 1e-2
     assert next(module.parameters()).dtype == torch.float32
 
 

@@ -111,10 +111,10 @@ def test_our_uint8_model_takes_frames(fashion_bundle: Bundle, tmp_path: Path):
 def test_the_formula_says_what_normalize_says(fashion_bundle: Bundle):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 28, 1)).astype(np.uint8)
     preprocessing = fashion_bundle.manifest.preprocessing
-    found = by_formula(pixels, preprocessing)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
-    np.testing.assert_allclose(found, preprocessing.normalize(pixels), rtol=1e-6, atol=1e-6)
+    prepared = by_formula(pixels, preprocessing)
+    assert prepared.dtype == np.float32
+    assert prepared.flags.c_contiguous
+    np.testing.assert_allclose(prepared, preprocessing.normalize(pixels), rtol=1e-6, atol=1e-6)
 
 
 @needs_openvino

@@ -30,16 +30,16 @@ ENGINES = {
 def result(depth, engine, batch):
     backend, precision, per_gmac = ENGINES[engine]
     ms = per_gmac * GMACS[depth] * batch
-    found = {"network": f"resnet{depth}", "depth": depth, "engine": engine, "backend": backend, "precision": precision}
-    found |= {"batch": batch, "threads": 2, "n": 99, "median_ms": ms, "p90_ms": ms * 1.1, "p99_ms": ms * 1.3}
-    found |= {"ci_ms": [ms * 0.98, ms * 1.03], "round_medians_ms": [ms * f for f in (0.99, 1, 1, 1, 1.01, 1)]}
-    found |= {
+    made = {"network": f"resnet{depth}", "depth": depth, "engine": engine, "backend": backend, "precision": precision}
+    made |= {"batch": batch, "threads": 2, "n": 99, "median_ms": ms, "p90_ms": ms * 1.1, "p99_ms": ms * 1.3}
+    made |= {"ci_ms": [ms * 0.98, ms * 1.03], "round_medians_ms": [ms * f for f in (0.99, 1, 1, 1, 1.01, 1)]}
+    made |= {
         "times_faster": 8.0 / per_gmac,
         "gmacs": GMACS[depth],
         "gops": 2e3 / per_gmac,
         "ops_per_byte": 60.0 * batch,
     }
-    return found | {
+    return made | {
         "percent_of_peak": 70.0,
         "percent_of_floor": 80.0,
         "memory_percent": 25.0,
@@ -50,16 +50,16 @@ def result(depth, engine, batch):
 
 def record(**more):
     rows = [result(depth, engine, batch) for depth in GMACS for batch in (1, 8) for engine in ENGINES]
-    found = {"results": rows, "fits": fit_all(rows), "break_even": break_even(rows), "seconds": 300.0}
-    found |= {"conditions": {"cpu": "Some <CPU>", "threads": 2, "cores": 2, "versions": {"openvino": "1.0"}}}
-    found |= {"peaks": {"best": {"fp32": 320.0, "int8": 2400.0}, "copy_gb_s": 27.0}, "left_out": ["resnet18 x: y"]}
+    made = {"results": rows, "fits": fit_all(rows), "break_even": break_even(rows), "seconds": 300.0}
+    made |= {"conditions": {"cpu": "Some <CPU>", "threads": 2, "cores": 2, "versions": {"openvino": "1.0"}}}
+    made |= {"peaks": {"best": {"fp32": 320.0, "int8": 2400.0}, "copy_gb_s": 27.0}, "left_out": ["resnet18 x: y"]}
     layers = [{"name": f"conv{i}", "op": "Convolution", "ms": 1.0 / (i + 1), "precision": "int8"} for i in range(40)]
-    found |= {"layers": [{"network": "resnet18", "engine": "openvino-int8-cpu", "batch": 1, "layers": layers}]}
+    made |= {"layers": [{"network": "resnet18", "engine": "openvino-int8-cpu", "batch": 1, "layers": layers}]}
     timing = {"network": "resnet18", "engine": "openvino-int8-cpu", "median_ms": 2.0}
-    found |= {"end_to_end": [timing | {"source": source} for source in ("jpeg", "frame")]}
+    made |= {"end_to_end": [timing | {"source": source} for source in ("jpeg", "frame")]}
     memory = {"size_bytes": 12e6, "peak_rss_bytes": 150e6, "load_and_selftest_ms": 300.0, "start_to_first_ms": 461.0}
-    found |= {"memory": [{"network": "resnet18", "engine": "openvino-int8-cpu"} | memory]}
-    return found | {"noise": [{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}]} | more
+    made |= {"memory": [{"network": "resnet18", "engine": "openvino-int8-cpu"} | memory]}
+    return made | {"noise": [{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}]} | more
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +167,19 @@ def test_runs_of_several_machines_stand_side_by_side_each_against_its_own_baseli
 
 def test_a_disturbed_run_is_marked():
     noise = {"network": "resnet18", "batch": 1, "disturbed": True, "reasons": ["other processes took 30% of the cores"]}
-    found = record(disturbed=True, noise=[noise])
-    assert "Disturbed run." in html_report(found)
-    assert conclusions(found)[-1].startswith("DISTURBED: 1 of 1 blocks; resnet18 batch 1: other processes took 30%")
+    disturbed_record = record(disturbed=True, noise=[noise])
+    assert "Disturbed run." in html_report(disturbed_record)
+    assert conclusions(disturbed_record)[-1].startswith(
+        "DISTURBED: 1 of 1 blocks; resnet18 batch 1: other processes took 30%"
+    )
 
 
 @pytest.mark.parametrize(("slow_ms", "quiet"), [(12.0, True), (20.0, False)])
 def test_rounds_of_eager_that_differ_are_said_although_no_process_disturbed(slow_ms, quiet):
-    found = record(noise=[{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}])
-    eager = next(row for row in found["results"] if row["engine"] == "eager-fp32")
+    disturbed_record = record(noise=[{"network": "resnet18", "batch": 1, "disturbed": False, "reasons": []}])
+    eager = next(row for row in disturbed_record["results"] if row["engine"] == "eager-fp32")
     eager["round_medians_ms"] = [10.0, slow_ms] * 4
-    said = conclusions(found)[-1]
+    said = conclusions(disturbed_record)[-1]
     assert said.startswith(
         "The machine was quiet" if quiet else "No other process used the cores, but the baseline's own"
     )
@@ -219,8 +221,8 @@ def test_where_int8_pays_does_not_or_is_undecided(speeds, rounds, said):
         for engine, ms, jitter in (("openvino-fp32-cpu", 1.0, 0.01), ("openvino-int8-cpu", 1 / speed, -0.01)):
             times = [ms * (1 + jitter * (-1) ** i) for i in range(rounds)]
             rows.append(result(depth, engine, 1) | {"round_medians_ms": times})
-    found = conclusions(record(results=rows, break_even=break_even(rows)))
-    assert any(line.startswith(f"openvino, batch 1: {said}") for line in found), found
+    sentences = conclusions(record(results=rows, break_even=break_even(rows)))
+    assert any(line.startswith(f"openvino, batch 1: {said}") for line in sentences), sentences
 
 
 def race(*cells):

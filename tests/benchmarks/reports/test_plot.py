@@ -22,7 +22,7 @@ BOUNDS = (0.0, 0.0, 1200.0, 700.0)
 def row(engine, median_ms, top1, drop_ci=0.3, precision="int8"):
     interval = None if engine == "eager-fp32" else [80.0 - top1 - drop_ci, 80.0 - top1 + drop_ci]
     drop = None if interval is None else 80.0 - top1
-    found = {
+    made = {
         "engine": engine,
         "precision": precision,
         "batch": 1,
@@ -30,7 +30,7 @@ def row(engine, median_ms, top1, drop_ci=0.3, precision="int8"):
         "top1": top1,
         "drop_pp": drop,
     }
-    return found | {
+    return made | {
         "ci_ms": [median_ms * 0.97, median_ms * 1.04],
         "drop_ci_pp": interval,
         "times_faster": 33.7 / median_ms,
@@ -81,7 +81,7 @@ def test_few_rounds_have_no_factor_in_the_picture_and_it_says_why():
 def test_labels_lie_inside_and_apart(rows):
     figure = draw_tradeoff(rows, "title")
     boxes = label_boxes(figure)
-    assert set(boxes) == {found["engine"] for found in rows}
+    assert set(boxes) == {item["engine"] for item in rows}
     for one, other in itertools.combinations(boxes.values(), 2):
         assert overlap(tuple(one), [tuple(other)]) == 0
     left, bottom, right, top = figure.axes[0].get_window_extent().extents
@@ -89,7 +89,7 @@ def test_labels_lie_inside_and_apart(rows):
         assert left <= box[0] < box[2] <= right + 1
         assert bottom <= box[1] < box[3] <= top + 1
     transform = figure.axes[0].transData.transform
-    markers = [transform((found["median_ms"], found["top1"])) for found in rows]
+    markers = [transform((item["median_ms"], item["top1"])) for item in rows]
     for box, (x, y) in itertools.product(boxes.values(), markers):
         assert overlap(tuple(box), [(x - 5, y - 5, x + 5, y + 5)]) == 0
 
@@ -97,7 +97,7 @@ def test_labels_lie_inside_and_apart(rows):
 def test_points_and_bars_are_where_they_were_measured():
     axes = draw_tradeoff(MANY, "title").axes[0]
     centres = {(float(c.lines[0].get_xdata()[0]), float(c.lines[0].get_ydata()[0])) for c in axes.containers}
-    assert centres == {(found["median_ms"], found["top1"]) for found in MANY}
+    assert centres == {(item["median_ms"], item["top1"]) for item in MANY}
     slow_int8 = axes.containers[4].lines[2][1].get_segments()[0]
     assert slow_int8[:, 1] == pytest.approx([78.95, 79.85])  # FP32 top-1 less the drop's interval
     assert axes.get_xscale() == "log"
@@ -172,4 +172,4 @@ def test_the_footer_explains_the_dashed_line_only_where_it_is_drawn():
     assert "dashed: eager FP32" in with_eager.get_supxlabel().replace("\n", " ")
     assert "dashed" not in without.get_supxlabel()
     lines = [f.axes[0].get_lines() for f in (with_eager, without)]
-    assert [sum(line.is_dashed() for line in found) for found in lines] == [1, 0]
+    assert [sum(line.is_dashed() for line in drawn) for drawn in lines] == [1, 0]

@@ -99,10 +99,10 @@ def test_an_engine_without_latency_or_accuracy_keeps_its_row(report):
 
 def test_few_rounds_and_a_disturbed_machine_are_said_in_the_table():
     row = latency("b-fp32", 1.0, None) | {"round_medians_ms": [1.0], "ci_confidence": 0.0, "disturbed": True}
-    found = Report("t", [], [row], {}, {})
-    assert table_cells(found.summary())[0][::7] == ["b-fp32 *", "1.00 [0.980, 1.02] (0 %)"]
-    assert found.summary()[0]["rounds"] == 1
-    assert "- times faster: n = 1: no ratio from fewer than six rounds; time the engines" in found.to_markdown()
+    made = Report("t", [], [row], {}, {})
+    assert table_cells(made.summary())[0][::7] == ["b-fp32 *", "1.00 [0.980, 1.02] (0 %)"]
+    assert made.summary()[0]["rounds"] == 1
+    assert "- times faster: n = 1: no ratio from fewer than six rounds; time the engines" in made.to_markdown()
 
 
 def test_another_batch_size_shows_its_own_latencies(report):

@@ -82,9 +82,9 @@ def test_the_search_goes_on_while_more_blocks_make_a_confirmation_likelier():
 @pytest.mark.slow
 def test_the_drop_of_a_stored_variant_is_not_optimistic_and_two_attempts_keep_the_error_of_one():
     """Tolerances are standard errors of as many searches; the drop seen is 0.13 pp too small."""
-    found = [run(networks()[1], IMAGES, BUDGET, np.random.default_rng([0, i]), planned=False) for i in range(120)]
-    stored = [item for item in found if item.kept is not None]
-    assert 0.5 < len(stored) / len(found) < 0.8, "the least k, once"
+    runs = [run(networks()[1], IMAGES, BUDGET, np.random.default_rng([0, i]), planned=False) for i in range(120)]
+    stored = [item for item in runs if item.kept is not None]
+    assert 0.5 < len(stored) / len(runs) < 0.8, "the least k, once"
     seen, said = (np.array([getattr(item, name) - item.true_pp for item in stored]) for name in ("seen_pp", "said_pp"))
     error = said.std() / np.sqrt(len(said))
     assert seen.mean() < -0.08
@@ -107,25 +107,25 @@ def test_what_is_not_confirmed_is_followed_by_more_blocks(fashion_bundle, monkey
 
     def edge(engines, split, mix):
         lost = 3 if len(mix.kept) == 1 else 0 if mix.kept else 30
-        found = with_verdict(evaluate(engines, split, mix), "PASS" if mix.kept else "FAIL")
-        before = found.judged.pairs
+        outcome = with_verdict(evaluate(engines, split, mix), "PASS" if mix.kept else "FAIL")
+        before = outcome.judged.pairs
         planted = Pairs(before.both + before.lost - lost, lost, 0, before.n)
-        return replace(found, judged=replace(found.judged, pairs=planted))
+        return replace(outcome, judged=replace(outcome.judged, pairs=planted))
 
     def unlucky(engines, dataset, attempt):
-        found = confirm(engines, dataset, attempt)
+        outcome = confirm(engines, dataset, attempt)
         lucky = len(attempt.trial.mix.kept) > 1
-        return found if lucky else replace(found, row=with_verdict(found.row, "INCONCLUSIVE"))
+        return outcome if lucky else replace(outcome, row=with_verdict(outcome.row, "INCONCLUSIVE"))
 
     monkeypatch.setattr(searcher, "_evaluate", edge)
     monkeypatch.setattr(searcher, "_confirm", unlucky)
     monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp32", names))
-    found = searcher.run()
-    assert [(len(item["kept"]), item["verdict"], item["confidence"]) for item in found["confirmations"]] == [
+    outcome = searcher.run()
+    assert [(len(item["kept"]), item["verdict"], item["confidence"]) for item in outcome["confirmations"]] == [
         (1, "INCONCLUSIVE", 0.975),
         (2, "PASS", 0.975),
     ]
-    assert found["kept"] == sorted(names[:2])
-    variant = Bundle.open(fashion_bundle.path).manifest.variants[found["stored"]["variant"]]
+    assert outcome["kept"] == sorted(names[:2])
+    variant = Bundle.open(fashion_bundle.path).manifest.variants[outcome["stored"]["variant"]]
     assert variant.evidence["held_out"]["confidence"] == 0.975
-    assert variant.evidence["held_out"]["unselected_drop_pp"] == found["held_out"]["unselected_drop_pp"]
+    assert variant.evidence["held_out"]["unselected_drop_pp"] == outcome["held_out"]["unselected_drop_pp"]

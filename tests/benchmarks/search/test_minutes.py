@@ -55,11 +55,11 @@ class SlowEvaluator:
 def test_the_search_ends_early_enough_for_the_confirmation_and_the_timing(fashion_bundle, monkeypatch):
     """Trials with 0, 1, 2 and 4 blocks and the confirmation fit; with 3 blocks it would be one too many."""
     slow = SlowEvaluator(monkeypatch, lambda _: IMAGE_S)
-    found = slow.search(fashion_bundle, monkeypatch, 5.2 * TRIAL_S, enough=3)
-    assert (found["evaluations"], found["stopped"], len(found["kept"])) == (4, "out of time", 4)
-    assert (found["held_out"]["n"], found["verdict"], found["left_out"]) == (IMAGES, "PASS", [])
-    assert found["stored"] is not None
-    assert len(found["front"]) == 5
+    record = slow.search(fashion_bundle, monkeypatch, 5.2 * TRIAL_S, enough=3)
+    assert (record["evaluations"], record["stopped"], len(record["kept"])) == (4, "out of time", 4)
+    assert (record["held_out"]["n"], record["verdict"], record["left_out"]) == (IMAGES, "PASS", [])
+    assert record["stored"] is not None
+    assert len(record["front"]) == 5
     assert slow.now == pytest.approx(5 * TRIAL_S)
 
 
@@ -68,29 +68,29 @@ def test_the_search_ends_early_enough_for_the_confirmation_and_the_timing(fashio
 def test_at_most_one_batch_is_beyond_the_budget(fashion_bundle, monkeypatch, trials, slower):
     """Without a budget there are seven trials and a confirmation; `slower` is by how much from the second trial on."""
     slow = SlowEvaluator(monkeypatch, lambda seen: IMAGE_S * (1 if seen < IMAGES else slower))
-    found = slow.search(fashion_bundle, monkeypatch, trials * TRIAL_S, enough=5)
-    assert found["stopped"] == "out of time"
+    record = slow.search(fashion_bundle, monkeypatch, trials * TRIAL_S, enough=5)
+    assert record["stopped"] == "out of time"
     assert slow.now <= trials * TRIAL_S + slower * BATCH * IMAGE_S
 
 
 def test_a_confirmation_slower_than_all_before_decides_on_fewer_images(fashion_bundle, monkeypatch):
     slower = 12
     slow = SlowEvaluator(monkeypatch, lambda seen: IMAGE_S * (1 if seen < IMAGES else slower))
-    found = slow.search(fashion_bundle, monkeypatch, 2.5 * TRIAL_S, enough=0)
+    record = slow.search(fashion_bundle, monkeypatch, 2.5 * TRIAL_S, enough=0)
     assert slow.now <= 2.5 * TRIAL_S + slower * BATCH * IMAGE_S
-    assert (found["evaluations"], found["held_out"]["n"], found["verdict"]) == (1, BATCH, "INCONCLUSIVE")
-    assert (found["stored"], found["front"]) == (None, [])
-    assert found["left_out"][0] == "250 of 300 held-out images: out of time"
-    assert re.fullmatch(r"the final timing of 2 variants: it takes about \d+ s, 0 s were left", found["left_out"][1])
+    assert (record["evaluations"], record["held_out"]["n"], record["verdict"]) == (1, BATCH, "INCONCLUSIVE")
+    assert (record["stored"], record["front"]) == (None, [])
+    assert record["left_out"][0] == "250 of 300 held-out images: out of time"
+    assert re.fullmatch(r"the final timing of 2 variants: it takes about \d+ s, 0 s were left", record["left_out"][1])
 
 
 def test_an_interrupt_of_the_final_timing_keeps_what_is_stored(fashion_bundle, monkeypatch, capsys):
     monkeypatch.setattr(search_run, "measure_front", lambda *_: signal.raise_signal(signal.SIGINT))
     command = ["search", str(fashion_bundle.path), "--data", "fashion_test", "--samples", "600", "--max-drop", "3"]
     assert run([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["left_out"] == ["the final timing of 2 variants: interrupted"]
-    assert found["stored"]["engine"]
+    record = json.loads(capsys.readouterr().out)
+    assert record["left_out"] == ["the final timing of 2 variants: interrupted"]
+    assert record["stored"]["engine"]
     assert run([*command, "--budget", "1e-9"]) == 3
     said = "out of time before a variant was tried, so nothing is known; it needs more time"
     assert said in capsys.readouterr().out

@@ -112,28 +112,28 @@ def test_the_guilty_block_is_found_in_fewer_evaluations_than_by_greedy_removal(
     options = QuantizeOptions("minmax")
     request = SearchRequest("fashion_test", BUDGET, backend, samples=800, options=options, build=build)
     searcher = SearchRun(fashion_bundle, request)
-    found = searcher.run()
+    record = searcher.run()
     assert searcher.trials[0].verdict == "FAIL", "full INT8 is ruined"
-    assert GUILTY in found["kept"]
-    assert len(found["kept"]) <= 2
-    assert found["held_out"]["verdict"] == "PASS"
+    assert GUILTY in record["kept"]
+    assert len(record["kept"]) <= 2
+    assert record["held_out"]["verdict"] == "PASS"
     greedy, kept = greedy_evaluations(searcher, searcher.engines(tmp_path), searcher._cached(searcher._split()[0]))
     assert GUILTY in kept
-    assert found["evaluations"] < greedy
+    assert record["evaluations"] < greedy
     stored = Bundle.open(fashion_bundle.path)
-    evidence = stored.manifest.variants[found["stored"]["variant"]].evidence
-    assert (evidence["kept"], evidence["kept_precision"]) == (found["kept"], found["kept_precision"])
-    with load(stored, found["stored"]["engine"]) as session:
+    evidence = stored.manifest.variants[record["stored"]["variant"]].evidence
+    assert (evidence["kept"], evidence["kept_precision"]) == (record["kept"], record["kept_precision"])
+    with load(stored, record["stored"]["engine"]) as session:
         assert session.selftest.sqnr_db > 12
-    precisions = {item["precision"]: item for item in found["islands"]}
+    precisions = {item["precision"]: item for item in record["islands"]}
     assert set(precisions) == {"fp32", "bf16", "fp16"}
     assert GUILTY in precisions["fp32"]["kept"]
-    assert precisions[found["kept_precision"]]["out"] is None
+    assert precisions[record["kept_precision"]]["out"] is None
     if backend == "onnxruntime" and platform.machine() == "x86_64":
         assert precisions["fp16"]["out"].startswith("the backend "), "it casts FP16 to FP32"
         assert precisions["fp16"]["median_ms"] > 0
         assert precisions["bf16"]["median_ms"] is None
-        assert found["kept_precision"] == "fp32"
+        assert record["kept_precision"] == "fp32"
 
 
 def test_the_command_finds_nothing_to_revert_and_draws_the_front(fashion_bundle, tmp_path, capsys):
@@ -159,14 +159,14 @@ def test_an_interrupt_keeps_the_best_so_far(fashion_bundle, monkeypatch):
     def interrupted(engines, split, mix):
         if len(searcher.trials) == 4 and not searcher.stopped:
             signal.raise_signal(signal.SIGINT)
-        found = evaluate(engines, split, mix)
-        return with_verdict(found, "FAIL") if len(mix.kept) < 4 else found
+        record = evaluate(engines, split, mix)
+        return with_verdict(record, "FAIL") if len(mix.kept) < 4 else record
 
     monkeypatch.setattr(searcher, "_evaluate", interrupted)
     monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp32", [block.name for block in searcher.blocks]))
-    found = searcher.run()
-    assert (found["stopped"], found["evaluations"], len(found["kept"])) == ("interrupted", 4, 4)
-    assert found["stored"]["variant"] in Bundle.open(fashion_bundle.path).manifest.variants
+    record = searcher.run()
+    assert (record["stopped"], record["evaluations"], len(record["kept"])) == ("interrupted", 4, 4)
+    assert record["stored"]["variant"] in Bundle.open(fashion_bundle.path).manifest.variants
 
 
 def test_what_no_16_bit_mix_reaches_is_searched_again_in_fp32(fashion_bundle, monkeypatch):
@@ -175,21 +175,21 @@ def test_what_no_16_bit_mix_reaches_is_searched_again_in_fp32(fashion_bundle, mo
 
     def strict(engines, split, mix):
         enough = engines.is_all(mix) or (mix.precision == "fp32" and len(mix.kept) >= 3)
-        found = evaluate(engines, split, mix)
-        return found if enough else with_verdict(found, "FAIL")
+        record = evaluate(engines, split, mix)
+        return record if enough else with_verdict(record, "FAIL")
 
     monkeypatch.setattr(searcher, "_evaluate", strict)
     monkeypatch.setattr(searcher, "_rank", lambda *_: ("fp16", names))
-    found = searcher.run()
-    assert (found["kept"], found["kept_precision"]) == (sorted(names[:3]), "fp32")
+    record = searcher.run()
+    assert (record["kept"], record["kept_precision"]) == (sorted(names[:3]), "fp32")
     assert len({trial.mix for trial in searcher.trials}) == len(searcher.trials), "nothing is evaluated twice"
-    assert {row["engine"] for row in found["front"]} >= {"int8", "int8, 1 fp16", "int8, 3 fp32", "fp32"}
+    assert {row["engine"] for row in record["front"]} >= {"int8", "int8, 1 fp16", "int8, 3 fp32", "fp32"}
 
 
 def test_a_spent_budget_stops(fashion_bundle):
     request = SearchRequest("fashion_test", Budget(max_drop_pp=3), samples=600, minutes=1e-9)
-    found = SearchRun(fashion_bundle, request).run()
-    assert (found["stopped"], found["evaluations"], found["front"]) == ("out of time", 0, [])
+    record = SearchRun(fashion_bundle, request).run()
+    assert (record["stopped"], record["evaluations"], record["front"]) == ("out of time", 0, [])
 
 
 def test_out_of_time_before_the_first_trial_is_inconclusive(fashion_bundle, capsys):

@@ -19,24 +19,24 @@ def test_students_t_is_scipys(df):
 
 def test_the_difference_is_the_two_sample_t_tests():
     old, new = [0.1, 0.3, 0.2], [0.5, 0.4, 0.45, 0.6]
-    found = differ(old, new)
+    difference = differ(old, new)
     known = scipy.stats.ttest_ind(new, old).confidence_interval()
-    assert found.log_ratio - found.reach(0.025) == pytest.approx(known.low)
-    assert found.log_ratio + found.reach(0.025) == pytest.approx(known.high)
-    assert found.tail_above(0.0) == pytest.approx(scipy.stats.ttest_ind(new, old, alternative="greater").pvalue)
+    assert difference.log_ratio - difference.reach(0.025) == pytest.approx(known.low)
+    assert difference.log_ratio + difference.reach(0.025) == pytest.approx(known.high)
+    assert difference.tail_above(0.0) == pytest.approx(scipy.stats.ttest_ind(new, old, alternative="greater").pvalue)
 
 
 def test_one_stored_run_has_the_other_sides_spread():
-    found = differ([0.0], [0.01, 0.03])
-    assert (found.df, found.standard_error) == (1, pytest.approx(math.sqrt(0.0002 * 1.5)))
+    difference = differ([0.0], [0.01, 0.03])
+    assert (difference.df, difference.standard_error) == (1, pytest.approx(math.sqrt(0.0002 * 1.5)))
     assert differ([0.0], [0.01, 0.03], least_variance=0.01).standard_error == pytest.approx(math.sqrt(0.015))
     assert differ([0.0], [0.1]) is None
     assert differ([], [0.1, 0.2, 0.3]) is None
 
 
 def test_runs_without_any_spread_are_judged_by_their_difference():
-    found = differ([0.1, 0.1], [0.2, 0.2])
-    assert (found.tail_above(0.05), found.tail_above(0.1)) == (0.0, 1.0)
+    difference = differ([0.1, 0.1], [0.2, 0.2])
+    assert (difference.tail_above(0.05), difference.tail_above(0.1)) == (0.0, 1.0)
 
 
 def test_holm_steps_down():

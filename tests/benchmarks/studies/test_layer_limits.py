@@ -40,11 +40,11 @@ def test_every_convolution_of_a_network_stands_beside_itself(tmp_path, capsys):
     calibrate_bundle(bundle, "fashion_calib", 16)
     engine = compile_variant(bundle, quantize_variant(bundle, "cpu", QuantizeOptions())[0], "openvino")
     assert main([str(bundle.path), "--engine", engine, "--threads", "1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    names = {row["layer"] for row in found["layers"]}
-    assert len(names) == len(found["layers"]) >= 19
-    assert found["layers_us"] >= sum(row["in_network_us"] for row in found["layers"]) > 0
-    assert found["peak_gops"] > 0
+    record = json.loads(capsys.readouterr().out)
+    names = {row["layer"] for row in record["layers"]}
+    assert len(names) == len(record["layers"]) >= 19
+    assert record["layers_us"] >= sum(row["in_network_us"] for row in record["layers"]) > 0
+    assert record["peak_gops"] > 0
 
 
 def test_another_engine_is_refused(tmp_path, capsys):

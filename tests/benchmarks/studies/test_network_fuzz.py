@@ -103,7 +103,7 @@ def test_an_engine_that_computes_something_else_is_found(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Session, "infer_frames", infer_frames)
     verdict = judge(SMALL, tmp_path, focus="run onnxruntime fp32")
-    assert [(found.kind, found.stage) for found in verdict.failures] == [("wrong", "run onnxruntime fp32")]
+    assert [(failure.kind, failure.stage) for failure in verdict.failures] == [("wrong", "run onnxruntime fp32")]
     assert verdict.failures[0].what.startswith("batch: 7.")
 
 

@@ -25,8 +25,8 @@ def test_scenes_that_last_cause_no_false_alarms(traffic: Traffic):
     """0.25 % is promised; two or more alarms of 60 would come up in 1 % of such tests."""
     rng = np.random.default_rng(0)
     everything = np.ones((RUNS, SAMPLES), bool)
-    found = np.array([counted(traffic, True, rng) for _ in range(RUNS)])
-    all_of_them, one_a_scene = false_alarms(traffic, 32, True, (everything, found), rng)
+    counts = np.array([counted(traffic, True, rng) for _ in range(RUNS)])
+    all_of_them, one_a_scene = false_alarms(traffic, 32, True, (everything, counts), rng)
     assert all_of_them > 0.25
     assert one_a_scene <= 1 / 60
 

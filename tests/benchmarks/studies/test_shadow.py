@@ -40,15 +40,15 @@ def test_the_gates_results_give_the_baseline_of_the_same_images(made, tmp_path: 
     twice = np.concatenate([frames, frames[:100]])  # pixels that are the same count once
     np.savez(tmp_path / "twice.npz", x=twice, y=np.arange(len(twice)) % 10)
     run_gate(bundle, GateRequest(str(tmp_path / "twice.npz"), (INT8,), results=tmp_path / "r.safetensors"))
-    found = baseline_from_results([tmp_path / "r.safetensors"], bundle, INT8, OPTIONS)
+    baseline = baseline_from_results([tmp_path / "r.safetensors"], bundle, INT8, OPTIONS)
     images = tiny_bundle.PREPROCESSING.normalize(frames)
     with load(bundle, INT8) as session:
         out = session.infer(images)["logits"]
     ref = onnx_reference(bundle)(images)
     flips = out.argmax(1) != ref.argmax(1)
     expected = Baseline.of_samples(flips, relative_noise(ref, out), baseline_chance(0.01 / 2), "these")
-    assert (found.n, found.flip_rate) == (IMAGES, expected.flip_rate)
-    for mine, other in zip(found.noise, expected.noise, strict=True):
+    assert (baseline.n, baseline.flip_rate) == (IMAGES, expected.flip_rate)
+    for mine, other in zip(baseline.noise, expected.noise, strict=True):
         assert (mine.limit, mine.rate) == (pytest.approx(other.limit, rel=1e-3), other.rate)
     with pytest.raises(DataError, match=rf"engine {FP32} .* as its file is now, found none: .* has {INT8}"):
         baseline_from_results([tmp_path / "r.safetensors"], bundle, FP32, OPTIONS)

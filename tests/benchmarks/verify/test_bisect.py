@@ -50,11 +50,11 @@ def test_a_wrong_export_is_found_by_the_eager_model(fashion_bundle):
     assert len(clean.rows) == 11, "every block was compared"
     weight = weight_of(fashion_bundle.variant_file("fp32"), LAYER)
     spoil(fashion_bundle, "fp32.onnx", lambda name, v: v * np.float32(1.001) if name == weight else None)
-    found = bisect(fashion_bundle, "fp32")
-    assert found.first.block == GUILTY
-    assert found.before.block == "stages.1.0"
-    assert found.before.sqnr_db > 100
-    assert found.first.sqnr_db < 80
+    bisection = bisect(fashion_bundle, "fp32")
+    assert bisection.first.block == GUILTY
+    assert bisection.before.block == "stages.1.0"
+    assert bisection.before.sqnr_db > 100
+    assert bisection.first.sqnr_db < 80
 
 
 def test_a_wrong_export_without_an_eager_model_can_not_be_judged(fashion_bundle, monkeypatch):
@@ -78,9 +78,9 @@ def test_a_bad_scale_of_an_int8_engine(fashion_bundle, capsys):
     assert max(row.max_steps or 0 for row in clean.rows) < 100  # the clipped extremes
     assert sum(row.max_steps is not None for row in clean.rows) >= 9
     spoil(fashion_bundle, file, first_scale_inside(fashion_bundle, file))
-    found = bisect(fashion_bundle, engine)
-    assert (found.first.block, found.before.block) == (GUILTY, "stages.1.0")
-    assert found.first.rms_steps > 3 * found.before.rms_steps
+    bisection = bisect(fashion_bundle, engine)
+    assert (bisection.first.block, bisection.before.block) == (GUILTY, "stages.1.0")
+    assert bisection.first.rms_steps > 3 * bisection.before.rms_steps
     assert run(["verify", str(fashion_bundle.path), "--bisect", "--engine", engine]) == 1
     assert f"{GUILTY} diverges first" in capsys.readouterr().out
 
@@ -103,8 +103,8 @@ def test_a_fault_of_an_fp16_file(fashion_bundle):
     file = fashion_bundle.manifest.variants[variant].file
     weight = weight_of(fashion_bundle.path / file, LAYER)
     spoil(fashion_bundle, file, lambda name, v: np.minimum(v, v.dtype.type(0.02)) if name == weight else None)
-    found = bisect(fashion_bundle, variant)
-    assert (found.first.block, found.before.block) == (GUILTY, "stages.1.0")
+    bisection = bisect(fashion_bundle, variant)
+    assert (bisection.first.block, bisection.before.block) == (GUILTY, "stages.1.0")
 
 
 def test_a_backend_that_answers_otherwise_is_named_as_such(fashion_bundle, monkeypatch):
@@ -113,14 +113,14 @@ def test_a_backend_that_answers_otherwise_is_named_as_such(fashion_bundle, monke
 
     infer = Session.infer
     monkeypatch.setattr(Session, "infer", lambda self, b: {k: v[:, ::-1] for k, v in infer(self, b).items()})
-    found = bisect(Bundle.open(fashion_bundle.path), engine)
-    assert (found.first.block, found.before.block) == ("engine", "fc")
+    bisection = bisect(Bundle.open(fashion_bundle.path), engine)
+    assert (bisection.first.block, bisection.before.block) == ("engine", "fc")
 
 
 def test_nan_is_outside_every_tolerance():
-    found = compare_block("b", "t", np.ones(3), np.array([1, np.nan, 1]), 10.0, {"t": 0.5})
-    assert not found.within
-    assert json.dumps(found.to_json(), allow_nan=False)
+    row = compare_block("b", "t", np.ones(3), np.array([1, np.nan, 1]), 10.0, {"t": 0.5})
+    assert not row.within
+    assert json.dumps(row.to_json(), allow_nan=False)
 
 
 def test_an_unknown_name_is_refused(fashion_bundle):
@@ -142,11 +142,11 @@ def siblings(tmp_path_factory):
 
 
 def test_a_healthy_network_whose_layers_are_siblings_is_not_accused(siblings, capsys):
-    found = bisect(siblings, "fp32")
-    assert found.first is None
-    assert found.reference == "eager-fp32"
-    assert len(found.rows) == 7, "the stem, two adds, twice the block, the shared block, the classifier"
-    assert min(row.sqnr_db for row in found.rows) > 110
+    bisection = bisect(siblings, "fp32")
+    assert bisection.first is None
+    assert bisection.reference == "eager-fp32"
+    assert len(bisection.rows) == 7, "the stem, two adds, twice the block, the shared block, the classifier"
+    assert min(row.sqnr_db for row in bisection.rows) > 110
     assert run(["verify", str(siblings.path), "--bisect"]) == 0
     assert "every block keeps its tolerance" in capsys.readouterr().out
 
@@ -156,9 +156,9 @@ def test_an_add_is_compared_with_adds_alone(siblings):
     path = siblings.variant_file("fp32")
     images = siblings.manifest.preprocessing.normalize(Golden.of(siblings).frames)
     (branch,) = onnx_features(path, ["bn2.relu_1"], images)[0].values()
-    found = eager_features(odd_networks.siblings(), path, images, {"add_30": branch}, "logits")
-    assert found["add_30"].shape == branch.shape
-    assert sqnr_db(found["add_30"], branch) < 20
+    features = eager_features(odd_networks.siblings(), path, images, {"add_30": branch}, "logits")
+    assert features["add_30"].shape == branch.shape
+    assert sqnr_db(features["add_30"], branch) < 20
 
 
 @pytest.mark.parametrize("network", ["convolution_last", "perceptron", "clamped_twice", "normalizes_in_place"])
@@ -166,6 +166,6 @@ def test_healthy_networks_are_judged_to_their_end(network, tmp_path):
     bundle, _ = export_bundle(prepare_export(f"odd_networks:{network}", golden_count=4), tmp_path / "net.bundle")
     engine = compile_variant(bundle, "fp32", "openvino")
     for name in ("fp32", engine):
-        found = bisect(bundle, name)
-        assert found.first is None
-        assert min(row.sqnr_db for row in found.rows) > 110
+        bisection = bisect(bundle, name)
+        assert bisection.first is None
+        assert min(row.sqnr_db for row in bisection.rows) > 110

@@ -22,9 +22,9 @@ from resnetrt.parity import sqnr_db
 FindCalibrated = Callable[[str], Calibrated]
 
 
-def quantized(found: Calibrated, folder: Path, rules: str = "cpu", method: str = "mse") -> Path:
+def quantized(network: Calibrated, folder: Path, rules: str = "cpu", method: str = "mse") -> Path:
     path = folder / "int8.onnx"
-    path.write_bytes(quantize_model(found.path, found.record, DIALECTS[rules], QuantizeOptions(method)))
+    path.write_bytes(quantize_model(network.path, network.record, DIALECTS[rules], QuantizeOptions(method)))
     return path
 
 
@@ -40,14 +40,14 @@ def change(path: Path, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> P
 @pytest.mark.parametrize("rules", DIALECTS)
 @pytest.mark.parametrize("kind", small_models.CONFIGS)
 def test_every_layer_and_add_has_a_row(calibrated: FindCalibrated, tmp_path: Path, kind: str, rules: str):
-    found = calibrated(kind)
-    rows = layer_report(found.path, quantized(found, tmp_path, rules), found.images)
-    nodes = [node for node in onnx.load(found.path).graph.node if node.op_type in ("Conv", "Gemm", "Add")]
+    network = calibrated(kind)
+    rows = layer_report(network.path, quantized(network, tmp_path, rules), network.images)
+    nodes = [node for node in onnx.load(network.path).graph.node if node.op_type in ("Conv", "Gemm", "Add")]
     assert [row.layer for row in rows] == [node.name for node in nodes]
     for row in rows:
         assert row.own_sqnr_db > 25
         assert row.sqnr_db <= row.own_sqnr_db + 3
-        assert row.input in found.record.tensors
+        assert row.input in network.record.tensors
         assert row.low is not None
         assert row.high is not None
         assert row.low <= 0 < row.high
@@ -55,35 +55,35 @@ def test_every_layer_and_add_has_a_row(calibrated: FindCalibrated, tmp_path: Pat
 
 
 def test_the_whole_networks_figures(calibrated: FindCalibrated, tmp_path: Path):
-    found = calibrated("projection")
-    rows = {row.layer: row for row in layer_report(found.path, quantized(found, tmp_path), found.images)}
-    outputs = [run_onnx(path, found.images) for path in (found.path, tmp_path / "int8.onnx")]
+    network = calibrated("projection")
+    rows = {row.layer: row for row in layer_report(network.path, quantized(network, tmp_path), network.images)}
+    outputs = [run_onnx(path, network.images) for path in (network.path, tmp_path / "int8.onnx")]
     assert rows["fc"].sqnr_db == pytest.approx(sqnr_db(*outputs), abs=0.7)
     assert rows["stem.conv"].sqnr_db == pytest.approx(rows["stem.conv"].own_sqnr_db)
     first = rows["stem.conv"]
-    assert (first.input, first.minimum, first.maximum) == ("input", found.images.min(), found.images.max())
+    assert (first.input, first.minimum, first.maximum) == ("input", network.images.min(), network.images.max())
 
 
 def test_clipping_and_saturation_are_shares_of_values(calibrated: FindCalibrated, tmp_path: Path):
-    found = calibrated("plain")
-    path = change(quantized(found, tmp_path, "tensorrt", "minmax"), "input.scale", lambda scale: scale / 2)
-    row = layer_report(found.path, path, found.images)[0]
+    network = calibrated("plain")
+    path = change(quantized(network, tmp_path, "tensorrt", "minmax"), "input.scale", lambda scale: scale / 2)
+    row = layer_report(network.path, path, network.images)[0]
     assert row.step is not None
     limits = (-128 * row.step, 127 * row.step)
     assert (row.low, row.high) == pytest.approx(limits)
-    outside = (found.images > limits[1] + row.step / 2) | (found.images < limits[0] - row.step / 2)
+    outside = (network.images > limits[1] + row.step / 2) | (network.images < limits[0] - row.step / 2)
     assert row.clipped == pytest.approx(outside.mean(), abs=1e-9)
     assert row.clipped > 0.02
-    integers = np.clip(np.rint(found.images / row.step), -128, 127)
+    integers = np.clip(np.rint(network.images / row.step), -128, 127)
     assert row.saturated == pytest.approx(((integers == -128) | (integers == 127)).mean(), abs=1e-3)
 
 
 def test_a_planted_fault_shows_in_its_own_layer_alone(calibrated: FindCalibrated, tmp_path: Path):
-    found = calibrated("projection")
-    path = quantized(found, tmp_path)
-    right = {row.layer: row for row in layer_report(found.path, path, found.images)}
+    network = calibrated("projection")
+    path = quantized(network, tmp_path)
+    right = {row.layer: row for row in layer_report(network.path, path, network.images)}
     change(path, "stages.0.1.conv1.conv.weight.scale", lambda scales: scales[::-1].copy())
-    wrong = {row.layer: row for row in layer_report(found.path, path, found.images)}
+    wrong = {row.layer: row for row in layer_report(network.path, path, network.images)}
     guilty = "stages.0.1.conv1.conv"
     assert wrong[guilty].own_sqnr_db < 20
     for name, row in wrong.items():
@@ -93,8 +93,8 @@ def test_a_planted_fault_shows_in_its_own_layer_alone(calibrated: FindCalibrated
 
 
 def test_a_float_file_has_no_noise(calibrated: FindCalibrated):
-    found = calibrated("plain")
-    rows = layer_report(found.path, found.path, found.images[:5])
+    network = calibrated("plain")
+    rows = layer_report(network.path, network.path, network.images[:5])
     assert {row.sqnr_db for row in rows} == {200.0}
     assert {row.input for row in rows} == {None}
 
@@ -116,18 +116,18 @@ def test_files_without_a_common_layer(calibrated: FindCalibrated, tmp_path: Path
 
 def test_activations_that_another_tool_left_to_the_integers(calibrated: FindCalibrated, tmp_path: Path):
     """ONNX Runtime's quantizer removes a ReLU in front of uint8 and gives its name to the convolution."""
-    found, path = calibrated("projection"), tmp_path / "ort.onnx"
+    network, path = calibrated("projection"), tmp_path / "ort.onnx"
     quantize_static(
-        str(found.path),
+        str(network.path),
         str(path),
-        tiny_bundle.Reader(found.images),
+        tiny_bundle.Reader(network.images),
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
     )
     assert not any(node.op_type == "Relu" for node in onnx.load(path).graph.node)
-    rows = layer_report(found.path, path, found.images)
+    rows = layer_report(network.path, path, network.images)
     assert ("Conv", "relu") in {(row.op, row.output) for row in rows}
     assert min(row.own_sqnr_db for row in rows) > 25
 

@@ -51,9 +51,9 @@ def test_our_own_files_are_flawless(fashion_bundle: Bundle, rules: str, caplog: 
 
 def test_ort_by_default_is_wrong_for_tensorrt(tiny: Bundle, tmp_path: Path):
     path = by_ort(tiny, tmp_path / "ort.onnx", activation_type=QuantType.QUInt8)
-    found = messages(path, "tensorrt")
-    assert any("is uint8 with zero point" in line and "tensorrt takes int8 with 0" in line for line in found)
-    assert any(line.startswith("conv: its bias is quantized; tensorrt takes float biases") for line in found)
+    lint = messages(path, "tensorrt")
+    assert any("is uint8 with zero point" in line and "tensorrt takes int8 with 0" in line for line in lint)
+    assert any(line.startswith("conv: its bias is quantized; tensorrt takes float biases") for line in lint)
     assert messages(path, "onnxruntime") == []
     before = set(tiny.manifest.variants)
     with pytest.raises(
@@ -125,8 +125,8 @@ def test_symmetric_activations_are_slow_on_a_cpu(tiny: Bundle, tmp_path: Path):
 
 def test_one_scale_for_all_weights(tiny: Bundle, tmp_path: Path):
     path = by_ort(tiny, tmp_path / "ort.onnx", per_channel=False, **TENSORRT)
-    found = messages(path, "tensorrt", "warning")
-    assert "conv: one scale for all of its weights; a scale per output channel is more exact" in found
+    lint = messages(path, "tensorrt", "warning")
+    assert "conv: one scale for all of its weights; a scale per output channel is more exact" in lint
 
 
 def planted(bundle: Bundle, path: Path, change: Callable[[onnx.ModelProto], None], **options: Any) -> Path:
@@ -199,8 +199,8 @@ def wrong_bias_scale(model: onnx.ModelProto) -> None:
 )
 def test_planted_faults(tiny: Bundle, tmp_path: Path, fault: Any, rules: str, severity: str, message: str):
     path = planted(tiny, tmp_path / "bad.onnx", fault, **TENSORRT)
-    found = messages(path, rules, severity)
-    assert any(re.search(message, line) for line in found), found
+    lint = messages(path, rules, severity)
+    assert any(re.search(message, line) for line in lint), lint
 
 
 def test_a_wrong_scale_of_a_bias(tiny: Bundle, tmp_path: Path):

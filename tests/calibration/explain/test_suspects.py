@@ -25,9 +25,9 @@ ROW = LayerRow("b", "Conv", "b", 30.0, 40.0, "r", 0.1, 0.0, 25.5, 0.0, 20.0, 0.0
 @pytest.fixture(scope="module")
 def healthy(small_calibrated: Calibrated, tmp_path_factory: pytest.TempPathFactory) -> Clues:
     path = tmp_path_factory.mktemp("healthy") / "int8.onnx"
-    found = small_calibrated
-    path.write_bytes(quantize_model(found.path, found.record, DIALECTS["cpu"], QuantizeOptions()))
-    return Clues(layer_report(found.path, path, found.images), found.record, layer_weights(found.path), {})
+    network = small_calibrated
+    path.write_bytes(quantize_model(network.path, network.record, DIALECTS["cpu"], QuantizeOptions()))
+    return Clues(layer_report(network.path, path, network.images), network.record, layer_weights(network.path), {})
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,8 @@ def test_a_healthy_network_is_not_suspected(healthy: Clues):
 def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: str, caplog: pytest.LogCaptureFixture):
     variant, _ = quantize_variant(fashion_bundle, rules, QuantizeOptions())
     rows = explain_variant(fashion_bundle, variant)
-    found = suspects_of(fashion_bundle, fashion_bundle.variant_file(variant), rows)
-    assert [item for item in found if item.layer in {row.layer for row in rows}] == []
+    suspects = suspects_of(fashion_bundle, fashion_bundle.variant_file(variant), rows)
+    assert [item for item in suspects if item.layer in {row.layer for row in rows}] == []
     assert caplog.messages == []
 
 
@@ -164,9 +164,9 @@ def test_golden_images_beyond_the_calibrated_range(healthy: Clues):
 
 
 def test_an_outlier_channel(healthy: Clues):
-    (found, *_) = [line for line in lines(outlier_channel(healthy)) if "integers" in line]
-    assert found.startswith(f"{LAYER}: channel ")
-    assert "the median channel" in found
+    (sentence, *_) = [line for line in lines(outlier_channel(healthy)) if "integers" in line]
+    assert sentence.startswith(f"{LAYER}: channel ")
+    assert "the median channel" in sentence
 
 
 def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Clues):
@@ -181,10 +181,12 @@ def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Clues):
     record = replace(healthy.record, equalization=factors)
     equalized = replace(healthy, weights=healthy.weights | {layer: loud}, record=record)
     assert lines(replace(equalized, factors=factors)) == lines(healthy) == []
-    found = lines(equalized)  # what the equalized network has at 1 the file has at 0.0001
-    assert any(line.startswith(f"{layer}: 2 of 4 channels of its input ") and "round to zero" in line for line in found)
+    sentences = lines(equalized)  # what the equalized network has at 1 the file has at 0.0001
+    assert any(
+        line.startswith(f"{layer}: 2 of 4 channels of its input ") and "round to zero" in line for line in sentences
+    )
     assert all(
-        line.endswith("; equalize the channels: resnetrt quantize, by the bundle's own record") for line in found
+        line.endswith("; equalize the channels: resnetrt quantize, by the bundle's own record") for line in sentences
     )
 
 
@@ -267,14 +269,14 @@ def scaled_by_another_tool(path: Path) -> int:
 
 
 def test_tensors_that_hold_other_quantities_are_not_accused(calibrated: Callable[[str], Calibrated], tmp_path: Path):
-    found = calibrated("projection")
+    network = calibrated("projection")
     path = tmp_path / "int8.onnx"
-    path.write_bytes(quantize_model(found.path, found.record, DIALECTS["cpu"], QuantizeOptions("minmax")))
-    weights = layer_weights(found.path)
+    path.write_bytes(quantize_model(network.path, network.record, DIALECTS["cpu"], QuantizeOptions("minmax")))
+    weights = layer_weights(network.path)
 
     def suspects() -> list[str]:
-        rows = layer_report(found.path, path, found.images)
-        return [suspect.problem for suspect in find_suspects(Clues(rows, found.record, weights, {}))]
+        rows = layer_report(network.path, path, network.images)
+        return [suspect.problem for suspect in find_suspects(Clues(rows, network.record, weights, {}))]
 
     before = suspects()
     count = scaled_by_another_tool(path)

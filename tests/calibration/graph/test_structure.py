@@ -62,8 +62,8 @@ EXPECTED = {
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_shortcuts_of_real_networks(small_onnx: SmallOnnx, kind: str):
-    found = shortcuts(ir.load(str(small_onnx(kind))).graph)
-    assert {name.rpartition(".")[0]: pair for name, pair in found.items()} == EXPECTED[kind]
+    pairs = shortcuts(ir.load(str(small_onnx(kind))).graph)
+    assert {name.rpartition(".")[0]: pair for name, pair in pairs.items()} == EXPECTED[kind]
 
 
 @pytest.mark.parametrize("kind", ["projection", "pad", "bottleneck"])

@@ -35,21 +35,21 @@ def test_assignment(folders, labels, classes, indices, order):
         with pytest.raises(DataError, match=order):
             assign_labels(folders, labels, classes, "d")
         return
-    found = assign_labels(folders, labels, classes, "d")
-    assert (found.indices, found.order) == (indices, order)
+    assigned = assign_labels(folders, labels, classes, "d")
+    assert (assigned.indices, assigned.order) == (indices, order)
     if labels:
-        assert found.names == tuple(labels)
+        assert assigned.names == tuple(labels)
     elif order == "sorted":
-        assert [found.names[index] for index in found.indices] == folders
+        assert [assigned.names[index] for index in assigned.indices] == folders
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), min_size=1, max_size=8, unique=True))
 def test_labels_are_in_range_and_distinct(folders):
-    found = assign_labels(folders, (), None, "d")
-    assert sorted(found.indices) == list(range(len(folders)))
+    assigned = assign_labels(folders, (), None, "d")
+    assert sorted(assigned.indices) == list(range(len(folders)))
 
 
 @given(st.permutations(CIFAR), st.integers(1, 10))
 def test_names_map_to_their_own_index_in_any_order(folders, count):
-    found = assign_labels(folders[:count], CIFAR, 10, "d")
-    assert [CIFAR[index] for index in found.indices] == folders[:count]
+    assigned = assign_labels(folders[:count], CIFAR, 10, "d")
+    assert [CIFAR[index] for index in assigned.indices] == folders[:count]

@@ -41,11 +41,11 @@ def spoilt(path: Path, name: str, change: Callable[[Array], None], target: Path)
 
 @pytest.mark.parametrize("kind", small_models.CONFIGS)
 def test_statistics_equal_numpy_over_all_images(calibrated: FindCalibrated, kind: str):
-    found = calibrated(kind)
-    values = all_values(found.path, found.images)
+    network = calibrated(kind)
+    values = all_values(network.path, network.images)
     peak = max(np.abs(array).max() for array in values.values())
-    assert set(found.record.tensors) >= {"input", "relu"}
-    for name, item in found.record.tensors.items():
+    assert set(network.record.tensors) >= {"input", "relu"}
+    for name, item in network.record.tensors.items():
         channels = per_channel(values[name])
         near = {"rtol": 1e-5, "atol": 1e-6 * peak}  # another batch size, another order of float32 sums
         np.testing.assert_allclose(item.channel_mean, channels.mean(1), **near)
@@ -59,27 +59,27 @@ def test_statistics_equal_numpy_over_all_images(calibrated: FindCalibrated, kind
 
 
 def test_the_input_is_exact(calibrated: FindCalibrated):
-    found = calibrated("pad")
-    item = found.record["input"]
-    assert (item.minimum, item.maximum) == (found.images.min(), found.images.max())
-    np.testing.assert_array_equal(item.channel_amax, np.abs(per_channel(found.images)).max(1))
+    network = calibrated("pad")
+    item = network.record["input"]
+    assert (item.minimum, item.maximum) == (network.images.min(), network.images.max())
+    np.testing.assert_array_equal(item.channel_amax, np.abs(per_channel(network.images)).max(1))
 
 
 def test_where_it_comes_from(calibrated: FindCalibrated):
-    found = calibrated("pad")
-    assert found.record.dataset == "synthetic"
-    assert found.record.model_sha256 == sha256_of(found.path)
-    assert found.record.image_hashes == tuple(pixel_hash(frame) for frame in found.frames)
-    assert len(set(found.record.image_hashes)) == 70
+    network = calibrated("pad")
+    assert network.record.dataset == "synthetic"
+    assert network.record.model_sha256 == sha256_of(network.path)
+    assert network.record.image_hashes == tuple(pixel_hash(frame) for frame in network.frames)
+    assert len(set(network.record.image_hashes)) == 70
 
 
 @pytest.mark.parametrize("size", [1, 7, 70])
 def test_the_batch_size_does_not_matter(calibrated: FindCalibrated, monkeypatch: pytest.MonkeyPatch, size: int):
-    found = calibrated("plain")
+    network = calibrated("plain")
     monkeypatch.setattr(collect, "_MAX_BATCH", size)
-    again = calibrate(found.path, dataset_of(found.frames, found.preprocessing), found.preprocessing)
-    assert again.image_hashes == found.record.image_hashes
-    for name, item in found.record.tensors.items():
+    again = calibrate(network.path, dataset_of(network.frames, network.preprocessing), network.preprocessing)
+    assert again.image_hashes == network.record.image_hashes
+    for name, item in network.record.tensors.items():
         other = again[name]
         assert other.bound == item.bound
         assert other.counts.sum() == item.counts.sum()
@@ -88,17 +88,17 @@ def test_the_batch_size_does_not_matter(calibrated: FindCalibrated, monkeypatch:
 
 
 def test_the_same_images_give_the_same_bytes(calibrated: FindCalibrated):
-    found = calibrated("plain")
-    again = calibrate(found.path, dataset_of(found.frames, found.preprocessing), found.preprocessing)
-    assert again.to_bytes() == found.record.to_bytes()
+    network = calibrated("plain")
+    again = calibrate(network.path, dataset_of(network.frames, network.preprocessing), network.preprocessing)
+    assert again.to_bytes() == network.record.to_bytes()
 
 
 def test_the_model_file_is_not_touched(calibrated: FindCalibrated):
-    found = calibrated("plain")
-    before = found.path.read_bytes()
-    calibrate(found.path, dataset_of(found.frames[:2], found.preprocessing), found.preprocessing)
-    assert found.path.read_bytes() == before
-    assert {path.name for path in found.path.parent.iterdir()} <= {f"{kind}.onnx" for kind in small_models.CONFIGS}
+    network = calibrated("plain")
+    before = network.path.read_bytes()
+    calibrate(network.path, dataset_of(network.frames[:2], network.preprocessing), network.preprocessing)
+    assert network.path.read_bytes() == before
+    assert {path.name for path in network.path.parent.iterdir()} <= {f"{kind}.onnx" for kind in small_models.CONFIGS}
 
 
 def test_batches_shrink_with_the_activations():
@@ -136,7 +136,7 @@ def test_weights_that_are_not_finite_name_the_first_tensor_they_spoil(
 
 
 def test_a_fault_in_a_late_batch_is_found(calibrated: FindCalibrated, monkeypatch: pytest.MonkeyPatch):
-    found, preprocessing = calibrated("plain"), recipe("plain")
+    network, preprocessing = calibrated("plain"), recipe("plain")
     monkeypatch.setattr(collect, "_MAX_BATCH", 8)
     right, seen = type(preprocessing).normalize, []
 
@@ -149,7 +149,7 @@ def test_a_fault_in_a_late_batch_is_found(calibrated: FindCalibrated, monkeypatc
 
     monkeypatch.setattr(type(preprocessing), "normalize", normalize)
     with pytest.raises(DataError, match="calibration: tensor input has NaN or infinite values"):
-        calibrate(found.path, dataset_of(found.frames, preprocessing), preprocessing)
+        calibrate(network.path, dataset_of(network.frames, preprocessing), preprocessing)
     assert len(seen) <= 5 + 3 * read_settings().threads  # batches that were already running
 
 

@@ -58,29 +58,29 @@ def spread(path: Path, target: Path, factor: float) -> Path:
 
 @pytest.mark.parametrize("kind", small_models.CONFIGS)
 def test_the_network_stays_what_it_is(calibrated: FindCalibrated, tmp_path: Path, kind: str):
-    found = calibrated(kind)
-    model = load(found.path)
-    factors = find_factors(model.graph, amax_of(found.record))
+    network = calibrated(kind)
+    model = load(network.path)
+    factors = find_factors(model.graph, amax_of(network.record))
     assert any((values < 0.9).any() for values in factors.values())
     assert not factors.keys() & {"input", "logits"}
     equalize(model.graph, factors)
     ir.save(model, str(tmp_path / "equalized.onnx"))
-    expected, after = (run_onnx(path, found.images[:16]) for path in (found.path, tmp_path / "equalized.onnx"))
+    expected, after = (run_onnx(path, network.images[:16]) for path in (network.path, tmp_path / "equalized.onnx"))
     np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", small_models.CONFIGS)
 def test_the_record_is_of_the_equalized_network(calibrated: FindCalibrated, tmp_path: Path, kind: str):
-    found = calibrated(kind)
-    data = dataset_of(found.frames, found.preprocessing)
-    record = calibrate(found.path, data, found.preprocessing, equalized=True)
-    model = load(found.path)
+    network = calibrated(kind)
+    data = dataset_of(network.frames, network.preprocessing)
+    record = calibrate(network.path, data, network.preprocessing, equalized=True)
+    model = load(network.path)
     equalize(model.graph, record.equalization)
     ir.save(model, str(tmp_path / "equalized.onnx"))
-    again = calibrate(tmp_path / "equalized.onnx", data, found.preprocessing)
+    again = calibrate(tmp_path / "equalized.onnx", data, network.preprocessing)
     for name, item in record.tensors.items():
         np.testing.assert_allclose(item.channel_amax, again[name].channel_amax, rtol=1e-5)
-        np.testing.assert_allclose(record.amax_in_model()[name], found.record[name].amax, rtol=1e-4)
+        np.testing.assert_allclose(record.amax_in_model()[name], network.record[name].amax, rtol=1e-4)
     (tmp_path / FILE).write_bytes(record.to_bytes())
     restored = CalibrationRecord.read(tmp_path / FILE)
     assert restored.equalization.keys() == record.equalization.keys()
@@ -90,14 +90,14 @@ def test_the_record_is_of_the_equalized_network(calibrated: FindCalibrated, tmp_
 @pytest.mark.parametrize("rules", DIALECTS)
 def test_channels_spread_by_a_thousand_come_back(calibrated: FindCalibrated, tmp_path: Path, rules: str):
     """A guard with teeth: without equalization the same network loses several decibels."""
-    found, kind = calibrated("projection"), "projection"
-    path = spread(found.path, tmp_path / "spread.onnx", 1000)
+    network, kind = calibrated("projection"), "projection"
+    path = spread(network.path, tmp_path / "spread.onnx", 1000)
     images = recipe(kind).normalize(smooth_frames(kind, 24, seed=99))
     expected = run_onnx(path, images)
-    np.testing.assert_allclose(expected, run_onnx(found.path, images), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(expected, run_onnx(network.path, images), rtol=1e-3, atol=1e-4)
     decibels = []
     for equalized in (False, True):
-        record = calibrate(path, dataset_of(found.frames, recipe(kind)), recipe(kind), equalized)
+        record = calibrate(path, dataset_of(network.frames, recipe(kind)), recipe(kind), equalized)
         target = tmp_path / "int8.onnx"
         target.write_bytes(quantize_model(path, record, DIALECTS[rules], QuantizeOptions()))
         decibels.append(sqnr_db(expected.astype(np.float64), run_onnx(target, images).astype(np.float64)))
@@ -105,19 +105,19 @@ def test_channels_spread_by_a_thousand_come_back(calibrated: FindCalibrated, tmp
 
 
 def test_reports_compare_with_the_network_as_it_was(calibrated: FindCalibrated, tmp_path: Path):
-    found = calibrated("projection")
-    data = dataset_of(found.frames, found.preprocessing)
-    record = calibrate(found.path, data, found.preprocessing, equalized=True)
+    network = calibrated("projection")
+    data = dataset_of(network.frames, network.preprocessing)
+    record = calibrate(network.path, data, network.preprocessing, equalized=True)
     path = tmp_path / "int8.onnx"
-    path.write_bytes(quantize_model(found.path, record, DIALECTS["cpu"], QuantizeOptions()))
+    path.write_bytes(quantize_model(network.path, record, DIALECTS["cpu"], QuantizeOptions()))
     noted = noted_factors(onnx.load(path))
     assert noted.keys() == record.equalization.keys()
-    assert noted_factors(onnx.load(found.path)) == {}
-    rows = layer_report(found.path, path, found.images[:8])
+    assert noted_factors(onnx.load(network.path)) == {}
+    rows = layer_report(network.path, path, network.images[:8])
     assert min(row.sqnr_db for row in rows) > 20
     names = [name for name in noted if name.startswith("stages") and "relu" in name]
     assert names
-    exact, whole = (onnx_features(file, names, found.images[:8])[0] for file in (found.path, path))
+    exact, whole = (onnx_features(file, names, network.images[:8])[0] for file in (network.path, path))
     assert min(sqnr_db(exact[name], whole[name]) for name in names) > 20
 
 
@@ -309,27 +309,27 @@ def test_factors_go_only_where_the_result_stays(name: str):
 
 
 def test_dead_channels_are_left_alone(calibrated: FindCalibrated):
-    found = calibrated("projection")
-    amax = amax_of(found.record)
+    network = calibrated("projection")
+    amax = amax_of(network.record)
     name = next(name for name in amax if name.startswith("stages.0.0.") and "relu" in name)
     amax[name] = np.array([0.0, 1.0, 1e-9, 0.25])
-    factors = find_factors(load(found.path).graph, amax)
+    factors = find_factors(load(network.path).graph, amax)
     np.testing.assert_allclose(factors[name], [1.0, 1.0, 1e-3, 0.5])
 
 
 def test_factors_that_change_the_network_are_left_out(
     calibrated: FindCalibrated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    found = calibrated("projection")
-    data = dataset_of(found.frames, found.preprocessing)
-    name = next(name for name in found.record.tensors if "relu" in name)
-    wrong = {name: np.linspace(0.5, 1, len(found.record[name].channel_amax))}  # divided by no producer alone
+    network = calibrated("projection")
+    data = dataset_of(network.frames, network.preprocessing)
+    name = next(name for name in network.record.tensors if "relu" in name)
+    wrong = {name: np.linspace(0.5, 1, len(network.record[name].channel_amax))}  # divided by no producer alone
     monkeypatch.setattr(collect, "find_factors", lambda graph, amax: wrong)
     with caplog.at_level("WARNING", "resnetrt.calibration"):
-        record = calibrate(found.path, data, found.preprocessing, equalized=True)
+        record = calibrate(network.path, data, network.preprocessing, equalized=True)
     assert "channels are not equalized: the network would compute something else (max abs error" in caplog.text
     assert record.equalization == {}
-    np.testing.assert_array_equal(record[name].channel_amax, found.record[name].channel_amax)
+    np.testing.assert_array_equal(record[name].channel_amax, network.record[name].channel_amax)
 
 
 def test_a_record_that_changes_the_network_is_refused(fashion_bundle: Bundle):

@@ -40,11 +40,11 @@ def counted_at_once(everything: np.ndarray) -> tuple[float, np.ndarray]:
 def test_any_batches_equal_counting_at_once(parts: list[list[float]]):
     arrays = [np.array(part, np.float32) for part in parts]
     bound, counts = counted_at_once(np.concatenate(arrays))
-    found = count(arrays)
-    assert found.bound == bound
-    np.testing.assert_array_equal(found.counts, counts)
-    assert found.minimum == min(part.min() for part in arrays)
-    assert found.maximum == max(part.max() for part in arrays)
+    histogram = count(arrays)
+    assert histogram.bound == bound
+    np.testing.assert_array_equal(histogram.counts, counts)
+    assert histogram.minimum == min(part.min() for part in arrays)
+    assert histogram.maximum == max(part.max() for part in arrays)
 
 
 @given(batches, st.randoms())
@@ -61,53 +61,53 @@ def test_the_order_of_batches_does_not_matter(parts: list[list[float]], random: 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_powers_of_two_at_the_edge_of_a_bin(exponent: int, sign: int):
     edge = np.array([sign * 2.0**exponent, 0.0], np.float32)
-    found = count([edge])
-    assert found.bound == 2.0 ** (exponent + 1)
-    assert found.counts.sum() == 2
-    assert found.counts[BINS_PER_SIDE] == 1
-    assert found.counts[BINS_PER_SIDE + sign * BINS_PER_SIDE // 2] == 1
+    histogram = count([edge])
+    assert histogram.bound == 2.0 ** (exponent + 1)
+    assert histogram.counts.sum() == 2
+    assert histogram.counts[BINS_PER_SIDE] == 1
+    assert histogram.counts[BINS_PER_SIDE + sign * BINS_PER_SIDE // 2] == 1
 
 
 def test_largest_float32():
     largest = np.finfo(np.float32).max
-    found = count([np.array([-largest, largest], np.float32)])
-    assert found.bound == 2.0**128
-    assert (found.counts[0], found.counts[-1]) == (1, 1)
+    histogram = count([np.array([-largest, largest], np.float32)])
+    assert histogram.bound == 2.0**128
+    assert (histogram.counts[0], histogram.counts[-1]) == (1, 1)
 
 
 def test_zeros_before_and_after_the_first_value_are_counted_alike():
     zeros, one = np.zeros(5, np.float32), np.ones(1, np.float32)
     for parts in ([zeros, one], [one, zeros], [zeros]):
-        found = count(parts)
-        assert found.counts[BINS_PER_SIDE] == 5
-    assert found.bound == 0
-    np.testing.assert_array_equal(found.centers(), np.zeros(BINS))
+        histogram = count(parts)
+        assert histogram.counts[BINS_PER_SIDE] == 5
+    assert histogram.bound == 0
+    np.testing.assert_array_equal(histogram.centers(), np.zeros(BINS))
 
 
 def test_any_shape_is_counted_and_left_alone():
     block = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     before = block.copy()
-    found = count([block, np.asfortranarray(block), block.transpose(3, 0, 1, 2)])
-    assert found.counts.sum() == 3 * block.size
-    np.testing.assert_array_equal(found.counts, 3 * count([block]).counts)
+    histogram = count([block, np.asfortranarray(block), block.transpose(3, 0, 1, 2)])
+    assert histogram.counts.sum() == 3 * block.size
+    np.testing.assert_array_equal(histogram.counts, 3 * count([block]).counts)
     np.testing.assert_array_equal(block, before)
 
 
 def test_memory_does_not_grow_with_the_data():
-    found = Histogram()
+    histogram = Histogram()
     rng = np.random.default_rng(0)
     for scale in 10.0 ** np.arange(-20, 20):
         part = (scale * rng.normal(size=1000)).astype(np.float32)
-        found.add(part, float(part.min()), float(part.max()))
-        assert found.counts.shape == (BINS,)
-        assert found.counts.dtype == np.int64
-    assert found.counts.sum() == 40_000
-    assert vars(found).keys() == {"bound", "counts", "minimum", "maximum"}
+        histogram.add(part, float(part.min()), float(part.max()))
+        assert histogram.counts.shape == (BINS,)
+        assert histogram.counts.dtype == np.int64
+    assert histogram.counts.sum() == 40_000
+    assert vars(histogram).keys() == {"bound", "counts", "minimum", "maximum"}
 
 
 def test_centers_are_the_middles_of_the_bins():
-    found = bin_centers(4096.0)
-    assert found.shape == (BINS,)
-    assert found[0] == -4095.5
-    assert found[BINS_PER_SIDE] == 0.5
-    np.testing.assert_array_equal(found, -found[::-1])
+    centers = bin_centers(4096.0)
+    assert centers.shape == (BINS,)
+    assert centers[0] == -4095.5
+    assert centers[BINS_PER_SIDE] == 0.5
+    np.testing.assert_array_equal(centers, -centers[::-1])

@@ -21,11 +21,11 @@ FindCalibrated = Callable[[str], Calibrated]
 
 @pytest.mark.parametrize("kind", small_models.CONFIGS)
 def test_few_values_leave_but_every_one_counts(calibrated: FindCalibrated, kind: str):
-    found = calibrated(kind)
-    images = found.images[:5]
-    expected = all_values(found.path, images)
+    network = calibrated(kind)
+    images = network.images[:5]
+    expected = all_values(network.path, images)
     peak = max(np.abs(array).max() for array in expected.values())
-    instrumented = Probe(found.path, images=1 << 14)
+    instrumented = Probe(network.path, images=1 << 14)
     large = 0
     for group, seen in zip(instrumented.groups, instrumented.run(images), strict=True):
         for i, name in enumerate(group.names):
@@ -64,12 +64,12 @@ def test_channels_take_different_places(channels: int, strides: tuple[int, int])
 
 
 def test_a_share_of_the_values_gives_about_the_same_ranges(calibrated: FindCalibrated, monkeypatch: pytest.MonkeyPatch):
-    found = calibrated("bottleneck")
+    network = calibrated("bottleneck")
     monkeypatch.setattr(probe, "MOST_VALUES", 1 << 14)
-    record = calibrate(found.path, dataset_of(found.frames, found.preprocessing), found.preprocessing)
+    record = calibrate(network.path, dataset_of(network.frames, network.preprocessing), network.preprocessing)
     fewer = 0
     for name, item in record.tensors.items():
-        whole = found.record[name]
+        whole = network.record[name]
         np.testing.assert_allclose([item.amax, item.maximum], [whole.amax, whole.maximum], rtol=1e-5)
         np.testing.assert_allclose(item.channel_mean, whole.channel_mean, rtol=1e-4, atol=1e-6)
         assert item.counts.sum() <= whole.counts.sum()

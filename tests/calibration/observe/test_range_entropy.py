@@ -47,9 +47,9 @@ small_bins = arrays(np.float64, st.integers(6, 40), elements=st.integers(0, 9)).
 @given(small_bins, st.integers(2, 6))
 def test_divergences_equal_the_slides_loop(bins: np.ndarray, levels: int):
     cuts = np.arange(levels, len(bins) + 1)
-    found = kl_divergences(bins, cuts, levels)
+    divergences = kl_divergences(bins, cuts, levels)
     expected = [divergence_by_the_book(bins, int(cut), levels) for cut in cuts]
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(divergences, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("sign", "levels", "merged"), [(False, 127, 128), (False, 255, 256), (True, 254, 128)])
@@ -126,14 +126,14 @@ def test_weights_by_mse_are_never_worse_than_by_amax(rows: np.ndarray, qmax: int
 
 def test_weights_by_mse_against_brute_force():
     rows = np.random.default_rng(0).laplace(size=(6, 400)).astype(np.float32)
-    found = squared_error(rows, *quantize_weights(rows, 0, 7, method="mse"))
+    errors = squared_error(rows, *quantize_weights(rows, 0, 7, method="mse"))
     best = np.full(6, np.inf)
     for ratio in np.linspace(0.05, 1, 2000):
         scales = ratio * np.abs(rows).max(1) / 7
         integers = np.clip(np.rint(rows / scales[:, None]), -7, 7)
         best = np.minimum(best, squared_error(rows, integers, scales))
-    assert (found <= 1.01 * best).all()
-    assert (found < 0.85 * squared_error(rows, *quantize_weights(rows, 0, 7))).all()
+    assert (errors <= 1.01 * best).all()
+    assert (errors < 0.85 * squared_error(rows, *quantize_weights(rows, 0, 7))).all()
 
 
 def test_unknown_weight_method():

@@ -72,9 +72,9 @@ def clip_error(item: TensorStatistics, low: float, high: float, levels: int) -> 
 def test_errors_by_levels_are_those_by_bins(values: np.ndarray, levels: int, ratio: float):
     item = statistics(values)
     lows, highs = item.minimum * np.array([1, ratio]), item.maximum * np.array([1, ratio])
-    found = _Moments(item).clip_errors(lows, highs, levels)
+    errors = _Moments(item).clip_errors(lows, highs, levels)
     plain = [clip_error(item, low, high, levels) for low, high in zip(lows, highs, strict=True)]
-    np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-9 * np.dot(item.counts, np.square(item.centers())))
+    np.testing.assert_allclose(errors, plain, rtol=1e-6, atol=1e-9 * np.dot(item.counts, np.square(item.centers())))
 
 
 @given(samples, levels)

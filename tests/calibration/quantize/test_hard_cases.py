@@ -222,9 +222,9 @@ def test_a_file_without_shapes_of_inner_values(tmp_path: Path):
     del model.graph.value_info[:]
     bare = tmp_path / "bare.onnx"
     onnx.save(model, bare)
-    found = calibrate(bare, dataset_of(smooth_frames(KIND, 64), recipe(KIND)), recipe(KIND))
-    assert found.tensors.keys() == case.record.tensors.keys()
-    for name, statistics in found.tensors.items():
+    record = calibrate(bare, dataset_of(smooth_frames(KIND, 64), recipe(KIND)), recipe(KIND))
+    assert record.tensors.keys() == case.record.tensors.keys()
+    for name, statistics in record.tensors.items():
         np.testing.assert_array_equal(statistics.counts, case.record.tensors[name].counts)
     case.path = bare
     assert all(sqnr > 30 for sqnr, _ in case.verdicts())

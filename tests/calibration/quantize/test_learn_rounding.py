@@ -46,10 +46,10 @@ def problem(seed: int, width: int, outputs: int = 3) -> tuple[Array, Array]:
 def test_never_worse_and_never_beyond_the_neighbours(seed: int, width: int, limit: int):
     rows, covariance = problem(seed, width)
     integers, scales = quantize_weights(rows, 0, limit)
-    found = descend(rows, integers, scales, covariance, limit)
-    assert (np.abs(found * scales[:, None] - rows) <= scales[:, None] * (1 + 1e-5)).all()
-    assert np.abs(found).max() <= limit
-    before, after = (cost(values, scales, rows, covariance) for values in (integers, found))
+    rounded = descend(rows, integers, scales, covariance, limit)
+    assert (np.abs(rounded * scales[:, None] - rows) <= scales[:, None] * (1 + 1e-5)).all()
+    assert np.abs(rounded).max() <= limit
+    before, after = (cost(values, scales, rows, covariance) for values in (integers, rounded))
     assert (after <= before * (1 + 1e-4) + 1e-9).all()
 
 
@@ -71,9 +71,9 @@ def test_near_the_best_of_all_choices():
 @pytest.mark.parametrize("kind", ["projection", "pad", "bottleneck"])
 def test_covariances_are_those_of_the_patches(calibrated: Callable[[str], Calibrated], kind: str):
     """Against torch.unfold over all positions; the stem, strided and 1x1 layers, and the classifier."""
-    found = calibrated(kind)
-    model = ir.load(str(found.path))
-    images = found.images[:8]
+    network = calibrated(kind)
+    model = ir.load(str(network.path))
+    images = network.images[:8]
     rounding = LearnedRounding(model, lambda: [images[:5], images[5:]], 60)
     names = [layer.name or "" for layer in weighted_layers(model.graph)]
     collected = rounding._collect(names)
@@ -82,7 +82,7 @@ def test_covariances_are_those_of_the_patches(calibrated: Callable[[str], Calibr
     }
     from resnetrt.benchmarks.verify.bisect import onnx_features
 
-    values, _ = onnx_features(found.path, [name for name in sources.values() if name != "input"], images)
+    values, _ = onnx_features(network.path, [name for name in sources.values() if name != "input"], images)
     for layer in weighted_layers(model.graph):
         source = torch.from_numpy({**values, "input": images.astype(np.float64)}[sources[layer.name]])
         if layer.op_type == "Conv":
@@ -110,8 +110,8 @@ def test_logits_lose_less(fashion_bundle: Bundle, tmp_path: Path, rules: str, in
         (tmp_path / "q.onnx").write_bytes(
             quantize_model(path, record, DIALECTS[rules], options, preprocessing=preprocessing)
         )
-        found = run_onnx(tmp_path / "q.onnx", frames if input_type == "uint8" else images)
-        decibels.append(sqnr_db(expected, found.astype(np.float64)))
+        logits = run_onnx(tmp_path / "q.onnx", frames if input_type == "uint8" else images)
+        decibels.append(sqnr_db(expected, logits.astype(np.float64)))
     assert learning.last is not None
     assert learning.last.skipped == []
     assert decibels[1] > decibels[0] + 0.3, decibels

@@ -173,8 +173,8 @@ def test_openvino_computes_what_the_file_says(name: str, tmp_path: Path):
     file = quantized(NETWORKS[name](), tmp_path)
     images = recipe(KIND).normalize(smooth_frames(KIND, 12, seed=99))
     compiled = shared_core().compile_model(shared_core().read_model(file), "CPU", properties("int8", 1))
-    found = compiled([images])[0]
+    values = compiled([images])[0]
     expected = run_onnx(file, images, as_written=True)
-    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+    assert np.linalg.norm(values - expected) < 1e-3 * np.linalg.norm(expected)
     linear = next(node for node in onnx.load_from_string(file).graph.node if node.op_type == "Gemm")
     assert linear.input[0].endswith(".dequantized") == (name in QUANTIZED)

@@ -94,10 +94,10 @@ def test_tensorrt_points_of_a_padded_network(small_onnx: Callable[[str], Path]):
 @pytest.mark.parametrize("rules", DIALECTS.values(), ids=DIALECTS)
 def test_points_that_a_dialect_adds_to_those_of_tensorrt(small_onnx: Callable[[str], Path], rules: Dialect):
     least = place(ir.load(str(small_onnx("pad"))).graph, DIALECTS["tensorrt"])
-    found = place(ir.load(str(small_onnx("pad"))).graph, rules)
+    points = place(ir.load(str(small_onnx("pad"))).graph, rules)
     main = {f"stages.{block}.conv2.conv": f"stages.{block}.conv2.conv" for block in ("0.0", "0.1", "1.0")}
     moved = {f"stages.1.0.shortcut.slice_{number}": "stages.0.1.relu_4" for number in (1, 2)} | {"mean": "view"}
-    assert found == least | (main if rules.every_output else {}) | (moved if rules.both_sides else {})
+    assert points == least | (main if rules.every_output else {}) | (moved if rules.both_sides else {})
 
 
 def test_pool_of_the_stem(small_onnx: Callable[[str], Path]):
@@ -144,9 +144,9 @@ def test_every_layer_computes_on_integers(quantized: Callable[[str, str], ir.Gra
 def test_shortcuts_always_and_every_outputes_only_where_the_dialect_says(
     quantized: Callable[[str, str], ir.Graph], kind: str, rules: str
 ):
-    found = adds(quantized(kind, rules))
-    assert len(found) == {"plain": 0, "fashion": 9}.get(kind, 3)
-    for main, shortcut, node in found:
+    pairs = adds(quantized(kind, rules))
+    assert len(pairs) == {"plain": 0, "fashion": 9}.get(kind, 3)
+    for main, shortcut, node in pairs:
         assert is_dequantized(shortcut), node.name
         assert is_dequantized(main) == DIALECTS[rules].every_output, node.name
         float_main = source_of(main) if is_dequantized(main) else main

@@ -125,17 +125,17 @@ def test_the_file_computes_what_the_simulation_does(tiny: Tiny, rules: str, redu
     blob = quantize_model(tiny.path, tiny.record, DIALECTS[rules], QuantizeOptions("minmax", reduce_range))
     simulation = Simulation(tiny, DIALECTS[rules], 63 if reduce_range else 127)
     expected = simulation.run(tiny.images)
-    found = run_as_written(blob, tiny.images, *(f"{name}.quantized" for name in simulation.integers))
+    values = run_as_written(blob, tiny.images, *(f"{name}.quantized" for name in simulation.integers))
     for name, integers in simulation.integers.items():
-        difference = np.abs(found[f"{name}.quantized"].astype(int) - integers.astype(int))
+        difference = np.abs(values[f"{name}.quantized"].astype(int) - integers.astype(int))
         # float32 against float64 sums: a value on the border between two integers may fall to either
         assert difference.max() <= 1, name
         assert (difference != 0).mean() < 1e-3, name
-    error = np.abs(found["logits"] - expected)
+    error = np.abs(values["logits"] - expected)
     assert np.median(error) < 1e-4
     assert error.max() < 0.02 * np.abs(expected).max()
     # and it is no float model: rounding shows
-    assert 15 < sqnr_db(tiny_bundle.reference(tiny.images), found["logits"]) < 60
+    assert 15 < sqnr_db(tiny_bundle.reference(tiny.images), values["logits"]) < 60
 
 
 @pytest.mark.parametrize("rules", DIALECTS)
@@ -262,14 +262,14 @@ def test_sqnr_of_the_embedded_network(exported_fashion: Path):
     frames = next(iter(open_dataset("fashion_test", preprocessing).batches(256))).frames
     images = preprocessing.normalize(frames)
     reference = run_onnx(bundle.variant_file("fp32"), images)
-    found = {}
+    decibels = {}
     for name, rules in DIALECTS.items():
         blob = quantize_model(bundle.variant_file("fp32"), load_record(bundle), rules, QuantizeOptions())
         logits = run_as_written(blob, images)["logits"]
-        found[name] = sqnr_db(reference, logits)
+        decibels[name] = sqnr_db(reference, logits)
         assert (logits.argmax(1) == reference.argmax(1)).mean() > 0.98
-    assert all(found[name] > floor for name, floor in FLOORS_DB.items()), found
-    assert found["cpu"] > found["tensorrt"]
+    assert all(decibels[name] > floor for name, floor in FLOORS_DB.items()), decibels
+    assert decibels["cpu"] > decibels["tensorrt"]
 
 
 @pytest.mark.parametrize("rules", DIALECTS)

@@ -117,8 +117,8 @@ class TestJudge:
         )
 
     def test_the_source_graph_knows_what_follows(self, source: SourceGraph):
-        found = {name: [item.name for item in node.followers] for name, node in source.mac_nodes.items()}
-        assert found == {"stem": ["stem.relu"], "conv": ["add", "relu"], "fc": []}
+        followers = {name: [item.name for item in node.followers] for name, node in source.mac_nodes.items()}
+        assert followers == {"stem": ["stem.relu"], "conv": ["add", "relu"], "fc": []}
 
     def test_work_that_no_layer_runs_is_unknown_and_no_pass(self, source: SourceGraph):
         evidence = Evidence(self.layers(("a", "fp32", "stem stem.relu")), "test")

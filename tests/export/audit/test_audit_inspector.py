@@ -83,7 +83,7 @@ def test_a_bare_record_is_no_crash():
 
 
 def test_an_int8_engine_that_is_one(source: SourceGraph):
-    found = audit(
+    report = audit(
         source,
         "int8",
         record("Reformat", INT8, "", Metadata=""),
@@ -92,13 +92,13 @@ def test_an_int8_engine_that_is_one(source: SourceGraph):
         record("CaskPooling", "Half", "pool"),
         record("CaskGemmConvolution", INT8, "fc", "Int8"),
     )
-    assert found.share_by_precision == {"int8": 1.0}
-    assert (found.unfused, found.islands, found.count("reformat")) == ((), (), 1)
-    assert broken_requirements(found, [Requirement("int8", 0.95)]) == []
+    assert report.share_by_precision == {"int8": 1.0}
+    assert (report.unfused, report.islands, report.count("reformat")) == ((), (), 1)
+    assert broken_requirements(report, [Requirement("int8", 0.95)]) == []
 
 
 def test_an_int8_engine_that_runs_in_fp32_is_found(source: SourceGraph):
-    found = audit(
+    report = audit(
         source,
         "int8",
         record("CaskConvolution", INT8, "stem stem.relu", "Int8"),
@@ -106,9 +106,9 @@ def test_an_int8_engine_that_runs_in_fp32_is_found(source: SourceGraph):
         record("PointWiseV2", "Row major linear FP32", "add relu"),
         record("CaskGemmConvolution", INT8, "fc", "Int8"),
     )
-    assert found.share_by_precision == {"fp32": 0.841913, "int8": 0.158087}
-    assert [(item.node, item.layer) for item in found.unfused] == [("add", "add + relu"), ("relu", "add + relu")]
-    (text,) = broken_requirements(found, [Requirement("int8", 0.95)])
+    assert report.share_by_precision == {"fp32": 0.841913, "int8": 0.158087}
+    assert [(item.node, item.layer) for item in report.unfused] == [("add", "add + relu"), ("relu", "add + relu")]
+    (text,) = broken_requirements(report, [Requirement("int8", 0.95)])
     assert "found fp32 84.2%, int8 15.8%; first of 1 elsewhere: conv (fp32)" in text
 
 
@@ -123,21 +123,21 @@ def test_what_falls_back_from_the_dla_to_the_gpu_is_counted(source: SourceGraph,
     stored = {"source": "engine inspector", "layers": [layer_of_record(item).to_json() for item in records]}
     (tmp_path / f"{about.id}.layers.json").write_text(json.dumps(stored))
     (evidence,) = read_layers(tmp_path / f"{about.id}.engine", about, source)
-    found = judge(about, source, evidence)
-    assert found.share_by_precision == {"fp16": 0.158087, "fp16 on the GPU": 0.841913}
-    assert [(item.node, item.precision) for item in found.islands] == [("conv", "fp16 on the GPU")]
-    (text,) = broken_requirements(found)
+    report = judge(about, source, evidence)
+    assert report.share_by_precision == {"fp16": 0.158087, "fp16 on the GPU": 0.841913}
+    assert [(item.node, item.precision) for item in report.islands] == [("conv", "fp16 on the GPU")]
+    (text,) = broken_requirements(report)
     assert "fp16 on the GPU 84.2%" in text
 
 
 def test_formats_that_the_inspector_withholds_are_no_pass(source: SourceGraph):
     words = "N/A due to dynamic shapes"
-    found = audit(
+    report = audit(
         source,
         "fp16",
         record("CaskConvolution", words, "stem stem.relu"),
         record("CaskConvolution", words, "conv add relu"),
         record("CaskGemmConvolution", words, "fc"),
     )
-    assert found.share_by_precision == {"unknown": 1.0}
-    assert broken_requirements(found) != []
+    assert report.share_by_precision == {"unknown": 1.0}
+    assert broken_requirements(report) != []

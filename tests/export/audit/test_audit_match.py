@@ -70,5 +70,5 @@ def test_a_product_whose_result_also_goes_elsewhere_stays_unknown(tmp_path: Path
 
 def test_a_composite_layer_between_owns_what_it_is_named_after(source: SourceGraph):
     first = replace(ATTENTION, name="first", source=("scores",), precision="bf16")
-    found = runs_in(source, LINEAR, SCALE, first, replace(ATTENTION, inputs=("first",)))
-    assert found == {"linear": "linear", "scores": "first", "mixed": "y"}
+    owners = runs_in(source, LINEAR, SCALE, first, replace(ATTENTION, inputs=("first",)))
+    assert owners == {"linear": "linear", "scores": "first", "mixed": "y"}

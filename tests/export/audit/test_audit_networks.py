@@ -46,10 +46,10 @@ def test_an_fp32_engine_is_fp32(name: str, backend: str, fp32: Callable[[str], P
 def test_no_work_of_an_int8_engine_is_unknown(name: str, backend: str, fp32: Callable[[str], Path], tmp_path: Path):
     variant = tmp_path / "int8.onnx"
     network_files.write_int8(fp32(name), variant, find_compiler(backend).DIALECT)
-    found = audit(variant, backend, "int8", "cpu", tmp_path)
-    assert set(found.share_by_precision) <= {"fp32", "int8"}
+    report = audit(variant, backend, "int8", "cpu", tmp_path)
+    assert set(report.share_by_precision) <= {"fp32", "int8"}
     if backend == "openvino" and name not in ("mixer", "convnext", "transposed", "attention", "heads"):
-        assert found.share_by_precision == {"int8": 1.0}
+        assert report.share_by_precision == {"int8": 1.0}
 
 
 @pytest.mark.parametrize("name", ["pre_activation", "called_twice", "frozen_batch_norm", "transposed"])
@@ -57,15 +57,15 @@ def test_an_fp16_engine_of_tensorrt_rtx_is_fp16(name: str, fp32: Callable[[str],
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'resnetrt[rtx]'")
     variant = tmp_path / "fp16.onnx"
     network_files.write_half(fp32(name), variant)
-    found = audit(variant, "tensorrt_rtx", "fp16", "sm86", tmp_path)
+    report = audit(variant, "tensorrt_rtx", "fp16", "sm86", tmp_path)
     # a transposed convolution stays FP32 in the file; RTX takes the casts around it into its FP16 kernel
-    assert found.share_by_precision == {"fp16": 1.0}
+    assert report.share_by_precision == {"fp16": 1.0}
 
 
 def test_the_work_is_counted_for_one_image(fp32: Callable[[str], Path]):
     """By hand: outputs times the products in each."""
-    found = {node.name: node.macs for node in SourceGraph.of(fp32("mixer")).mac_nodes.values()}
-    assert found == {"stem": 24 * 4 * 4 * 3 * 16, "tokens": 24 * 16 * 16, "channels": 16 * 24 * 24, "fc": 24 * 10}
+    macs = {node.name: node.macs for node in SourceGraph.of(fp32("mixer")).mac_nodes.values()}
+    assert macs == {"stem": 24 * 4 * 4 * 3 * 16, "tokens": 24 * 16 * 16, "channels": 16 * 24 * 24, "fc": 24 * 10}
     transposed = {node.op: node.macs for node in SourceGraph.of(fp32("transposed")).mac_nodes.values()}
     assert transposed["ConvTranspose"] == 16 * 8 * 8 * 8 * 2 * 2  # inputs times the products of each
     grouped = [node.macs for node in SourceGraph.of(fp32("grouped")).mac_nodes.values()]
@@ -79,8 +79,8 @@ def test_products_that_openvino_runs_inside_attention_are_its_own(
     name: str, fp32: Callable[[str], Path], tmp_path: Path
 ):
     """Two products in each of two layers, as many for any number of heads."""
-    found = audit(fp32(name), "openvino", "fp32", "cpu", tmp_path)
-    inside = [found.macs_by_layer.get(layer.name) for layer in found.evidence.layers if layer.op == "Subgraph"]
+    report = audit(fp32(name), "openvino", "fp32", "cpu", tmp_path)
+    inside = [report.macs_by_layer.get(layer.name) for layer in report.evidence.layers if layer.op == "Subgraph"]
     assert inside == [2 * 64 * 64 * 16] * 2
 
 
@@ -91,10 +91,10 @@ def test_float_matrix_products_of_an_int8_engine_are_counted(backend: str, fp32:
     record = CalibrationRecord("none", "", (), network_files.SameStatistics())
     options, rules = QuantizeOptions("minmax", bias_correction=False), dialect(find_compiler(backend).DIALECT)
     variant.write_bytes(quantize_model(fp32("mixer"), record, rules, options, frozenset(floats)))
-    found = audit(variant, backend, "int8", "cpu", tmp_path)
+    report = audit(variant, backend, "int8", "cpu", tmp_path)
     work = {node.name: node.macs for node in SourceGraph.of(variant).mac_nodes.values()}
     share = sum(work[name] for name in floats) / sum(work.values())
-    assert {item.node for item in found.islands} >= set(floats)
-    assert 0.4 < share <= found.share_by_precision["fp32"] + 1e-6
+    assert {item.node for item in report.islands} >= set(floats)
+    assert 0.4 < share <= report.share_by_precision["fp32"] + 1e-6
     if backend == "openvino":
-        assert found.share_by_precision == {"fp32": round(share, 6), "int8": round(1 - share, 6)}
+        assert report.share_by_precision == {"fp32": round(share, 6), "int8": round(1 - share, 6)}

@@ -75,10 +75,10 @@ class TestTypes:
         assert [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
         assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", "logits"]
         assert {value.dtype.name for value in model.graph.initializers.values() if value.dtype} == {onnx_type}
-        found = types(path)
-        casts = [name for name in found if ".to_" in name]
+        kinds = types(path)
+        casts = [name for name in kinds if ".to_" in name]
         assert casts == [f"input.to_{precision}", "logits.to_fp32"]
-        assert {kind for name, kind in found.items() if name != "logits.to_fp32"} == {onnx_type}
+        assert {kind for name, kind in kinds.items() if name != "logits.to_fp32"} == {onnx_type}
         assert model.opset_imports[""] >= HALF_TYPES[precision].least_opset
         assert parity.n == 20
 
@@ -132,8 +132,8 @@ class TestRange:
         evidence = tiny.manifest.variants[name].evidence
         assert list(evidence["kept_fp32"]) == ["conv"]
         assert "1e+05 is beyond 65504" in evidence["kept_fp32"]["conv"]
-        found = types(tiny.variant_file(name))
-        assert (found["conv"], found["stem"], found["add"]) == ("FLOAT", "FLOAT16", "FLOAT16")
+        kinds = types(tiny.variant_file(name))
+        assert (kinds["conv"], kinds["stem"], kinds["add"]) == ("FLOAT", "FLOAT16", "FLOAT16")
         assert evidence["activations"] == NOT_CHECKED
 
     def test_channels_that_vanish_keep_their_layer_in_fp32(self, tiny: Bundle):
@@ -196,8 +196,8 @@ class TestRounded:
             name, _ = add_cast_variant(tiny, precision)
             write_rounded(tiny.variant_file(name), tmp_path / "rounded.onnx")
             images = tiny_bundle.PREPROCESSING.normalize(tiny_bundle.frames(8))
-            found = run_onnx(tmp_path / "rounded.onnx", images)
-            assert low < sqnr_db(tiny_bundle.reference(images), found) < high
+            outputs = run_onnx(tmp_path / "rounded.onnx", images)
+            assert low < sqnr_db(tiny_bundle.reference(images), outputs) < high
 
     def test_it_sees_an_overflow_between_nodes(self, tiny: Bundle, tmp_path: Path):
         scale_weights(tiny, {"stem.w": 3e4, "stem.b": 3e4, "fc.w": 1e-5})
@@ -280,10 +280,10 @@ class TestOnDemand:
 class TestScales:
     def test_they_are_exact_in_fp16_and_nothing_clips(self):
         scales = np.geomspace(1e-9, 1e3, 500)
-        found = fp16_scale(scales)
-        assert (found == found.astype(np.float16)).all()
-        assert (np.abs(found / scales - 1)[scales > 2**-14] <= 2**-11).all()
-        assert (found >= scales)[scales < 2**-14].all()
+        scaled = fp16_scale(scales)
+        assert (scaled == scaled.astype(np.float16)).all()
+        assert (np.abs(scaled / scales - 1)[scales > 2**-14] <= 2**-11).all()
+        assert (scaled >= scales)[scales < 2**-14].all()
 
     def test_those_beyond_fp16_stay(self):
         assert fp16_scale(np.array([1e6])) == 1e6

@@ -56,10 +56,10 @@ def test_only_the_island_is_16_bits(mixed, precision):
     bundle, path = mixed
     before = onnx.load(path)
     path.write_bytes(cast_islands(path, precision, {"conv", "add"}, {}))
-    model, found = types(path)
+    model, kinds = types(path)
     half = ELEMENTS[precision]
-    assert {found[name] for name in ("conv", "add", "relu", "pool", "flatten")} == {half}
-    assert {found[name] for name in ("stem", "stem.relu", "fc")} == {TensorProto.FLOAT}
+    assert {kinds[name] for name in ("conv", "add", "relu", "pool", "flatten")} == {half}
+    assert {kinds[name] for name in ("stem", "stem.relu", "fc")} == {TensorProto.FLOAT}
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["Cast"] == 2, "in behind the stem, out before fc"
@@ -75,14 +75,14 @@ def test_a_layer_that_does_not_fit_fp16_stays_fp32(mixed):
     reaches = onnx.load(path)
     conv = next(node for node in reaches.graph.node if node.name == "conv")
     path.write_bytes(cast_islands(path, "fp16", {"conv", "add"}, {conv.output[0]: 60000.0}))
-    _, found = types(path)
-    assert found["conv"] == TensorProto.FLOAT
+    _, kinds = types(path)
+    assert kinds["conv"] == TensorProto.FLOAT
 
 
 def test_a_carrier_is_16_bits_everywhere(mixed):
     _, path = mixed
     path.write_bytes(cast_carrier(path, "fp16", {}))
-    model, found = types(path)
-    assert {found[name] for name in ("stem", "conv", "add", "pool")} == {TensorProto.FLOAT16}
+    model, kinds = types(path)
+    assert {kinds[name] for name in ("stem", "conv", "add", "pool")} == {TensorProto.FLOAT16}
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     assert {i.data_type for i in model.graph.initializer if i.name in scales} == {TensorProto.FLOAT16}

@@ -51,9 +51,9 @@ def test_the_preprocessing_stays_fp32_and_the_network_does_not(frames: Bundle, p
     record = frames.manifest.variants[f"{precision}.uint8"]
     assert (record.input, record.precision, record.evidence["source"]) == ("uint8", precision, "fp32.uint8")
     assert sorted(record.evidence["kept_fp32"]) == ["preprocessing.0", *PREPROCESSING]
-    found = types(frames, f"{precision}.uint8")
-    assert {found[name] for name in PREPROCESSING} == {"FLOAT"}
-    assert {kind for name, kind in found.items() if "conv" in name} == {onnx_type}
+    kinds = types(frames, f"{precision}.uint8")
+    assert {kinds[name] for name in PREPROCESSING} == {"FLOAT"}
+    assert {kind for name, kind in kinds.items() if "conv" in name} == {onnx_type}
     # the same roundings as from images, so the same numbers but for the last bits of the FP32 preprocessing
     assert sqnr(frames, f"{precision}.uint8") == pytest.approx(sqnr(frames, precision), abs=0.5)
 
@@ -74,10 +74,10 @@ def test_int8_over_fp16_keeps_the_pixels_exact(frames: Bundle):
     blob = ir.serde.serialize_model(model).SerializeToString()
     session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
     pixels = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28, 1))
-    (found,) = session.run(None, {"input": pixels})
-    assert found.dtype == np.int8
-    np.testing.assert_array_equal(found[0, 0], pixels[0, :, :, 0].astype(int) - 128)
-    assert set(found[0, 1].ravel()) == {127}  # the channel of ones
+    (integers,) = session.run(None, {"input": pixels})
+    assert integers.dtype == np.int8
+    np.testing.assert_array_equal(integers[0, 0], pixels[0, :, :, 0].astype(int) - 128)
+    assert set(integers[0, 1].ravel()) == {127}  # the channel of ones
 
 
 def test_the_variant_for_frames_is_chosen_and_made_anew_when_its_source_changes(frames: Bundle, tmp_path: Path):

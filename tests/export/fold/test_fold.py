@@ -230,7 +230,7 @@ def test_calls_are_folded_whatever_module_they_come_from(case: str):
     make, names = FOLDED[case]
     net = randomize(make())
     result = fold_batch_norms(net, IMAGES)
-    assert [(found.conv, found.batch_norm) for found in result.certificates] == [names]
+    assert [(item.conv, item.batch_norm) for item in result.certificates] == [names]
     assert (result.kept, norms_left(result)) == ([], [])
     assert difference(net, result.program.module()) < MAX_RELATIVE_ERROR
 
@@ -320,12 +320,12 @@ def test_certificate_by_hand():
         norm.running_var.copy_(torch.tensor([0.0, 3.75, 0.2]))  # deviations 0.5, 2, ...
         norm.weight.copy_(torch.tensor([1.0, 1.0, 0.0]))
     result = fold_batch_norms(Chain(conv, norm).eval(), IMAGES)
-    (found,) = result.certificates
-    assert found.max_relative_error == found.max_ulp == 0
-    assert found.weight_range_ratio == 0.5  # 2 after, 4 before
-    assert found.channel_spread == 2.0  # channels 2 and 1; the dead one does not count
-    assert found.dead_channels == [2]
-    assert found.tiny_variance_channels == [0, 2]
+    (certificate,) = result.certificates
+    assert certificate.max_relative_error == certificate.max_ulp == 0
+    assert certificate.weight_range_ratio == 0.5  # 2 after, 4 before
+    assert certificate.channel_spread == 2.0  # channels 2 and 1; the dead one does not count
+    assert certificate.dead_channels == [2]
+    assert certificate.tiny_variance_channels == [0, 2]
     weight = result.program.state_dict["layers.0.weight"][:, :, 0, 0].detach()
     torch.testing.assert_close(weight, torch.diag(torch.tensor([2.0, 1.0, 0.0])), rtol=0, atol=0)
 
@@ -344,9 +344,9 @@ def test_error_in_ulp_of_the_channels_peak(monkeypatch: pytest.MonkeyPatch, ulps
         return weight, bias
 
     monkeypatch.setattr(module, "folded_parameters", moved)
-    (found,) = fold_batch_norms(Chain(conv, norm).eval(), torch.full((2, 2, 1, 1), 1.5)).certificates
-    assert found.max_ulp == ulps
-    assert found.max_relative_error == pytest.approx(ulps * np.spacing(np.float32([1.5, 96.0][channel])) / 96)
+    (certificate,) = fold_batch_norms(Chain(conv, norm).eval(), torch.full((2, 2, 1, 1), 1.5)).certificates
+    assert certificate.max_ulp == ulps
+    assert certificate.max_relative_error == pytest.approx(ulps * np.spacing(np.float32([1.5, 96.0][channel])) / 96)
 
 
 def test_variance_smaller_than_eps_and_dead_channels_are_reported_in_a_deep_network():
@@ -355,11 +355,11 @@ def test_variance_smaller_than_eps_and_dead_channels_are_reported_in_a_deep_netw
     norm.running_var[1] = 1e-9
     norm.weight.data[2] = 0
     result = fold_batch_norms(net, small_models.pictures("projection", 4))
-    found = {c.batch_norm: c for c in result.certificates}
-    assert found["stages.0.1.conv2.bn"].tiny_variance_channels == [1]
-    assert found["stages.0.1.conv2.bn"].dead_channels == [2]
-    assert not found["stem.bn"].dead_channels + found["stem.bn"].tiny_variance_channels
-    assert found["stages.0.1.conv2.bn"].channel_spread > 50 * found["stem.bn"].channel_spread
+    certificates = {c.batch_norm: c for c in result.certificates}
+    assert certificates["stages.0.1.conv2.bn"].tiny_variance_channels == [1]
+    assert certificates["stages.0.1.conv2.bn"].dead_channels == [2]
+    assert not certificates["stem.bn"].dead_channels + certificates["stem.bn"].tiny_variance_channels
+    assert certificates["stages.0.1.conv2.bn"].channel_spread > 50 * certificates["stem.bn"].channel_spread
 
 
 def test_json_of_the_certificates():
@@ -382,6 +382,9 @@ def test_dead_convolution_does_not_divide_by_zero():
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    (found,) = fold_batch_norms(net, IMAGES).certificates
-    assert all(math.isfinite(value) for value in (found.max_relative_error, found.max_ulp, found.channel_spread))
-    assert replace(found, conv="x").weight_range_ratio == 0
+    (certificate,) = fold_batch_norms(net, IMAGES).certificates
+    assert all(
+        math.isfinite(value)
+        for value in (certificate.max_relative_error, certificate.max_ulp, certificate.channel_spread)
+    )
+    assert replace(certificate, conv="x").weight_range_ratio == 0

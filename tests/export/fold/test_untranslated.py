@@ -46,8 +46,8 @@ def test_the_file_divides_as_eager_does(tmp_path: Path, ceil: bool):
     pool = nn.AvgPool2d(2, 2, ceil_mode=ceil, divisor_override=5)
     images = torch.randn(4, 3, 7, 7)
     write_onnx(trace(pool, images), tmp_path / "pool.onnx")
-    found = run_onnx(tmp_path / "pool.onnx", images.numpy(), as_written=True)
-    np.testing.assert_allclose(found, pool(images).numpy(), rtol=1e-5, atol=1e-6)
+    values = run_onnx(tmp_path / "pool.onnx", images.numpy(), as_written=True)
+    np.testing.assert_allclose(values, pool(images).numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_normalisation_behind_it_hides_the_size_no_more(tmp_path: Path):
@@ -60,8 +60,8 @@ def test_a_normalisation_behind_it_hides_the_size_no_more(tmp_path: Path):
 
     images = torch.randn(4, 3, 8, 8)
     write_onnx(trace(Normalised(), images), tmp_path / "pool.onnx")
-    found = run_onnx(tmp_path / "pool.onnx", images.numpy(), as_written=True)
-    np.testing.assert_allclose(found, Normalised()(images).numpy(), rtol=1e-5, atol=1e-6)
+    values = run_onnx(tmp_path / "pool.onnx", images.numpy(), as_written=True)
+    np.testing.assert_allclose(values, Normalised()(images).numpy(), rtol=1e-5, atol=1e-6)
 
 
 class LogSigmoid(nn.Module):
@@ -73,8 +73,8 @@ def test_the_logarithm_of_a_sigmoid_reaches_far(tmp_path: Path):
     """Log(Sigmoid(x)) is minus infinity below -103, and 0 from 17 on."""
     images = torch.linspace(-300, 30, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
     write_onnx(trace(LogSigmoid(), images), tmp_path / "log.onnx")
-    found = run_onnx(tmp_path / "log.onnx", images.numpy(), as_written=True)
-    np.testing.assert_allclose(found, LogSigmoid()(images).numpy(), rtol=1e-5, atol=1e-7)
+    values = run_onnx(tmp_path / "log.onnx", images.numpy(), as_written=True)
+    np.testing.assert_allclose(values, LogSigmoid()(images).numpy(), rtol=1e-5, atol=1e-7)
 
 
 class Resized(nn.Module):
@@ -93,8 +93,8 @@ class Resized(nn.Module):
 def test_a_nearest_resize_takes_the_pixels_that_eager_takes(options: dict[str, Any], tmp_path: Path):
     images = torch.randn(2, 3, 20, 28)
     write_onnx(trace(Resized(**options), images), tmp_path / "resized.onnx")
-    found = run_onnx(tmp_path / "resized.onnx", images.numpy(), as_written=True)
-    np.testing.assert_array_equal(found, Resized(**options)(images).numpy())
+    values = run_onnx(tmp_path / "resized.onnx", images.numpy(), as_written=True)
+    np.testing.assert_array_equal(values, Resized(**options)(images).numpy())
     kept = any(node.op_type == "Resize" for node in onnx.load(tmp_path / "resized.onnx").graph.node)
     assert kept == (options == {"scale_factor": 2.0}), "a whole number is left to the backends' own operator"
 
@@ -115,8 +115,8 @@ class Attention(nn.Module):
 def test_attention_without_heads(masked: bool, tmp_path: Path):
     module, images = Attention(masked), torch.randn(2, 3, 4, 4)
     write_onnx(trace(module, images), tmp_path / "attention.onnx")
-    found = run_onnx(tmp_path / "attention.onnx", images.numpy(), as_written=True)
-    np.testing.assert_allclose(found, module(images).numpy(), rtol=1e-4, atol=1e-5)
+    values = run_onnx(tmp_path / "attention.onnx", images.numpy(), as_written=True)
+    np.testing.assert_allclose(values, module(images).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_instance_norm_with_running_statistics_is_batch_norm(tmp_path: Path):
@@ -128,8 +128,8 @@ def test_instance_norm_with_running_statistics_is_batch_norm(tmp_path: Path):
     compiled = shared_core().compile_model(
         shared_core().read_model(tmp_path / "norm.onnx"), "CPU", properties("fp32", 1)
     )
-    for found in (run_onnx(tmp_path / "norm.onnx", images.numpy(), as_written=True), compiled([images.numpy()])[0]):
-        np.testing.assert_allclose(found, module(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+    for values in (run_onnx(tmp_path / "norm.onnx", images.numpy(), as_written=True), compiled([images.numpy()])[0]):
+        np.testing.assert_allclose(values, module(images).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_pool_behind_another_order_of_axes_gathers_nothing(tmp_path: Path):

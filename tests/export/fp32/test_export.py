@@ -91,8 +91,8 @@ def test_golden_logits_are_of_the_eager_model_before_folding(exported: Bundle):
 
 
 def test_measured_again_the_parity_is_the_stored_one(exported: Bundle):
-    found = parity_of_fp32(exported)
-    assert found.to_json() == pytest.approx(exported.manifest.variants["fp32"].evidence["parity"], rel=0.2, abs=1e-7)
+    parity = parity_of_fp32(exported)
+    assert parity.to_json() == pytest.approx(exported.manifest.variants["fp32"].evidence["parity"], rel=0.2, abs=1e-7)
 
 
 def test_the_same_export_gives_the_same_bundle(exported: Bundle, tmp_path: Path):

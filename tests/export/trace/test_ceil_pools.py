@@ -83,9 +83,9 @@ def test_an_exported_file_says_the_sizes_that_it_has(tmp_path: Path):
     model = onnx.load(odd_networks.write_fp32("ceil_pools", tmp_path))
     said = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.value_info}
     images = np.zeros((2, 3, odd_networks.SIZE, odd_networks.SIZE), np.float32)
-    found = InnerValues(model, said).of(images)
+    values = InnerValues(model, said).of(images)
     assert len(said) >= 5
-    assert {name: sizes[1:] for name, sizes in said.items()} == {name: [*found[name].shape[1:]] for name in said}
+    assert {name: sizes[1:] for name, sizes in said.items()} == {name: [*values[name].shape[1:]] for name in said}
 
 
 def test_the_audit_counts_the_work_of_a_file_that_another_tool_made(tmp_path: Path):

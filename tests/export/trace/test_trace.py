@@ -257,8 +257,8 @@ def test_full_disk(full_disk: Path):
 
 def test_trace_has_a_symbolic_batch():
     program = trace(Chain(nn.Conv2d(3, 4, 3)).eval(), torch.zeros(2, 3, 8, 8))
-    ((_, found),) = program.range_constraints.items()
-    assert (found.lower, found.upper) == (1, 4096)
+    ((_, limits),) = program.range_constraints.items()
+    assert (limits.lower, limits.upper) == (1, 4096)
 
 
 def test_quiet_is_over_afterwards(capsys: pytest.CaptureFixture[str]):

@@ -65,8 +65,8 @@ def test_layers_that_share_weights_store_their_own():
     assert "w" not in model.graph.initializers
     assert {"w.quantized", "second/w.quantized"} <= set(model.graph.initializers)
     weights = stored * scales
-    found = run_onnx(serialised(model), X, as_written=True)
-    np.testing.assert_allclose(found, X @ weights @ (2 * weights), rtol=1e-4)
+    values = run_onnx(serialised(model), X, as_written=True)
+    np.testing.assert_allclose(values, X @ weights @ (2 * weights), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["x", "hidden"])

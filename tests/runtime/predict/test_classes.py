@@ -8,26 +8,26 @@ from resnetrt.runtime.predict.classes import Prediction, top_classes
 
 
 def test_probabilities_are_the_softmax_likeliest_first():
-    (found,) = top_classes(np.log(np.array([[1.0, 6.0, 3.0]], np.float32)), 2, ("a", "b", "c"), "engine e")
-    assert [(item.label, item.index) for item in found] == [("b", 1), ("c", 2)]
-    np.testing.assert_allclose([item.probability for item in found], [0.6, 0.3], rtol=1e-6)
+    (classes,) = top_classes(np.log(np.array([[1.0, 6.0, 3.0]], np.float32)), 2, ("a", "b", "c"), "engine e")
+    assert [(item.label, item.index) for item in classes] == [("b", 1), ("c", 2)]
+    np.testing.assert_allclose([item.probability for item in classes], [0.6, 0.3], rtol=1e-6)
 
 
 def test_of_equal_classes_the_first_comes_first_and_more_than_there_are_is_all():
-    (found,) = top_classes(np.zeros((1, 3), np.float32), 9, None, "engine e")
-    assert [item.index for item in found] == [0, 1, 2]
+    (classes,) = top_classes(np.zeros((1, 3), np.float32), 9, None, "engine e")
+    assert [item.index for item in classes] == [0, 1, 2]
 
 
 def test_large_logits_do_not_overflow():
-    (found,) = top_classes(np.array([[1e4, -1e4]], np.float32), 2, None, "engine e")
-    assert [item.probability for item in found] == [1.0, 0.0]
+    (classes,) = top_classes(np.array([[1e4, -1e4]], np.float32), 2, None, "engine e")
+    assert [item.probability for item in classes] == [1.0, 0.0]
 
 
 def test_a_class_without_a_label_shows_its_number():
-    (found,) = top_classes(np.array([[0.0, 1.0]], np.float16), 2, ("first",), "engine e")
-    assert [item.name for item in found] == ["class 1", "first"]
-    assert found[0] == Prediction(None, 1, found[0].probability)
-    assert found[0].to_json() == {"label": None, "index": 1, "probability": found[0].probability}
+    (classes,) = top_classes(np.array([[0.0, 1.0]], np.float16), 2, ("first",), "engine e")
+    assert [item.name for item in classes] == ["class 1", "first"]
+    assert classes[0] == Prediction(None, 1, classes[0].probability)
+    assert classes[0].to_json() == {"label": None, "index": 1, "probability": classes[0].probability}
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 3, 4)])

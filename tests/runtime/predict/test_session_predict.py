@@ -33,14 +33,14 @@ def test_a_session_predicts_what_the_reference_says(bundle: Bundle, backend: str
     wanted = expected(FRAMES)
     with load(bundle, f"{backend}-{kind}-cpu") as session:
         assert session.labels == tuple(f"thing {index}" for index in range(10))
-        found = session.predict(FRAMES, top=3)
+        predictions = session.predict(FRAMES, top=3)
         (alone,) = session.predict(FRAMES[0], top=3)
-    assert len(found) == len(FRAMES)
-    for row, probabilities in zip(found, wanted, strict=True):
+    assert len(predictions) == len(FRAMES)
+    for row, probabilities in zip(predictions, wanted, strict=True):
         assert [item.index for item in row] == list(np.argsort(-probabilities)[:3])
         assert [item.label for item in row] == [f"thing {item.index}" for item in row]
         np.testing.assert_allclose([item.probability for item in row], probabilities[[i.index for i in row]], atol=1e-4)
-    assert [item.index for item in alone] == [item.index for item in found[0]]
+    assert [item.index for item in alone] == [item.index for item in predictions[0]]
 
 
 def test_a_large_file_is_prepared_as_the_bundle_says(bundle: Bundle, tmp_path: Path):
@@ -68,12 +68,14 @@ def test_engines_stand_side_by_side(bundle: Bundle):
         assert side.engines == names[:2]
         tally = Tally(side.engines)
         for number, frame in enumerate(FRAMES):
-            found = side.predict(frame, f"frame {number}", 2)
-            assert found.image == f"frame {number}"
-            assert [answer.engine for answer in found.answers] == list(side.engines)
-            assert found.agree == (found.answers[0].classes[0].index == found.answers[1].classes[0].index)
-            assert all(answer.ms > 0 for answer in found.answers)
-            tally.add(found)
+            comparison = side.predict(frame, f"frame {number}", 2)
+            assert comparison.image == f"frame {number}"
+            assert [answer.engine for answer in comparison.answers] == list(side.engines)
+            assert comparison.agree == (
+                comparison.answers[0].classes[0].index == comparison.answers[1].classes[0].index
+            )
+            assert all(answer.ms > 0 for answer in comparison.answers)
+            tally.add(comparison)
     first, second = tally.to_json()
     assert (first["images"], first["agreement"]) == (len(FRAMES), None)
     assert second["agreement"] >= 0.8

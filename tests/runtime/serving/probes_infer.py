@@ -94,12 +94,12 @@ def deflate_response(target: Target) -> Answer:
 
 @probe
 def a_response_is_compressed_where_asked(target: Target) -> Answer:
-    found = []
+    answers = []
     for name, unpack in (("gzip", gzip.decompress), ("deflate", zlib.decompress)):
         body, path = json.dumps(head()).encode(), f"/v2/models/{MODEL}/infer"
         _, headers, answer = web.request(target.http_url, "POST", path, body, {"Accept-Encoding": name})
-        found.append([headers["content-encoding"], json.loads(unpack(answer))["model_name"]])
-    return found
+        answers.append([headers["content-encoding"], json.loads(unpack(answer))["model_name"]])
+    return answers
 
 
 @probe

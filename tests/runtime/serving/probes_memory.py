@@ -74,6 +74,6 @@ class Region:
         response = self.infer().get_response()
         if not isinstance(response, dict):
             response = json_format.MessageToDict(response, preserving_proto_field_name=True)
-        found = shared_memory.get_contents_as_numpy(self.handle, np.float32, [4, 10], offset=IMAGES.nbytes).tolist()
+        stored = shared_memory.get_contents_as_numpy(self.handle, np.float32, [4, 10], offset=IMAGES.nbytes).tolist()
         self.client.unregister_system_shared_memory(self.name)
-        return [response, found, again, registered, fault_of(self.infer)]
+        return [response, stored, again, registered, fault_of(self.infer)]

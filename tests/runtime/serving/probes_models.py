@@ -42,20 +42,20 @@ def needed_extensions_are_listed(target: Target) -> Answer:
 
 @probe
 def extensions_over_grpc_are_those_of_http(target: Target) -> Answer:
-    found = set(target.grpc.get_server_metadata().extensions)
-    return found == set(target.http.get_server_metadata()["extensions"])
+    extensions = set(target.grpc.get_server_metadata().extensions)
+    return extensions == set(target.http.get_server_metadata()["extensions"])
 
 
 @probe
 def model_metadata_over_http(target: Target) -> Answer:
-    found = target.http.get_model_metadata(MODEL)
-    return {key: found[key] for key in ("name", "versions", "inputs", "outputs")}
+    metadata = target.http.get_model_metadata(MODEL)
+    return {key: metadata[key] for key in ("name", "versions", "inputs", "outputs")}
 
 
 @probe
 def model_metadata_over_grpc(target: Target) -> Answer:
-    found = target.grpc.get_model_metadata(MODEL, "1", as_json=True)
-    return {key: found[key] for key in ("name", "versions", "inputs", "outputs")}
+    metadata = target.grpc.get_model_metadata(MODEL, "1", as_json=True)
+    return {key: metadata[key] for key in ("name", "versions", "inputs", "outputs")}
 
 
 @probe
@@ -73,22 +73,22 @@ def metadata_of_an_unknown_version(target: Target) -> Answer:
 
 @probe
 def config_over_http(target: Target) -> Answer:
-    found = target.http.get_model_config(MODEL)
+    config = target.http.get_model_config(MODEL)
     return [
-        found["name"],
-        found["max_batch_size"],
-        [(item["name"], item["data_type"], item["dims"]) for item in found["input"] + found["output"]],
-        "preferred_batch_size" in found["dynamic_batching"],
+        config["name"],
+        config["max_batch_size"],
+        [(item["name"], item["data_type"], item["dims"]) for item in config["input"] + config["output"]],
+        "preferred_batch_size" in config["dynamic_batching"],
     ]
 
 
 @probe
 def config_over_grpc(target: Target) -> Answer:
-    found = target.grpc.get_model_config(MODEL).config
+    config = target.grpc.get_model_config(MODEL).config
     return [
-        found.name,
-        found.max_batch_size,
-        [(item.name, item.data_type, list(item.dims)) for item in [*found.input, *found.output]],
+        config.name,
+        config.max_batch_size,
+        [(item.name, item.data_type, list(item.dims)) for item in [*config.input, *config.output]],
     ]
 
 

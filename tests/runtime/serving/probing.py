@@ -109,11 +109,11 @@ def logits(result: Any) -> Answer:
     return result.as_numpy(OUTPUT).tolist()
 
 
-def classes(found: np.ndarray) -> Answer:
+def classes(texts: np.ndarray) -> Answer:
     """Shape, and `[value, index, label]` of each string."""
-    rows = [text.decode() if isinstance(text, bytes) else text for text in found.ravel()]
+    rows = [text.decode() if isinstance(text, bytes) else text for text in texts.ravel()]
     parts = [row.split(":") for row in rows]
-    return [list(found.shape), [[float(part[0]), *part[1:]] for part in parts]]
+    return [list(texts.shape), [[float(part[0]), *part[1:]] for part in parts]]
 
 
 def grpc_message() -> Any:

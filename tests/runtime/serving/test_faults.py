@@ -128,11 +128,11 @@ def _slow(url: str, blob: bytes) -> socket.socket:
 
 
 def _all_of(connection: socket.socket) -> bytes:
-    found = b""
+    received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65536):
-            found += part
-    return found
+            received += part
+    return received
 
 
 def test_json_can_not_hold_what_is_no_number(server):
@@ -233,7 +233,7 @@ class Load:
         client = module.InferenceServerClient(url)
         while not self._stop.is_set():
             try:
-                found = client.infer(probes.MODEL, [tensor]).as_numpy(probes.OUTPUT)
+                logits = client.infer(probes.MODEL, [tensor]).as_numpy(probes.OUTPUT)
             except InferenceServerException as error:
                 refused = error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
                 self._count(refused, None if refused else str(error))
@@ -242,7 +242,7 @@ class Load:
             except Exception as error:  # geventhttpclient has types of its own for a connection that ends
                 self._count(True, None if "onnection" in repr(error) else repr(error))
             else:
-                ok = np.allclose(found, LOGITS, rtol=1e-3, atol=1e-3)
+                ok = np.allclose(logits, LOGITS, rtol=1e-3, atol=1e-3)
                 self._count(False, None if ok else "wrong numbers")
 
     def _count(self, refused: bool, fault: str | None) -> None:
@@ -322,8 +322,8 @@ def test_kill_9_under_load_gives_no_wrong_answer_and_the_bundle_stays_whole(labe
     # a process that is gone can leave half an answer, which the client must see as such
     assert [fault for fault in load.wrong if "Incomplete response" not in fault] == []
     with serving(tmp_path / "again", [labelled_bundle, *ENGINE]) as server:
-        found = probes.ask("binary_in_and_out", probes.Target(server.http, server.grpc))
-    np.testing.assert_allclose(found, LOGITS, rtol=1e-3, atol=1e-3)
+        logits = probes.ask("binary_in_and_out", probes.Target(server.http, server.grpc))
+    np.testing.assert_allclose(logits, LOGITS, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--metrics-port"])

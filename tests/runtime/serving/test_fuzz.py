@@ -209,16 +209,16 @@ def messages(draw):
     return request.SerializeToString()
 
 
-def _add(draw, found) -> None:
+def _add(draw, fields) -> None:
     for name in draw(st.lists(names, max_size=2)):
         which = draw(st.sampled_from(["bool_param", "int64_param", "string_param", "double_param", "uint64_param", ""]))
         if which == "":
-            found[name].SetInParent()
+            fields[name].SetInParent()
             continue
         value = {"bool_param": True, "string_param": "x", "double_param": 0.5}.get(
             which, draw(st.integers(0, 2**63 - 1))
         )
-        setattr(found[name], which, value)
+        setattr(fields[name], which, value)
 
 
 @fuzz

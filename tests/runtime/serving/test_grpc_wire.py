@@ -37,14 +37,14 @@ def by_protobuf(blob: bytes):
 
 
 def assert_same(blob: bytes) -> None:
-    wanted, found = by_protobuf(blob), parse(blob)
+    wanted, parsed = by_protobuf(blob), parse(blob)
     if wanted is None:
-        assert found is None
+        assert parsed is None
         return
-    assert [bytes(raw) for raw in found.raw] == list(wanted.raw_input_contents)
-    for message in (wanted, found.message):
+    assert [bytes(raw) for raw in parsed.raw] == list(wanted.raw_input_contents)
+    for message in (wanted, parsed.message):
         message.ClearField("raw_input_contents")
-    assert found.message.SerializeToString(deterministic=True) == wanted.SerializeToString(deterministic=True)
+    assert parsed.message.SerializeToString(deterministic=True) == wanted.SerializeToString(deterministic=True)
 
 
 @given(st.lists(PARTS, max_size=6).map(b"".join))

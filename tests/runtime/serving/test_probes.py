@@ -123,11 +123,11 @@ def test_no_probe_meets_a_fault_of_ours(ours, name):
 
 @pytest.mark.parametrize("name", sorted(probes.PROBES))
 def test_triton_agrees(ours, theirs, name):
-    found, wanted = probes.ask(name, ours), probes.ask(name, theirs)
+    answer, wanted = probes.ask(name, ours), probes.ask(name, theirs)
     if name in DELIBERATE:
-        assert not same(found, wanted), f"no difference any more: {found}"
+        assert not same(answer, wanted), f"no difference any more: {answer}"
     else:
-        assert same(found, wanted), f"ours {found}, Triton's {wanted}"
+        assert same(answer, wanted), f"ours {answer}, Triton's {wanted}"
 
 
 def test_the_deliberate_differences_are_documented():

@@ -59,8 +59,8 @@ def test_drift_is_told_and_acted_upon(labelled_bundle, tmp_path, action):
             assert facts["fallbacks"][0].startswith(f"shadow check of engine {ENGINE}")
         else:
             assert server.scrape()[f'resnetrt_shadow_alarm{{engine="{ENGINE}",model="tiny"}}'] == 1
-        found = probes.ask("binary_in_and_out", probes.Target(server.http, server.grpc))
-        assert np.argmax(found, 1).tolist() == [5, 5, 5, 5]  # it answers whatever the action
+        logits = probes.ask("binary_in_and_out", probes.Target(server.http, server.grpc))
+        assert np.argmax(logits, 1).tolist() == [5, 5, 5, 5]  # it answers whatever the action
     assert list((tmp_path / "alarms").iterdir())
 
 

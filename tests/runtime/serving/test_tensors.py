@@ -20,10 +20,10 @@ def test_bytes_round_trip(elements):
 @given(st.binary(max_size=30), st.integers(0, 4))
 def test_noise_as_bytes_is_refused_or_right(raw, count):
     try:
-        found = datatypes.split_bytes(raw, count)
+        texts = datatypes.split_bytes(raw, count)
     except RequestFault:
         return
-    assert datatypes.join_bytes(found) == raw
+    assert datatypes.join_bytes(texts) == raw
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_values_that_do_not_fit_are_refused(values, dtype):
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_binary_contents_stay_where_they_were_received(kind):
     received = memoryview(kind(range(7)))
-    found = datatypes.from_raw(received[1:], "uint8", (2, 3))
-    assert found.tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert np.shares_memory(found, np.frombuffer(received, np.uint8))
-    assert found.flags.writeable  # OpenVINO copies what is not
+    tensor = datatypes.from_raw(received[1:], "uint8", (2, 3))
+    assert tensor.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert np.shares_memory(tensor, np.frombuffer(received, np.uint8))
+    assert tensor.flags.writeable  # OpenVINO copies what is not
     with pytest.raises(RequestFault, match="expected 8 bytes"):
         datatypes.from_raw(received[1:], "uint8", (2, 4))
 

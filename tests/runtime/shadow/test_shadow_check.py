@@ -148,10 +148,12 @@ def test_a_sound_engine_answers_like_its_copy_in_every_batch_size(bundle: Bundle
 
 def test_an_engine_whose_answers_depend_on_the_batch_has_a_measured_baseline(bundle: Bundle):
     with load(bundle, INT8) as session, load(bundle, "onnxruntime-fp32-cpu") as other:
-        found = measure_copy(session, other, Golden.of(bundle), "logits", 0.001)  # another engine: differs everywhere
-    assert found.source == "its copy"
-    assert found.noise[0].limit > 0
-    assert found.noise[0].rate > 0.5
+        baseline = measure_copy(
+            session, other, Golden.of(bundle), "logits", 0.001
+        )  # another engine: differs everywhere
+    assert baseline.source == "its copy"
+    assert baseline.noise[0].limit > 0
+    assert baseline.noise[0].rate > 0.5
 
 
 def test_outputs_that_are_not_finite_are_an_alarm_at_once(bundle: Bundle, started):

@@ -45,10 +45,10 @@ def test_the_whole_check_keeps_alpha_with_a_measured_baseline(monkeypatch: pytes
 
     flips, noise = draw(images)
     chance = baseline_chance(alpha)
-    found = [Baseline.of_samples(flips[:, run], noise[:, run], chance, "simulated") for run in range(RUNS)]
+    baselines = [Baseline.of_samples(flips[:, run], noise[:, run], chance, "simulated") for run in range(RUNS)]
     margin = 10 ** (1 / 10)  # taken off again: it only helps
-    limits = np.array([[limit.limit / margin for limit in item.noise] for item in found])
-    tests = RateEvidence([[item.flip_rate, *(limit.rate for limit in item.noise)] for item in found])
+    limits = np.array([[limit.limit / margin for limit in item.noise] for item in baselines])
+    tests = RateEvidence([[item.flip_rate, *(limit.rate for limit in item.noise)] for item in baselines])
     highest = np.ones(RUNS)
     for _ in range(steps):
         flip, noise = (part[0] for part in draw(1))

@@ -36,12 +36,12 @@ def camera(scene: int, count: int, seed: int = 0) -> Iterator[Array]:
 
 
 def counted(pictures: Iterator[Array], by_content: bool = True) -> int:
-    scenes, found = Scenes(0.0, by_content), 0
+    scenes, count = Scenes(0.0, by_content), 0
     for index, picture in enumerate(pictures):
         if scenes.is_new(picture, float(index)):
             scenes.add(picture, float(index))
-            found += 1
-    return found
+            count += 1
+    return count
 
 
 @pytest.mark.parametrize("scene", range(5))
@@ -72,12 +72,12 @@ def test_a_dark_camera_is_one_scene_and_what_is_not_finite_is_none():
 def test_one_request_an_interval_counts():
     scenes = Scenes(60.0, by_content=True)
     pictures = [next(camera(scene, 1)) for scene in range(4)]
-    found = []
+    new = []
     for picture, at_s in zip(pictures, (100.0, 130.0, 161.0, 200.0), strict=True):
-        found.append(scenes.is_new(picture, at_s))
-        if found[-1]:
+        new.append(scenes.is_new(picture, at_s))
+        if new[-1]:
             scenes.add(picture, at_s)
-    assert found == [True, False, True, False]
+    assert new == [True, False, True, False]
 
 
 def check_of(options: ShadowOptions, baselines: list[Baseline]) -> ShadowCheck:

@@ -34,9 +34,9 @@ def test_several_streams_on_two_instances_get_their_own_answers(shared_bundle, b
     with Batcher.load(shared_bundle, engine, options, instances=instances, threads=threads) as batcher:
         batcher.warm_up()
         with ThreadPoolExecutor(3) as pool:
-            found = np.concatenate(list(pool.map(drive, np.split(images, 3))))
+            logits = np.concatenate(list(pool.map(drive, np.split(images, 3))))
         stats = batcher.statistics.to_json()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert stats["inference_count"] == 60
     assert sum(row["batch_size"] * row["compute_infer"]["count"] for row in stats["batch_stats"]) == 60
 
@@ -52,12 +52,12 @@ def test_frames_are_preprocessed_whatever_the_engine_takes(shared_bundle, backen
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_auto_is_an_instance_for_each_core_and_one_over_all(shared_bundle):
-    found = load_instances(shared_bundle, "onnxruntime-fp32-cpu", "auto", 2, fallback=False)
-    assert [session.threads for session in found.sessions] == [1, 1]
-    assert found.wide is found.first
-    assert found.wide.threads == 2
-    found.close()
-    assert all(session.closed for session in found.all)
+    instances = load_instances(shared_bundle, "onnxruntime-fp32-cpu", "auto", 2, fallback=False)
+    assert [session.threads for session in instances.sessions] == [1, 1]
+    assert instances.wide is instances.first
+    assert instances.wide.threads == 2
+    instances.close()
+    assert all(session.closed for session in instances.all)
     single = load_instances(shared_bundle, "onnxruntime-fp32-cpu", "auto", 1, fallback=False)
     assert (len(single.sessions), single.wide) == (1, None)
     single.close()

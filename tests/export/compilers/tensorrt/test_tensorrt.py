@@ -98,8 +98,8 @@ def test_fp16_resnet50_is_fused_and_computes_in_fp16(network: Callable[[str, str
     path = network("resnet50", "fp16")
     operators = {node.name: node.op_type for node in onnx.load(path).graph.node}
     built = layers(build(path, "fp16", FOUR))
-    found = [layer for layer in built if layer.type != "kgen" and layer.profile == profile]
-    kernels = [layer for layer in found if "Conv" in {operators.get(node) for node in layer.onnx}]
+    chosen = [layer for layer in built if layer.type != "kgen" and layer.profile == profile]
+    kernels = [layer for layer in chosen if "Conv" in {operators.get(node) for node in layer.onnx}]
     fused = {node for layer in kernels for node in layer.onnx}
     count = {kind: sum(operators.get(node) == kind for node in fused) for kind in ("Conv", "Relu", "Add")}
     assert count == {"Conv": 53, "Relu": 49, "Add": 16}
@@ -157,13 +157,13 @@ class TestBuild:
         assert [profile["opt"][0] for profile in engine.options["profiles"]] == [1, 8]
         first, second = ([layer for layer in layers(engine) if layer.profile == index] for index in (0, 1))
         assert len(first) + len(second) == len(layers(engine))
-        for found, batch in ((first, 1), (second, -1)):
-            assert {"stem", "conv", "add", "relu", "fc"} <= {node for layer in found for node in layer.onnx}
-            assert {layer.inputs[0].shape[0] for layer in found if layer.type == "correlation"} == {batch}
+        for of_profile, batch in ((first, 1), (second, -1)):
+            assert {"stem", "conv", "add", "relu", "fc"} <= {node for layer in of_profile for node in layer.onnx}
+            assert {layer.inputs[0].shape[0] for layer in of_profile if layer.type == "correlation"} == {batch}
 
     def test_layers_say_what_they_fuse(self, tiny_fp16: Path):
-        found = layers(build(tiny_fp16, "fp16"))
-        assert {"stem", "conv", "add", "relu", "fc"} <= {node for layer in found for node in layer.onnx}
+        listed = layers(build(tiny_fp16, "fp16"))
+        assert {"stem", "conv", "add", "relu", "fc"} <= {node for layer in listed for node in layer.onnx}
 
 
 def test_fp8_below_89_is_refused_and_builds_above(fashion_bundle: Bundle):

@@ -96,10 +96,10 @@ def names_of_the_code() -> set[str]:
     from resnetrt.export.compilers.tensorrt.build import FLAGS
     from resnetrt.export.compilers.tensorrt.options import HARDWARE_LEVELS
 
-    found = {name for path in SOURCES for name in touched(path.read_text(encoding="utf-8"))}
+    names = {name for path in SOURCES for name in touched(path.read_text(encoding="utf-8"))}
     named = {f"BuilderFlag.{flag}" for flag in FLAGS.values()}
     named |= {f"HardwareCompatibilityLevel.{level.upper()}" for level in HARDWARE_LEVELS}
-    return (found | named) - NOT_TENSORRT
+    return (names | named) - NOT_TENSORRT
 
 
 def test_there_are_six_lists_and_the_code_touches_many_names():
