@@ -188,10 +188,9 @@ class TestLoading:
 
 def test_onnxruntime_takes_the_device_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(onnxruntime, "find_devices", lambda: (ALL, ""))
-    assert onnxruntime._device_options("GPU-14") == {"device_id": "2"}
-    assert onnxruntime._device_options(None) == {}
+    assert [onnxruntime.device_index(wanted) for wanted in ("GPU-14", None)] == [2, 0]
     monkeypatch.setenv("RESNETRT_DEVICE", "1")
-    assert onnxruntime._device_options(None) == {"device_id": "1"}
+    assert onnxruntime.device_index(None) == 1
 
 
 def test_every_name_that_is_asked_of_cuda_bindings_exists():

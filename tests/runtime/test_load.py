@@ -268,7 +268,8 @@ class TestOnnxRuntime:
         rewrite_sidecar(bundle, "onnxruntime-fp32-cpu", target="cuda")
         with pytest.raises(BundleError, match="no GPU"):
             load(bundle, "onnxruntime-fp32-cpu")
-        assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]]
+        told = [{"use_tf32": "0", "enable_cuda_graph": "1"}, {"use_tf32": "0"}]
+        assert asked == [[("CUDAExecutionProvider", each), ("CPUExecutionProvider", {})] for each in told]
 
     @pytest.mark.filterwarnings("ignore:Specified provider")
     def test_a_silent_fall_back_to_the_cpu_is_an_error(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch):

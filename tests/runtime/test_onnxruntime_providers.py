@@ -1,11 +1,9 @@
 """What ONNX Runtime's GPU providers are told: names of a real library, files per content; no provider ran on a GPU."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
+import onnxruntime_gpu_double
 import pytest
 
 from resnetrt.bundle import Bundle
@@ -14,7 +12,6 @@ from resnetrt.errors import UsageError
 from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.compile import check_request, choose_variant, compile_variant
 from resnetrt.runtime import load
-from resnetrt.runtime.backends.onnxruntime import PROVIDERS
 from resnetrt.runtime.backends.onnxruntime_providers import CUDA, TENSORRT, provider_options
 
 KNOWN = {
@@ -32,21 +29,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, dict[str, str]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> onnxruntime_gpu_double.Asked:
     """ONNX Runtime as if it had all its providers, but on the CPU; what each session was asked for."""
-    real: Callable[..., Any] = onnxruntime.InferenceSession
-    seen: list[dict[str, dict[str, str]]] = []
-
-    def session(path: Any, options: Any, providers: list[Any], **more: Any) -> Any:
-        made = real(path, options, providers=["CPUExecutionProvider"], **more)
-        if isinstance(providers[0], tuple) and providers[0][0] != "CPUExecutionProvider":
-            seen.append(dict(providers))
-            made.get_providers = lambda: [name for name, _ in providers]
-        return made
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS["trt-ep"]))
-    return seen
+    return onnxruntime_gpu_double.install(monkeypatch)
 
 
 @pytest.mark.parametrize("provider", [CUDA, TENSORRT])
