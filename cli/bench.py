@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, device_option, json_option
-from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.cli.output import emit_json, note, print_table, print_words
 from resnetrt.errors import BackendMissing
 
 _TIMES = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99")
@@ -101,8 +101,10 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         regression = record["regression"]
         title = f"Against {regression.get('compared', 'the earlier run')}: {regression['verdict']}"
         print_table(title, VERDICT_HEADER, map(verdict_cells, regression["cells"]), left=2)
-        click.echo("".join(f"{line}\n" for line in other_lines(regression)), nl=False)
-    click.echo("\n".join([*conclusions(record), *(f"left out: {line}" for line in record["left_out"])]))
+        for line in other_lines(regression):
+            print_words(line)
+    for line in (*conclusions(record), *(f"left out: {line}" for line in record["left_out"])):
+        print_words(line)
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:

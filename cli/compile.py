@@ -115,7 +115,7 @@ def _compile(
     record = bundle.read_engine(engine)
     if not as_json:
         size = bundle.manifest.files[bundle.manifest.engines[engine].file].size_bytes
-        click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(record)}, {_share(record)}")
+        click.echo(f"{engine}: {size / 1e6:.2f} MB, {_parity(record, bundle)}, {_share(record)}")
     return {"engine": engine, "sidecar": record.to_json()}
 
 
@@ -156,11 +156,11 @@ def _share(record: "EngineRecord") -> str:
     return ", ".join(f"{share:.1%} of the work in {name}" for name, share in record.audit.share_by_precision.items())
 
 
-def _parity(record: "EngineRecord") -> str:
+def _parity(record: "EngineRecord", bundle: "Bundle") -> str:
     from resnetrt.engine_record import NotRun
 
     parity = record.parity
     if not isinstance(parity, NotRun):
-        return f"SQNR {parity.eager.sqnr_db:.1f} dB on {parity.eager.n} golden images"
+        return f"SQNR {parity.eager.sqnr_db:.1f} dB on {bundle.manifest.golden_words}"
     known = "not checked" if parity.variant is None else f"SQNR {parity.variant.sqnr_db:.1f} dB"
     return f"parity not run ({parity.reason}); its variant: {known}"

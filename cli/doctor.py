@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
     if as_json:
         emit_json(record(diagnosis))
         return
-    print_table("machine", ("", ""), _machine(diagnosis), left=2)
+    print_table("machine", ("what", "found"), _machine(diagnosis), left=2)
     print_table("parts", ("part", "version", "for", "found, or how to install it"), map(_row, diagnosis.parts), left=4)
     for problem in diagnosis.problems:
         click.echo(f"problem: {problem.what}")

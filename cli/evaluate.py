@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import device_option, json_option, with_options
-from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.cli.output import emit_json, note, print_table, print_words
 
 if TYPE_CHECKING:
     from resnetrt.benchmarks.accuracy.gate import Budget
@@ -155,12 +155,12 @@ def _print(record: "EvaluateRecord") -> None:
     print_table("", HEADER, [row_cells(engine.gate) for engine in record.engines])
     for engine in record.engines:
         if record.budget:
-            click.echo(f"{engine.gate.engine}: {engine.gate.verdict}: {explain(engine.gate, record.budget)}")
+            print_words(f"{engine.gate.engine}: {engine.gate.verdict}: {explain(engine.gate, record.budget)}")
         for hint in engine.hints or ():
-            click.echo(f"  likely cause: {hint}")
+            print_words(f"  likely cause: {hint}")
         for drop in engine.losing_classes(CLASSES):
             loss = f"drop {drop.drop_pp:.1f} pp of {drop.n} images, corrected p {drop.p_holm:.2g}"
-            click.echo(f"  class {drop.name}: {loss}")
+            print_words(f"  class {drop.name}: {loss}")
     for row in record.baseline:
         if record.budget:
-            click.echo(f"{row.engine} {explain_baseline(row, record.budget)}")
+            print_words(f"{row.engine} {explain_baseline(row, record.budget)}")

@@ -44,7 +44,7 @@ def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: An
     worst = fold.to_json()["max_relative_error"]
     click.echo(
         f"{out}: {bundle.manifest.name}, {len(fold.certificates)} BatchNorms folded (error {worst:.1e} relative), "
-        f"parity with eager {parity['max_abs']:.1e} max abs over {parity['n']} images"
+        f"parity with eager {parity['max_abs']:.1e} max abs over {bundle.manifest.golden_words}"
     )
     if bundle.manifest.untrained:
         note("warning: its weights are random; name trained ones with --weights")

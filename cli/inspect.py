@@ -37,7 +37,7 @@ def _show_file(path: Path, as_json: bool) -> None:
         return
     for name, value in description.items():
         if isinstance(value, dict):
-            print_table(name, ("", ""), [(key, str(item)) for key, item in value.items()], left=2)
+            print_table(name, ("name", "value"), [(key, str(item)) for key, item in value.items()], left=2)
         else:
             click.echo(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
@@ -52,7 +52,7 @@ def _show_bundle(bundle: Path, as_json: bool) -> None:
         return
     click.echo(
         f"{bundle}: {manifest.name}, {manifest.classes} classes, input {manifest.input.shape}, "
-        f"weights: {manifest.weights_name}"
+        f"checked on {manifest.golden_words}, weights: {manifest.weights_name}"
     )
     rows = []
     for name, variant in sorted(manifest.variants.items()):

@@ -1,6 +1,9 @@
 """Printing shared by the commands: one JSON object, or tables, on stdout; notes on stderr."""
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
@@ -80,6 +83,27 @@ def _widths(limits: Sequence[tuple[int, int]], room: int) -> list[int]:
         widths[index] += more
         spare -= more
     return widths
+
+
+def print_words(text: str) -> None:
+    """Print a line for people; a terminal that is too narrow breaks it between words, further lines indented.
+
+    Commands to copy are not printed by this: a terminal's own break is left out when they are copied.
+    """
+    wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
+    indent = len(text) - len(text.lstrip())
+    click.echo(
+        "\n".join(
+            textwrap.wrap(
+                text.lstrip(),
+                max(wide, 20),
+                initial_indent=" " * indent,
+                subsequent_indent=" " * (indent + 2),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    )
 
 
 def note(message: str) -> None:

@@ -92,7 +92,7 @@ def command(
         variant, parity = source.make(opened, dialect, options)
         if not as_json:
             ranges = source.ranges or f"method {method}"
-            click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {parity.n} golden images, {ranges}")
+            click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {opened.manifest.golden_words}, {ranges}")
         if reduce_range is None and source.ranges != "imported" and options.reduces_range(find_dialect(dialect)):
             note(f"{variant}: 7-bit weights, as this CPU has no INT8 dot product; for one that has: --full-range")
         if learning is not None and learning.last is not None and learning.last.skipped:

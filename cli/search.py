@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from resnetrt.cli.options import NEW_PATH, bundle_argument, device_option, json_option
-from resnetrt.cli.output import emit_json, print_table
+from resnetrt.cli.output import emit_json, print_table, print_words
 
 
 @click.command("search")
@@ -82,14 +82,14 @@ def _print(record: dict[str, Any]) -> None:
     elif record["stopped"]:
         click.echo(f"{record['stopped']} after {record['evaluations']} evaluations; this is the best so far")
     for what in record["left_out"]:
-        click.echo(f"left out: {what}")
+        print_words(f"left out: {what}")
     if record["held_out"] is None:
         if record["evaluations"]:
             click.echo("no variant passed on the search images; nothing was stored")
         return
     for row in record["confirmations"]:
         blocks = f"{len(row['kept'])} blocks kept"
-        click.echo(f"held-out, {blocks}: {row['verdict']} at {100 * row['confidence']:g} %: {_drop(row)}")
+        print_words(f"held-out, {blocks}: {row['verdict']} at {100 * row['confidence']:g} %: {_drop(row)}")
     if record["stored"]:
         click.echo(f"stored variant {record['stored']['variant']} and engine {record['stored']['engine']}")
 

@@ -39,7 +39,8 @@ def command(
             raise UsageError("--bisect: expected no --data and no --count, found one; it runs on the golden images")
         _bisect(ctx, bundle, engines, weights, as_json)
         return
-    reference, verdicts = verify_bundle(Bundle.open(bundle), engines, weights, data, count)
+    opened = Bundle.open(bundle)
+    reference, verdicts = verify_bundle(opened, engines, weights, data, count)
     failed = any(verdict.problems for verdict in verdicts)
     rows = [verdict.to_json() for verdict in verdicts]
     if as_json:
@@ -47,7 +48,8 @@ def command(
     else:
         if reference.why:
             note(f"compared with {reference.name}: {reference.why}")
-        print_table("", ("engine", "against", "max abs", "SQNR dB", "top-1 agreement", "verdict"), [
+        images = opened.manifest.golden_words if data is None else f"images of {data}"
+        print_table(f"Parity on {images}", ("engine", "against", "max abs", "SQNR dB", "top-1 agreement", "verdict"), [
             (row["engine"], reference.name, *_numbers(row["live"]), row["verdict"]) for row in rows
         ])  # fmt: skip
         for row in rows:
@@ -80,14 +82,14 @@ def _bisect(ctx: click.Context, path: Path, engines: tuple[str, ...], weights: P
 
 
 def _print_blocks(row: dict[str, Any]) -> None:
-    header = ("block", "SQNR dB", "at least", "max abs", "max error in steps", "rms in steps", "")
+    header = ("block", "SQNR dB", "at least", "max abs", "max error in steps", "rms in steps", "tolerance")
     print_table(f"{row['engine']} against {row['reference']}", header, [
         (
             item["block"],
             *(_number(item[key], ".1f") for key in ("sqnr_db", "limit_db")),
             _number(item["max_abs"], ".2e"),
             *(_number(item[key], ".2f") for key in ("max_steps", "rms_steps")),
-            "" if item["within"] else "outside",
+            "kept" if item["within"] else "exceeded",
         )
         for item in row["blocks"]
     ])  # fmt: skip

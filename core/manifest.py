@@ -79,6 +79,12 @@ class Manifest:
         return str(self.weights.get("name", "the factory's own"))
 
     @property
+    def golden_words(self) -> str:
+        """`32 golden images of fashion_test`, as far as the manifest says it."""
+        count, source = self.golden.get("images"), self.golden.get("source")
+        return f"{count or 'its'} golden images{f' of {source}' if source else ''}"
+
+    @property
     def untrained(self) -> bool:
         """Whether the weights are random ones, made here."""
         return bool(self.weights) and self.weights.get("sha256") is None

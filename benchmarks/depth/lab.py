@@ -194,9 +194,10 @@ class Lab:
         if findings.has_latency(name, batch) or findings.is_spent(f"{name} batch {batch}", self.share):
             return
         images = subject.bundle.manifest.preprocessing.normalize(frames)
-        with findings.parts.part("peers"):  # torch.compile compiles for each batch size
-            for item in contenders if self.options.peers is not None else ():
-                item.infer(fill_batch(images if item.images is None else item.images, batch))
+        if self.options.peers is not None:
+            with findings.parts.part("peers"):  # torch.compile compiles for each batch size
+                for item in contenders:
+                    item.infer(fill_batch(images if item.images is None else item.images, batch))
         with findings.parts.part("latency"), watch() as noise:
             rows = measure_latency(name, depth, contenders, images, (batch,), self.options.schedule(share_s))
         findings.noise.append({"network": name, "batch": batch, **noise.to_json()})

@@ -57,6 +57,21 @@ def test_layers_are_listed_on_request(bundle: Bundle, capsys: pytest.CaptureFixt
     assert "QLinearConv" in capsys.readouterr().out
 
 
+def test_what_is_listed_says_whether_it_matters(bundle: Bundle, dishonest: Bundle, capsys: pytest.CaptureFixture[str]):
+    assert run(["audit", str(bundle.path)]) == 0
+    assert "behind convolutions run as layers of their own. Outputs are the same;" in capsys.readouterr().out
+    assert run(["audit", str(bundle.path), "--layers"]) == 0
+    assert "Add add behind " in capsys.readouterr().out
+    assert run(["audit", str(dishonest.path)]) == 1
+    islands = "onnxruntime-fp32-cpu: 100.0% of the work runs in fp32, at the speed of fp32: "
+    assert islands in capsys.readouterr().out
+    with dishonest.edit() as editor:
+        sidecar = dishonest.manifest.engines["onnxruntime-fp32-cpu"].sidecar
+        editor.write_json(sidecar, dishonest.read_json(sidecar) | {"precision": "fp32"})
+    assert run(["audit", str(dishonest.path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing that matters: all of the work in each")
+
+
 @pytest.mark.parametrize(
     ("require", "message"), [("int8", "expected PRECISION=SHARE"), ("int9=1", "did you mean int8")]
 )

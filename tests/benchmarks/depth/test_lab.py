@@ -180,6 +180,7 @@ def test_an_interrupt_keeps_the_groups_that_are_measured(tmp_path, monkeypatch):
     assert [row["batch"] for row in record["results"]] == [1, 1, 2, 2]
     assert (record["complete"], record["memory"], record["end_to_end"]) == (False, [], [])
     assert record["seconds_by_part"]["latency"] > 0
+    assert "peers" not in record["seconds_by_part"]  # none were asked for
     monkeypatch.setattr("resnetrt.benchmarks.depth.lab.measure_latency", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_lab([subject], options, lambda _: None)
