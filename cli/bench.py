@@ -24,6 +24,7 @@ _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 )
 @click.option("--backends", type=WORDS, help="Such as onnxruntime,openvino. Default: all that are here.")
 @click.option("--batches", type=INTEGERS, default="1,8", show_default=True)
+@click.option("--contexts", type=INTEGERS, default=(), help="Also images a second with so many contexts, such as 2,4.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of every engine. Default: all cores.")
 @click.option("--cpus", type=WORDS, help="Bind this process to these cores, such as 0,1.")
 @click.option("--rounds", type=click.IntRange(1), default=11, show_default=True, help="Blocks of each engine at least.")
@@ -88,12 +89,14 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(record))
         return
-    from resnetrt.benchmarks.reports.cells import baseline_words, factor_heading
+    from resnetrt.benchmarks.reports.cells import CONTEXTS_HEADER, baseline_words, contexts_cells, factor_heading
     from resnetrt.benchmarks.reports.conclusions import VERDICT_HEADER, conclusions, other_lines, verdict_cells
 
     rows = record["results"]
     title = f"Latency beside {baseline_words(rows)} in the same run"
     print_table(title, (*_TIMES, factor_heading(rows), *_ROOFLINE), map(_cells, rows), left=2)
+    if record["contexts"]:
+        print_table("Throughput by contexts side by side", CONTEXTS_HEADER, map(contexts_cells, record["contexts"]), 2)
     if record["loadgen"]:
         header = ("network", "engine", "scenario", "result", "number", "unit")
         print_table("LoadGen; not verified by MLCommons Association", header, map(_loadgen_cells, record["loadgen"]), 3)

@@ -47,6 +47,7 @@ class BenchRequest:
     precisions: Sequence[str] | None
     backends: Sequence[str] | None
     batches: Sequence[int]
+    contexts: Sequence[int]
     threads: int | None
     cpus: Sequence[str] | None
     rounds: int
@@ -168,6 +169,7 @@ def _options(request: BenchRequest) -> LabOptions:
         end_to_end=not request.only_latency,
         memory=not request.only_latency,
         profile=request.profile,
+        contexts=request.contexts,
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from resnetrt.models import Cost
 
 Row = dict[str, Any]
-_LISTS = ("results", "models", "end_to_end", "memory", "noise", "layers", "overhead", "left_out")
+_LISTS = ("results", "contexts", "models", "end_to_end", "memory", "noise", "layers", "overhead", "left_out")
 SPENT = ": the budget was spent"
 
 
@@ -22,6 +22,7 @@ class Findings:
     """Everything measured so far."""
 
     results: list[Row] = field(default_factory=list)
+    contexts: list[Row] = field(default_factory=list)
     models: list[Row] = field(default_factory=list)
     end_to_end: list[Row] = field(default_factory=list)
     memory: list[Row] = field(default_factory=list)
@@ -38,7 +39,7 @@ class Findings:
         """The findings of an interrupted run, to be continued; what its budget left out is open again."""
         findings = cls(peaks=dict(record["peaks"]))
         for name in _LISTS:
-            setattr(findings, name, list(record[name]))
+            setattr(findings, name, list(record.get(name, ())))
         findings.left_out = [line for line in findings.left_out if not line.endswith(SPENT)]
         findings.parts.seconds.update(record["seconds_by_part"])
         return findings
@@ -46,6 +47,10 @@ class Findings:
     def has_latency(self, network: str, batch: int) -> bool:
         """Whether the latency of these cells is measured."""
         return any((row["network"], row["batch"]) == (network, batch) for row in self.results)
+
+    def has_contexts(self, network: str, batch: int) -> bool:
+        """Whether the throughput of these engines is measured."""
+        return any((row["network"], row["batch"]) == (network, batch) for row in self.contexts)
 
     def has_end_to_end(self, network: str) -> bool:
         """Whether these end-to-end paths are measured."""
@@ -76,6 +81,7 @@ class Findings:
             "disturbed": any(noise["disturbed"] for noise in self.noise),
             "models": self.models,
             "results": results,
+            "contexts": self.contexts,
             "peaks": self.peaks,
             "fits": fit_all(results),
             "break_even": break_even(results),

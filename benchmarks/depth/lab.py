@@ -12,6 +12,7 @@ from resnetrt.benchmarks.depth.baselines import Peer, eager, eager_on_gpu, fp32_
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
+from resnetrt.benchmarks.load.contexts import measure_contexts
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
 from resnetrt.benchmarks.measure.gpu_peaks import measure_gpu_peaks
 from resnetrt.benchmarks.measure.in_place import place
@@ -160,6 +161,8 @@ class Lab:
                 contenders += engine_contenders(engine, sessions[engine], frames)
             for batch in options.batches:
                 self._latency(subject, depth, contenders, frames, batch)
+            for batch in options.batches if options.contexts else ():
+                self._contexts(subject, sessions, frames, batch)
             if options.end_to_end:
                 self._end_to_end(subject, sessions, rivals)
             findings.layers += self._profiles(subject, sessions, frames)
@@ -203,6 +206,26 @@ class Lab:
         findings.noise.append({"network": name, "batch": batch, **noise.to_json()})
         findings.results += [row | {"disturbed": noise.disturbed} for row in rows]
         self.say(_line(name, batch, rows, noise.reasons))
+        self.note_group()
+
+    def _contexts(self, subject: Subject, sessions: Mapping[str, Session], frames: UInt8Array, batch: int) -> None:
+        """Throughput of each engine with several contexts, apart from the latencies."""
+        share_s, findings, name, options = self.share.next(), self.findings, subject.name, self.options
+        if findings.has_contexts(name, batch) or findings.is_spent(f"{name} contexts, batch {batch}", self.share):
+            return
+        own_s = None if share_s is None else share_s / len(subject.engines)
+        schedule = replace(options.schedule(own_s), warm_up_s=0.1)
+        with findings.parts.part("contexts"):
+            for engine in subject.engines:
+                images = fill_batch(sessions[engine].prepare(frames), batch)
+                device = _device(sessions[engine].record)
+                with watch() as noise:
+                    rows = measure_contexts(
+                        subject.bundle, engine, device, images, options.contexts, options.threads, schedule
+                    )
+                findings.contexts += [row.to_json() | {"disturbed": noise.disturbed} for row in rows]
+                told = ", ".join(f"{row.contexts}: {row.images_per_s:.0f}" for row in rows)
+                self.say(f"{name} {engine} batch {batch}, images a second by contexts: {told}")
         self.note_group()
 
     def _end_to_end(self, subject: Subject, sessions: Mapping[str, Session], rivals: Sequence[Peer]) -> None:

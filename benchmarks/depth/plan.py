@@ -46,7 +46,8 @@ class LabOptions:
     """What to measure of every network. `budget_s` covers latency, end to end and memory; None is no limit.
 
     What does not fit the budget is left out and reported. Peaks, bundles and peer models are made outside the budget.
-    `peers` is the folder where models of peers are kept; None measures no peer but eager.
+    `peers` is the folder where models of peers are kept; None measures no peer but eager. `contexts` are how many of an
+    engine run side by side for its throughput, none measures no throughput.
     """
 
     batches: Sequence[int] = (1, 8)
@@ -57,6 +58,11 @@ class LabOptions:
     end_to_end: bool = True
     memory: bool = True
     profile: str | None = None
+    contexts: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if any(count < 1 for count in self.contexts):
+            raise UsageError(f"--contexts: expected positive numbers, found {min(self.contexts)}")
 
     def schedule(self, share_s: float | None) -> Schedule:
         """Rounds for one group of cells; a group that has not settled may take three times as many."""
@@ -78,7 +84,8 @@ class LabOptions:
         files = subject.bundle.manifest.files
         size = max(record.size_bytes for name, record in files.items() if name.endswith(".onnx")) / 1e6
         latency = [15 + 0.025 * size * (1 + batch) for batch in self.batches]
-        return latency + self.end_to_end * [30 + 0.1 * size] + self.memory * [8 + 0.05 * size]
+        throughput = [len(subject.engines) * (len(self.contexts) + 1) * 3.0 for _ in self.batches if self.contexts]
+        return latency + throughput + self.end_to_end * [30 + 0.1 * size] + self.memory * [8 + 0.05 * size]
 
 
 def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, Any]:
@@ -92,6 +99,7 @@ def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, An
         "end_to_end": options.end_to_end,
         "memory": options.memory,
         "profile": options.profile,
+        **({"contexts": list(options.contexts)} if options.contexts else {}),  # runs of earlier versions know none
     }
 
 

@@ -59,3 +59,21 @@ def format_size(size_bytes: int | None) -> str:
     if size_bytes is None:
         return UNKNOWN
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
+
+
+CONTEXTS_HEADER = ("network", "engine", "batch", "contexts", "images a second", "95 % interval", "x one context")
+
+
+def contexts_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    """A row of `contexts[]` for a table."""
+    low, high = row["images_per_s_ci"]
+    factor = with_interval(format_number(row["times_one"], 2), row["times_one_ci"], lambda value: f"{value:.2f}")
+    return (
+        row["network"],
+        row["engine"] + (" *" if row["disturbed"] else ""),
+        str(row["batch"]),
+        str(row["contexts"]),
+        f"{row['images_per_s']:.0f}",
+        f"{low:.0f} to {high:.0f}{few_rounds(row)}",
+        factor,
+    )

@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from resnetrt.benchmarks.reports.cells import baseline_words, factor_heading, few_rounds, format_ms
+from resnetrt.benchmarks.reports.cells import (
+    CONTEXTS_HEADER,
+    baseline_words,
+    contexts_cells,
+    factor_heading,
+    few_rounds,
+    format_ms,
+)
 from resnetrt.benchmarks.reports.charts import draw_all, has_depths
 from resnetrt.benchmarks.reports.conclusions import VERDICT_HEADER, conclusions, other_lines, verdict_cells
 from resnetrt.benchmarks.reports.html_page import (
@@ -41,6 +48,10 @@ _FITS = (
 _PEERS = (
     "Ratio: the fastest engine's time over the peer's, in the same run; below 1 is faster than the peer. From engine: "
     "alone, on float32 images. From frame and jpeg: with preprocessing."
+)
+_CONTEXTS = (
+    "Several contexts of an engine side by side, each in a thread, with many batches a timed call. On a GPU they share "
+    "the engine; on a CPU each is a session with its part of the threads."
 )
 
 
@@ -81,6 +92,7 @@ def _sections(record: Record) -> Iterable[tuple[str, Section]]:
     folded = {
         "layers": ("Time by layer", layers),
         "fits": ("What depth costs", _fits(record)),
+        "contexts": ("Throughput by contexts", _contexts(record)),
         "end-to-end": ("End to end", _end_to_end(record)),
         "peers": ("Against peers", _against_peers(record)),
         "memory": ("Memory and start", _memory(record)),
@@ -201,6 +213,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "")
 
 def _compared(regression: Record) -> str:
     return str(regression.get("compared", "the earlier run"))
+
+
+def _contexts(record: Record) -> list[str]:
+    return _table(CONTEXTS_HEADER, [contexts_cells(row) for row in record.get("contexts") or ()], _CONTEXTS)
 
 
 def _end_to_end(record: Record) -> list[str]:
