@@ -50,8 +50,9 @@ def command(bundle: Path, engine: str | None, required: tuple[str, ...], layers:
 
 
 def _print(audits: "list[EngineAudit]", bundle: Path, layers: bool) -> None:
-    header = ("engine", "work", "operators", "layers", "unfused", "Q/DQ", "casts", "reformats")
-    print_table("", header, map(_row, audits), left=3)
+    header = ("engine", "work", "layers", "unfused", "Q/DQ", "casts", "reformats")
+    counted = list(dict.fromkeys(_operators(audit) for audit in audits))
+    print_table(f"Work: multiply-accumulates of {' or '.join(counted)}", header, map(_row, audits), left=2)
     for audit in audits:
         for line in (*_islands(audit), *_unfused(audit, bundle, layers)):
             print_words(f"{audit.engine}: {line}")
@@ -89,8 +90,11 @@ def _unfused(audit: "EngineAudit", bundle: Path, layers: bool) -> Iterator[str]:
             yield f"{item.op} {item.node} behind {item.conv}: {item.layer or 'no layer names it'}"
 
 
+def _operators(audit: "EngineAudit") -> str:
+    return ", ".join(f"{count} {op}" for op, count in audit.operators.items())
+
+
 def _row(audit: "EngineAudit") -> tuple[Any, ...]:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in audit.share_by_precision.items())
-    operators = ", ".join(f"{count} {op}" for op, count in audit.operators.items())
     counts = [audit.count(kind) for kind in ("quantize", "cast", "reformat")]
-    return audit.engine, shares, operators, *map(str, (len(audit.evidence.layers), len(audit.unfused), *counts))
+    return audit.engine, shares, *map(str, (len(audit.evidence.layers), len(audit.unfused), *counts))
