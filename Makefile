@@ -18,14 +18,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMMA := ,
 RUN_EXTRAS := torch,openvino,report$(if $(RTX),$(COMMA)$(RTX))
-TEST_EXTRAS := $(RUN_EXTRAS),serve,bench,dev
+TEST_EXTRAS := $(RUN_EXTRAS),serve,bench,docs,dev
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart install test lint types bench gpu-check arm64-check clean distclean
+.PHONY: help quickstart install test lint types docs bench gpu-check arm64-check clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,10 @@ lint: $(VENV)/.dev ## ruff: rules and formatting
 
 types: $(VENV)/.dev ## mypy --strict over every source file
 	$(BIN)/python tests/typecheck.py
+
+docs: $(VENV)/.dev ## the documentation as a site, in build/site; a warning or a broken link is an error
+	$(BIN)/python -m sphinx -q -W -E -b html -c docs . build/site
+	@echo "build/site/index.html"
 
 DEPTHS ?= 18,34,50,101,152
 bench: $(VENV)/.run ## latency against depth beside eager PyTorch (DEPTHS=18,50)

@@ -1,4 +1,4 @@
-"""Every error a user can meet, split by who must act.
+"""Every error a user can meet, split by who must act::
 
     ResnetrtError            exit code
     ├── CheckFailed              1     a check ran and failed: look at the model or the engine

@@ -81,6 +81,7 @@ def _definitions() -> dict[str, Definition]:
     return definitions
 
 
+#: every named architecture, by name
 DEFINITIONS: dict[str, Definition] = _definitions()
 
 
