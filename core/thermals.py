@@ -48,9 +48,12 @@ class Thermals:
     gpus: tuple[GpuState, ...] = ()
 
 
-def read_thermals(root: Path = _ROOT) -> Thermals:
-    """What the machine says now; empty where it says nothing, as in most virtual machines."""
-    gpus = read_gpu_states() if root == _ROOT else ()
+def read_thermals(root: Path = _ROOT, gpu: str = "") -> Thermals:
+    """What the machine says now; empty where it says nothing, as in most virtual machines.
+
+    Of several GPUs that of the UUID `gpu`, as `read_gpu_states` takes it; all if it is empty.
+    """
+    gpus = read_gpu_states(uuid=gpu) if root == _ROOT else ()
     return Thermals(_temperatures(root), dict(_clocks(root)), with_gpus(_throttled_by(root), gpus), gpus)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 _SOURCE = """
+#include <string.h>
 static const char *first = "first", *second = "second";
 static int started = 0, stopped = 0;
 int nvmlInit_v2(void) { started = 1; return INIT; }
@@ -16,6 +17,19 @@ int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return started ? 0 : 1;
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, const char **device) {
     *device = index ? second : first;
     return index > 1 ? 2 : 0;
+}
+static const char *instance = "instance", *ids[] = {"GPU-0a", "GPU-14"};
+int nvmlDeviceGetHandleByUUID(const char *uuid, const char **device) {
+    *device = !strcmp(uuid, ids[0]) ? first : !strcmp(uuid, ids[1]) ? second : instance;
+    return *device == instance && strcmp(uuid, "MIG-77") ? 6 : 0;
+}
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(const char *device, const char **parent) {
+    *parent = first;
+    return device == instance ? 0 : 2;
+}
+int nvmlDeviceGetUUID(const char *device, char *uuid, unsigned length) {
+    strncpy(uuid, ids[device != first], length);
+    return length < 80 ? 7 : 0;
 }
 int nvmlDeviceGetTemperature(const char *device, unsigned sensor, unsigned *value) {
     *value = device == first ? 61 : 40;

@@ -54,7 +54,7 @@ class Pool:
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(starts))),
             num_cpus=self.cpus,
             num_gpus=1 if self.gpu else 0,
-            runtime_env={"env_vars": {"RESNETRT_THREADS": str(self.cpus), "RESNETRT_PROGRESS": "0"}},
+            runtime_env={"env_vars": _actor_environment(self.cpus)},
         )
         waiting: dict[int, bytes] = {}
         wanted = iter(starts)
@@ -70,6 +70,11 @@ class Pool:
         except ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())[-300:]
             raise BackendMissing(f"--ray: the cluster gave up: {reason}; run the same command again") from error
+
+
+def _actor_environment(cpus: int) -> dict[str, str]:
+    """Ray shows each actor a GPU of its own, which is number 0 there, so a choice of the driver's means nothing."""
+    return {"RESNETRT_THREADS": str(cpus), "RESNETRT_PROGRESS": "0", "RESNETRT_DEVICE": ""}
 
 
 def answer(rows: Columns, compute: Callable[[int], bytes]) -> Columns:

@@ -24,7 +24,7 @@ from resnetrt.benchmarks.measure.latency import (
     Place,
 )
 from resnetrt.benchmarks.measure.timing import paired_ratio
-from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_sees_a_gpu
+from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_gpu
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle
 from resnetrt.export.variants.parity import onnx_runner
@@ -80,9 +80,10 @@ def eager(module: "nn.Module", bundle: Bundle, threads: int) -> Peer:
     return Peer(BASELINE, "eager", "fp32", threads, normalize, eager_infer(module))
 
 
-def eager_on_gpu(module: "nn.Module", bundle: Bundle, threads: int, device: str = "cuda") -> Iterator[Peer]:
-    """Eager FP32 and FP16 on the GPU, where torch sees one; each with transfers and without."""
-    if not torch_sees_a_gpu():
+def eager_on_gpu(module: "nn.Module", bundle: Bundle, threads: int) -> Iterator[Peer]:
+    """Eager FP32 and FP16 on the chosen GPU, where torch sees it; each with transfers and without."""
+    device = torch_gpu()
+    if device is None:
         return
     for name, precision in ((EAGER_GPU, "fp32"), (EAGER_GPU_FP16, "fp16")):
         yield peer_on_gpu(name, "eager", TorchOnDevice(module, device, precision), bundle, threads)

@@ -29,6 +29,7 @@ from resnetrt.benchmarks.measure.memory import measure_memory
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.overhead import measure_overhead
 from resnetrt.benchmarks.measure.peaks import measure_peaks, merge_peaks
+from resnetrt.benchmarks.measure.torch_calls import torch_gpu
 from resnetrt.benchmarks.verify.reference import NoEager, checked_eager
 from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
@@ -38,6 +39,7 @@ from resnetrt.preprocess import UInt8Array
 from resnetrt.progress import Say
 from resnetrt.runtime import load
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
+from resnetrt.runtime.cuda import chosen_device
 from resnetrt.runtime.session import Session
 
 SCHEMA_VERSION = 1
@@ -96,7 +98,9 @@ def run_lab(
             except BackendMissing as error:
                 findings.leave_out(f"the runtime's overhead: {error}")
     weights = [weight for subject in subjects for weight in options.weights(subject)]
-    lab = Lab(options, findings, Shares(options.budget_s, weights), say, note_group)
+    chosen = chosen_device("bench") if on_gpu or torch_gpu() else None
+    gpu = "" if chosen is None else chosen.uuid
+    lab = Lab(options, findings, Shares(options.budget_s, weights), say, note_group, gpu)
     complete = True
     try:
         for subject in subjects:
@@ -134,7 +138,7 @@ class Lab:
     """Measures one network after the other.
 
     It adds to `found` what `options` asks for and `found` lacks, as far as the budget in `share` lasts. `note_group` is
-    called after each group of cells.
+    called after each group of cells. `gpu` is the UUID of the GPU whose clocks are watched; all GPUs if it is empty.
     """
 
     options: LabOptions
@@ -142,6 +146,7 @@ class Lab:
     share: Shares
     say: Say
     note_group: Callable[[], None]
+    gpu: str = ""
 
     def measure(self, subject: Subject) -> None:
         """Measure latency at each batch size, end-to-end times, layers and memory."""
@@ -201,7 +206,7 @@ class Lab:
             with findings.parts.part("peers"):  # torch.compile compiles for each batch size
                 for item in contenders:
                     item.infer(fill_batch(images if item.images is None else item.images, batch))
-        with findings.parts.part("latency"), watch() as noise:
+        with findings.parts.part("latency"), watch(self.gpu) as noise:
             rows = measure_latency(name, depth, contenders, images, (batch,), self.options.schedule(share_s))
         findings.noise.append({"network": name, "batch": batch, **noise.to_json()})
         findings.results += [row | {"disturbed": noise.disturbed} for row in rows]
@@ -219,7 +224,7 @@ class Lab:
             for engine in subject.engines:
                 images = fill_batch(sessions[engine].prepare(frames), batch)
                 device = _device(sessions[engine].record)
-                with watch() as noise:
+                with watch(self.gpu) as noise:
                     rows = measure_contexts(
                         subject.bundle, engine, device, images, options.contexts, options.threads, schedule
                     )

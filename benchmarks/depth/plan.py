@@ -12,6 +12,8 @@ from resnetrt.conditions import conditions
 from resnetrt.errors import UsageError
 from resnetrt.export.engines.here import engines_here
 from resnetrt.golden import FILE as GOLDEN
+from resnetrt.runtime.cuda import chosen_device
+from resnetrt.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,14 @@ def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, An
 
 
 def lab_conditions(options: LabOptions) -> dict[str, Any]:
-    """The machine and versions, the cores that this process is bound to, and how the run measured."""
+    """The machine and versions, the cores that this process is bound to, and how the run measured.
+
+    With `device` if a GPU is chosen: a run on another one is another run.
+    """
     schedule = asdict(options.schedule(options.budget_s))
-    pinned = {"cpus": sorted(os.sched_getaffinity(0)), "threads": options.threads}
+    pinned: dict[str, Any] = {"cpus": sorted(os.sched_getaffinity(0)), "threads": options.threads}
+    if read_settings().device and (chosen := chosen_device("bench")):
+        pinned["device"] = str(chosen)
     return conditions() | pinned | {"schedule": schedule}
 
 

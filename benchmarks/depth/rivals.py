@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from resnetrt.benchmarks.depth.baselines import Peer, peer_on_gpu
 from resnetrt.benchmarks.depth.bundles import CALIBRATION_DATA, CALIBRATION_IMAGES
 from resnetrt.benchmarks.measure.latency import COMPILED, COMPILED_GPU, NNCF, NNCF_FRAMES, Infer
-from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_sees_a_gpu
+from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_gpu
 from resnetrt.benchmarks.peers.nncf import bake_frames, nncf_model, open_request
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing
@@ -33,11 +33,13 @@ def open_peers(module: "nn.Module | None", bundle: Bundle, work: Path, threads: 
         return Peer(NNCF_FRAMES, "nncf-openvino", "int8", threads, _as_they_are, open_request(baked, threads), False)
 
     def compiled_on_gpu() -> Peer:
-        infer = TorchOnDevice(_required(module), "cuda", "fp16", compiled=True)
+        assert gpu is not None
+        infer = TorchOnDevice(_required(module), gpu, "fp16", compiled=True)
         return peer_on_gpu(COMPILED_GPU, "torch-compile", infer, bundle, threads)
 
+    gpu = torch_gpu()
     makers = {COMPILED: compiled, NNCF: nncf, NNCF_FRAMES: nncf_frames}
-    if torch_sees_a_gpu():
+    if gpu is not None:
         makers[COMPILED_GPU] = compiled_on_gpu
     for name, make in makers.items():
         try:

@@ -16,11 +16,12 @@ from resnetrt.benchmarks.measure.products import best_rates, import_onnx, open_s
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.export.compilers import find_compiler
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
-from resnetrt.runtime.cuda import Cuda, DeviceBuffer, open_cuda
+from resnetrt.runtime.cuda import Cuda, DeviceBuffer, chosen_device, open_cuda
 from resnetrt.settings import read_settings
 
 # square products in a row, of one matrix: a few milliseconds on the largest GPUs, where a call costs some 50 us
 SIZE, DEPTH = 4096, 16
+TENSORRT = ("tensorrt", "tensorrt_rtx")
 MULTIPLIED = ("fp32", "fp16", "int8")
 _COPY_BYTES = 256 << 20
 _COPIES = 10
@@ -29,9 +30,12 @@ _LEAST_RUNS = 3
 
 
 def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dict[str, Any]:
-    """As `peaks.measure_peaks`, for TensorRT's `backends` and the first GPU; a rate is None where `why` says so."""
+    """As `peaks.measure_peaks`, on the chosen GPU, for those of `backends` that are TensorRT.
+
+    ONNX Runtime's sessions copy their input to the GPU. A rate is None where `why` says so.
+    """
     rows = []
-    for backend in backends:
+    for backend in (name for name in backends if name in TENSORRT):
         for precision in (name for name in precisions if name in MULTIPLIED):
             row: dict[str, Any] = {"backend": backend, "precision": precision, "gops": None}
             try:
@@ -41,7 +45,8 @@ def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dic
             rows.append(row)
     copied: float | None
     try:
-        copied, why = gpu_copy_rate(open_cuda(read_settings().cuda)), ""
+        chosen = chosen_device("bench")
+        copied, why = gpu_copy_rate(open_cuda(read_settings().cuda, 0 if chosen is None else chosen.index)), ""
     except (BackendMissing, EnvironmentFault) as error:
         copied, why = None, str(error)
     return {"matmul": rows, "copy_gb_s": copied, "best": best_rates(rows)} | ({"why": why} if why else {})

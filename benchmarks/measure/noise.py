@@ -67,13 +67,16 @@ class Noise:
 
 
 @contextmanager
-def watch() -> Iterator[Noise]:
-    """Watch the machine during the block; the yielded record is filled when it ends."""
-    noise, before = Noise(), snapshot()
+def watch(gpu: str = "") -> Iterator[Noise]:
+    """Watch the machine during the block; the yielded record is filled when it ends.
+
+    Of several GPUs that of the UUID `gpu` is watched; all if it is empty.
+    """
+    noise, before = Noise(), snapshot(gpu)
     try:
         yield noise
     finally:
-        judged = judge(before, snapshot(), os.cpu_count() or 1)
+        judged = judge(before, snapshot(gpu), os.cpu_count() or 1)
         vars(noise).update(vars(judged))
 
 
@@ -139,8 +142,8 @@ def _lowered(before: Thermals, after: Thermals) -> Iterator[str]:
             yield f"the limit of the clock {name} fell from {old:.0f} to {new:.0f} MHz"
 
 
-def snapshot() -> Snapshot:
-    """Read all counters now."""
+def snapshot(gpu: str = "") -> Snapshot:
+    """Read all counters now; `gpu` as for `watch`."""
     tick = os.sysconf("SC_CLK_TCK")
     busy, steal = _cpu_times(_read("/proc/stat"), tick)
     times = os.times()
@@ -154,7 +157,7 @@ def snapshot() -> Snapshot:
         mhz=_mean_mhz(_read("/proc/cpuinfo")),
         throttles=_throttles(),
         processes=dict(_processes(tick)),
-        thermals=read_thermals(),
+        thermals=read_thermals(gpu=gpu),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnetrt.preprocess import FloatArray
+from resnetrt.runtime.cuda import chosen_device
 
 if TYPE_CHECKING:
     import torch
@@ -15,13 +16,20 @@ if TYPE_CHECKING:
 TorchCall = Callable[[FloatArray], FloatArray]
 
 
-def torch_sees_a_gpu() -> bool:
-    """Whether torch is here, is a build for CUDA, and finds a device."""
+def torch_gpu() -> str | None:
+    """The GPU that is chosen, as torch calls it; None unless torch is here, is a build for CUDA, and sees that GPU.
+
+    Torch and CUDA count alike in one process.
+    """
     try:
         import torch
     except ImportError:
-        return False
-    return bool(torch.cuda.is_available())
+        return None
+    if not torch.cuda.is_available():
+        return None
+    chosen = chosen_device("torch")
+    index = 0 if chosen is None else chosen.index
+    return f"cuda:{index}" if index < torch.cuda.device_count() else None
 
 
 class TorchOnDevice:
@@ -63,6 +71,6 @@ class TorchOnDevice:
             with self._torch.inference_mode():
                 self._module(there)
             if self._device.startswith("cuda"):
-                self._torch.cuda.synchronize()
+                self._torch.cuda.synchronize(self._device)
 
         return call

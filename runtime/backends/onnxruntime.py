@@ -16,9 +16,8 @@ from resnetrt.runtime.backends.onnxruntime_bound import Bound, can_bind
 from resnetrt.runtime.backends.onnxruntime_cache import building
 from resnetrt.runtime.backends.onnxruntime_faults import gpu_fault
 from resnetrt.runtime.backends.onnxruntime_providers import CUDA, TENSORRT, provider_options
-from resnetrt.runtime.cuda import Device, choose_device, find_devices
+from resnetrt.runtime.cuda import chosen_device
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
-from resnetrt.settings import read_settings
 from resnetrt.tensor_spec import TensorSpec
 
 # Execution providers by target. Each is followed by the CPU provider, for nodes that ONNX Runtime always runs there.
@@ -167,7 +166,7 @@ def create_native(
         options.profile_file_prefix = profile_prefix
     if target != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are not on the library path
-    version, chosen = str(ort.__version__), None if target == "cpu" else _chosen_device(device)
+    version, chosen = str(ort.__version__), None if target == "cpu" else chosen_device("onnxruntime", device)
     index = {} if chosen is None else {"device_id": str(chosen.index)}
     providers = [
         (name, provider_options(name, path, precision, version, profiles, graphs) | (index if name in _GPUS else {}))
@@ -187,15 +186,9 @@ def create_native(
     return native
 
 
-def _chosen_device(wanted: str | None) -> Device | None:
-    """Which GPU; None where none is found, which ONNX Runtime then says."""
-    devices = find_devices()[0]
-    return choose_device(devices, wanted or read_settings().device, "onnxruntime") if devices else None
-
-
 def device_index(wanted: str | None) -> int:
     """The number of the GPU that `wanted`, or else the setting, chooses."""
-    chosen = _chosen_device(wanted)
+    chosen = chosen_device("onnxruntime", wanted)
     return 0 if chosen is None else chosen.index
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from resnetrt.cuda_driver import NO_DRIVER, dotted, driver_version, remedies, start_trouble, too_old
 from resnetrt.errors import UsageError
 from resnetrt.forks import PROCESS
+from resnetrt.settings import read_settings
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, the same in the runtime API
 _MIG = "MIG-"
@@ -61,6 +62,15 @@ def choose_device(devices: Sequence[Device], wanted: str | None, what: str) -> D
         here = ", ".join(f"{device} GPU-{device.uuid}" if device.uuid else str(device) for device in devices)
         raise UsageError(f"{what}: expected one of {here}, found device {wanted!r} asked for; see nvidia-smi -L")
     return chosen[0]
+
+
+def chosen_device(what: str, wanted: str | None = None) -> Device | None:
+    """The device `wanted`, or else that of the setting, or the first; None on a machine without any.
+
+    Raises `UsageError` as `choose_device`.
+    """
+    devices = find_devices()[0]
+    return choose_device(devices, wanted or read_settings().device, what) if devices else None
 
 
 def _choose_instance(devices: Sequence[Device], wanted: str, what: str) -> Device:

@@ -13,11 +13,27 @@ def test_a_gpu_that_tells_everything_and_one_that_does_not(tmp_path: Path):
     library = nvml_library(tmp_path, reasons=0x01 | 0x04 | 0x40)
     first, second = read_gpu_states(library)
     assert first == GpuState(
-        61.0, 412.5, 700.0, 1755.0, 1980.0, 2619.0, 2619.0, ("power cap", "hardware thermal slowdown")
+        61.0, 412.5, 700.0, 1755.0, 1980.0, 2619.0, 2619.0, ("power cap", "hardware thermal slowdown"), "GPU-0a"
     )
-    assert second == GpuState(temperature_c=40.0)
+    assert second == GpuState(temperature_c=40.0, uuid="GPU-14")
     assert first.limits == {"power_limit_w": 700.0, "sm_max_mhz": 1980.0, "memory_max_mhz": 2619.0}
     assert ctypes.CDLL(library).stops() == 1
+
+
+@pytest.mark.parametrize(
+    ("uuid", "told"),
+    [
+        ("0a", ["GPU-0a"]),
+        ("14", ["GPU-14"]),
+        ("77", ["GPU-0a"]),
+        ("ff", ["GPU-0a", "GPU-14"]),
+        ("", ["GPU-0a", "GPU-14"]),
+    ],
+    ids=["first", "second", "MIG instance of the first", "unknown", "none"],
+)
+def test_one_gpu_is_told_by_its_uuid(tmp_path: Path, uuid: str, told: str):
+    """NVML counts by the bus, CUDA by speed unless told otherwise, so a number would say nothing."""
+    assert [gpu.uuid for gpu in read_gpu_states(nvml_library(tmp_path), uuid)] == told.split()
 
 
 @pytest.mark.parametrize("bit", [0x01, 0x02, 0x10, 0x100])

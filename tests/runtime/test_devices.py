@@ -187,7 +187,7 @@ class TestLoading:
 
 
 def test_onnxruntime_takes_the_device_too(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(onnxruntime, "find_devices", lambda: (ALL, ""))
+    monkeypatch.setattr(device, "find_devices", lambda: (ALL, ""))
     assert [onnxruntime.device_index(wanted) for wanted in ("GPU-14", None)] == [2, 0]
     monkeypatch.setenv("RESNETRT_DEVICE", "1")
     assert onnxruntime.device_index(None) == 1

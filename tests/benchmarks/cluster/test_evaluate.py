@@ -18,10 +18,12 @@ from ray_actors import ray_actors
 
 from resnetrt.benchmarks.accuracy.gate import Budget
 from resnetrt.benchmarks.accuracy.request import GateRequest
+from resnetrt.benchmarks.cluster import pool
 from resnetrt.benchmarks.evaluate.run import run_gate
 from resnetrt.bundle import Bundle
 from resnetrt.errors import DataError, UsageError
 from resnetrt.export.engines.compile import compile_variant
+from resnetrt.settings import read_settings
 
 NO_RAY = importlib.util.find_spec("ray") is None
 with_ray = pytest.mark.skipif(NO_RAY, reason="the extra ray is not installed")
@@ -40,6 +42,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y = tiny_bundle.reference(tiny_bundle.PREPROCESSING.normalize(x)).argmax(1)
     np.savez(folder / "data.npz", x=x, y=y)
     return folder
+
+
+def test_an_actor_takes_the_gpu_that_ray_shows_it():
+    """It is number 0 there, whichever the driver was told to take."""
+    environment = {"RESNETRT_DEVICE": "1"} | pool._actor_environment(2)
+    assert (read_settings(environment).device, read_settings(environment).threads) == (None, 2)
 
 
 def request(place: Path, results: Path, ray: str | None = None, **options: Any) -> GateRequest:

@@ -143,10 +143,10 @@ def test_torch_on_the_gpu_is_named_apart_from_torch_on_the_cpu(tmp_path, monkeyp
     torch = pytest.importorskip("torch")
     bundle, images = make_bundle(tmp_path / "tiny.bundle"), np.ones((1, 3, 8, 8), np.float32)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).eval()
-    monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: False)
+    monkeypatch.setattr(baselines, "torch_gpu", lambda: None)
     assert list(baselines.eager_on_gpu(module, bundle, 1)) == []
-    monkeypatch.setattr(baselines, "torch_sees_a_gpu", lambda: True)
-    peers = list(baselines.eager_on_gpu(module, bundle, 1, device="cpu"))
+    monkeypatch.setattr(baselines, "torch_gpu", lambda: "cpu")
+    peers = list(baselines.eager_on_gpu(module, bundle, 1))
     contenders = [item for peer in peers for item in peer.contenders]
     assert [(item.engine, item.precision, item.device) for item in contenders] == [
         ("eager-fp32-gpu", "fp32", "gpu"),
@@ -191,7 +191,7 @@ def test_torch_compile_on_a_gpu_is_a_peer_of_its_own(tmp_path, monkeypatch):
     """Where torch sees a GPU that it can't use, as here, the peer says so."""
     torch = pytest.importorskip("torch")
     monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
-    monkeypatch.setattr("resnetrt.benchmarks.depth.rivals.torch_sees_a_gpu", lambda: True)
+    monkeypatch.setattr("resnetrt.benchmarks.depth.rivals.torch_gpu", lambda: "cuda:0")
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
     peers = list(open_peers(module, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
     if torch.version.cuda is None:

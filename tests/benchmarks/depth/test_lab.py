@@ -2,11 +2,14 @@
 
 import json
 
+import double_machine
 import numpy as np
 import pytest
+from host_cuda import HostCuda
 from tiny_bundle import make_bundle
 
 from resnetrt.benchmarks.compare.same_conditions import check_request, read_partial
+from resnetrt.benchmarks.depth import lab
 from resnetrt.benchmarks.depth.fit import break_even, fit_all, fit_line
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
@@ -17,6 +20,8 @@ from resnetrt.benchmarks.measure.timing import Schedule, measure
 from resnetrt.errors import UsageError
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.models.cost import Cost, LayerCost
+from resnetrt.runtime.backends import tensorrt_library
+from resnetrt.runtime.cuda import Device, device
 
 COST = Cost(1000, 4_000_000, (LayerCost("conv", 4_000_000, 1000, (10, 10, 10)),))
 PEAKS = {"best": {"fp32": 100.0, "int8": 400.0}, "copy_gb_s": 20.0}
@@ -71,6 +76,31 @@ def test_engines_that_take_frames_are_timed_on_frames(tmp_path):
     assert [(row["input"], row["batch"]) for row in own] == [("uint8", 1), ("uint8", 2)]
     assert [row["engine"] for row in record["end_to_end"]].count(engine) == 2
     assert record["layers"]
+
+
+def test_the_gpu_that_is_chosen_is_a_condition_of_the_run(monkeypatch):
+    here = (Device(0, (8, 6), "NVIDIA A10"), Device(1, (8, 9), "NVIDIA L4"))
+    monkeypatch.setattr(device, "find_devices", lambda: (here, ""))
+    assert "device" not in lab_conditions(LabOptions())
+    monkeypatch.setenv("RESNETRT_DEVICE", "1")
+    assert lab_conditions(LabOptions())["device"] == "device 1 (NVIDIA L4, sm89)"
+
+
+def test_the_gpu_of_the_cells_is_watched(tmp_path, monkeypatch):
+    bundle, cuda, watched = make_bundle(tmp_path / "tiny.bundle"), HostCuda(), []
+    double_machine.install(bundle.variant_file("fp32"), cuda, monkeypatch.setattr, monkeypatch.setitem)
+    double_machine.add_engine(bundle)
+    here = (Device(0, (8, 6), uuid="0a"), Device(1, (8, 6), uuid="14"))
+    monkeypatch.setattr(device, "find_devices", lambda: (here, ""))
+    monkeypatch.setenv("RESNETRT_DEVICE", "1")
+    monkeypatch.setattr(tensorrt_library, "find_devices", lambda: (here, ""))
+    real = lab.watch
+    monkeypatch.setattr(lab, "watch", lambda gpu="": watched.append(gpu) or real(gpu))
+    monkeypatch.setattr(lab, "measure_gpu_peaks", lambda *_: PEAKS | {"matmul": []})
+    options = LabOptions(batches=(1,), threads=1, rounds=2, end_to_end=False, memory=False, contexts=(2,))
+    record = run_lab([Subject(bundle, [double_machine.ENGINE])], options, lambda _: None)
+    assert {row["device"] for row in record["results"]} == {"cpu", "gpu"}
+    assert watched == ["14", "14"]
 
 
 def test_engines_for_frames_only_are_timed_end_to_end_only(tmp_path):

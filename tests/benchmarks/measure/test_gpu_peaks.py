@@ -14,7 +14,7 @@ from resnetrt.benchmarks.measure import gpu_peaks
 from resnetrt.engine_record import EngineRecord
 from resnetrt.export.compilers import find_compiler
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
-from resnetrt.runtime.cuda import find_devices
+from resnetrt.runtime.cuda import Device, device, find_devices
 
 SIZE, DEPTH = 64, 3
 
@@ -61,6 +61,22 @@ def test_a_copy_counts_as_read_and_written(monkeypatch: pytest.MonkeyPatch):
     assert gpu_peaks.gpu_copy_rate(cuda, 1_000_000) == pytest.approx(2 * 1_000_000 / 2.0 / 1e6)
     assert cuda.counts["copy_on_device"] == 10
     assert cuda.held == 0
+
+
+def test_the_copy_is_one_of_the_gpu_that_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    here = (Device(0, (8, 6)), Device(1, (8, 6)), Device(2, (8, 9), uuid="14"))
+    monkeypatch.setattr(device, "find_devices", lambda: (here, ""))
+    opened: list[int] = []
+    monkeypatch.setattr(gpu_peaks, "open_cuda", lambda _, index: opened.append(index) or HostCuda())
+    for wanted in ("", "1", "GPU-14"):
+        monkeypatch.setenv("RESNETRT_DEVICE", wanted)
+        assert gpu_peaks.measure_gpu_peaks([], [])["copy_gb_s"] > 0
+    assert opened == [0, 1, 2]
+
+
+def test_only_tensorrt_multiplies_on_the_gpu():
+    """ONNX Runtime's default target is the CPU, whose rate would stand there as the GPU's."""
+    assert gpu_peaks.measure_gpu_peaks(["onnxruntime"], ["fp32"])["matmul"] == []
 
 
 def test_without_a_gpu_each_rate_says_why():

@@ -93,3 +93,22 @@ def test_this_machine_can_be_watched():
     assert noise.seconds > 0
     assert set(noise.to_json()) == {*vars(Noise()), "disturbed"}
     assert snapshot().busy_s >= 0
+
+
+def test_of_several_gpus_that_of_the_run_is_watched(monkeypatch):
+    """A hot one beside it says nothing about the run."""
+    asked = []
+
+    def tell(uuid=""):
+        asked.append(uuid)
+        return (GpuState(limited_by=()),) if uuid == "14" else (GpuState(limited_by=("power brake",)), GpuState())
+
+    monkeypatch.setattr("resnetrt.thermals.read_gpu_states", tell)
+    with watch("14") as own:
+        pass
+    with watch() as both:
+        pass
+    assert asked == ["14", "14", "", ""]
+    assert (len(own.gpus), len(both.gpus)) == (1, 2)
+    assert not any("power brake" in reason for reason in own.reasons)
+    assert any("gpu0 power brake" in reason for reason in both.reasons)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from resnetrt.benchmarks.measure import torch_calls
+from resnetrt.runtime.cuda import Device, device
 
 torch = pytest.importorskip("torch")
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -50,4 +51,23 @@ def test_an_fp32_engine_is_not_compared_with_tf32(module, monkeypatch):
 def test_a_build_for_cpus_sees_no_gpu():
     if torch.version.cuda is not None:
         pytest.skip("a build for CUDA")
-    assert not torch_calls.torch_sees_a_gpu()
+    assert torch_calls.torch_gpu() is None
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("", "cuda:0"), ("1", "cuda:1"), ("GPU-14", "cuda:2"), ("3", None)])
+def test_torch_takes_the_gpu_that_is_chosen(monkeypatch, wanted, expected):
+    here = [Device(0, (8, 6), uuid="0a"), Device(1, (8, 6), uuid="0b"), Device(2, (8, 9), uuid="14"), Device(3, (9, 0))]
+    monkeypatch.setattr(device, "find_devices", lambda: (here, ""))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("RESNETRT_DEVICE", wanted)
+    assert torch_calls.torch_gpu() == expected
+
+
+def test_a_call_waits_for_its_own_gpu(module, monkeypatch):
+    on_cpu, waited = torch_calls.TorchOnDevice(module, "cpu", "fp32"), []
+    call = on_cpu.stay(IMAGES)
+    on_cpu._device = "cuda:1"
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *which: waited.append(which))
+    call()
+    assert waited == [("cuda:1",)]
