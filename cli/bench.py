@@ -89,12 +89,20 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(record))
         return
-    from resnetrt.benchmarks.reports.cells import CONTEXTS_HEADER, baseline_words, contexts_cells, factor_heading
+    from resnetrt.benchmarks.reports.cells import (
+        CONTEXTS_HEADER,
+        about_names,
+        baseline_words,
+        contexts_cells,
+        factor_heading,
+    )
     from resnetrt.benchmarks.reports.conclusions import VERDICT_HEADER, conclusions, other_lines, verdict_cells
 
     rows = record["results"]
     title = f"Latency beside {baseline_words(rows)} in the same run"
     print_table(title, (*_TIMES, factor_heading(rows), *_ROOFLINE), map(_cells, rows), left=2)
+    if words := about_names(rows):
+        print_words(words)
     if record["contexts"]:
         print_table("Throughput by contexts side by side", CONTEXTS_HEADER, map(contexts_cells, record["contexts"]), 2)
     if record["loadgen"]:

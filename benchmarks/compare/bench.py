@@ -32,6 +32,7 @@ from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.here import backends_here
 from resnetrt.manifest import canonical_json
 from resnetrt.progress import Say
+from resnetrt.runtime.backends.onnxruntime import cuda_is_here
 from resnetrt.runtime.load import check_threads
 
 LAB_PRECISIONS = ("fp32", "int8")  # the precisions for --depths
@@ -235,9 +236,10 @@ def _work(request: BenchRequest) -> Path:
 
 
 def lab_precisions(backends: Sequence[str]) -> tuple[str, ...]:
-    """The precisions for `--depths`; FP16 too if one of `backends` is only for GPUs."""
+    """The precisions for `--depths`; FP16 too if one of `backends` has cells of a GPU."""
     for_gpus = any("cpu" not in find_compiler(backend).TARGETS for backend in backends)
-    return (*LAB_PRECISIONS, "fp16") if for_gpus else LAB_PRECISIONS
+    on_gpu = for_gpus or ("onnxruntime" in backends and cuda_is_here())
+    return (*LAB_PRECISIONS, "fp16") if on_gpu else LAB_PRECISIONS
 
 
 def _name(depth: int) -> str:

@@ -19,14 +19,17 @@ from resnetrt.export.compilers import find_compiler
 from resnetrt.export.engines.compile import choose_variant, compile_variant, engine_id
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.progress import Say
+from resnetrt.runtime.backends.onnxruntime import cuda_is_here
 
 CALIBRATION_DATA, CALIBRATION_IMAGES = "fashion_calib", 16
+_ON_CUDA = ("fp32", "fp16")  # ONNX Runtime's CUDA provider has no integer convolution
 GOLDEN_IMAGES = 12  # four images that the self-test runs alone, then a batch of eight
 
 
 def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str], work: Path, say: Say) -> Subject:
     """The bundle of `network` with every engine that this machine can make; INT8 engines also in a version for frames.
 
+    ONNX Runtime's are for the CPU and, where its CUDA provider and a GPU are here, for that too.
     Raises `UsageError` for an unknown precision.
     """
     check_precisions(precisions)
@@ -40,9 +43,14 @@ def lab_bundle(network: str, precisions: Sequence[str], backends: Sequence[str],
         for backend in backends:
             for kind in engines if precision == "int8" else ("float32",):
                 try:
-                    engines[kind].append(_engine(bundle, backend, precision, kind, say))
+                    engines[kind].append(_engine(bundle, backend, precision, kind, None, say))
                 except (BackendMissing, BackendRefused, CheckFailed, UsageError) as error:
                     left_out.append(f"{network} {backend} {precision} from {kind}: {error}")
+        if precision in _ON_CUDA and "onnxruntime" in backends and cuda_is_here():
+            try:
+                engines["float32"].append(_engine(bundle, "onnxruntime", precision, "float32", "cuda", say))
+            except (BackendMissing, BackendRefused, CheckFailed, UsageError) as error:
+                left_out.append(f"{network} onnxruntime {precision} on cuda: {error}")
     return Subject(bundle, engines["float32"], left_out, engines["uint8"])
 
 
@@ -59,18 +67,18 @@ def _export(network: str, path: Path, say: Say) -> Bundle:
     return export_bundle(prepare_export(network, golden_count=GOLDEN_IMAGES), path, overwrite=True)[0]
 
 
-def _engine(bundle: Bundle, backend: str, precision: str, kind: str, say: Say) -> str:
+def _engine(bundle: Bundle, backend: str, precision: str, kind: str, wanted_target: str | None, say: Say) -> str:
     """The id of the engine that takes `kind` (float32 images or uint8 frames); it is compiled if missing."""
     chosen = find_compiler(backend)
-    dialect, target = chosen.DIALECT, chosen.resolve_target(None)
+    dialect, target = chosen.DIALECT, chosen.resolve_target(wanted_target)
     if why := chosen.obstacle(target):
         raise BackendMissing(why)
     wanted = f"int8.{dialect}" + (UINT8 if kind == "uint8" else "")
     if precision == "int8" and wanted not in bundle.manifest.variants:
         quantize_variant(bundle, dialect, QuantizeOptions(input=kind))
-    variant = choose_variant(bundle, backend, precision, kind)
+    variant = choose_variant(bundle, backend, precision, kind, target)
     name = engine_id(variant, bundle.manifest.variants[variant], backend, target)
     if name not in bundle.manifest.engines:
-        name = compile_variant(bundle, variant, backend)
+        name = compile_variant(bundle, variant, backend, wanted_target)
         say(f"compile {bundle.manifest.name} {name}")
     return name

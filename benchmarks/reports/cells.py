@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from resnetrt.benchmarks.measure.latency import BASELINE, SUBSTITUTE, baseline_of
+from resnetrt.benchmarks.measure.latency import BASELINE, IN_PLACE, SUBSTITUTE, baseline_of
 from resnetrt.benchmarks.measure.timing import CONFIDENCE
 
 UNKNOWN = "-"
@@ -61,6 +61,10 @@ def format_size(size_bytes: int | None) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
 
 
+_WITHOUT_TRANSFERS = (
+    f"ENGINE{IN_PLACE}: the same engine without transfers. Its images lie on the GPU already, and the outputs stay "
+    "there. It is compared with cells of its kind only, so it has no factor over a baseline whose data lies on the host."
+)
 CONTEXTS_HEADER = ("network", "engine", "batch", "contexts", "images a second", "95 % interval", "x one context")
 
 
@@ -77,3 +81,8 @@ def contexts_cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{low:.0f} to {high:.0f}{few_rounds(row)}",
         factor,
     )
+
+
+def about_names(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the names of cells without transfers mean, if there are such."""
+    return _WITHOUT_TRANSFERS if any(row["engine"].endswith(IN_PLACE) for row in rows) else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 from resnetrt.benchmarks.reports.cells import (
     CONTEXTS_HEADER,
+    about_names,
     baseline_words,
     contexts_cells,
     factor_heading,
@@ -168,6 +169,7 @@ def _cells(record: Record) -> list[str]:
             "same run. % of floor: the least time by arithmetic and memory, layer by layer, over the measured one; "
             "caches can beat it. Limit: what most of that least time is."
         ),
+        *([small(words)] if (words := about_names(record["results"])) else []),
     ]
 
 

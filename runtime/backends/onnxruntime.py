@@ -16,7 +16,7 @@ from resnetrt.runtime.backends.onnxruntime_bound import Bound, can_bind
 from resnetrt.runtime.backends.onnxruntime_cache import building
 from resnetrt.runtime.backends.onnxruntime_faults import gpu_fault
 from resnetrt.runtime.backends.onnxruntime_providers import CUDA, TENSORRT, provider_options
-from resnetrt.runtime.cuda import chosen_device
+from resnetrt.runtime.cuda import chosen_device, find_devices
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session
 from resnetrt.tensor_spec import TensorSpec
 
@@ -184,6 +184,14 @@ def create_native(
     _require_providers(target, native.get_providers())
     native.disable_fallback()  # else a failing GPU call is repeated on the CPU, silently
     return native
+
+
+def cuda_is_here() -> bool:
+    """Whether this ONNX Runtime has its CUDA provider, which it has without a GPU too, and the machine a GPU."""
+    try:
+        return CUDA in import_package("onnxruntime").get_available_providers() and bool(find_devices()[0])
+    except BackendMissing:
+        return False
 
 
 def device_index(wanted: str | None) -> int:

@@ -391,3 +391,16 @@ def test_names_are_spread_apart_and_stay_inside(wanted):
     assert all(b - a >= 12.0 - 1e-9 for a, b in pairwise(places))
     assert places[-1] <= 100.0 + 1e-9
     assert places[0] >= -1e-9
+
+
+def test_what_cells_without_transfers_are_is_said_where_there_are_some(capsys):
+    from resnetrt.cli.bench import _show
+
+    plain = record(noise=[], loadgen=[], contexts=[], against_peers=[], overhead=[], memory=[], end_to_end=[])
+    words = "the same engine without transfers. Its images lie on the GPU already, and the outputs stay there."
+    rows = plain["results"]
+    in_place = plain | {"results": [*rows, rows[-1] | {"engine": "tensorrt-fp16-sm90:device", "data": "device"}]}
+    for each, said in ((plain, 0), (in_place, 1)):
+        assert html_report(each).count(f"ENGINE:device: {words}") == said
+        _show(each, as_json=False)
+        assert " ".join(capsys.readouterr().out.split()).count(words) == said
