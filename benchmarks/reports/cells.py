@@ -63,7 +63,7 @@ def format_size(size_bytes: int | None) -> str:
 
 _WITHOUT_TRANSFERS = (
     f"ENGINE{IN_PLACE}: the same engine without transfers. Its images lie on the GPU already, and the outputs stay "
-    "there. It is compared with cells of its kind only, so it has no factor over a baseline whose data lies on the host."
+    "there. It is compared with cells of its kind only; the baseline's data lies on the host, so it has no factor."
 )
 CONTEXTS_HEADER = ("network", "engine", "batch", "contexts", "images a second", "95 % interval", "x one context")
 
