@@ -59,11 +59,11 @@ def check_target_types(flavour: Flavour, layers: list[NetworkLayer], capabilitie
     """Raise `UsageError` for a type that `flavour` has no kernels for on a target, naming the first layer."""
     for precision, (least, reason) in flavour.least_capability.items():
         low = [f"sm{number}" for number in capabilities if number < least]
-        layer = next((item for item in layers if item.precision == precision and item.type in COMPUTE), None)
-        if low and layer is not None:
+        first = next((item for item in layers if item.precision == precision and item.type in COMPUTE), None)
+        if low and first is not None:
             remedies = [f"leave {', '.join(low)} out of --target"] if flavour.ahead_of_time else []
             remedies += ["choose --precision fp16"] if precision != "fp8" or not remedies else []
-            raise UsageError(f"{what}: {reason}, and layer {layer.onnx} is {precision}; {' or '.join(remedies)}")
+            raise UsageError(f"{what}: {reason}, and layer {first.onnx} is {precision}; {' or '.join(remedies)}")
 
 
 def sparse_layers(trt: Any, network: Any) -> tuple[int, int]:
