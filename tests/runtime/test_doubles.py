@@ -19,6 +19,7 @@ from engine_double import (
     Strategy,
 )
 from host_cuda import HostCuda
+from tensorrt_double import LISTS, FullTensorRT
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault
@@ -135,3 +136,21 @@ class TestCuda:
         stream = cuda.create_stream()
         with pytest.raises(EnvironmentFault, match="a device can't be waited for while a stream is captured"):
             cuda.capture(stream, cuda.synchronize_device)
+
+
+class TestFullTensorRT:
+    def test_a_timing_cache_of_another_gpu_by_force(self):
+        full = FullTensorRT(LISTS[0])
+        config, cache, other = full._make_config(), full._make_cache(b""), full._make_cache(b"sm89:x")
+        with pytest.raises(AssertionError):
+            cache.combine(other, True)
+        with pytest.raises(AssertionError):
+            config.set_timing_cache(other, True)
+
+    def test_a_shape_out_of_the_profile(self):
+        full = FullTensorRT(LISTS[0])
+        full.profiles.append(("input", (1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16)))
+        context = full._context()
+        assert [context.set_input_shape("input", (count, 3, 16, 16)) for count in (0, 1, 32, 33)] == [
+            False, True, True, False,
+        ]  # fmt: skip
