@@ -25,10 +25,10 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart install test lint types docs bench gpu-check arm64-check clean distclean
+.PHONY: help quickstart install test lint types docs bench gpu-check arm64-check release-check clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 quickstart: $(VENV)/.run ## install what it needs, then run the whole pipeline on the embedded model into quickstart/
 	$(BIN)/resnetrt quickstart --out quickstart
@@ -60,6 +60,9 @@ gpu-check: $(VENV)/.run ## all that this machine's GPU can run, into gpu-check.j
 
 arm64-check: $(VENV)/.dev ## load, self-test, infer and serve on an emulated arm64 (needs qemu-user-static)
 	$(BIN)/python tests/arm64_check.py
+
+release-check: $(VENV)/.dev ## build wheel and sdist, install both into new environments, quickstart from the wheel
+	$(BIN)/python tests/release_check.py
 
 clean: ## remove what was built or measured here
 	rm -rf build quickstart *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
