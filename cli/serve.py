@@ -12,7 +12,8 @@ import click
 
 from resnetrt.cli.options import INSTANCES, INTEGERS, device_option, given_options, json_option
 from resnetrt.cli.output import note
-from resnetrt.errors import BackendMissing, DataError, UsageError
+from resnetrt.errors import DataError, UsageError
+from resnetrt.parts import require_parts
 
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
@@ -87,9 +88,7 @@ def command(
     Logs are JSON lines on stderr; the ports are printed when they listen. Ready when every engine passed its self-test
     and ran every batch size.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BackendMissing(f"serve: the package {missing[0]} is not installed; run: pip install 'resnetrt[serve]'")
+    require_parts("serve", *_NEEDED)
     from resnetrt.runtime.serving import Limits, ServeOptions
     from resnetrt.runtime.serving.logs import configure_logs
     from resnetrt.runtime.serving.server import Ports, run

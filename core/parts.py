@@ -1,6 +1,11 @@
 """The optional packages that resnetrt can use, and those that must not be installed together."""
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
+from typing import Any
+
+from resnetrt.errors import BackendMissing
 
 
 @dataclass(frozen=True)
@@ -127,3 +132,31 @@ def how_to_get(module: str) -> str | None:
     package = module.partition(".")[0]
     installs = {part.module.partition(".")[0]: part.install for part in PARTS}
     return (installs | _BESIDE).get(package)
+
+
+def import_part(module: str, user: str) -> Any:
+    """Import `module` of an optional package for `user`: a command, an option, or a backend.
+
+    Raises `BackendMissing` with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise missing_part(module, user) from error
+        raise missing_part(module, user, f"does not import ({error})") from error
+
+
+def require_parts(user: str, *modules: str) -> None:
+    """Raise `BackendMissing` for the first of `modules` that is not installed; nothing is imported."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise missing_part(module, user)
+
+
+def missing_part(module: str, user: str, state: str = "is not installed") -> BackendMissing:
+    """The error that says to `user` what is wrong with the package of `module`, and how to get it."""
+    package = module.partition(".")[0]
+    name = next((part.distributions[0] for part in PARTS if part.module.partition(".")[0] == package), package)
+    told = package if name.replace("-", "_") == package else f"{name} ({package})"
+    return BackendMissing(f"{user}: the package {told} {state}; run: {how_to_get(package) or f'pip install {package}'}")

@@ -1,13 +1,11 @@
 """The ResNet family: definitions, weights, key mappings, and the user's own networks."""
 
-from resnetrt.errors import BackendMissing
+from resnetrt.parts import missing_part
 
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise BackendMissing(
-        f"models need torch, which cannot be imported ({error}): pip install 'resnetrt[torch]'"
-    ) from error
+    raise missing_part("torch", "models", f"does not import ({error})") from error
 
 from resnetrt.models.cost import Cost, LayerCost, cost
 from resnetrt.models.definitions import DEFINITIONS, Definition, definition

@@ -3,6 +3,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 
 import pytest
 from source_tree import ROOT, sources
@@ -130,6 +131,17 @@ def test_a_variable_says_what_it_holds(name: str):
 )
 def test_a_planted_empty_name_is_found(source: str, lines: list[str]):
     assert empty_names(source) == lines
+
+
+@pytest.mark.parametrize("name", [name for name in python_files() if not name.startswith(("core/", "examples/"))])
+def test_extras_are_named_in_one_place(name: str):
+    """What a missing package needs stands in `core/parts.py`; `import_part` and its neighbours say it."""
+    strings = (node.value for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))) if _is_text(node))
+    assert [text for text in strings if "resnetrt[" in text] == []
+
+
+def _is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def public_names(tree: ast.Module) -> Iterator[str]:

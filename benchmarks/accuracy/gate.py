@@ -22,7 +22,8 @@ from resnetrt.benchmarks.stats.noninferiority import (
     ratio_fails,
     ratio_passes,
 )
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.errors import UsageError
+from resnetrt.parts import import_part
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 # what decided the verdict, see `explain`
@@ -260,13 +261,7 @@ def _at_least(count: int, n: int, share: float) -> float:
 
 def scipy_stats() -> Any:
     """`scipy.stats`. Raises `BackendMissing` naming the extra that installs it."""
-    try:
-        import scipy.stats
-    except ImportError as error:
-        raise BackendMissing(
-            "this needs the package scipy, which is not installed; run: pip install 'resnetrt[report]'"
-        ) from error
-    return scipy.stats
+    return import_part("scipy.stats", "statistics")
 
 
 def question(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from resnetrt import errors
 from resnetrt.errors import BackendMissing, CheckFailed, ResnetrtError, UsageError
+from resnetrt.parts import import_part
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -90,14 +91,8 @@ def answer(rows: Columns, compute: Callable[[int], bytes]) -> Columns:
 def import_ray() -> Any:
     """Import Ray without usage report and log lines. Raises `BackendMissing` naming the extra."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise BackendMissing(
-            f"--ray: expected the package ray with its data part, found none ({error}); "
-            "run: pip install 'resnetrt[ray]'"
-        ) from error
+    import_part("ray.data", "--ray")
+    ray = import_part("ray", "--ray")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 

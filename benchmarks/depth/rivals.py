@@ -11,6 +11,7 @@ from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_gpu
 from resnetrt.benchmarks.peers.nncf import bake_frames, nncf_model, open_request
 from resnetrt.bundle import Bundle
 from resnetrt.errors import BackendMissing
+from resnetrt.parts import require_parts
 from resnetrt.preprocess import FloatArray, UInt8Array
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def _nncf(bundle: Bundle, work: Path) -> Path:
 
 def _required(module: "nn.Module | None") -> "nn.Module":
     if module is None:
-        raise BackendMissing(f"{COMPILED}: expected the eager module, found none; install resnetrt[torch]")
+        require_parts(COMPILED, "torch")
+        raise BackendMissing(f"{COMPILED}: expected the eager module, found none")
     return module
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.errors import BackendMissing
+from resnetrt.parts import import_part
 from resnetrt.preprocess import FloatArray
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ def scale_faults(variant: Path, images: FloatArray, fp32: Path | None = None) ->
     With `fp32`, stored weights are compared with the float weights of the same name. Raises `BackendMissing` without
     onnx.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise BackendMissing(
-            "scales: expected onnx, found none; install it with: pip install 'resnetrt[export]'"
-        ) from error
+    onnx = import_part("onnx", "scales")
     model = onnx.load(str(variant))
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     weights = _weights(fp32) if fp32 is not None else {}

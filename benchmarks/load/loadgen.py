@@ -4,7 +4,6 @@ Numbers are read from `mlperf_log_detail.txt`. They are not MLPerf scores: "Resu
 Association".
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
+from resnetrt.errors import EnvironmentFault, UsageError
+from resnetrt.parts import require_parts
 
 # the number that a scenario reports: key in the log, unit, divisor
 METRICS = {
@@ -37,8 +37,7 @@ def check_scenarios(scenarios: Sequence[str]) -> None:
     for scenario in scenarios:
         if scenario not in METRICS:
             raise UsageError.unknown("LoadGen scenario", scenario, METRICS)
-    if importlib.util.find_spec("mlperf_loadgen") is None:
-        raise BackendMissing("LoadGen: expected mlcommons-loadgen, found none; run: pip install 'resnetrt[bench]'")
+    require_parts("LoadGen", "mlperf_loadgen")
 
 
 def run_loadgen(

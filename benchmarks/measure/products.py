@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetrt.errors import BackendMissing
 from resnetrt.export.compilers import find_compiler
+from resnetrt.parts import import_part
 from resnetrt.runtime.backends import find_backend
 from resnetrt.runtime.session import Session
 
@@ -14,15 +14,8 @@ _NO_OPTIONS: Mapping[str, Any] = {}
 
 
 def import_onnx() -> Any:
-    """The package onnx; raises `BackendMissing` without it."""
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise BackendMissing(
-            "the matrix products of the peaks are written with the package onnx, which is not installed; "
-            "run: pip install 'resnetrt[export]'"
-        ) from error
-    return onnx
+    """The package onnx, which writes the matrix products of the peaks; raises `BackendMissing` without it."""
+    return import_part("onnx", "peaks")
 
 
 def save_chain(path: Path, nodes: list[Any], weights: list[Any], shape: tuple[int, int], output: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from resnetrt.benchmarks.peers.tools import TOOLS, Tool, ToolJob
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing, EnvironmentFault
+from resnetrt.errors import EnvironmentFault
+from resnetrt.parts import missing_part
 
 _TIMEOUT_S = 1800
 # packages that a tool imports on first use are loaded before its time counts
@@ -49,7 +50,7 @@ def make(tool: Tool, bundle: Bundle, data: str, samples: int, folder: Path) -> M
     Raises `BackendMissing` without the tool's package, `EnvironmentFault` with the last line of a failed process.
     """
     if not tool.installed:
-        raise BackendMissing(f"{tool.name}: {tool.package} is not installed; pip install 'resnetrt[peers]'")
+        raise missing_part(tool.package, tool.name)
     folder = folder.resolve()  # the process runs in this folder
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{tool.name}-{samples}.bundle"

@@ -5,7 +5,6 @@ next run with the same network and versions.
 """
 
 import hashlib
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from resnetrt.benchmarks.peers.isolated import make
 from resnetrt.benchmarks.peers.store import peer_versions
 from resnetrt.benchmarks.peers.tools import REFERENCE, TOOLS
 from resnetrt.bundle import Bundle
-from resnetrt.errors import BackendMissing
 from resnetrt.export.compilers.openvino import fix_batch
+from resnetrt.parts import require_parts
 from resnetrt.preprocess import FloatArray, Preprocessing
 from resnetrt.runtime.backends.openvino import properties, shared_core
 
@@ -27,8 +26,7 @@ def nncf_model(bundle: Bundle, work: Path, data: str, samples: int) -> Path:
 
     Raises `BackendMissing` without NNCF or OpenVINO, `EnvironmentFault` if NNCF fails.
     """
-    if importlib.util.find_spec("nncf") is None or importlib.util.find_spec("openvino") is None:
-        raise BackendMissing(f"{NNCF}: expected the package nncf, found none; run: pip install 'resnetrt[peers]'")
+    require_parts(NNCF, "nncf", "openvino")
     path = work / f"{bundle.manifest.name}-{_recipe(bundle, data, samples)}-nncf.xml"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)

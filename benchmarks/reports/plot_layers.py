@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from resnetrt.atomic import write_file
 from resnetrt.calibration.explain.layer_report import LayerRow
 from resnetrt.calibration.explain.suspects import LEAST_OWN_DB
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.errors import UsageError
+from resnetrt.parts import import_part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,14 +42,9 @@ def write_layer_plot(rows: Sequence[LayerRow], title: str, path: Path) -> None:
 
 def draw_layers(rows: Sequence[LayerRow], title: str) -> "Figure":
     """Above: SQNR of each layer on its own and in the network; below: the clipped share of its input."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendMissing(
-            "picture: expected matplotlib, found none; install it with: pip install 'resnetrt[report]'"
-        ) from error
+    figure_class = import_part("matplotlib.figure", "picture").Figure
     width = min(max(7.0, 0.22 * len(rows) + 2.0), 24.0)
-    figure = Figure(figsize=(width, 6.4), dpi=144, facecolor="white", layout="constrained")
+    figure: Figure = figure_class(figsize=(width, 6.4), dpi=144, facecolor="white", layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _draw_sqnr(above, rows, title)
     _draw_clipping(below, rows)

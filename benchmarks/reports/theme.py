@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from resnetrt.errors import BackendMissing
+from resnetrt.parts import import_part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,17 +51,12 @@ def dressed() -> Iterator[Any]:
 
     Raises `BackendMissing` without matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendMissing(
-            "picture: expected matplotlib, found none; install it with: pip install 'resnetrt[report]'"
-        ) from error
+    figure_class = import_part("matplotlib.figure", "picture").Figure
+    matplotlib = import_part("matplotlib", "picture")
     inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
     look: dict[Any, Any] = _FONT | dict.fromkeys(inked, INK) | {"axes.edgecolor": FAINT}
     with matplotlib.rc_context(look):
-        yield Figure
+        yield figure_class
 
 
 def new_figure(figure_class: Any, height: float, narrow: bool) -> "Figure":

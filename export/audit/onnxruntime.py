@@ -14,7 +14,7 @@ from resnetrt.errors import UsageError
 from resnetrt.export.audit.layers import UNKNOWN, Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import PASS_THROUGH, SourceGraph
 from resnetrt.export.variants.outline import OutlineNode
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 from resnetrt.runtime.backends.onnxruntime import create_native
 
 _MULTIPLIES = re.compile(r"Conv|Gemm|MatMul")
@@ -46,7 +46,7 @@ class _Graph:
 
 def read_layers(engine_path: Path, record: EngineRecord, _source: SourceGraph) -> list[Evidence]:
     """The optimised graph of the engine; raises `UsageError` where the provider keeps its graph to itself."""
-    ort = import_package("onnxruntime")
+    ort = import_part("onnxruntime", "backend onnxruntime")
     graph = _optimised(engine_path, record.target)
     producers = {output: node for node in graph.nodes for output in node.outputs}
     layers = tuple(_layer(node, graph.types, producers) for node in graph.nodes)

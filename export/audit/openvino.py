@@ -7,7 +7,7 @@ from typing import Any
 from resnetrt.engine_record import EngineRecord
 from resnetrt.export.audit.layers import Evidence, ExecutedLayer, Kind, precision_of
 from resnetrt.export.audit.source import SourceGraph
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 from resnetrt.runtime.backends.openvino import load
 
 _NO_WORK = {"Const", "Input", "Output", "Parameter", "Result"}
@@ -27,7 +27,7 @@ def read_layers(engine_path: Path, record: EngineRecord, _source: SourceGraph) -
 
     There is one for each batch size that it was compiled for.
     """
-    ov = import_package("openvino")
+    ov = import_part("openvino", "backend openvino")
     with load(engine_path, record, threads=1) as session:
         graphs = session.execution_graphs().values()
         return [Evidence(_executed(graph), f"execution graph of OpenVINO {ov.get_version()}") for graph in graphs]

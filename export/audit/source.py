@@ -7,6 +7,7 @@ from pathlib import Path
 
 from resnetrt.errors import BackendMissing
 from resnetrt.export.variants.outline import Outline, OutlineNode
+from resnetrt.parts import how_to_get
 
 PASS_THROUGH = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -55,7 +56,7 @@ class SourceGraph:
                 raise
             raise BackendMissing(
                 f"{variant}: no outline is stored beside it, and the package onnx, which could make one, is not "
-                "installed; make the variant again on a workstation, or run: pip install 'resnetrt[export]'"
+                f"installed; make the variant again on a workstation, or run: {how_to_get('onnx')}"
             ) from error
         return cls(read_outline(variant))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from resnetrt.errors import UsageError
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 from resnetrt.runtime.backends.onnxruntime import PROVIDERS, create_native, specs
 
 TARGETS = tuple(PROVIDERS)
@@ -32,7 +32,7 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
         extension="onnx",
         inputs=specs(native.get_inputs()),
         outputs=specs(native.get_outputs()),
-        tools={"onnxruntime": import_package("onnxruntime").__version__},
+        tools={"onnxruntime": import_part("onnxruntime", "backend onnxruntime").__version__},
         options={"profiles": profiles} if profiles else {},
     )
 
@@ -50,7 +50,7 @@ def _profiles(variant_path: Path) -> list[dict[str, Any]]:
 
 def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:
     """See `resnetrt.export.compilers.Compiler`."""
-    import_package("onnxruntime")
+    import_part("onnxruntime", "backend onnxruntime")
     require_known_options("onnxruntime", options)
     if (target, precision) == ("cuda", "int8"):
         raise UsageError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnetrt.errors import BackendRefused
 from resnetrt.export.compilers.engine import CompiledEngine, choose_target, require_known_options, require_precision
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 from resnetrt.runtime.backends.openvino import PRECISION_HINTS, properties, shared_core, specs
 from resnetrt.runtime.backends.openvino import require_precision as require_precision_of_cpu
 from resnetrt.runtime.load import check_threads
@@ -39,7 +39,7 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
         extension="blob",
         inputs=specs(compiled[None].inputs),
         outputs=specs(compiled[None].outputs),
-        tools={"openvino": import_package("openvino").get_version()},
+        tools={"openvino": import_part("openvino", "backend openvino").get_version()},
         options={"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision]},
         details={"parts": parts},
     )
@@ -47,7 +47,7 @@ def compile_engine(variant_path: Path, precision: str, target: str, options: Map
 
 def check_request(precision: str, target: str, options: Mapping[str, Any]) -> None:
     """See `resnetrt.export.compilers.Compiler`."""
-    import_package("openvino")
+    import_part("openvino", "backend openvino")
     require_known_options("openvino", options)
     require_precision("openvino", target, precision, PRECISION_HINTS)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetrt.engine_record import EngineRecord
-from resnetrt.errors import BackendMissing, UsageError
+from resnetrt.errors import UsageError
+from resnetrt.parts import import_part
 from resnetrt.tensor_spec import TensorSpec
 
 LABELS = "labels.txt"
@@ -116,14 +117,7 @@ def to_text(config: Any) -> str:
 
 def protobuf_messages() -> Any:
     """The module with Triton's messages; raises `BackendMissing` naming the extra that installs it."""
-    try:
-        from tritonclient.grpc import model_config_pb2
-    except ImportError as error:
-        raise BackendMissing(
-            f"package triton: expected the package tritonclient with gRPC, found none ({error}); "
-            "run: pip install 'resnetrt[serve]'"
-        ) from error
-    return model_config_pb2
+    return import_part("tritonclient.grpc.model_config_pb2", "package triton")
 
 
 def server_flags(record: EngineRecord) -> tuple[str, ...]:

@@ -2,11 +2,10 @@
 
 import importlib
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from resnetrt.engine_record import EngineRecord
-from resnetrt.errors import BackendMissing, UsageError
-from resnetrt.parts import PARTS
+from resnetrt.errors import UsageError
 from resnetrt.runtime.session import Session
 
 
@@ -36,16 +35,6 @@ def find_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise UsageError.unknown("backend", name, BACKENDS)
     return cast(Backend, importlib.import_module(BACKENDS[name]))
-
-
-def import_package(name: str) -> Any:
-    """Import the package that backend `name` needs. Raises `BackendMissing` with the command that installs it."""
-    part = next(part for part in PARTS if part.name == name)
-    try:
-        return importlib.import_module(part.module)
-    except ImportError as error:
-        state = "is not installed" if error.name == part.module else f"does not import ({error})"
-        raise BackendMissing(f"backend {name}: the package {part.module} {state}; run: {part.install}") from error
 
 
 def compile_again(record: EngineRecord) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError, DeviceLost, UsageError
-from resnetrt.runtime.backends import compile_again, import_package
+from resnetrt.parts import import_part
+from resnetrt.runtime.backends import compile_again
 from resnetrt.runtime.backends.onnxruntime_bound import Bound, can_bind
 from resnetrt.runtime.backends.onnxruntime_cache import building
 from resnetrt.runtime.backends.onnxruntime_faults import gpu_fault
@@ -150,7 +151,7 @@ def create_native(
     Raises `BackendMissing` if ONNX Runtime lacks a provider or silently left one out, `BundleError` if it refuses the
     file.
     """
-    ort = import_package("onnxruntime")
+    ort = import_part("onnxruntime", "backend onnxruntime")
     if target not in PROVIDERS:
         raise UsageError.unknown("target of onnxruntime", target, PROVIDERS)
     _require_providers(target, ort.get_available_providers())
@@ -189,7 +190,9 @@ def create_native(
 def cuda_is_here() -> bool:
     """Whether this ONNX Runtime has its CUDA provider, which it has without a GPU too, and the machine a GPU."""
     try:
-        return CUDA in import_package("onnxruntime").get_available_providers() and bool(find_devices()[0])
+        return CUDA in import_part("onnxruntime", "backend onnxruntime").get_available_providers() and bool(
+            find_devices()[0]
+        )
     except BackendMissing:
         return False
 

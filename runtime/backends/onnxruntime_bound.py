@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 from resnetrt.runtime.session import Array, Outputs
 from resnetrt.tensor_spec import TensorSpec
 
@@ -45,7 +45,7 @@ class Bound:
         graphs: bool,
         what: str,
     ) -> None:
-        self._ort, self._native = import_package("onnxruntime"), native
+        self._ort, self._native = import_part("onnxruntime", "backend onnxruntime"), native
         self._image, self._outputs, self._device = image, outputs, device
         self._graphs, self._what = graphs, what
         self._slots: OrderedDict[int, _Slot] = OrderedDict()

@@ -15,7 +15,8 @@ import numpy as np
 
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, BundleError
-from resnetrt.runtime.backends import compile_again, import_package
+from resnetrt.parts import import_part
+from resnetrt.runtime.backends import compile_again
 from resnetrt.runtime.session import Array, LayerTime, Outputs, Session, one_at_a_time
 from resnetrt.tensor_spec import TensorSpec
 
@@ -49,7 +50,7 @@ class OpenVinoSession(Session):
             batch: model.create_infer_request() for batch, model in compiled.items()
         }
         self._output_names = [spec.name for spec in outputs]
-        self._tensor: Any = import_package("openvino").Tensor
+        self._tensor: Any = import_part("openvino", "backend openvino").Tensor
         self._bound: Array | None = None  # the input's memory, which the request refers to
 
     def _infer(self, batch: Array) -> Outputs:
@@ -97,7 +98,7 @@ def shared_core() -> Any:
 
 @cache
 def _core() -> Any:
-    return import_package("openvino").Core()
+    return import_part("openvino", "backend openvino").Core()
 
 
 def properties(precision: str, threads: int) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def _parts(blob: Array, record: EngineRecord) -> Iterator[tuple[int | None, Arra
 
 
 def _import(blob: Array, record: EngineRecord, threads: int, **more: Any) -> Any:
-    ov = import_package("openvino")
+    ov = import_part("openvino", "backend openvino")
     built, here = record.tools.get("openvino"), ov.get_version()
     what = f"engine {record.id}"
     if built != here:

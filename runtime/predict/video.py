@@ -1,6 +1,5 @@
 """Frames of a camera or a video file, decoded by OpenCV."""
 
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.errors import BackendMissing, DataError
+from resnetrt.errors import DataError
+from resnetrt.parts import import_part
 from resnetrt.preprocess import UInt8Array
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -43,14 +43,7 @@ def open_video(source: Path) -> Iterator[UInt8Array]:
 def _import_opencv() -> Any:
     for name, value in (("OPENCV_LOG_LEVEL", "SILENT"), ("OPENCV_FFMPEG_LOGLEVEL", "-8")):
         os.environ.setdefault(name, value)  # it would print its own warnings beside our one line
-    try:
-        return importlib.import_module("cv2")
-    except ModuleNotFoundError as error:
-        raise BackendMissing(
-            "video: the package opencv-python-headless is not installed; run: pip install 'resnetrt[video]'"
-        ) from error
-    except ImportError as error:
-        raise BackendMissing(f"video: OpenCV is broken here ({error}); take opencv-python-headless") from error
+    return import_part("cv2", "video")
 
 
 def _capture(cv2: Any, source: Path) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from resnetrt.bundle import Bundle
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_ctrl_c_while_a_package_is_imported_is_no_missing_package(cli, monkeypat
 
     def import_it(**_):
         monkeypatch.setattr("importlib.import_module", interrupted)
-        import_package(name)
+        import_part(name, "models")
 
     monkeypatch.setattr("resnetrt.cli.models.command.callback", import_it)
     assert cli("models").one_line(130) == "resnetrt: interrupted"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnetrt.errors import BackendMissing, UsageError
-from resnetrt.runtime.backends import import_package
+from resnetrt.parts import import_part
 from resnetrt.runtime.cuda import Device, choose_device, find_devices, open_cuda
 from resnetrt.settings import read_settings
 
@@ -17,7 +17,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Flavour:
-    """`backend` is also the module's name, `part` the name of its package in `resnetrt.parts`.
+    """`backend` is also the module's name.
 
     `ahead_of_time`: it builds without a GPU, for the GPUs in `targets`; the other one builds for the GPU it sees.
     `remarks` are what to know before choosing a precision.
@@ -25,7 +25,6 @@ class Flavour:
     """
 
     backend: str
-    part: str
     title: str
     ahead_of_time: bool
     targets: tuple[str, ...]
@@ -44,7 +43,7 @@ class Flavour:
                     f"{self.title} builds on the GPU that the engine is for: expected one that can be used, found none "
                     f"({reason}); without one, compile with --backend tensorrt_rtx"
                 )
-        return import_package(self.part)
+        return import_part(self.backend, f"backend {self.backend}")
 
 
 # ResNet-50 in TensorRT-RTX 1.7.1: 59 layers at FP16, each convolution with its bias, ReLU and addition in one; 107 at
@@ -59,14 +58,13 @@ _LEAST = {
 }
 RTX = Flavour(
     "tensorrt_rtx",
-    "tensorrt-rtx",
     "TensorRT-RTX",
     True,
     ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
     _LEAST | {"fp32": (80, "compute capability 7.5 (Turing) has no FP32 kernels in TensorRT-RTX")},
     {"int8": _UNFUSED.format("INT8", 107), "fp8": _UNFUSED.format("FP8", 108)},
 )
-FULL = Flavour("tensorrt", "tensorrt", "TensorRT", False, (HERE,), _LEAST)
+FULL = Flavour("tensorrt", "TensorRT", False, (HERE,), _LEAST)
 
 # compute capabilities that TensorRT-RTX refuses, with GPUs that have them
 _NOT_RTX = {

@@ -88,11 +88,11 @@ def test_every_path_gets_the_pixels_of_the_same_photograph():
 
 
 def test_a_peer_that_is_not_here_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("resnetrt.parts.importlib.util.find_spec", lambda _: None)
     peers = list(open_peers(None, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))
     assert peers == [
-        "torch-compile-fp32: expected the eager module, found none; install resnetrt[torch]",
-        *["nncf-openvino-int8: expected the package nncf, found none; run: pip install 'resnetrt[peers]'"] * 2,
+        "torch-compile-fp32: the package torch is not installed; run: pip install 'resnetrt[torch]'",
+        *["nncf-openvino-int8: the package nncf is not installed; run: pip install 'resnetrt[peers]'"] * 2,
     ]
 
 
@@ -190,7 +190,7 @@ def test_cells_without_transfers_are_compared_with_each_other_only():
 def test_torch_compile_on_a_gpu_is_a_peer_of_its_own(tmp_path, monkeypatch):
     """Where torch sees a GPU that it can't use, as here, the peer says so."""
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr("resnetrt.benchmarks.peers.nncf.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("resnetrt.parts.importlib.util.find_spec", lambda _: None)
     monkeypatch.setattr("resnetrt.benchmarks.depth.rivals.torch_gpu", lambda: "cuda:0")
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
     peers = list(open_peers(module, make_bundle(tmp_path / "tiny.bundle"), tmp_path / "work", 1))

@@ -169,7 +169,7 @@ def test_a_tool_that_is_not_installed_is_left_out_and_said(tmp_path: Path, monke
     monkeypatch.setattr("resnetrt.benchmarks.peers.tools.importlib.util.find_spec", lambda name: None)
     results = run(tmp_path, "--tools", "nncf-mixed", "--steps", "calibration")
     assert results.rows("calibration") == []
-    assert "nncf is not installed; pip install 'resnetrt[peers]'" in render(results)
+    assert "nncf is not installed; run: pip install 'resnetrt[peers]'" in render(results)
 
 
 def test_bad_requests_are_refused(tmp_path: Path):

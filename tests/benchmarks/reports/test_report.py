@@ -170,6 +170,6 @@ def test_without_a_picture_none_is_linked(report, tmp_path):
 
 def test_without_matplotlib_the_extra_is_named_and_nothing_written(report, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(BackendMissing, match=r"found none; install it with: pip install 'resnetrt\[report\]'"):
+    with pytest.raises(BackendMissing, match=r"not installed; run: pip install 'resnetrt\[report\]'"):
         write_report(report, tmp_path)
     assert list(tmp_path.iterdir()) == []
