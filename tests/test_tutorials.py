@@ -1,4 +1,4 @@
-"""The tutorials' commands are executed: those of the workstation here, those of the device where no torch and onnx are.
+"""The tutorials for devices are executed: what the workstation does here, the rest where no torch and onnx are.
 
 A smaller network with random weights stands for ResNet-50; what needs TensorRT and its GPU is left out.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from source_tree import ROOT, listed
 from test_packaging import build_wheel, copy_tree
 
-TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+TUTORIALS = [ROOT / "docs" / "tutorials" / f"{name}.md" for name in ("jetson", "raspberry-pi")]
 CLASSES = 1000
 NEEDS_A_GPU = ("--backend", "tensorrt")
 
@@ -57,7 +57,6 @@ def workplace(tmp_path: Path) -> Path:
 
 
 def test_there_is_one_for_a_jetson_and_one_for_a_raspberry_pi():
-    assert [path.stem for path in TUTORIALS] == ["jetson", "raspberry-pi"]
     for path in TUTORIALS:
         text = path.read_text()
         assert re.search(r"Not run on a (Jetson|Pi) yet", text)
