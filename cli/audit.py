@@ -54,8 +54,10 @@ def _print(audits: "list[EngineAudit]", bundle: Path, layers: bool) -> None:
     counted = list(dict.fromkeys(_operators(audit) for audit in audits))
     print_table(f"Work: multiply-accumulates of {' or '.join(counted)}", header, map(_row, audits), left=2)
     for audit in audits:
-        for line in (*_islands(audit), *_unfused(audit, bundle, layers)):
+        for line in (*_islands(audit), *_unfused(audit, layers)):
             print_words(f"{audit.engine}: {line}")
+        if audit.unfused:
+            click.echo(f"  their time: resnetrt bench {bundle} --profile {audit.engine}")
     if not any(audit.islands or audit.unfused for audit in audits):
         click.echo(
             "nothing that matters: all of the work in each engine's own precision, all behind convolutions fused"
@@ -76,14 +78,14 @@ def _islands(audit: "EngineAudit") -> Iterator[str]:
         yield f"{share:.1%} of the work runs in {kinds}, at the speed of {kinds}: {names}{more}"
 
 
-def _unfused(audit: "EngineAudit", bundle: Path, layers: bool) -> Iterator[str]:
+def _unfused(audit: "EngineAudit", layers: bool) -> Iterator[str]:
     """What runs behind a convolution instead of inside it; by name if `layers`."""
     if not audit.unfused:
         return
     kinds = ", ".join(f"{count} {op}" for op, count in Counter(item.op for item in audit.unfused).items())
     yield (
         f"{kinds} behind convolutions run as layers of their own. Outputs are the same; each reads and writes its "
-        f"tensor once more. Their time: resnetrt bench {bundle} --profile {audit.engine}; their names: --layers"
+        f"tensor once more. {'By name:' if layers else 'Their names: --layers'}"
     )
     if layers:
         for item in audit.unfused:

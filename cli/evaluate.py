@@ -157,7 +157,7 @@ def _print(record: "EvaluateRecord") -> None:
         if record.budget:
             print_words(f"{engine.gate.engine}: {engine.gate.verdict}: {explain(engine.gate, record.budget)}")
         for hint in engine.hints or ():
-            print_words(f"  likely cause: {hint}")
+            click.echo(f"  likely cause: {hint}")
         for drop in engine.losing_classes(CLASSES):
             loss = f"drop {drop.drop_pp:.1f} pp of {drop.n} images, corrected p {drop.p_holm:.2g}"
             print_words(f"  class {drop.name}: {loss}")

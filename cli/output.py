@@ -88,7 +88,7 @@ def _widths(limits: Sequence[tuple[int, int]], room: int) -> list[int]:
 def print_words(text: str) -> None:
     """Print a line for people; a terminal that is too narrow breaks it between words, further lines indented.
 
-    Commands to copy are not printed by this: a terminal's own break is left out when they are copied.
+    Lines with a command to copy are for `click.echo`: a terminal leaves out its own breaks when they are copied.
     """
     wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
     indent = len(text) - len(text.lstrip())

@@ -82,7 +82,7 @@ def _print(record: dict[str, Any]) -> None:
     elif record["stopped"]:
         click.echo(f"{record['stopped']} after {record['evaluations']} evaluations; this is the best so far")
     for what in record["left_out"]:
-        print_words(f"left out: {what}")
+        click.echo(f"left out: {what}")
     if record["held_out"] is None:
         if record["evaluations"]:
             click.echo("no variant passed on the search images; nothing was stored")

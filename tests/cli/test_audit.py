@@ -86,3 +86,13 @@ def test_a_bundle_without_engines_exits_2(tmp_path: Path, capsys: pytest.Capture
     made = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
     assert run(["audit", str(made.path)]) == 2
     assert "no engines yet" in capsys.readouterr().err
+
+
+def test_a_command_to_copy_is_one_line_on_a_narrow_terminal(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run(["audit", str(bundle.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  their time: resnetrt bench {bundle.path} --profile onnxruntime-int8-cpu" in lines
