@@ -114,12 +114,14 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         print_table(title, VERDICT_HEADER, map(verdict_cells, regression["cells"]), left=2)
         for line in other_lines(regression):
             print_words(line)
-    for line in (*conclusions(record), *(f"left out: {line}" for line in record["left_out"])):
+    for line in conclusions(record):
         print_words(line)
+    for line in record["left_out"]:
+        click.echo(f"left out: {line}")
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[str]:
-    from resnetrt.benchmarks.reports.cells import few_rounds, format_ms
+    from resnetrt.benchmarks.reports.cells import few_rounds, format_ms, format_number
 
     low, high = row["ci_ms"]
     return (
@@ -130,17 +132,15 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{format_ms(row['median_ms'])} [{format_ms(low)}, {format_ms(high)}]{few_rounds(row)}",
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
-        _number(row["times_faster"], 2),
-        _number(row["gops"], 0),
-        _number(row["percent_of_peak"], 0),
-        _number(row["percent_of_floor"], 0),
+        format_number(row["times_faster"], 2),
+        format_number(row["gops"], 0),
+        format_number(row["percent_of_peak"], 0),
+        format_number(row["percent_of_floor"], 0),
         row["limit"] or "-",
     )
 
 
 def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
-    return (row["network"], row["engine"], row["label"], row["result"], _number(row["value"], 2), row["unit"])
+    from resnetrt.benchmarks.reports.cells import format_number
 
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return (row["network"], row["engine"], row["label"], row["result"], format_number(row["value"], 2), row["unit"])

@@ -26,7 +26,7 @@ from resnetrt.calibration.observe.collect import calibrate_bundle
 from resnetrt.calibration.quantize.learn_rounding import Learning
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, quantize_variant
 from resnetrt.calibration_record import CalibrationRecord, calibration_hashes
-from resnetrt.conditions import conditions, threads_text
+from resnetrt.conditions import conditions, plural
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.models.resolve import split_arguments
@@ -165,7 +165,8 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, sa
         with watch() as noise:
             latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
         latency = [row | {"disturbed": noise.disturbed} for row in latency]
-        say(f"time      {len(contenders)} engines in rotated blocks, batch {request.batch}, {threads_text(threads)}")
+        how = f"batch {request.batch}, {plural(threads, 'thread')}"
+        say(f"time      {len(contenders)} engines in rotated blocks, {how}")
         notes = [f"DISTURBED while the engines were timed: {reason}" for reason in noise.reasons]
         notes += [f"images evaluated: {counted(row)}" for row in accuracy[:1] if row.copies]
         for note in notes:

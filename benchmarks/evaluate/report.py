@@ -8,7 +8,7 @@ from resnetrt.benchmarks.accuracy.gate_rows import GateRow, Look
 from resnetrt.benchmarks.accuracy.looks import look_share
 from resnetrt.benchmarks.accuracy.releases import NEW, NOT_ASKED, VANISHED, LoneEngine, ReleaseChange, ReleaseRow
 from resnetrt.benchmarks.evaluate.record import EvaluatedEngine, EvaluateRecord
-from resnetrt.conditions import threads_text
+from resnetrt.conditions import plural
 
 _MARKS = {PASS: "PASS", FAIL: "**FAIL**", INCONCLUSIVE: "INCONCLUSIVE", None: "-"}
 _NOT_STATISTICS = {
@@ -224,7 +224,7 @@ def _flip_lines(engine: EvaluatedEngine) -> list[str]:
 def _conditions(record: EvaluateRecord) -> str:
     conditions = record.conditions
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
-    return f"Run on {conditions['cpu']}, {threads_text(conditions['threads'])}; {versions}."
+    return f"Run on {conditions['cpu']}, {plural(conditions['threads'], 'thread')}; {versions}."
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -22,7 +22,7 @@ from resnetrt.benchmarks.measure.latency import fill_batch
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import Schedule, Timing, measure, no_ratio, paired_ratio
 from resnetrt.bundle import Bundle
-from resnetrt.conditions import conditions, threads_text
+from resnetrt.conditions import conditions, plural
 from resnetrt.errors import ResnetrtError
 from resnetrt.golden import Golden
 from resnetrt.preprocess import UInt8Array
@@ -153,7 +153,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
-    lines = [f"{record['network']} {record['engine']}, {threads_text(record['threads'])}, uint8 frames in"]
+    lines = [f"{record['network']} {record['engine']}, {plural(record['threads'], 'thread')}, uint8 frames in"]
     lines += [f"one caller, batch {row['batch']:2}: {row['frames_per_s']:8.1f} frames/s" for row in record["batches"]]
     for row in record["streams"]:
         if row["ratio"] is None:

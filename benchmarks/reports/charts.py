@@ -29,7 +29,7 @@ from resnetrt.benchmarks.reports.theme import (
     write_below,
     write_caption,
 )
-from resnetrt.conditions import threads_text
+from resnetrt.conditions import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -273,7 +273,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _caption(rows: Sequence[Row], text: str) -> str:
-    threads = " or ".join(map(threads_text, sorted({row["threads"] for row in rows})))
+    threads = " or ".join(plural(count, "thread") for count in sorted({row["threads"] for row in rows}))
     disturbed = sum(bool(row.get("disturbed")) for row in rows)
     mark = f"; {disturbed} of {len(rows)} cells measured on a disturbed machine" if disturbed else ""
     return f"{text}; {threads}{mark}"

@@ -87,8 +87,3 @@ def definitions(facts: Mapping[str, str]) -> str:
 def small(text: str) -> str:
     """A paragraph in small print."""
     return f"<p><small>{escape(text)}</small></p>"
-
-
-def number(value: float | None, digits: int) -> str:
-    """So many digits after the point; a dash where there is no value."""
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -8,10 +8,12 @@ from resnetrt.benchmarks.reports.cells import (
     CONTEXTS_HEADER,
     about_names,
     baseline_words,
+    condition_lines,
     contexts_cells,
     factor_heading,
     few_rounds,
     format_ms,
+    format_number,
 )
 from resnetrt.benchmarks.reports.charts import draw_all, has_depths
 from resnetrt.benchmarks.reports.conclusions import VERDICT_HEADER, conclusions, other_lines, verdict_cells
@@ -20,14 +22,13 @@ from resnetrt.benchmarks.reports.html_page import (
     bullets,
     contents,
     definitions,
-    number,
     page,
     small,
     table,
     write_section,
 )
 from resnetrt.benchmarks.reports.theme import themed_svg
-from resnetrt.conditions import condition_lines, threads_text
+from resnetrt.conditions import plural
 from resnetrt.errors import BackendMissing
 
 Record = Mapping[str, Any]
@@ -120,8 +121,9 @@ def _where(record: Record) -> str:
     conditions = record["conditions"]
     minutes = f", {record['seconds'] / 60:.1f} minutes" if record.get("seconds") else ""
     threads, cores = conditions.get("threads"), conditions.get("cores")
-    used = "threads unknown" if threads is None else threads_text(threads)
-    return f"{conditions.get('cpu')}, {used} on {cores} {'core' if cores == 1 else 'cores'}{minutes}"
+    used = "threads unknown" if threads is None else plural(threads, "thread")
+    on = "unknown cores" if cores is None else plural(cores, "core")
+    return f"{conditions.get('cpu')}, {used} on {on}{minutes}"
 
 
 def _marks(record: Record) -> Iterable[str]:
@@ -176,7 +178,7 @@ def _cells(record: Record) -> list[str]:
 def _result_cells(row: Record) -> Sequence[str]:
     low, high = row["ci_ms"]
     star = " *" if row.get("disturbed") else ""
-    shares = (number(row.get(name), 0) for name in ("gops", "percent_of_peak", "percent_of_floor"))
+    shares = (format_number(row.get(name), 0) for name in ("gops", "percent_of_peak", "percent_of_floor"))
     return (
         row["network"],
         row["engine"] + star,
@@ -186,7 +188,7 @@ def _result_cells(row: Record) -> Sequence[str]:
         f"{format_ms(low)} to {format_ms(high)}{few_rounds(row)}",
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
-        number(row.get("times_faster"), 2),
+        format_number(row.get("times_faster"), 2),
         *shares,
         row.get("limit") or "-",
     )
@@ -238,7 +240,7 @@ def _against_peers(record: Record) -> list[str]:
             row["peer"],
             row["source"],
             str(row["batch"]),
-            number(row["ratio"], 2),
+            format_number(row["ratio"], 2),
             "-" if row["ratio"] is None else f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
         )
         for row in record.get("against_peers") or ()

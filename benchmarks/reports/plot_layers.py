@@ -1,11 +1,11 @@
 """The picture of a layer report: SQNR over depth, and the share that each layer's range clips."""
 
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnetrt.atomic import write_file
+from resnetrt.benchmarks.reports.theme import image_bytes
 from resnetrt.calibration.explain.layer_report import LayerRow
 from resnetrt.calibration.explain.suspects import LEAST_OWN_DB
 from resnetrt.errors import UsageError
@@ -30,14 +30,7 @@ def write_layer_plot(rows: Sequence[LayerRow], title: str, path: Path) -> None:
         raise UsageError(
             f"--explain-plot {path}: expected a file name that ends in .svg or .png, found {path.suffix!r}"
         )
-    figure = draw_layers(rows, title)
-    import matplotlib
-
-    blob = io.BytesIO()
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "resnetrt"}):  # equal reports give equal files
-        figure.savefig(blob, format=path.suffix[1:], metadata=metadata)
-    write_file(path, blob.getvalue())
+    write_file(path, image_bytes(draw_layers(rows, title), path.suffix[1:], "resnetrt"))
 
 
 def draw_layers(rows: Sequence[LayerRow], title: str) -> "Figure":

@@ -12,6 +12,7 @@ from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import (
     UNKNOWN,
+    condition_lines,
     few_rounds,
     format_drop,
     format_ms,
@@ -20,7 +21,7 @@ from resnetrt.benchmarks.reports.cells import (
     with_interval,
 )
 from resnetrt.benchmarks.reports.plot import write_tradeoff
-from resnetrt.conditions import RESULT_SCHEMA_VERSION, condition_lines
+from resnetrt.conditions import RESULT_SCHEMA_VERSION
 from resnetrt.errors import UsageError
 from resnetrt.manifest import canonical_json
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
-from resnetrt.benchmarks.reports.cells import factor_heading, format_ms
-from resnetrt.benchmarks.reports.html_page import bullets, number, page, table
+from resnetrt.benchmarks.reports.cells import factor_heading, format_ms, format_number
+from resnetrt.benchmarks.reports.html_page import bullets, page, table
 from resnetrt.benchmarks.reports.html_report import html_report, run_parts, title
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -64,7 +64,7 @@ def _latency(runs: Records) -> Iterable[tuple[str, ...]]:
     for name, run in runs.items():
         for row in run["results"]:
             interval = f"{format_ms(row['ci_ms'][0])} to {format_ms(row['ci_ms'][1])}"
-            factor = number(row.get("times_faster"), 2), factor_heading(run["results"])
+            factor = format_number(row.get("times_faster"), 2), factor_heading(run["results"])
             times = format_ms(row["median_ms"]), interval, *factor
             yield row["network"], row["engine"], str(row["batch"]), name, _machine(run), *times
 
@@ -93,7 +93,7 @@ def _accuracy(records: Records) -> Iterable[tuple[str, ...]]:
     for name, record in records.items():
         for row in map(ReportedAccuracy.from_json, record["engines"]):
             judged = row.engine, name, row.verdict or "-"
-            numbers = (number(value, 2) for value in (row.fp32_top1, row.top1, row.drop_pp))
+            numbers = (format_number(value, 2) for value in (row.fp32_top1, row.top1, row.drop_pp))
             interval = "-" if row.drop_ci_pp is None else "{:.2f} to {:.2f}".format(*row.drop_ci_pp)
             yield *judged, _machine(record), str(record.get("data", "-")), str(row.n), *numbers, interval
 

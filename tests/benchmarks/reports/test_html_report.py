@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
+from resnetrt.benchmarks.reports.cells import condition_lines
 from resnetrt.benchmarks.reports.charts import draw_all, spread, write_charts
 from resnetrt.benchmarks.reports.conclusions import conclusions
 from resnetrt.benchmarks.reports.html_report import html_report
 from resnetrt.benchmarks.reports.results_page import results_page
 from resnetrt.benchmarks.reports.theme import VARIABLES, themed_svg
 from resnetrt.cli import run
-from resnetrt.conditions import condition_lines
 
 GMACS = {18: 1.81, 34: 3.66, 50: 4.09, 101: 7.80, 152: 11.51}
 ENGINES = {
