@@ -127,9 +127,9 @@ def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence
         record = bundle.read_engine(name)
         return (not precisions or record.precision in precisions) and (not backends or record.backend in backends)
 
-    here, elsewhere = engines_here(bundle)
-    engines = list(filter(is_wanted, here))
-    if not engines:
+    wanted = [name for name in sorted(bundle.manifest.engines) if is_wanted(name)]
+    if not wanted:
         known = ", ".join(sorted(bundle.manifest.engines)) or "none; make one with: resnetrt compile"
         raise UsageError(f"bench {bundle.path}: no engine at the wanted precisions and backends; it has {known}")
-    return Subject(bundle, engines, [f"{name}: {why}" for name, why in elsewhere.items() if is_wanted(name)])
+    engines, elsewhere = engines_here(bundle, wanted)
+    return Subject(bundle, engines, [f"{name}: {why}" for name, why in elsewhere.items()])

@@ -1,6 +1,7 @@
 """Which engines of a bundle this machine can run, and for which backends it can make some to run at once."""
 
 import importlib.util
+from collections.abc import Sequence
 
 from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
@@ -9,12 +10,12 @@ from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.parts import how_to_get
 
 
-def engines_here(bundle: Bundle) -> tuple[list[str], dict[str, str]]:
-    """The engines of `bundle` that this machine can run, and for each of the others why not.
+def engines_here(bundle: Bundle, wanted: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """The engines of `bundle` that this machine can run, and for each of the others why not; of `wanted`, if given.
 
     Raises `UsageError` if there are no engines, `BackendMissing` if none can run here.
     """
-    names = sorted(bundle.manifest.engines)
+    names = sorted(bundle.manifest.engines) if wanted is None else list(wanted)
     if not names:
         raise UsageError(f"bundle {bundle.path} has no engines yet; make one with: resnetrt compile")
     why = {name: reason for name in names if (reason := _obstacle(bundle.read_engine(name)))}

@@ -1,5 +1,6 @@
 """The depth lab on a tiny network: what it measures, records, leaves out, and what it concludes."""
 
+import importlib.util
 import json
 
 import double_machine
@@ -17,7 +18,7 @@ from resnetrt.benchmarks.depth.shares import Shares
 from resnetrt.benchmarks.measure.peaks import copy_rate, merge_peaks, write_matmul
 from resnetrt.benchmarks.measure.roofline import annotate, layer_bytes
 from resnetrt.benchmarks.measure.timing import Schedule, measure
-from resnetrt.errors import UsageError
+from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.models.cost import Cost, LayerCost
 from resnetrt.runtime.backends import tensorrt_library
@@ -254,6 +255,19 @@ def test_engines_are_chosen_by_precision_and_backend(tmp_path):
     assert list(bundle_subject(bundle, ("int8",), ("onnxruntime",)).engines) == [int8]
     with pytest.raises(UsageError, match="no engine at the wanted precisions and backends; it has onnxruntime-fp32"):
         bundle_subject(bundle, ("int8",), ("openvino",))
+
+
+def test_engines_that_were_asked_for_and_cannot_run_here_are_missing_for_a_reason(tmp_path, monkeypatch):
+    """Not "no engine at the wanted backends", which the bundle's list beside it would contradict."""
+    bundle = make_bundle(tmp_path / "tiny.bundle")
+    fp32, other = (compile_variant(bundle, "fp32", backend) for backend in ("onnxruntime", "openvino"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    with pytest.raises(BackendMissing, match=f"an engine that can run here, found none: {other}: the package openvino"):
+        bundle_subject(bundle, (), ("openvino",))
+    subject = bundle_subject(bundle, (), ("onnxruntime", "openvino"))
+    assert list(subject.engines) == [fp32]
+    assert [line.partition(":")[0] for line in subject.left_out] == [other]
 
 
 def test_nothing_and_twins_are_refused(tmp_path):
