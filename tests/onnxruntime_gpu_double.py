@@ -1,5 +1,6 @@
 """ONNX Runtime as if it had its GPU providers, computed by the real one on the CPU, with the rules of CUDA graphs."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,8 @@ class BindingDouble:
 class GpuSessionDouble:
     """An `InferenceSession` on GPU providers. `graphs` has, by number, the memory that each was captured for.
 
+    Each thread has graphs of its own, in `by_thread`; `graphs` are those of the thread that made the session. The CUDA
+    provider keeps them in its `PerThreadContext` (cuda_execution_provider.cc), and captures in each thread anew.
     `fails` is raised by every run, `capture_fails` by the one that captures.
     """
 
@@ -46,6 +49,7 @@ class GpuSessionDouble:
         self.real, self.providers = real, providers
         self.enabled = any(options.get("enable_cuda_graph") == "1" for options in providers.values())
         self.graphs: dict[int, dict[str, int]] = {}
+        self.by_thread = {threading.get_ident(): self.graphs}
         self.runs = 0
         self.fails: Exception | None = None
         self.capture_fails: Exception | None = None
@@ -72,9 +76,10 @@ class GpuSessionDouble:
             raise self.fails
         number = int(options.get_run_config_entry("gpu_graph_id")) if self.enabled else -1
         if number >= 0:
-            if number not in self.graphs and self.capture_fails is not None:
+            graphs = self.by_thread.setdefault(threading.get_ident(), {})
+            if number not in graphs and self.capture_fails is not None:
                 raise self.capture_fails
-            captured = self.graphs.setdefault(number, binding.addresses)
+            captured = graphs.setdefault(number, binding.addresses)
             if captured != binding.addresses:
                 raise RuleBroken(f"graph {number} reads and writes the memory that it was captured for")
         self.real.run_with_iobinding(binding.real)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -60,11 +61,12 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
+        self._warming: dict[threading.Thread, Future[None]] = {}  # threads that are to warm up
         self._forks = PROCESS.forks
         workers = [Worker(session, frames, self.max_batch_size, self.statistics, after) for session in sessions]
         self._threads = [
-            threading.Thread(target=self._serve, args=(worker,), name=f"resnetrt-engine-{index}", daemon=True)
-            for index, worker in enumerate(workers)
+            threading.Thread(target=self._serve, args=(worker, session), name=f"resnetrt-engine-{index}", daemon=True)
+            for index, (worker, session) in enumerate(zip(workers, sessions, strict=True))
         ]
         for thread in self._threads:
             thread.start()
@@ -99,13 +101,39 @@ class Batcher:
     def warm_up(self) -> None:
         """Run every batch size once on each instance, so that no request pays for what an engine prepares at first.
 
-        Only before the first request: sessions are not for two threads.
+        Each in the thread that its requests will run in, as ONNX Runtime keeps CUDA graphs for each thread; one after
+        the other. Only before the first request. Raises what the engine raises, and `Closed`.
         """
-        for session in self._instances.all:
-            low, high = session.batch_limits
-            for size in range(low, (low if low == high else self.max_batch_size) + 1):
-                shape = (size, *(axis or 1 for axis in session.inputs[0].shape[1:]))
-                session.infer(np.zeros(shape, session.inputs[0].dtype))
+        self.require_here()
+        for thread in self._threads:
+            warmed: Future[None] = Future()
+            with self._changed:
+                if self._closing:
+                    raise Closed("the engine is being closed and can't be warmed up")
+                self._warming[thread] = warmed
+                self._changed.notify_all()
+            warmed.result()
+        if self._instances.wide is not None:  # on CPUs only, whose engines know no threads
+            self._warm(self._instances.wide)
+
+    def _warm(self, session: Session) -> None:
+        low, high = session.batch_limits
+        for size in range(low, (low if low == high else self.max_batch_size) + 1):
+            shape = (size, *(axis or 1 for axis in session.inputs[0].shape[1:]))
+            session.infer(np.zeros(shape, session.inputs[0].dtype))
+
+    def _warm_here(self, session: Session) -> None:
+        """Warm up an engine in its own thread, if that is wanted now."""
+        with self._changed:
+            warmed = self._warming.pop(threading.current_thread(), None)
+        if warmed is None:
+            return
+        try:
+            self._warm(session)
+        except BaseException as error:  # the caller's; the thread has to answer what comes
+            warmed.set_exception(error)
+        else:
+            warmed.set_result(None)
 
     def require_here(self) -> None:
         """Raise `UsageError` in a process forked from the one that made the batcher: nobody there would answer."""
@@ -198,8 +226,8 @@ class Batcher:
             dropped.append(self._pending.take_oldest_of(request.owner))
         return dropped
 
-    def _serve(self, worker: Worker) -> None:
-        while members := self._next_batch():
+    def _serve(self, worker: Worker, session: Session) -> None:
+        while members := self._next_batch(session):
             with self._changed:
                 alone = not self._running and not self._pending
                 self._running += 1
@@ -209,13 +237,14 @@ class Batcher:
                 with self._changed:
                     self._running -= 1
 
-    def _next_batch(self) -> list[Request]:
+    def _next_batch(self, session: Session) -> list[Request]:
         """Wait for the next batch; empty when the batcher is closed and nothing waits."""
         while True:
+            self._warm_here(session)
             with self._changed:
                 over = self._pending.take_over()
                 members = self._await_batch() if not over else []
-                done = self._closing and not self._pending and not over and not members
+                done = self._closing and not (self._pending or over or members or self._is_to_warm())
             self._end(over)
             running = [request for request in members if request.answer.set_running_or_notify_cancel()]
             for _ in range(len(members) - len(running)):
@@ -226,7 +255,7 @@ class Batcher:
     def _await_batch(self) -> list[Request]:
         """The next batch if one is ready; else wait until something changes, and give none."""
         if not self._pending:
-            if not self._closing:
+            if not (self._closing or self._is_to_warm()):
                 self._changed.wait()
             return []
         hold_ns = 0 if self._closing else self._pending.hold_ns()
@@ -237,6 +266,10 @@ class Batcher:
         if self._pending:
             self._changed.notify()  # for another instance
         return members
+
+    def _is_to_warm(self) -> bool:
+        """Whether a warm-up of this thread's engine waits."""
+        return threading.current_thread() in self._warming
 
     def _drop(self, dropped: list[Request]) -> None:
         for request in dropped:

@@ -20,6 +20,7 @@ from resnetrt.runtime.backends import onnxruntime as backend
 from resnetrt.runtime.backends import onnxruntime_faults
 from resnetrt.runtime.backends.onnxruntime import OnnxRuntimeSession
 from resnetrt.runtime.backends.onnxruntime_providers import CUDA
+from resnetrt.runtime.stream import Batcher, BatchOptions
 
 LOST = (
     "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Status Message: "
@@ -118,6 +119,19 @@ class TestBound:
             require_right(session, images(4, seed))
         assert native(session).runs == 3
         assert caplog.text.count("no CUDA graph for 4 images: CUDA failure 900") == 1
+
+    def test_a_batcher_warms_up_the_graphs_of_the_thread_that_answers(self, make: Make):
+        """The provider keeps graphs for each thread: those captured in another one would be captured again."""
+        session = make()
+        with Batcher([session], BatchOptions(max_batch_size=4)) as batcher:
+            batcher.warm_up()
+            (engine,) = batcher._threads
+            assert engine.ident is not None
+            assert native(session).graphs == {}
+            assert sorted(native(session).by_thread[engine.ident]) == [1, 2, 4]
+            answer = batcher.stream().infer(images(4))
+            np.testing.assert_allclose(answer["logits"], tiny_bundle.reference(images(4)), rtol=0, atol=1e-4)
+            assert len(native(session).by_thread) == 2, "its maker's, which has none, and the engine's"
 
     def test_the_double_refuses_a_graph_in_other_memory(self, make: Make):
         """The guard of these tests."""

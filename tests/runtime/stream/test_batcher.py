@@ -296,6 +296,34 @@ def test_a_forked_batcher_says_so_instead_of_waiting_for_ever(session, locked):
     assert session.closed
 
 
+def test_every_engine_warms_up_in_the_thread_that_answers_for_it():
+    sessions = [GatedSession() for _ in range(3)]
+    threads: list[set[str]] = [set() for _ in sessions]
+    for session, names in zip(sessions, threads, strict=True):
+        session._infer = lambda batch, infer=session._infer, names=names: (
+            names.add(threading.current_thread().name) or infer(batch)
+        )
+    with Batcher(sessions, BatchOptions(max_batch_size=2)) as batcher:
+        batcher.warm_up()
+    assert threads == [{"resnetrt-engine-0"}, {"resnetrt-engine-1"}, {"resnetrt-engine-2"}]
+
+
+def test_a_warm_up_that_fails_is_the_callers_and_the_thread_goes_on(session):
+    infer, failed = session._infer, RuntimeError("no memory")
+
+    def fail_once(batch: np.ndarray) -> dict[str, np.ndarray]:
+        session._infer = infer
+        raise failed
+
+    session._infer = fail_once
+    with Batcher([session]) as batcher:
+        with pytest.raises(RuntimeError, match="no memory"):
+            batcher.warm_up()
+        assert batcher.stream().infer(image(1))["y"][0, 0] == 2
+    with pytest.raises(Closed, match="can't be warmed up"):
+        batcher.warm_up()
+
+
 def test_a_fixed_batch_is_filled_up():
     session = GatedSession(batch=4)
     with Batcher([session], BatchOptions(max_batch_size=8)) as batcher:
