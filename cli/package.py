@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, bundle_argument, input_option, json_option, with_options
+from resnetrt.cli.options import (
+    INTEGERS,
+    NEW_PATH,
+    WORDS,
+    CommaList,
+    bundle_argument,
+    input_option,
+    json_option,
+    with_options,
+)
 from resnetrt.cli.output import emit_json, note, print_table
 
 if TYPE_CHECKING:
@@ -39,6 +48,9 @@ def command() -> None:
 @command.command("triton")
 @bundle_argument
 @with_options(_SERVING)
+@click.option(
+    "--gpus", type=CommaList(int, "numbers"), default=(), help="GPUs for --instances each, as 0,1. Default: all."
+)
 def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, as_json: bool, **given: Any) -> None:
     """Write engines of BUNDLE into the Triton model repository --out."""
     from resnetrt.bundle import Bundle

@@ -17,7 +17,8 @@ _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8",
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """Under Triton's names. `max_batch_size` is ignored by an engine of one batch size; `instances` run side by side.
+    """Under Triton's names. `max_batch_size` is ignored by an engine of one batch size; `instances` run side by
+    side, on each of `gpus`, the server's numbers; none are all that it sees.
 
     Raises `UsageError` for values out of range.
     """
@@ -26,6 +27,7 @@ class ServingOptions:
     preferred_batch_size: tuple[int, ...] = ()
     max_queue_delay_microseconds: int = 0
     instances: int = 1
+    gpus: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_batch_size < 1 or self.instances < 1 or self.max_queue_delay_microseconds < 0:
@@ -33,6 +35,8 @@ class ServingOptions:
                 "package: expected a positive --max-batch-size and --instances and a delay of at least 0, found "
                 f"{self.max_batch_size}, {self.instances} and {self.max_queue_delay_microseconds}"
             )
+        if len(set(self.gpus)) < len(self.gpus) or min(self.gpus, default=0) < 0:
+            raise UsageError(f"--gpus: expected different numbers from 0 on, found {','.join(map(str, self.gpus))}")
         wrong = [size for size in self.preferred_batch_size if not 1 <= size <= self.max_batch_size]
         if wrong:
             raise UsageError(
@@ -76,7 +80,8 @@ def build_config(
 ) -> Any:
     """The `ModelConfig` of a model called `name`; `labelled` is the output that the labels are for, if there are any.
 
-    No queue policy is set: Triton's default has no time limit. Raises `BackendMissing` without tritonclient.
+    No queue policy is set: Triton's default has no time limit. Raises `BackendMissing` without tritonclient,
+    `UsageError` for an engine that can't be run as `options` say.
     """
     messages = protobuf_messages()
     platform = platform_of(record)
@@ -91,9 +96,11 @@ def build_config(
     for output in config.output:
         if output.name == labelled:
             output.label_filename = LABELS
+    if options.gpus and not platform.gpu:
+        raise UsageError(f"engine {record.id}: --gpus: expected an engine that runs on a GPU, found one for the CPU")
     kind = messages.ModelInstanceGroup.KIND_GPU if platform.gpu else messages.ModelInstanceGroup.KIND_CPU
     # without names Triton's TensorRT backend takes profile 0 alone, and refuses a larger max_batch_size
-    config.instance_group.add(kind=kind, count=options.instances, profile=profiles)
+    config.instance_group.add(kind=kind, count=options.instances, gpus=options.gpus, profile=profiles)
     if batch:
         config.dynamic_batching.preferred_batch_size.extend(
             sorted({size for size in options.preferred_batch_size if size <= batch})

@@ -129,6 +129,18 @@ def test_several_profiles_are_named_up_to_the_first_gap(made, tmp_path: Path, pr
     assert (config.max_batch_size, list(config.instance_group[0].profile)) == (batch, used)
 
 
+def test_the_gpus_are_named_and_only_for_what_runs_on_one(made: Bundle, tmp_path: Path):
+    """Triton then makes `count` instances on each; a CPU group that names GPUs it refuses."""
+    bundle = edit_sidecar(made, tmp_path, backend="tensorrt", target="sm86")
+    package_triton(bundle, tmp_path / "r", [FP32], ServingOptions(instances=2, gpus=(0, 3)))
+    (group,) = read_config(tmp_path / "r" / "tiny").instance_group
+    assert (group.count, list(group.gpus)) == (2, [0, 3])
+    with pytest.raises(
+        UsageError, match=f"engine {FP32}: --gpus: expected an engine that runs on a GPU, found one for"
+    ):
+        package_triton(made, tmp_path / "cpu", [FP32], ServingOptions(gpus=(0,)))
+
+
 def test_profiles_that_take_no_single_image_are_refused(made: Bundle, tmp_path: Path):
     stored = [{"input": "input", "min": [8], "opt": [8], "max": [8]}]
     bundle = edit_sidecar(made, tmp_path, backend="tensorrt", target="sm86", options={"profiles": stored})
@@ -220,6 +232,8 @@ def test_no_folder_is_called_triton(made: Bundle, tmp_path: Path):
         ({"max_batch_size": 0}, "positive --max-batch-size"),
         ({"instances": 0}, "positive --max-batch-size"),
         ({"max_queue_delay_microseconds": -1}, "delay of at least 0"),
+        ({"gpus": (0, 1, 0)}, "--gpus: expected different numbers from 0 on, found 0,1,0"),
+        ({"gpus": (-1,)}, "--gpus: expected different numbers from 0 on, found -1"),
         ({"preferred_batch_size": (4, 16)}, "sizes from 1 to --max-batch-size 8, found 16"),
     ],
 )
@@ -232,6 +246,8 @@ def test_the_command_and_its_json(made: Bundle, tmp_path: Path, capsys: pytest.C
     import json
 
     argv = ["package", "triton", str(made.path), "--out", str(tmp_path / "r"), "--engine", INT8, "--json"]
+    assert run([*argv, "--gpus", "0,1"]) == 2
+    assert "expected an engine that runs on a GPU" in capsys.readouterr().err
     assert run(argv) == 0
     (model,) = json.loads(capsys.readouterr().out)["models"]
     assert (model["name"], model["engine"], model["platform"]) == ("tiny", INT8, "onnxruntime_onnx")
