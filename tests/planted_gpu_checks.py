@@ -19,6 +19,10 @@ def fine(*arguments: Any) -> Measured:
     return {"arguments": list(map(str, arguments))}
 
 
+def which_device() -> Measured:
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "RESNETRT_DEVICE")}
+
+
 def segfault() -> Measured:
     print("about to read address 0", flush=True)
     ctypes.string_at(0)

@@ -7,12 +7,14 @@ is skipped, with the reason; one that fails, crashes or hangs fails the command,
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,7 @@ class GpuRecord:
             "complete": complete,
             "conditions": self._conditions,
             "minutes": self.run.minutes,
+            "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "here": self.run.needs.to_json(),
             "counts": self.counts,
             "checks": [asdict(item) for item in self.outcomes],
@@ -167,9 +170,29 @@ def main(arguments: list[str], checks: Sequence[GpuCheck] | None = None) -> int:
     except ResnetrtError as error:
         sys.stderr.write(f"resnetrt: {error}\n")
         return error.exit_code
-    with tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
+    with _seeing(options.device), tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
         run = GpuRun(Path(folder), options.bundle, options.minutes)
         return _list(run, chosen) if options.list else _run_all(run, chosen, options.out)
+
+
+@contextmanager
+def _seeing(device: str | None) -> Iterator[None]:
+    """Let the processes of the checks see one GPU only, which then is their first, whatever library looks for it."""
+    before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "RESNETRT_DEVICE")}
+    if device is not None:
+        visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+        if device.isdecimal() and int(device) < len(visible):
+            device = visible[int(device)]  # of those that this process may use
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # in which nvidia-smi counts
+        os.environ.pop("RESNETRT_DEVICE", None)  # its number would be of all
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _prepare(folder: Path, checks: Sequence[GpuCheck]) -> int:
@@ -214,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="checks with this in their name")
     parser.add_argument("--list", action="store_true", help="name the checks, and which would be skipped here and why")
     parser.add_argument("--minutes", type=float, default=_MINUTES, help="for all checks together; default: %(default)s")
+    parser.add_argument("--device", metavar="GPU", help="number, UUID or MIG-..., as nvidia-smi -L lists them")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="what --prepare made: nothing is exported")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="make the bundles for --bundle, on any machine")
     return parser

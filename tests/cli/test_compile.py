@@ -43,7 +43,19 @@ def test_the_device_is_set_for_the_command_and_its_processes(
     monkeypatch.setattr("resnetrt.export.engines.compile.check_request", look)
     assert run(["compile", bundle, "--backend", "onnxruntime", "--precision", "fp32", "--device", device]) == 0
     assert seen == [device, visible]
-    assert not {"RESNETRT_DEVICE", "CUDA_VISIBLE_DEVICES"} & set(os.environ)
+    assert not {"RESNETRT_DEVICE", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"} & set(os.environ)
+
+
+def test_the_number_of_a_device_is_nvidia_smis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """CUDA's own order is the fastest first, so another GPU would be taken where they differ."""
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    seen: list[str | None] = []
+    monkeypatch.setattr(Bundle, "open", lambda _: seen.append(os.environ.get("CUDA_DEVICE_ORDER")))
+    for own in (None, "FASTEST_FIRST"):
+        if own:
+            monkeypatch.setenv("CUDA_DEVICE_ORDER", own)
+        run(["compile", str(tmp_path), "--backend", "tensorrt", "--precision", "fp16", "--device", "1"])
+    assert seen == ["PCI_BUS_ID", "FASTEST_FIRST"]
 
 
 @needs_rtx

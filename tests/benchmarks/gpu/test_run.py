@@ -51,6 +51,27 @@ def is_running(pid: int) -> bool:
         return False
 
 
+class TestDevice:
+    """The processes of the checks see one GPU: the variables are CUDA's, and nothing here can tell if it reads them."""
+
+    @pytest.mark.parametrize(
+        ("visible", "asked", "seen"),
+        [(None, "1", "1"), ("4,6", "1", "6"), ("4,6", "GPU-14ab", "GPU-14ab"), (None, "MIG-7c", "MIG-7c")],
+    )
+    def test_one_is_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible, asked: str, seen: str):
+        monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.setenv("RESNETRT_DEVICE", "1")
+        code, record = run(tmp_path, [planted("which_device")], "--device", asked)
+        assert (code, record["device"]) == (0, seen)
+        told = {"CUDA_VISIBLE_DEVICES": seen, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "RESNETRT_DEVICE": None}
+        assert by_name(record)["which_device"]["measured"] == told
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+        assert os.environ["RESNETRT_DEVICE"] == "1"
+
+
 class TestDeaths:
     """Whatever a check does, it is recorded, and the next one runs."""
 
