@@ -62,8 +62,8 @@ class BaselineRun:
 
     @classmethod
     def read(cls, path: Path) -> "BaselineRun":
-        """Read a results file or JSON. Raises `DataError` for any other file."""
-        if path.suffix == SUFFIX:
+        """Read a results file or JSON, whatever its name is. Raises `DataError` for any other file."""
+        if path.suffix == SUFFIX or _begins_with_a_length(path):
             stored = read_results(path)
             return cls(path, stored, dict.fromkeys(stored.comparison.candidates))
         return cls(path, None, _read_rows(path))
@@ -267,6 +267,14 @@ def _paired(
 
 def _flips(was: Outcomes, now: Outcomes) -> float:
     return 100 * float((was.predicted != now.predicted).mean())
+
+
+def _begins_with_a_length(path: Path) -> bool:
+    """Whether it begins as safetensors do, with eight bytes of length; zeros are among them, and never in JSON."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"\0" in file.read(8)
 
 
 def _read_rows(path: Path) -> dict[str, BaselineRow]:

@@ -293,6 +293,15 @@ def test_unpaired_releases_have_bounds_of_the_drop_in_pp(tmp_path, budget, top1,
     assert "would decide" not in why
 
 
+def test_a_results_file_is_known_by_what_it_holds(tmp_path):
+    for name in ("old.json", "old", "old.safetensors"):
+        write_results(tmp_path / name, compared(a=[0]), {})
+        assert BaselineRun.read(tmp_path / name).stored is not None
+    (tmp_path / "old.safetensors").write_text("{}")
+    with pytest.raises(DataError):
+        BaselineRun.read(tmp_path / "old.safetensors")
+
+
 def test_releases_that_do_not_pair_are_refused(tmp_path):
     write_results(tmp_path / "old.safetensors", compared(x=[], y=[]), {})
     old = BaselineRun.read(tmp_path / "old.safetensors")
