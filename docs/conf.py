@@ -3,8 +3,14 @@
 The source folder is the repository's root, so the links of a page are the same here and in a checkout.
 """
 
+import json
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 project, author = "resnetrt", "resnetrt contributors"
 version = release = installed_version("resnetrt")
@@ -41,3 +47,53 @@ PACKAGES = ("runtime", "runtime.stream", "export", "calibration", "benchmarks", 
 for package in (import_module(f"resnetrt.{name}") for name in PACKAGES):
     for public_name in package.__all__:
         setattr(package, public_name, getattr(package, public_name))
+
+
+SCHEMAS = Path(__file__).parent / "reference" / "schemas"
+JSON_PAGE = "docs/reference/json"
+
+
+def setup(app: Sphinx) -> None:
+    """The page on JSON ends with a table for each schema."""
+    app.connect("source-read", _add_tables)
+
+
+def _add_tables(app: Sphinx, page: str, source: list[str]) -> None:
+    if page == JSON_PAGE:
+        paths = sorted(SCHEMAS.glob("*.json"), key=lambda path: (path.stem == "common", path.stem))
+        source[0] += "\n".join(line for path in paths for line in _section(path.stem, json.loads(path.read_text())))
+
+
+def _section(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    yield f"\n## {name.replace('-', ' ')}\n\n{schema['title']}: [schema](schemas/{name}.json).\n"
+    yield from _table(name, schema)
+    for row, inner in schema.get("$defs", {}).items():
+        yield f"\n(json-{name}-{row})=\n\n### `{row}`\n\n{inner.get('description', '')}\n"
+        yield from _table(name, inner)
+
+
+def _table(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    if "properties" not in schema:
+        yield _type(name, schema) + "\n"
+        return
+    yield "| field | type | meaning |\n|---|---|---|"
+    for field, inner in schema["properties"].items():
+        mark = "" if field in schema["required"] else ", not always there"
+        yield f"| `{field}` | {_type(name, inner)}{mark} | {inner.get('description', '').replace('|', '/')} |"
+    yield ""
+
+
+def _type(name: str, schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        place, row = schema["$ref"].split("#/$defs/")
+        return f"[{row}](#json-{place.removesuffix('.json') or name}-{row})"
+    if "anyOf" in schema:
+        return " or ".join(_type(name, option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    words = schema.get("type", "any value")
+    words = words if isinstance(words, str) else " or ".join(words)
+    if "items" in schema:
+        return f"{words} of {_type(name, schema['items'])}"
+    values = schema.get("additionalProperties")
+    return f"{words} of {_type(name, values)} by name" if isinstance(values, dict) else words

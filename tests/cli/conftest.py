@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_schemas import check, command_of
 
 from resnetrt.cli import run
 
@@ -38,8 +39,11 @@ Run = Callable[..., Result]
 def cli(capfd: pytest.CaptureFixture[str]) -> Run:
     def call(*args: object) -> Result:
         capfd.readouterr()
-        code = run([str(arg) for arg in args])
+        line = tuple(str(arg) for arg in args)
+        code = run([*line])
         out, err = capfd.readouterr()
+        if "--json" in line and out:
+            check(command_of(line), json.loads(out))
         return Result(code, out, err)
 
     return call

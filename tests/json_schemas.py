@@ -1,0 +1,43 @@
+"""What commands print with --json, held against the schemas of the documentation.
+
+The schemas allow fields that they do not name, since a later version may add some. The tests do not: a field without a
+line in the documentation is an error.
+"""
+
+import json
+from functools import cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+from source_tree import ROOT
+
+SCHEMAS = ROOT / "docs" / "reference" / "schemas"
+
+
+def check(command: str, record: Any) -> None:
+    """Raise `jsonschema.ValidationError` for a record of `command`, such as `package triton`, that is not as said."""
+    _validator(command.replace(" ", "-")).validate(record)
+
+
+def command_of(arguments: tuple[str, ...]) -> str:
+    """The command of a command line, with its second word where it has one."""
+    return " ".join(arguments[:2]) if arguments[0] == "package" else arguments[0]
+
+
+@cache
+def _validator(name: str) -> Draft202012Validator:
+    schemas = {path.name: _strict(json.loads(path.read_text())) for path in SCHEMAS.glob("*.json")}
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+    registry = Registry().with_resources((key, Resource.from_contents(value)) for key, value in schemas.items())
+    return Draft202012Validator(schemas[f"{name}.json"], registry=registry)
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: _strict(value) for key, value in schema.items()}
+    return {"additionalProperties": False, **inner} if isinstance(inner.get("properties"), dict) else inner
