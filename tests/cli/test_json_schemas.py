@@ -46,7 +46,7 @@ def test_a_record_that_is_not_as_said_is_refused(cli):
 
 @pytest.mark.slow
 def test_what_each_command_prints(cli, bundle: Path, quickstart: Path, tmp_path: Path):
-    """`cli` checks each of these; `serve` and `deploy` are run by other tests."""
+    """`cli` checks each of these; `deploy` and `serve` are checked where they are tested."""
     bench, work = tmp_path / "bench", tmp_path / "work.bundle"
     check("quickstart", json.loads((quickstart / "report.json").read_text()) | {"bundle": "", "files": []})
     assert cli("export", "fashion_resnet20", "--out", work, "--json").code == 0

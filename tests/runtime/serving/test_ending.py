@@ -10,6 +10,7 @@ import grpc as plain_grpc
 import probes
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from json_schemas import check
 from serving_process import WAIT_S, serving
 from tritonclient import grpc
 
@@ -32,6 +33,7 @@ def test_clients_that_only_listen_do_not_hold_up_the_end(labelled_bundle, tmp_pa
         plain_grpc.insecure_channel(server.grpc) as channel,
         grpc.InferenceServerClient(server.grpc) as client,
     ):
+        check("serve", server.ports)
         stub = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", SERVICE, SERVICE)]
         assert [next(watch).status for watch in watches] == [SERVING] * 3
