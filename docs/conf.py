@@ -76,6 +76,8 @@ def _table(name: str, schema: dict[str, Any]) -> Iterator[str]:
     if "properties" not in schema:
         yield _type(name, schema) + "\n"
         return
+    for base in schema.get("allOf", ()):
+        yield f"All fields of {_type(name, base)}, and:\n"
     yield "| field | type | meaning |\n|---|---|---|"
     for field, inner in schema["properties"].items():
         mark = "" if field in schema["required"] else ", not always there"

@@ -34,10 +34,16 @@ def _validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(schemas[f"{name}.json"], registry=registry)
 
 
-def _strict(schema: Any) -> Any:
+def _strict(schema: Any, closed: bool = True) -> Any:
+    """The schema without fields that it does not name, at any depth; what another one builds on stays open."""
     if isinstance(schema, list):
-        return [_strict(item) for item in schema]
+        return [_strict(item, closed) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    inner = {key: _strict(value) for key, value in schema.items()}
-    return {"additionalProperties": False, **inner} if isinstance(inner.get("properties"), dict) else inner
+    inner = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs"):
+            inner[key] = {name: _strict(each, key == "properties") for name, each in value.items()}
+        else:
+            inner[key] = _strict(value, key != "allOf")
+    return {"unevaluatedProperties": False, **inner} if closed and inner.keys() & {"properties", "$ref"} else inner

@@ -44,11 +44,23 @@ def test_a_record_that_is_not_as_said_is_refused(cli):
             check("models", planted)
 
 
+def test_a_row_that_builds_on_another_is_refused_too(quickstart: Path):
+    record = json.loads((quickstart / "report.json").read_text()) | {"bundle": "", "files": []}
+    check("quickstart", record)
+    row = record["results"][0]
+    for planted in (
+        record | {"undocumented": 1},
+        record | {"results": [row | {"undocumented": 1}]},
+        record | {"results": [{key: value for key, value in row.items() if key != "p99_ms"}]},
+    ):
+        with pytest.raises(ValidationError):
+            check("quickstart", planted)
+
+
 @pytest.mark.slow
-def test_what_each_command_prints(cli, bundle: Path, quickstart: Path, tmp_path: Path):
+def test_what_each_command_prints(cli, bundle: Path, tmp_path: Path):
     """`cli` checks each of these; `deploy` and `serve` are checked where they are tested."""
     bench, work = tmp_path / "bench", tmp_path / "work.bundle"
-    check("quickstart", json.loads((quickstart / "report.json").read_text()) | {"bundle": "", "files": []})
     assert cli("export", "fashion_resnet20", "--out", work, "--json").code == 0
     assert cli("calibrate", work, "--data", "fashion_calib", "--json").code == 0
     assert cli("quantize", work, "--dialect", "cpu,onnxruntime", "--explain", "--json").code == 0
