@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from resnetrt.errors import UsageError
+from resnetrt.settings import changed_environment
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,16 +58,7 @@ def _use_device(ctx: click.Context, _: click.Parameter, value: str | None) -> No
     order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # CUDA's own is the fastest first
     chosen = {"RESNETRT_DEVICE": value, "CUDA_DEVICE_ORDER": order}
     chosen |= {"CUDA_VISIBLE_DEVICES": value} if value.startswith("MIG-") else {}
-    before = {name: os.environ.get(name) for name in chosen}
-    os.environ.update(chosen)
-
-    @ctx.call_on_close
-    def undo() -> None:
-        for name, old in before.items():
-            if old is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = old
+    ctx.with_resource(changed_environment(chosen))
 
 
 device_option: Callable[[F], F] = click.option(

@@ -1,7 +1,8 @@
 """The one reader of environment variables; all are optional and named `RESNETRT_...`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from resnetrt.errors import UsageError
@@ -36,6 +37,24 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         cuda=env.get("RESNETRT_CUDA", "").strip() or None,
         device=env.get("RESNETRT_DEVICE", "").strip() or None,
     )
+
+
+@contextmanager
+def changed_environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """In the block, variables have these values, here and in processes that it starts; None is unset."""
+    before = {name: os.environ.get(name) for name in changes}
+    _put(changes)
+    try:
+        yield
+    finally:
+        _put(before)
+
+
+def _put(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _positive(env: Mapping[str, str], name: str, default: int) -> int:

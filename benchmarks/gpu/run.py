@@ -13,8 +13,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from resnetrt.benchmarks.gpu.needs import Needs, require_packages
 from resnetrt.conditions import conditions
 from resnetrt.errors import ResnetrtError, UsageError
 from resnetrt.machine import read_gpus
+from resnetrt.settings import changed_environment
 
 SCHEMA_VERSION = 2
 DEFAULT_OUT = Path("gpu-check.json")
@@ -175,24 +176,16 @@ def main(arguments: list[str], checks: Sequence[GpuCheck] | None = None) -> int:
         return _list(run, chosen) if options.list else _run_all(run, chosen, options.out)
 
 
-@contextmanager
-def _seeing(device: str | None) -> Iterator[None]:
+def _seeing(device: str | None) -> AbstractContextManager[None]:
     """Let the processes of the checks see one GPU only, which then is their first, whatever library looks for it."""
-    before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "RESNETRT_DEVICE")}
-    if device is not None:
-        visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-        if device.isdecimal() and int(device) < len(visible):
-            device = visible[int(device)]  # of those that this process may use
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # in which nvidia-smi counts
-        os.environ.pop("RESNETRT_DEVICE", None)  # its number would be of all
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    if device is None:
+        return nullcontext()
+    visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+    if device.isdecimal() and int(device) < len(visible):
+        device = visible[int(device)]  # of those that this process may use
+    order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # in which nvidia-smi counts
+    # the number in RESNETRT_DEVICE would be of all
+    return changed_environment({"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": order, "RESNETRT_DEVICE": None})
 
 
 def _prepare(folder: Path, checks: Sequence[GpuCheck]) -> int:

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from resnetrt.errors import UsageError
-from resnetrt.settings import Settings, read_settings
+from resnetrt.settings import Settings, changed_environment, read_settings
 
 
 def test_defaults_without_variables():
@@ -45,3 +45,19 @@ def test_threads_must_be_a_positive_integer(text: str):
 
 def test_blank_threads_mean_the_default():
     assert read_settings({"RESNETRT_THREADS": " "}) == read_settings({})
+
+
+def test_a_changed_environment_is_as_before_after_it_also_after_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RESNETRT_DEVICE", "1")
+    monkeypatch.delenv("RESNETRT_CUDA", raising=False)
+    before = dict(os.environ)
+    during = {name: value for name, value in before.items() if name != "RESNETRT_DEVICE"} | {"RESNETRT_CUDA": "pycuda"}
+
+    def look_and_fail() -> None:
+        with changed_environment({"RESNETRT_DEVICE": None, "RESNETRT_CUDA": "pycuda"}):
+            assert dict(os.environ) == during
+            raise UsageError("planted")
+
+    with pytest.raises(UsageError):
+        look_and_fail()
+    assert dict(os.environ) == before
