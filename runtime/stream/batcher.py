@@ -123,11 +123,8 @@ class Batcher:
             session.infer(np.zeros(shape, session.inputs[0].dtype))
 
     def _warm_here(self, session: Session) -> None:
-        """Warm up an engine in its own thread, if that is wanted now."""
-        with self._changed:
-            warmed = self._warming.pop(threading.current_thread(), None)
-        if warmed is None:
-            return
+        """Warm up an engine in its own thread, which alone takes its entry."""
+        warmed = self._warming.pop(threading.current_thread())
         try:
             self._warm(session)
         except BaseException as error:  # the caller's; the thread has to answer what comes
@@ -240,7 +237,8 @@ class Batcher:
     def _next_batch(self, session: Session) -> list[Request]:
         """Wait for the next batch; empty when the batcher is closed and nothing waits."""
         while True:
-            self._warm_here(session)
+            if self._is_to_warm():
+                self._warm_here(session)
             with self._changed:
                 over = self._pending.take_over()
                 members = self._await_batch() if not over else []
