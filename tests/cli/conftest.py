@@ -36,7 +36,9 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Run:
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("RESNETRT_PROGRESS", "0")  # a slow machine would add lines about work that takes long
+
     def call(*args: object) -> Result:
         capfd.readouterr()
         line = tuple(str(arg) for arg in args)
