@@ -6,15 +6,23 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, device_option, json_option
+from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, SectionedCommand, device_option, json_option
 from resnetrt.cli.output import emit_json, note, print_table, print_words
 from resnetrt.errors import BackendMissing
 
 _TIMES = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99")
 _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
+_SECTIONS = {
+    "--depths": "What is timed",
+    "--batches": "How it is timed",
+    "--work": "Files",
+    "--runs": "Comparing runs",
+    "--loadgen": "MLPerf LoadGen",
+    "--device": "General",
+}
 
 
-@click.command("bench")
+@click.command("bench", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("bundles", metavar="[BUNDLE]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--depths", type=INTEGERS, help="Networks by depth, such as 18,34,50,101,152; no trained weights needed.")
 @click.option(
@@ -23,7 +31,7 @@ _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
     help="Such as fp32,int8. Default: those (and fp16 on a GPU) for --depths, all of a BUNDLE.",
 )
 @click.option("--backends", type=WORDS, help="Such as onnxruntime,openvino. Default: all that are here.")
-@click.option("--batches", type=INTEGERS, default="1,8", show_default=True)
+@click.option("--batches", type=INTEGERS, default="1,8", show_default=True, help="Batch sizes.")
 @click.option("--contexts", type=INTEGERS, default=(), help="Also images a second with so many contexts, such as 2,4.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of every engine. Default: all cores.")
 @click.option("--cpus", type=WORDS, help="Bind this process to these cores, such as 0,1.")
@@ -46,7 +54,13 @@ _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
 @click.option("--max-slowdown", default="5%", show_default=True, help="What is still a PASS.")
 @click.option("--accept", multiple=True, metavar="CONDITION", help="Compare although this condition differs.")
 @click.option("--loadgen", type=WORDS, help="MLPerf LoadGen scenarios: SingleStream,MultiStream,Offline,Server.")
-@click.option("--loadgen-seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option(
+    "--loadgen-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Least length of a scenario.",
+)
 @click.option("--server-qps", type=click.FloatRange(min=0, min_open=True), help="Queries a second of LoadGen Server.")
 @device_option
 @json_option

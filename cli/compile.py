@@ -7,6 +7,7 @@ import click
 
 from resnetrt.cli.options import (
     WORDS,
+    SectionedCommand,
     bundle_argument,
     device_option,
     input_option,
@@ -21,9 +22,13 @@ from resnetrt.errors import ResnetrtError
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
     from resnetrt.engine_record import EngineRecord
+_SECTIONS = {
+    "--profiles": "TensorRT",
+    "--device": "General",
+}
 
 
-@click.command("compile")
+@click.command("compile", cls=SectionedCommand, sections=_SECTIONS)
 @bundle_argument
 @click.option("--backend", required=True, help="onnxruntime, openvino, tensorrt or tensorrt_rtx.")
 @click.option("--precision", "precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8, or several: int8,fp16.")

@@ -10,6 +10,7 @@ import click
 from resnetrt.cli.options import (
     NEW_PATH,
     WORDS,
+    SectionedCommand,
     device_option,
     export_options,
     given_options,
@@ -27,19 +28,28 @@ if TYPE_CHECKING:
     from resnetrt.benchmarks.deploy.run import DeployRequest
 
 _MAX_DROP_PP = 1.0
+_SECTIONS = {
+    "--weights": "Network",
+    "--golden-data": "Images, and the export",
+    "--samples": "INT8",
+    "--for": "Engines",
+    "--profiles": "Engines of TensorRT",
+    "--batch": "Judging",
+    "--overwrite": "General",
+}
 
 
-@click.command("deploy")
+@click.command("deploy", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("model")
 @click.option("--calib-data", required=True, help="Calibration images, labels not needed.")
 @click.option("--eval-data", required=True, help="Labelled images, none of them used for calibration.")
+@click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
 @click.option("--out", type=NEW_PATH, required=True, help="Folder for the bundle and the report.")
 @export_options("Images for the stored parity check. Default: those of --eval-data.", None)
-@click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
-@quantize_options
-@click.option("--learn-rounding", is_flag=True, help="Round weights by what it does to the outputs.")
 @input_option("uint8: the engines take camera frames (N, H, W, C), preprocessing inside.")
-@click.option("--eval-samples", type=click.IntRange(1), help="Evaluation images at most. Default: all.")
+@click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Calibration images at most.")
+@click.option("--learn-rounding", is_flag=True, help="Choose for each weight whether it is rounded up or down.")
+@quantize_options
 @click.option(
     "--for",
     "--backend",
@@ -50,12 +60,12 @@ _MAX_DROP_PP = 1.0
 )
 @click.option("--precisions", type=WORDS, help="fp32, fp16, bf16, int8, fp8. Default: the usual ones of each backend.")
 @click.option("--target", help="tensorrt_rtx: GPUs to build for, as sm86,sm89. Default: one engine for all.")
+@min_share_option
 @tensorrt_options
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size of the latencies.")
 @click.option("--max-drop", type=float, help="--backend auto: points of top-1 that may be lost. Default: 1.")
 @click.option("--min-relative", type=float, help="--backend auto: share of the FP32 top-1 to keep instead, as 0.99.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="--backend auto: of each verdict.")
-@min_share_option
 @click.option("--overwrite", is_flag=True, help="Replace the bundle at --out.")
 @device_option
 @json_option

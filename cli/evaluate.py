@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import device_option, json_option, with_options
+from resnetrt.cli.options import SectionedCommand, device_option, json_option, with_options
 from resnetrt.cli.output import emit_json, note, print_table, print_words
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _OPTIONS = [
     click.option(
         "--group-by", metavar="folder|REGEX", help="Images that belong together, as frames of a video, count as one."
     ),
+    click.option("--allow-overlap", is_flag=True, help="Accept images that calibration has used."),
+    click.option("--ray", help="Run on a Ray cluster: auto (the one here), local, or its address."),
     click.option("--max-drop", type=float, help="Budget: percentage points of top-1 that may be lost."),
     click.option("--min-relative", type=float, help="Budget: share of the FP32 top-1 to keep, as 0.99."),
     click.option("--confidence", type=float, default=0.95, show_default=True, help="Of each verdict."),
@@ -33,19 +35,30 @@ _OPTIONS = [
     click.option("--junit", type=_PATH, help="Write JUnit XML."),
     click.option("--markdown", type=_PATH, help="Write a comment for a pull request."),
     click.option("--contact-sheet", type=_PATH, help="Write a picture of the worst flips (first engine that flips)."),
-    click.option("--allow-overlap", is_flag=True, help="Accept images that calibration has used."),
-    click.option("--ray", help="Run on a Ray cluster: auto (the one here), local, or its address."),
-    click.option("--plan", "planning", is_flag=True, help="How many images the budget needs; evaluates nothing."),
+    click.option("--plan", "planning", is_flag=True, help="How many images the budget needs."),
     click.option("--flip-rate", type=float, default=0.03, show_default=True, help="--plan: share of images that flip."),
     click.option("--power", type=float, default=0.9, show_default=True, help="--plan: chance of PASS."),
-    click.option("--engines", "engine_count", type=click.IntRange(1), default=1, help="--plan: how many are to PASS."),
+    click.option(
+        "--engines",
+        "engine_count",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="--plan: how many are to PASS.",
+    ),
     click.option("--true-drop", type=float, default=0.0, show_default=True, help="--plan: the drop to expect, pp."),
     device_option,
     json_option,
 ]
+_SECTIONS = {
+    "--max-drop": "Verdict",
+    "--results": "Files",
+    "--plan": "Planning, which evaluates nothing",
+    "--device": "General",
+}
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=SectionedCommand, sections=_SECTIONS)
 @with_options(_OPTIONS)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:

@@ -5,11 +5,17 @@ from typing import Any
 
 import click
 
-from resnetrt.cli.options import NEW_PATH, export_options, json_option, read_labels
+from resnetrt.cli.options import NEW_PATH, SectionedCommand, export_options, json_option, read_labels
 from resnetrt.cli.output import emit_json, note
 
+_SECTIONS = {
+    "--weights": "Network",
+    "--golden-data": "Images, and the export",
+    "--overwrite": "General",
+}
 
-@click.command("export")
+
+@click.command("export", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("model")
 @click.option("--out", type=NEW_PATH, required=True, help="The bundle to write.")
 @export_options("Images for the stored parity check.", "fashion_test")

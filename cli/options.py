@@ -137,6 +137,31 @@ INTEGERS = CommaList(positive, "positive integers")
 FLOATS = CommaList(float, "numbers")
 WORDS = CommaList(str, "words")
 
+
+class SectionedCommand(click.Command):
+    """A command whose long list of options stands in sections of its help, each under a title."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, str], **given: Any) -> None:
+        """`sections`: the first option of each section, such as `--weights`, and the title above it."""
+        super().__init__(*args, **given)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in their order, a section for each title."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        title = "Options"
+        for parameter in self.get_params(ctx):
+            if not isinstance(parameter, click.Option):
+                continue
+            title = next((self.sections[name] for name in parameter.opts if name in self.sections), title)
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                rows.setdefault(title, []).append(record)
+        for title, options in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(options)
+
+
 _MODEL_OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--weights",
@@ -186,25 +211,29 @@ _QUANTIZE_OPTIONS: list[Callable[[Any], Any]] = [
         type=click.FloatRange(0, min_open=True),
         default=120.0,
         show_default=True,
-        help="Seconds of --learn-rounding a variant; layers beyond are rounded to nearest.",
+        help="Seconds of --learn-rounding for a variant; layers not reached are rounded to nearest.",
     ),
 ]
 
 _TENSORRT_OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--profiles",
-        help="TensorRT: batch sizes min:opt:max, several with commas. Default: 1,1:8:32, so tuned for 1 and for 8.",
+        help="Batch sizes min:opt:max, several with commas. Default: 1,1:8:32, so tuned for 1 and for 8.",
     ),
-    click.option("--workspace-mib", type=int, help="TensorRT: limit of scratch memory."),
-    click.option("--builder-optimization-level", type=int, help="TensorRT: 0 to 5."),
-    click.option("--timing-cache", help="TensorRT: file of timings to share. Default: in ~/.cache/resnetrt; or none."),
-    click.option("--version-compatible", is_flag=True, help="TensorRT: run on later versions, of 10 on 11 too."),
-    click.option("--hardware-compatible", help="TensorRT: ampere_plus or same_compute_capability."),
-    click.option("--dla-core", type=int, help="TensorRT on a Jetson: compile for this DLA core."),
-    click.option("--gpu-fallback", is_flag=True, help="TensorRT: what the DLA lacks runs on the GPU."),
-    click.option("--sparse-weights", is_flag=True, help="TensorRT: sparse kernels where two of four weights are zero."),
-    click.option("--aux-streams", type=int, help="TensorRT: layers run on so many more streams at most; 0 for none."),
-    click.option("--tf32", is_flag=True, help="TensorRT: FP32 layers may round to TF32."),
+    click.option("--workspace-mib", type=int, help="Limit of scratch memory."),
+    click.option(
+        "--builder-optimization-level", type=int, help="0 to 5: how long the builder searches for fast kernels."
+    ),
+    click.option("--timing-cache", help="File of timings to share. Default: in ~/.cache/resnetrt; or none."),
+    click.option(
+        "--version-compatible", is_flag=True, help="Load in later TensorRT versions too, also in 11 if made by 10."
+    ),
+    click.option("--hardware-compatible", help="Also other GPUs: ampere_plus or same_compute_capability."),
+    click.option("--dla-core", type=int, help="On a Jetson: compile for this DLA core."),
+    click.option("--gpu-fallback", is_flag=True, help="What the DLA lacks runs on the GPU."),
+    click.option("--sparse-weights", is_flag=True, help="Sparse kernels where two of four weights are zero."),
+    click.option("--aux-streams", type=int, help="CUDA streams beside the main one on which layers may run; 0: none."),
+    click.option("--tf32", is_flag=True, help="FP32 layers may round to TF32."),
 ]
 
 
@@ -232,8 +261,9 @@ def set_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def export_options(golden_help: str, golden_default: str | None) -> Callable[[F], F]:
     """`model_options`, and those that say how images are prepared and what is stored with the export."""
     golden = click.option("--golden-data", default=golden_default, show_default=True, help=golden_help)
-    count = click.option("--golden-count", type=click.IntRange(16, 64), default=32, show_default=True)
-
+    count = click.option(
+        "--golden-count", type=click.IntRange(16, 64), default=32, show_default=True, help="How many of them."
+    )
     return with_options([*_MODEL_OPTIONS, golden, count, *_IMAGE_OPTIONS])
 
 

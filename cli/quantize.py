@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Targets' Q/DQ rules.",
 )
+@click.option(
+    "--learn-rounding", help="The calibration images again: choose for each weight whether it is rounded up or down."
+)
 @quantize_options
 @input_option("uint8: camera frames (N, H, W, C), preprocessing baked in, pixels exact; adds fp32.uint8 too.")
-@click.option("--learn-rounding", help="The calibration images again: round weights by what it does to the outputs.")
 @click.option(
     "--from-trt-cache",
     type=click.Path(path_type=Path),

@@ -9,7 +9,7 @@ from resnetrt.cli.options import NEW_PATH, device_option, json_option
 
 
 @click.command("quickstart")
-@click.option("--out", type=NEW_PATH, default=Path("quickstart"), show_default=True)
+@click.option("--out", type=NEW_PATH, default=Path("quickstart"), show_default=True, help="Folder to write.")
 @click.option("--no-picture", is_flag=True, help="Leave out the latency/accuracy picture.")
 @device_option
 @json_option

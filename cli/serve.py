@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetrt.cli.options import INSTANCES, INTEGERS, device_option, given_options, json_option
+from resnetrt.cli.options import INSTANCES, INTEGERS, SectionedCommand, device_option, given_options, json_option
 from resnetrt.cli.output import note
 from resnetrt.errors import DataError, UsageError
 from resnetrt.parts import require_parts
@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from resnetrt.runtime.shadow import Baseline, Reference, ShadowOptions
 
 _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prometheus_client")
+_SECTIONS = {
+    "--engine": "Engines and ports",
+    "--max-batch-size": "Batching",
+    "--instances": "Running",
+    "--shadow-rate": "Checking requests beside the reference",
+    "--max-body-mb": "Limits",
+    "--log-level": "General",
+}
 
 
-@click.command("serve")
+@click.command("serve", cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("bundles", metavar="[NAME=]BUNDLE...", nargs=-1, required=True)
 @click.option("--engine", "engines", multiple=True, metavar="[NAME=]ID", help="Engine of all bundles, or of one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -32,11 +40,23 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True, help="0: any free one.")
 @click.option("--max-batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images in one batch.")
 @click.option("--preferred-batch-size", type=INTEGERS, default=(), help="Sizes that run without waiting for more.")
-@click.option("--max-queue-delay-microseconds", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--max-queue-delay-microseconds",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How long a batch may wait for more requests.",
+)
 @click.option(
     "--max-queue-size", type=click.IntRange(1), default=128, show_default=True, help="Requests that may wait."
 )
-@click.option("--default-timeout-microseconds", type=click.IntRange(0), default=0, show_default=True, help="0: none.")
+@click.option(
+    "--default-timeout-microseconds",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of requests that name none; 0: none.",
+)
 @click.option(
     "--instances",
     type=INSTANCES,
@@ -50,7 +70,13 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
 @click.option(
     "--no-fallback", is_flag=True, help="Fail if an engine fails its self-test, instead of the next precision."
 )
-@click.option("--model-control-mode", type=click.Choice(["none", "explicit"]), default="none", show_default=True)
+@click.option(
+    "--model-control-mode",
+    type=click.Choice(["none", "explicit"]),
+    default="none",
+    show_default=True,
+    help="explicit: clients load and unload models.",
+)
 @click.option(
     "--shadow-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of requests to check."
 )
@@ -67,16 +93,42 @@ _NEEDED = ("starlette", "uvicorn", "grpc", "tritonclient", "grpc_health", "prome
     "--shadow-interval", type=float, default=60.0, show_default=True, help="Seconds between requests that count."
 )
 @click.option("--no-shadow-scenes", is_flag=True, help="Count requests that look alike, as of a belt; not of a camera.")
-@click.option("--on-drift", type=click.Choice(["warn", "fallback", "unready"]), default="warn", show_default=True)
+@click.option(
+    "--on-drift",
+    type=click.Choice(["warn", "fallback", "unready"]),
+    default="warn",
+    show_default=True,
+    help="What happens when the engine disagrees too often.",
+)
 @click.option("--shadow-dir", type=click.Path(path_type=Path), help="Folder for the inputs that disagreed.")
 @click.option("--shadow-quota-mb", type=click.IntRange(1), default=64, show_default=True, help="Size of that folder.")
 @click.option(
     "--max-body-mb", type=click.IntRange(1, 2047), default=64, show_default=True, help="Largest request, unpacked."
 )
-@click.option("--head-timeout-secs", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Slow clients.")
-@click.option("--body-timeout-secs", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Slow clients.")
-@click.option("--exit-timeout-secs", type=click.FloatRange(0, 86400), default=30.0, show_default=True)
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--head-timeout-secs",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="A client must have sent its headers by then.",
+)
+@click.option(
+    "--body-timeout-secs", type=click.FloatRange(0.1), default=30.0, show_default=True, help="... and its body by then."
+)
+@click.option(
+    "--exit-timeout-secs",
+    type=click.FloatRange(0, 86400),
+    default=30.0,
+    show_default=True,
+    help="For requests in flight, after SIGTERM.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged.",
+)
 @device_option
 @json_option
 @click.pass_context

@@ -10,6 +10,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+import click
 from sphinx.application import Sphinx
 
 project, author = "resnetrt", "resnetrt contributors"
@@ -54,8 +55,20 @@ JSON_PAGE = "docs/reference/json"
 
 
 def setup(app: Sphinx) -> None:
-    """The page on JSON ends with a table for each schema."""
+    """The page on JSON ends with a table for each schema; commands have the sections of their help."""
     app.connect("source-read", _add_tables)
+    app.connect("sphinx-click-process-options", _add_sections)
+
+
+def _add_sections(_: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    sections = getattr(ctx.command, "sections", {})
+    with_titles: list[str] = []
+    for line in lines:
+        first = line.removeprefix(".. option:: ").split(",")[0].split(" ")[0]
+        if line.startswith(".. option:: ") and first in sections:
+            with_titles += [f"**{sections[first]}**", ""]
+        with_titles.append(line)
+    lines[:] = with_titles
 
 
 def _add_tables(app: Sphinx, page: str, source: list[str]) -> None:
