@@ -10,6 +10,7 @@ from resnetrt.calibration.explain.layer_report import LayerRow, explain_variant
 from resnetrt.calibration.explain.suspects import Suspect, suspects_of
 from resnetrt.cli.output import note, print_table
 from resnetrt.errors import CheckFailed, UsageError
+from resnetrt.parts import require_parts
 
 _WORST = 10
 _WARNINGS = 12
@@ -64,13 +65,14 @@ class Explanation:
 
 
 def check_plot(path: Path | None, dialects: Sequence[str]) -> None:
-    """Raise `UsageError`, before any work, if the picture can't be drawn."""
+    """Raise `UsageError` or `BackendMissing`, before any work, if the picture can't be drawn."""
     if path is None:
         return
     if len(dialects) != 1:
         raise UsageError(f"--explain-plot {path}: expected one dialect, found {len(dialects)}; choose with --dialect")
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"--explain-plot {path}: expected a file name that ends in .svg or .png")
+    require_parts("--explain-plot", "matplotlib")
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import click
 
 from resnetrt.cli.options import NEW_PATH, bundle_argument, device_option, json_option
 from resnetrt.cli.output import emit_json, print_table, print_words
+from resnetrt.parts import require_parts
 
 
 @click.command("search")
@@ -37,6 +38,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     from resnetrt.calibration.quantize.quantize import QuantizeOptions
     from resnetrt.progress import show
 
+    if given["picture"] is not None:
+        require_parts("--picture", "matplotlib")
     budget = Budget(given["max_drop"], given["min_relative"], given["confidence"])
     names = ("data", "backend", "target", "samples", "minutes")
     options = QuantizeOptions(given["method"])

@@ -27,6 +27,7 @@ from resnetrt.calibration.quantize.learn_rounding import Learning
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, add_uint8_variant, quantize_variant
 from resnetrt.calibration_record import CalibrationRecord, calibration_hashes
 from resnetrt.conditions import conditions, plural
+from resnetrt.errors import BackendMissing
 from resnetrt.export.fp32.export import export_bundle
 from resnetrt.golden import Golden
 from resnetrt.models.resolve import split_arguments
@@ -106,7 +107,15 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     if attempts is not None:
         report = _choose(bundle, report, attempts, request.budget, say)
     # without an engine that runs here there is nothing to draw
-    return bundle, report, write_report(report, request.out, request.picture and bool(made.engines))
+    return bundle, report, _write(report, request.out, request.picture and bool(made.engines), say)
+
+
+def _write(report: Report, out: Path, picture: bool, say: Say) -> list[Path]:
+    try:
+        return write_report(report, out, picture)
+    except BackendMissing as error:
+        say(f"report    without a picture: {error}")
+        return write_report(report, out, picture=False)
 
 
 def _quantize_options(

@@ -1,5 +1,7 @@
 """`resnetrt deploy` takes what `export` takes."""
 
+import sys
+
 import pytest
 
 from resnetrt.bundle import Bundle
@@ -55,3 +57,29 @@ def test_engines_for_frames_with_learned_rounding(tmp_path, capsys):
     assert run(again) == 0
     assert lines.index("quantize  for onnxruntime ...") < lines.index("quantize  int8.onnxruntime.uint8.onnx, SQNR")
     assert " layers rounded by learning, " in lines
+
+
+def test_without_matplotlib_the_report_is_written_all_the_same(tmp_path, capsys, monkeypatch):
+    for module in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, module, None)
+    command = ["deploy", "fashion_resnet20", "--calib-data", "fashion_calib", "--eval-data", "fashion_test"]
+    few = ["--samples", "32", "--eval-samples", "50", "--for", "onnxruntime", "--precisions", "fp32"]
+    assert run([*command, *few, "--out", str(tmp_path / "out")]) == 0
+    err = capsys.readouterr().err
+    assert "report    without a picture: picture: the package matplotlib is not installed; run: pip install" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("fashion_resnet20.bundle", "report.json", "report.md")
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "absent.bundle", "--data", "fashion_test", "--max-drop", "1", "--picture"],
+        ["quantize", "absent.bundle", "--dialect", "cpu", "--explain-plot"],
+    ],
+)
+def test_a_picture_that_was_asked_for_is_refused_before_the_work(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run([*command, str(tmp_path / "picture.svg")]) == 4
+    assert f"{command[-1]}: the package matplotlib is not installed; run: pip install" in capsys.readouterr().err
