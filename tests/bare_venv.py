@@ -15,9 +15,14 @@ def make_bare_venv(place: Path, wheel: zipfile.ZipFile, packages: Iterable[str])
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     (site,) = place.glob("lib/python*/site-packages")
     wheel.extractall(site)
+    link_packages(packages, site)
+    return place / "bin" / "python"
+
+
+def link_packages(packages: Iterable[str], site: Path) -> None:
+    """Link `packages` and all that they need into `site`."""
     for name in _closure(packages):
         link_package(name, site)
-    return place / "bin" / "python"
 
 
 def link_package(name: str, site: Path) -> None:
