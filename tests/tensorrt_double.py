@@ -157,6 +157,7 @@ class FullTensorRT:
         )
 
     def _make_config(self) -> Strict:
+        self.cache = None
         self.config = self.make(
             "IBuilderConfig",
             set_flag=lambda flag: None if flag.name == self.refused else self.flags.add(flag),

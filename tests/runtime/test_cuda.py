@@ -180,6 +180,13 @@ class FakeRuntime:
     def cudaMemGetInfo(self) -> tuple:
         return (self.Status(0), 3 << 20, 8 << 30) if self.status == 2 else (self.status, 0, 0)
 
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple:
+        self.flags = flags
+        return self.status, "stream"
+
+    def cudaStreamCreate(self) -> tuple:
+        return self.cudaStreamCreateWithFlags(0)
+
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: object) -> tuple:
         ctypes.memmove(target, source, size)
         return (self.status,)
@@ -290,6 +297,11 @@ class TestCudaBindings:
         with ThreadPoolExecutor(1) as pool:
             cuda.capture(None, work)
         assert order == ["captured", "device"]
+
+    def test_streams_do_not_wait_for_the_default_stream(self):
+        runtime = FakeRuntime()
+        CudaBindings(runtime, FakeContexts(), 0).create_stream()
+        assert runtime.flags == FakeRuntime.cudaStreamNonBlocking
 
     def test_a_failure_names_the_call_and_cudas_words(self):
         runtime = FakeRuntime()

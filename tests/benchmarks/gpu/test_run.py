@@ -246,6 +246,28 @@ class TestChoice:
         assert "  60 s  segfault\n   7 s  fine: would be skipped: " in capsys.readouterr().out
         assert not (tmp_path / "gpu.json").exists()
 
+    def test_the_order_serves_machines_with_full_tensorrt_and_without(self):
+        """Where the borrowed time ends early, the most telling checks are done."""
+
+        def begins(needs: set[str]) -> list[str]:
+            left = [check.name for check in catalog() if needs.isdisjoint(check.needs)]
+            return list(dict.fromkeys(name.partition(": ")[0] for name in left))
+
+        full = ["cuda-bindings", "tensorrt", "runner", "tensorrt_lean", "tensorrt_rtx", "onnxruntime cuda"]
+        assert begins(set())[:6] == full
+        # an H100 or H200: TensorRT-RTX does not run there
+        assert begins({"tensorrt", "tensorrt_rtx"})[:4] == [
+            "cuda-bindings",
+            "runner",
+            "tensorrt_lean",
+            "onnxruntime cuda",
+        ]
+        names = [check.name for check in catalog()]
+        runner = [name for name in names if name.startswith("runner: ")]
+        assert runner[0] == "runner: 32 batch sizes"
+        assert runner[-3:] == ["runner: out of memory", "runner: fork", "runner: sticky error"]
+        assert names[-1] == "tensorrt_rtx: resnet101 fp16 latency"  # the slowest networks come last
+
     def test_every_check_exists_and_its_needs_can_be_asked(self):
         import pkgutil
 

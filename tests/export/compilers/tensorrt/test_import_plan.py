@@ -62,7 +62,8 @@ class Machine:
 
     def __init__(self, full: FullTensorRT, path: Path) -> None:
         self.full, self.path, self.profiles = full, path, [(1, 4, 8)]
-        self.cuda, self.trusted, self.level = HostCuda(), False, Level.NONE
+        self.cuda, self.level = HostCuda(), Level.NONE
+        self.trusted: list[bool] = []  # of each plan that was read: may code in it run
         full.output_shape = (-1, 10)
         machine = self
 
@@ -73,7 +74,7 @@ class Machine:
                 self.logger = logger
 
             def deserialize_cuda_engine(self, blob: bytes) -> Any:
-                machine.trusted = self.engine_host_code_allowed
+                machine.trusted.append(self.engine_host_code_allowed)
                 if blob != b"plan":
                     self.logger.log(1, "Error Code 1: Serialization (magic tag does not match)")
                     return None
@@ -118,7 +119,7 @@ def test_a_plan_is_checked_and_stored_as_any_engine(machine: Machine, bundle: Bu
     }
     assert record.detail_fields().inner("tensorrt").get("imported", str) == "r20.plan"
     assert record.audit.to_json()["share_by_precision"] == {"fp16": 1.0}
-    assert not machine.trusted
+    assert machine.trusted == [False] * 2  # read for the import, and to be compared
     with load(bundle, name) as session:
         assert session.batch_limits == (1, 8)
 
@@ -136,7 +137,7 @@ def test_what_a_plan_does_not_tell_is_stated(machine: Machine, bundle: Bundle, p
     record = bundle.read_engine(compile_variant(bundle, "fp32", "tensorrt", None, stated, 0, plan))
     assert {"version_compatible", "tf32", "hardware_compatible", "profiles"} == set(record.options)
     assert record.options["hardware_compatible"] == "ampere_plus"
-    assert machine.trusted  # its own code may run, as that was stated
+    assert machine.trusted == [True] * 2  # its own code may run, as that was stated
     assert record.arithmetic == "tf32"
 
 
@@ -150,6 +151,12 @@ def test_a_plan_of_another_network_is_refused(machine: Machine, bundle: Bundle, 
     with pytest.raises(UsageError, match=r"outputs: expected .*1000.* as in the variant, found"):
         compile_variant(bundle, "fp32", "tensorrt", plan=plan)
     assert bundle.manifest.engines == {}
+
+
+def test_a_plan_that_takes_another_type_is_refused(machine: Machine, bundle: Bundle, plan: Path):
+    machine.full.dtype = "HALF"  # of the variant; the plan takes float32
+    with pytest.raises(UsageError, match=r"inputs: expected input float16 .* as in the variant, found input float32"):
+        compile_variant(bundle, "fp32", "tensorrt", plan=plan)
 
 
 def test_what_tensorrt_can_not_read_is_refused_with_its_reason(machine: Machine, bundle: Bundle, plan: Path):

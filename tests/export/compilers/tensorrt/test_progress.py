@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -70,6 +71,22 @@ def test_ctrl_c_ends_a_build_that_runs_in_other_threads():
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.set_wakeup_fd(wakeup) == wakeup
     assert "resnetrt-interrupt" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_build_in_another_thread_runs_and_can_not_be_interrupted():
+    """Python lets only the main thread take signals."""
+    handler = signal.getsignal(signal.SIGINT)
+    build, config = Build(), SimpleNamespace(progress_monitor=None)
+
+    def work() -> None:
+        with watched(_trt(), config, "a network"):
+            build.monitor = config.progress_monitor
+            build.run(lambda _: None, 5)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+    assert build.steps == 5
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_build_that_nobody_interrupts_ends_by_itself():

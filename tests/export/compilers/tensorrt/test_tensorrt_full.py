@@ -1,7 +1,10 @@
 """What full TensorRT's builder is asked, in the names of each version; not run on a GPU, nor with the library."""
 
+import fcntl
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,6 +199,30 @@ class TestTimingCache:
         build(**options)
         path = tmp_path / "cache.bin" if named else next(home.rglob("*.timings"))
         assert path.read_bytes() == b"sm86:a,b"
+
+    def test_a_build_waits_for_another_that_writes(self, full: FullTensorRT, build: Build, tmp_path: Path):
+        """As a second process does, which has the lock between reading the file and replacing it."""
+        path, built = tmp_path / "cache.bin", threading.Event()
+        full.building = built.set
+        with (tmp_path / ".cache.bin.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            thread = threading.Thread(target=build, kwargs={"timing_cache": str(path)})
+            thread.start()
+            assert built.wait(30)
+            thread.join(0.5)
+            assert not path.exists()
+            path.write_bytes(b"sm86:b")
+        thread.join(30)
+        assert path.read_bytes() == b"sm86:a,b"
+
+    def test_a_file_is_replaced_and_never_written_into(self, full: FullTensorRT, build: Build, tmp_path: Path):
+        """Who reads meanwhile, and a power cut, see the old content or the new one."""
+        path = tmp_path / "cache.bin"
+        build(timing_cache=str(path))
+        os.link(path, tmp_path / "old")
+        full.timing = b"b"
+        build(timing_cache=str(path))
+        assert ((tmp_path / "old").read_bytes(), path.read_bytes()) == (b"sm86:a", b"sm86:a,b")
 
     def test_a_home_that_can_not_be_written_stops_no_build(self, build: Build, home: Path):
         (home / ".cache").write_text("a file where the folder would be")
