@@ -35,6 +35,9 @@ _SERVING: list[Any] = [
         help="How long a request may wait for others; at 0 batches form while one runs.",
     ),
     click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Engines side by side."),
+    click.option(
+        "--gpus", type=CommaList(int, "numbers"), default=(), help="GPUs for --instances each, as 0,1. Default: all."
+    ),
     click.option("--overwrite", is_flag=True, help="Replace what is there."),
     json_option,
 ]
@@ -48,9 +51,6 @@ def command() -> None:
 @command.command("triton")
 @bundle_argument
 @with_options(_SERVING)
-@click.option(
-    "--gpus", type=CommaList(int, "numbers"), default=(), help="GPUs for --instances each, as 0,1. Default: all."
-)
 def triton(bundle: Path, out: Path, engines: tuple[str, ...], overwrite: bool, as_json: bool, **given: Any) -> None:
     """Write engines of BUNDLE into the Triton model repository --out."""
     from resnetrt.bundle import Bundle

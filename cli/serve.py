@@ -168,6 +168,7 @@ def command(
         if options["shadow_baselines"]:
             find = baselines_in(options["shadow_baselines"], shadow, specs)
             serve_options = replace(serve_options, baseline_of=find)
+    require_here(specs)
     configure_logs(options["log_level"])
 
     def announce(ports: Ports) -> None:
@@ -237,6 +238,18 @@ def eager_reference(bundle: "Bundle") -> "Reference | None":
 
     reference = find_reference(bundle)
     return None if reference.why else reference.infer
+
+
+def require_here(specs: "list[ModelSpec]") -> None:
+    """Raise in one line, before a port is opened, for an engine that is not there or that this machine can't run."""
+    from resnetrt.bundle import Bundle
+    from resnetrt.export.engines.here import engines_here
+    from resnetrt.runtime.serving.options import check_names
+
+    check_names(specs)
+    for spec in specs:
+        bundle = Bundle.open(spec.path)
+        engines_here(bundle, [bundle.select_engine(spec.engine)])
 
 
 def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["ModelSpec"]:

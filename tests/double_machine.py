@@ -17,6 +17,7 @@ from host_cuda import HostCuda
 
 from resnetrt.bundle import Bundle
 from resnetrt.engine_record import EngineRecord
+from resnetrt.export.compilers.tensorrt import flavour
 from resnetrt.manifest import EngineEntry
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device
@@ -31,7 +32,8 @@ def install(
     set_item: Callable[[Any, str, Any], None] = dict.__setitem__,
 ) -> None:
     """Let this process see such a machine; its engines compute the ONNX file `variant`."""
-    set_attribute(tensorrt_library, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
+    for module in (tensorrt_library, flavour):
+        set_attribute(module, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
     set_attribute(tensorrt, "open_cuda", lambda *_: cuda)
     for name in ("tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"):
         set_item(sys.modules, name, None)

@@ -88,9 +88,15 @@ def package_kserve(
     path = out / SERVICE
     if path.exists() and not overwrite:
         raise UsageError(f"--out {out}: {SERVICE} is there already; add --overwrite to replace it")
+    gpus = len(options.gpus) or 1
+    if options.gpus and set(options.gpus) != set(range(gpus)):  # Triton sees those of its pod, counted from 0
+        raise UsageError(
+            f"--gpus: expected the numbers of a pod's own GPUs, as {','.join(map(str, range(gpus)))}, found "
+            f"{','.join(map(str, options.gpus))}"
+        )
     models = package_triton(bundle, out / REPOSITORY, engines, options, overwrite)
     needs_gpu = any(platform_of(bundle.read_engine(model.engine)).gpu for model in models)
-    resources = {"cpu": service.cpu, "memory": service.memory} | ({"nvidia.com/gpu": "1"} if needs_gpu else {})
+    resources = {"cpu": service.cpu, "memory": service.memory} | ({"nvidia.com/gpu": str(gpus)} if needs_gpu else {})
     values = {
         "name": name,
         "bundle": bundle.manifest.name,

@@ -2,11 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import double_machine
 import pytest
 import tiny_bundle
 
+from resnetrt.bundle import Bundle
 from resnetrt.cli.serve import model_specs
 from resnetrt.errors import UsageError
+from resnetrt.runtime.cuda.device import find_devices
 
 FREE_PORTS = [word for kind in ("http", "grpc", "metrics") for word in (f"--{kind}-port", "0")]
 
@@ -60,6 +63,24 @@ def test_what_makes_no_sense_is_told_in_one_line(tiny, arguments, code, message)
     done = serve(*[text.format(tiny=tiny) for text in arguments], "--json", "--log-level", "error")
     assert done.returncode == code, done.stderr
     assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "message"),
+    [
+        (double_machine.ENGINE, 4, f"expected an engine that can run here, found none: {double_machine.ENGINE}: no us"),
+        ("tensorrt-int8-sm86", 2, "tiny.bundle 'tensorrt-int8-sm86'; did you mean tensorrt-fp32-sm86?"),
+    ],
+)
+def test_an_engine_that_can_not_run_here_is_one_line_before_any_port_is_opened(tmp_path, engine, code, message):
+    if find_devices()[0]:
+        pytest.skip("there is a device")
+    bundle = tiny_bundle.make_bundle(tmp_path / "tiny.bundle")
+    double_machine.add_engine(Bundle.open(bundle.path))
+    done = serve(str(bundle.path), "--engine", engine, *FREE_PORTS)
+    assert (done.returncode, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert message in line
 
 
 def test_names_and_engines_of_several_bundles(tiny):

@@ -41,14 +41,36 @@ def test_the_service_runs_triton_over_v2(made: Bundle, tmp_path: Path):
     assert models[0].path.parent == tmp_path / "model_repository"
 
 
-def test_a_version_compatible_plan_passes_its_flag_to_the_server(made: Bundle, tmp_path: Path):
+@pytest.fixture
+def on_gpu(made: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle whose engine is TensorRT's, by its sidecar."""
     shutil.copytree(made.path, tmp_path / "plan.bundle")
     bundle = Bundle.open(tmp_path / "plan.bundle")
-    ((name, entry),) = bundle.manifest.engines.items()
+    (entry,) = bundle.manifest.engines.values()
     changes = {"backend": "tensorrt", "target": "sm86", "options": {"version_compatible": True}}
     with bundle.edit() as editor:
         editor.write_json(entry.sidecar, bundle.read_json(entry.sidecar) | changes)
-    path, _ = package_kserve(bundle, tmp_path / "k", [name], ServiceOptions(URI), ServingOptions())
+    return bundle
+
+
+@pytest.mark.parametrize(("gpus", "asked"), [([], "1"), (["--gpus", "0,1"], "2")])
+def test_a_pod_gets_the_gpus_that_its_instances_are_for(on_gpu: Bundle, tmp_path: Path, gpus: list[str], asked: str):
+    argv = ["package", "kserve", str(on_gpu.path), "--out", str(tmp_path / "k"), "--storage-uri", URI]
+    assert run([*argv, "--instances", "2", *gpus]) == 0
+    model = yaml.safe_load((tmp_path / "k" / "inferenceservice.yaml").read_text())["spec"]["predictor"]["model"]
+    assert {each["nvidia.com/gpu"] for each in model["resources"].values()} == {asked}
+    config = (tmp_path / "k" / "model_repository" / "tiny" / "config.pbtxt").read_text()
+    assert (config.count("gpus: "), "count: 2" in config) == (2 if gpus else 0, True)
+
+
+def test_gpus_that_a_pod_does_not_number_so_are_refused(on_gpu: Bundle, tmp_path: Path):
+    with pytest.raises(UsageError, match="--gpus: expected the numbers of a pod's own GPUs, as 0,1, found 2,3"):
+        package_kserve(on_gpu, tmp_path / "k", [], ServiceOptions(URI), ServingOptions(gpus=(2, 3)))
+    assert not (tmp_path / "k").exists()
+
+
+def test_a_version_compatible_plan_passes_its_flag_to_the_server(on_gpu: Bundle, tmp_path: Path):
+    path, _ = package_kserve(on_gpu, tmp_path / "k", [], ServiceOptions(URI), ServingOptions())
     model = yaml.safe_load(path.read_text())["spec"]["predictor"]["model"]
     assert model["args"] == ["--backend-config=tensorrt,version-compatible=true"]
     assert (model["modelFormat"]["name"], model["resources"]["limits"]["nvidia.com/gpu"]) == ("triton", "1")
