@@ -168,10 +168,11 @@ def main(arguments: list[str], checks: Sequence[GpuCheck] | None = None) -> int:
             raise UsageError(f"--bundle: expected a folder that --prepare made, found {options.bundle}")
         if options.prepare is not None:
             return _prepare(options.prepare, chosen)
+        seeing = _seeing(options.device)
     except ResnetrtError as error:
         sys.stderr.write(f"resnetrt: {error}\n")
         return error.exit_code
-    with _seeing(options.device), tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
+    with seeing, tempfile.TemporaryDirectory(prefix="resnetrt-gpu-check-") as folder:
         run = GpuRun(Path(folder), options.bundle, options.minutes)
         return _list(run, chosen) if options.list else _run_all(run, chosen, options.out)
 
@@ -180,12 +181,31 @@ def _seeing(device: str | None) -> AbstractContextManager[None]:
     """Let the processes of the checks see one GPU only, which then is their first, whatever library looks for it."""
     if device is None:
         return nullcontext()
-    visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-    if device.isdecimal() and int(device) < len(visible):
-        device = visible[int(device)]  # of those that this process may use
+    device = _within(os.environ.get("CUDA_VISIBLE_DEVICES"), device)
     order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # in which nvidia-smi counts
     # the number in RESNETRT_DEVICE would be of all
     return changed_environment({"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": order, "RESNETRT_DEVICE": None})
+
+
+def _within(mask: str | None, device: str) -> str:
+    """The GPU as `CUDA_VISIBLE_DEVICES` names it: a number counts those that this process may use, which `mask` lists.
+
+    Raises `UsageError` for one that the mask leaves out, as far as its names tell.
+    """
+    if mask is None:
+        return device
+    names = list(filter(None, map(str.strip, mask.split(","))))
+    if device.isdecimal():
+        within = names[int(device) : int(device) + 1]
+    else:
+        # a UUID may be one of the numbers, and either may be only the beginning of the other
+        within = [device for name in names if name.isdecimal() or name.startswith(device) or device.startswith(name)]
+    if not within:
+        raise UsageError(
+            f"--device: expected one of the GPUs of CUDA_VISIBLE_DEVICES={mask}, counted from 0, or a UUID among them, "
+            f"found {device}"
+        )
+    return within[0]
 
 
 def _prepare(folder: Path, checks: Sequence[GpuCheck]) -> int:

@@ -56,7 +56,14 @@ class TestDevice:
 
     @pytest.mark.parametrize(
         ("visible", "asked", "seen"),
-        [(None, "1", "1"), ("4,6", "1", "6"), ("4,6", "GPU-14ab", "GPU-14ab"), (None, "MIG-7c", "MIG-7c")],
+        [
+            (None, "1", "1"),
+            ("4,6", "1", "6"),
+            ("4, 6", "1", "6"),
+            ("4,6", "GPU-14ab", "GPU-14ab"),
+            ("GPU-0a,GPU-14abcd", "GPU-14ab", "GPU-14ab"),
+            (None, "MIG-7c", "MIG-7c"),
+        ],
     )
     def test_one_is_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible, asked: str, seen: str):
         monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
@@ -70,6 +77,16 @@ class TestDevice:
         assert by_name(record)["which_device"]["measured"] == told
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
         assert os.environ["RESNETRT_DEVICE"] == "1"
+
+    @pytest.mark.parametrize(("visible", "asked"), [("4,6", "5"), ("4,6", "2"), ("GPU-0a,GPU-1b", "GPU-14"), ("", "0")])
+    def test_one_that_this_process_may_not_use_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], visible, asked: str
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu_run.main([str(tmp_path / "gpu.json"), "--device", asked], [planted("which_device")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"resnetrt: --device: expected one of the GPUs of CUDA_VISIBLE_DEVICES={visible}, ")
+        assert not (tmp_path / "gpu.json").exists()
 
 
 class TestDeaths:
