@@ -1,14 +1,19 @@
 """`resnetrt bench`: latency against depth, and the regression check."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, SectionedCommand, device_option, json_option
 from resnetrt.cli.output import emit_json, note, print_table, print_words
 from resnetrt.errors import BackendMissing
+
+if TYPE_CHECKING:
+    from resnetrt.benchmarks.depth.bench_record import BenchRecord
+    from resnetrt.benchmarks.load.loadgen import LoadgenRow
+    from resnetrt.benchmarks.measure.roofline import ResultRow
 
 _TIMES = ("network", "engine", "batch", "n", "median ms [95 %]", "p90", "p99")
 _ROOFLINE = ("GOPS", "% of peak", "% of floor", "limit")
@@ -76,7 +81,7 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
     request = BenchRequest(**options)
 
-    def finish(record: dict[str, Any]) -> None:
+    def finish(record: "BenchRecord") -> None:
         if request.out is not None:
             _write(record, request.out)
         _show(record, as_json)
@@ -84,7 +89,7 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     ctx.exit(run_bench(request, note, finish))
 
 
-def _write(record: Mapping[str, Any], folder: Path) -> None:
+def _write(record: "BenchRecord", folder: Path) -> None:
     """Write `bench.html`, and with matplotlib the pictures, beside the run's `bench.json`."""
     from resnetrt.atomic import write_file
 
@@ -99,7 +104,7 @@ def _write(record: Mapping[str, Any], folder: Path) -> None:
     note(f"written to {folder}")
 
 
-def _show(record: Mapping[str, Any], as_json: bool) -> None:
+def _show(record: "BenchRecord", as_json: bool) -> None:
     if as_json:
         emit_json(dict(record))
         return
@@ -134,7 +139,7 @@ def _show(record: Mapping[str, Any], as_json: bool) -> None:
         click.echo(f"left out: {line}")
 
 
-def _cells(row: Mapping[str, Any]) -> Sequence[str]:
+def _cells(row: "ResultRow") -> Sequence[str]:
     from resnetrt.benchmarks.reports.cells import few_rounds, format_ms, format_number
 
     low, high = row["ci_ms"]
@@ -154,7 +159,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def _loadgen_cells(row: Mapping[str, Any]) -> Sequence[str]:
+def _loadgen_cells(row: "LoadgenRow") -> Sequence[str]:
     from resnetrt.benchmarks.reports.cells import format_number
 
     return (row["network"], row["engine"], row["label"], row["result"], format_number(row["value"], 2), row["unit"])

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from resnetrt.errors import BundleError
 
 T = TypeVar("T")
+JsonObject = dict[str, Any]  # a JSON object of any content: read from outside and not checked yet, or to be written
 
 _ABSENT = object()
 _LONGEST = 60  # characters of a value in a message

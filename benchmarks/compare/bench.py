@@ -3,11 +3,11 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.compare.more_runs import (
@@ -23,9 +23,10 @@ from resnetrt.benchmarks.compare.more_runs import (
 from resnetrt.benchmarks.compare.records import read_record
 from resnetrt.benchmarks.compare.regression import EXIT_CODES, Regression, parse_percent, runs_of
 from resnetrt.benchmarks.compare.same_conditions import check_conditions, check_request, read_partial
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, LabRecord
 from resnetrt.benchmarks.depth.lab import run_lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
-from resnetrt.benchmarks.load.loadgen import check_scenarios, run_loadgen
+from resnetrt.benchmarks.load.loadgen import LoadgenRow, check_scenarios, run_loadgen
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.export.compilers import find_compiler
@@ -80,7 +81,7 @@ class BenchRequest:
             raise UsageError("bench: expected one of --compare, --against and --self-check, found more")
 
 
-def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]], None]) -> int:
+def run_bench(request: BenchRequest, note: Say, finish: Callable[[BenchRecord], None]) -> int:
     """Measure and compare; returns the exit code.
 
     `note` gets lines for people during the run; `finish` gets the record at the end, also after an interrupt. With
@@ -108,7 +109,7 @@ def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]
     if request.resume is not None and earlier is not None:
         check_request(request.resume, earlier, request_of(subjects, options))
     keep = None if request.out is None else partial(_keep, request.out)
-    record = run_lab(subjects, options, say, keep, earlier) | {"loadgen": []}
+    record = cast(BenchRecord, run_lab(subjects, options, say, keep, earlier) | {"loadgen": []})
     record["seconds_by_part"]["bundles"] = bundles_s
     if keep is not None:
         keep(record)
@@ -131,8 +132,8 @@ def run_bench(request: BenchRequest, note: Say, finish: Callable[[dict[str, Any]
 
 
 def _check(
-    request: BenchRequest, subjects: Sequence[Subject], options: LabOptions, old: Mapping[str, Any] | None
-) -> Callable[[dict[str, Any], Say], Regression | None]:
+    request: BenchRequest, subjects: Sequence[Subject], options: LabOptions, old: BenchRecord | None
+) -> Callable[[BenchRecord, Say], Regression | None]:
     """Make the further runs and the requested regression check, and store them in the record."""
     made = [subject.name for subject in subjects[len(request.bundles) :]]
     backends = request.backends or (backends_here() if made else ())
@@ -142,7 +143,7 @@ def _check(
     there = None if other is None else other.prepare()["conditions"]  # first, so that an error shows at once
     count, limit = request.runs or RUNS, parse_percent(request.max_slowdown)
 
-    def check(record: dict[str, Any], say: Say) -> Regression | None:
+    def check(record: BenchRecord, say: Say) -> Regression | None:
         runs = Runs(record, side, other, say, there)
         if old is not None:
             regression = compare_with_stored(runs_of(old), runs, count, limit)
@@ -154,7 +155,7 @@ def _check(
         else:
             runs.measure((request.runs or 1) - 1, runs.groups)
             return None
-        record["regression"] = regression.to_json() | {"compared": compared}
+        record["regression"] = {**regression.to_json(), "compared": compared}
         return regression
 
     return check
@@ -174,7 +175,7 @@ def _options(request: BenchRequest) -> LabOptions:
     )
 
 
-def _loadgen(request: BenchRequest, subjects: Sequence[Subject], threads: int, say: Say) -> Iterator[dict[str, Any]]:
+def _loadgen(request: BenchRequest, subjects: Sequence[Subject], threads: int, say: Say) -> Iterator[LoadgenRow]:
     for subject in subjects:
         for engine in subject.engines:
             for scenario in request.loadgen or ():
@@ -185,7 +186,7 @@ def _loadgen(request: BenchRequest, subjects: Sequence[Subject], threads: int, s
                 yield row
 
 
-def _keep(folder: Path, record: Mapping[str, Any]) -> None:
+def _keep(folder: Path, record: LabRecord | BenchRecord) -> None:
     """Store what is measured so far, in case the rest fails."""
     write_file(folder / "bench.json", canonical_json({"loadgen": [], **record}))
 

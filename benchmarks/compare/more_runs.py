@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from resnetrt.benchmarks.compare.one_run import AskedNetwork, RunRecord, RunRequest
 from resnetrt.benchmarks.compare.regression import Group, Regression, Run, compare_runs, runs_of, slim
 from resnetrt.benchmarks.compare.same_conditions import differences
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, ComparedRow, Conditions, Content, StoredRun
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject
+from resnetrt.benchmarks.measure.noise import NoiseRow
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
 from resnetrt.progress import Say
@@ -25,7 +27,6 @@ RUNS = 5  # per side: with run offsets of 1 % a slowdown of 10 % is found in 100
 _RUN = "resnetrt.benchmarks.compare.one_run"  # of the other side, whatever its version
 # modules in the current folder must not shadow others of the same name; Python 3.10 has no option for that
 _CODE = f"import sys; sys.path[:] = filter(None, sys.path); from {_RUN} import main; sys.exit(main(sys.argv[1:]))"
-Stored = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,25 @@ class Side:
     work: Path
     python: str = sys.executable
     renamed: Mapping[str, str] = field(default_factory=dict)
-    content: Mapping[str, Any] | None = None
+    content: Mapping[str, Content] | None = None
 
-    def run(self, groups: Mapping[Group, float | None]) -> Stored:
+    def run(self, groups: Mapping[Group, float | None]) -> StoredRun:
         """Time `groups` (with the other side's names) in a new process, each for the given seconds; None is no limit.
 
         Raises `EnvironmentFault` with the last line of a failed process, or if the wrong files were timed.
         """
         record = self._call(groups, self.options.rounds)
         self.check(record)
-        rows = [row | {"network": self._name(row["network"])} for row in slim(record["results"])]
-        noise = [row | {"network": self._name(row["network"])} for row in record["noise"]]
+        rows: list[ComparedRow] = [{**row, "network": self._name(row["network"])} for row in slim(record["results"])]
+        noise: list[NoiseRow] = [{**row, "network": self._name(row["network"])} for row in record["noise"]]
         return {"results": rows, "noise": noise, "conditions": record["conditions"]}
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> RunRecord:
         """Make what is missing, without timing; returns the `conditions` there and the networks' `content`."""
         groups = {(self._name(name), batch): None for name in self.networks for batch in self.options.batches}
         return self._call(groups, rounds=0)
 
-    def check(self, record: Mapping[str, Any]) -> None:
+    def check(self, record: RunRecord) -> None:
         """Raise `EnvironmentFault` if a process of this side opened the wrong files."""
         for name, content in record["content"].items():
             if self.content is not None and content != self.content.get(name):
@@ -78,24 +79,24 @@ class Side:
     def _name(self, network: str) -> str:
         return self.renamed.get(network, network)
 
-    def _call(self, groups: Mapping[Group, float | None], rounds: int) -> dict[str, Any]:
-        networks = [
+    def _call(self, groups: Mapping[Group, float | None], rounds: int) -> RunRecord:
+        networks: list[AskedNetwork] = [
             {
                 "name": name,
-                "bundle": network.bundle and str(network.bundle.resolve()),
-                "engines": network.engines and list(network.engines),
+                "bundle": None if network.bundle is None else str(network.bundle.resolve()),
+                "engines": None if network.engines is None else list(network.engines),
                 "batches": batches,
                 "seconds": [groups[self._name(name), size] for size in batches],
             }
             for name, network in self.networks.items()
             if (batches := [size for size in self.options.batches if (self._name(name), size) in groups])
         ]
-        request = {
+        request: RunRequest = {
             "networks": networks,
             "precisions": list(self.precisions),
             "backends": list(self.backends),
             "work": str(self.work),
-            "peers": self.options.peers and str(self.options.peers),
+            "peers": None if self.options.peers is None else str(self.options.peers),
             "threads": self.options.threads,
             "rounds": rounds,
         }
@@ -115,7 +116,7 @@ class Side:
                         "compare with runs that it stored: --compare OLD.json"
                     )
                 raise EnvironmentFault(f"bench: a run by {self.python} ended with {done.returncode}: {last}")
-            record: dict[str, Any] = json.loads(rows.read_text())
+            record: RunRecord = json.loads(rows.read_text())
             return record
 
 
@@ -127,11 +128,11 @@ class Runs:
     `runs` and `other_runs`.
     """
 
-    record: dict[str, Any]
+    record: BenchRecord
     new: Side
     old: Side | None
     say: Say
-    there: Mapping[str, Any] | None = None
+    there: Conditions | None = None
 
     @property
     def groups(self) -> dict[Group, float | None]:
@@ -157,11 +158,14 @@ class Runs:
         known = self.groups
         wanted = {group: known[group] for group in groups}
         for index in range(count if wanted else 0):
-            sides = [(self.new, "runs")] if self.old is None else [(self.old, "other_runs"), (self.new, "runs")]
-            for side, place in sides[:: -1 if index % 2 else 1]:
+            sides = [self.new] if self.old is None else [self.old, self.new]
+            for side in sides[:: -1 if index % 2 else 1]:
                 run = side.run(wanted)
-                self.record.setdefault(place, []).append(run)
-                self.say(f"run {index + 1} of {count}{' (other side)' * (place == 'other_runs')}{_noise(run)}")
+                kept = (
+                    self.record.setdefault("runs", []) if side is self.new else self.record.setdefault("other_runs", [])
+                )
+                kept.append(run)
+                self.say(f"run {index + 1} of {count}{' (other side)' * (side is not self.new)}{_noise(run)}")
 
     def measure_disturbed(self, needed: int) -> None:
         """Groups with fewer than `needed` quiet runs get as many further runs as they lack."""
@@ -261,7 +265,7 @@ def _quiet(run: Run) -> set[Group]:
     return {(row["network"], row["batch"]) for row in run if not row.get("disturbed")}
 
 
-def _noise(run: Stored) -> str:
+def _noise(run: StoredRun) -> str:
     marked = [f"{block['network']} batch {block['batch']}" for block in run["noise"] if block["disturbed"]]
     return f": DISTURBED {', '.join(marked)}" if marked else ""
 

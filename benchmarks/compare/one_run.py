@@ -10,19 +10,53 @@ added, but none may change.
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from resnetrt.benchmarks.depth.bench_record import ComparedRow, Conditions, Content
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.lab import Lab
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, bundle_subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
+from resnetrt.benchmarks.measure.noise import NoiseRow
 from resnetrt.bundle import Bundle
 from resnetrt.errors import ResnetrtError
 
 
-def one_run(request: Mapping[str, Any]) -> dict[str, Any]:
+class AskedNetwork(TypedDict):
+    """One network to time: of a bundle, or by its name; each batch size for so many seconds, None without a limit."""
+
+    name: str
+    bundle: str | None
+    engines: list[str] | None
+    batches: list[int]
+    seconds: list[float | None]
+
+
+class RunRequest(TypedDict):
+    """The content of REQUEST.json."""
+
+    networks: list[AskedNetwork]
+    precisions: list[str]
+    backends: list[str]
+    work: str
+    peers: str | None
+    threads: int
+    rounds: int
+
+
+class RunRecord(TypedDict):
+    """The content of ROWS.json; `content` says what the networks hold, as `Subject.content`."""
+
+    conditions: Conditions
+    content: dict[str, Content]
+    results: list[ComparedRow]
+    noise: list[NoiseRow]
+    left_out: list[str]
+
+
+def one_run(request: RunRequest) -> RunRecord:
     """Time the networks of `request` (see `more_runs.Side`) and return rows, noise, conditions and content."""
     peers = None if request["peers"] is None else Path(request["peers"])
     subjects = [(_subject(network, request), network["batches"], network["seconds"]) for network in request["networks"]]
@@ -35,7 +69,7 @@ def one_run(request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "conditions": lab_conditions(options),
         "content": request_of([subject for subject, *_ in subjects], options)["content"],
-        "results": findings.results,
+        "results": list(findings.results),
         "noise": findings.noise,
         "left_out": findings.left_out,
     }
@@ -52,7 +86,7 @@ class _Told(Shares):
         return self._seconds.popleft()
 
 
-def _subject(network: Mapping[str, Any], request: Mapping[str, Any]) -> Subject:
+def _subject(network: AskedNetwork, request: RunRequest) -> Subject:
     precisions, backends = request["precisions"], request["backends"]
     if network["bundle"] is None:
         from resnetrt.benchmarks.depth.bundles import lab_bundle  # with torch, which devices lack

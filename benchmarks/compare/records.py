@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from resnetrt.benchmarks.depth.bench_record import BenchRecord
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.errors import EnvironmentFault, UsageError, reason
+from resnetrt.fields import JsonObject
 
 _ANY = "resnetrt bench, verify or evaluate"
 _NUMBERS = ("n", "top1", "fp32_top1", "drop_pp")  # of a row of `evaluate`, beside its interval
@@ -20,9 +22,9 @@ _LIVE = ("max_abs", "sqnr_db", "top1_agreement")  # of a row of `verify` that wa
 class ResultFiles:
     """What several result files hold, by the name of the file; the order is that in which they were named."""
 
-    bench: dict[str, dict[str, Any]] = field(default_factory=dict)
-    verify: dict[str, dict[str, Any]] = field(default_factory=dict)
-    evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bench: dict[str, BenchRecord] = field(default_factory=dict)
+    verify: dict[str, JsonObject] = field(default_factory=dict)
+    evaluate: dict[str, JsonObject] = field(default_factory=dict)
 
 
 def read_results(paths: Sequence[Path]) -> ResultFiles:
@@ -48,7 +50,7 @@ def read_results(paths: Sequence[Path]) -> ResultFiles:
     return files
 
 
-def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
+def read_record(path: Path, complete: bool = True) -> BenchRecord:
     """An earlier `bench.json`; with `complete`, only that of a finished run.
 
     Raises `EnvironmentFault` for an unreadable file, `UsageError` for one that is no such run.
@@ -62,13 +64,13 @@ def read_record(path: Path, complete: bool = True) -> dict[str, Any]:
     return record
 
 
-def _bench_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+def _bench_record(record: JsonObject, path: Path) -> BenchRecord:
     if not isinstance(record.get("results"), list) or not isinstance(record.get("conditions"), dict):
         raise UsageError(f"{path}: expected results[] and conditions of resnetrt bench, found {', '.join(record)}")
-    return _learnt_again(_without_factors_of_few_rounds(record))
+    return _learnt_again(_without_factors_of_few_rounds(cast(BenchRecord, record)))
 
 
-def _learnt_again(record: dict[str, Any]) -> dict[str, Any]:
+def _learnt_again(record: BenchRecord) -> BenchRecord:
     """Fit again: earlier lines had no intervals and could start below zero; INT8 ratios ignored offsets of runs."""
     rows = record["results"]
     if any("fixed_ms_ci" not in fit for fit in record.get("fits", ())):
@@ -78,23 +80,25 @@ def _learnt_again(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _without_factors_of_few_rounds(record: dict[str, Any]) -> dict[str, Any]:
+def _without_factors_of_few_rounds(record: BenchRecord) -> BenchRecord:
     """Drop factors from few rounds, which earlier versions stored."""
     for row in record["results"]:
         if len(row.get("round_medians_ms", range(ENOUGH_ROUNDS))) < ENOUGH_ROUNDS:
-            row |= {"times_faster": None, "times_faster_ci": None}
-    for row in record.get("against_peers", ()):
-        if row.get("ci_confidence", CONFIDENCE) < CONFIDENCE:
-            row |= {"ratio": None, "ratio_ci": None, "rounds": _rounds(row)}
+            row["times_faster"] = row["times_faster_ci"] = None
+    for rival in record.get("against_peers", ()):
+        confidence = cast(Mapping[str, Any], rival).get("ci_confidence", CONFIDENCE)  # of earlier versions only
+        if confidence < CONFIDENCE:
+            rival["ratio"] = rival["ratio_ci"] = None
+            rival["rounds"] = _rounds(confidence)
     return record
 
 
-def _rounds(row: Mapping[str, Any]) -> int:
+def _rounds(confidence: float) -> int:
     """The number of rounds n whose whole range has this low confidence, `1 - 2 * 0.5**n`."""
-    return round(1 - math.log2(1 - row["ci_confidence"]))
+    return round(1 - math.log2(1 - confidence))
 
 
-def _read_object(path: Path, tool: str) -> dict[str, Any]:
+def _read_object(path: Path, tool: str) -> JsonObject:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -19,8 +19,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Literal, cast
 
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, CellRow, ComparedRow, MachineRow, RegressionRecord
 from resnetrt.benchmarks.measure.latency import BASELINES, baseline_of
 from resnetrt.benchmarks.measure.timing import CONFIDENCE, ENOUGH_ROUNDS
 from resnetrt.benchmarks.stats.between_runs import Difference, differ, run_variance, student_t
@@ -28,10 +29,9 @@ from resnetrt.benchmarks.stats.holm import holm
 from resnetrt.errors import UsageError
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Row = Mapping[str, Any]
-Run = Sequence[Row]  # rows of one process: `results[]`, or the part of it that `slim` keeps
+Run = Sequence[ComparedRow]  # rows of one process: `results[]`, or the part of it that `slim` keeps
 Key = tuple[str, str, int, int]
-_Rows = Mapping[Key, Row]  # of one run
+_Rows = Mapping[Key, ComparedRow]  # of one run
 Group = tuple[str, int]  # network and batch
 EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 LEVEL = (1 - CONFIDENCE) / 2  # one-sided, for one look
@@ -76,7 +76,7 @@ class Regression:
     cells: tuple[CellVerdict, ...]
     only_old: tuple[str, ...] = ()
     only_new: tuple[str, ...] = ()
-    machine: tuple[dict[str, Any], ...] = ()
+    machine: tuple[MachineRow, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -91,12 +91,12 @@ class Regression:
         """Network and batch of the undecided cells that more runs may decide."""
         return {(c.network, c.batch) for c in self.cells if c.verdict == "INCONCLUSIVE" and c.ci_percent is not None}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> RegressionRecord:
         """The record under `regression` of `bench --json`."""
         return {
             "verdict": self.verdict,
             "max_slowdown_percent": self.limit_percent,
-            "cells": [asdict(cell) for cell in self.cells],
+            "cells": [cast(CellRow, asdict(cell)) for cell in self.cells],
             "only_old": list(self.only_old),
             "only_new": list(self.only_new),
             "machine": list(self.machine),
@@ -114,14 +114,14 @@ def parse_percent(text: str) -> float:
     return value
 
 
-def runs_of(record: Mapping[str, Any]) -> list[Run]:
+def runs_of(record: BenchRecord) -> list[Run]:
     """The runs of a `bench.json`: its own results, and those of further processes if there were any."""
     return [record["results"], *(run["results"] for run in record.get("runs", ()))]
 
 
-def slim(rows: Run) -> list[dict[str, Any]]:
+def slim(rows: Run) -> list[ComparedRow]:
     """The rows, reduced to what a comparison needs."""
-    return [{name: row[name] for name in _KEPT if name in row} for row in rows]
+    return [cast(ComparedRow, {name: value for name, value in row.items() if name in _KEPT}) for row in rows]
 
 
 def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, baseline: bool = True) -> Regression:
@@ -236,18 +236,23 @@ def _decided(cell: CellVerdict, difference: Difference, slower: bool, log_limit:
     )
 
 
-def _machine(key: Key, old: Sequence[_Rows], new: Sequence[_Rows]) -> dict[str, Any]:
+def _machine(key: Key, old: Sequence[_Rows], new: Sequence[_Rows]) -> MachineRow:
     network, engine, batch, threads = key
     then, now = (median(median(rows[key]["round_medians_ms"]) for rows in runs if key in rows) for runs in (old, new))
-    names = {"network": network, "engine": engine, "batch": batch, "threads": threads}
-    return names | {"change_percent": 100 * (now / then - 1)}
+    return {
+        "network": network,
+        "engine": engine,
+        "batch": batch,
+        "threads": threads,
+        "change_percent": 100 * (now / then - 1),
+    }
 
 
 def _percent(log_ratio: float) -> float:
     return 100 * math.expm1(min(log_ratio, 50.0))  # an interval from three runs can be wider than a float holds
 
 
-def _key(row: Row) -> Key:
+def _key(row: ComparedRow) -> Key:
     return row["network"], row["engine"], row["batch"], row["threads"]
 
 

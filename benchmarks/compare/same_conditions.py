@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetrt.benchmarks.compare.records import read_record
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, Conditions, LabRequest
 from resnetrt.benchmarks.depth.findings import SPENT
 from resnetrt.errors import UsageError
 
@@ -15,7 +16,7 @@ _MAY_DIFFER = {"revision", "versions.resnetrt", "schedule"}
 _MISSING = "nothing"
 
 
-def check_conditions(old: Mapping[str, Any], new: Mapping[str, Any], accept: Iterable[str] = ()) -> None:
+def check_conditions(old: Conditions, new: Conditions, accept: Iterable[str] = ()) -> None:
     """Raise `UsageError` naming every condition that differs, except those in `accept` and what is under test."""
     differing = differences(old, new, {*_MAY_DIFFER, *accept})
     if differing:
@@ -35,7 +36,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], accepted: Contai
     ]
 
 
-def read_partial(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
+def read_partial(path: Path, conditions: Conditions) -> BenchRecord:
     """The `bench.json` of an unfinished run under `conditions`; `check_request` then compares the requests.
 
     Raises `UsageError` for anything else, naming all that differs; only the budget may differ. Unlike in a comparison,
@@ -48,9 +49,9 @@ def read_partial(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
     return partial
 
 
-def check_request(path: Path, partial: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+def check_request(path: Path, partial: BenchRecord, request: LabRequest) -> None:
     """Raise `UsageError` unless the run in `path` asked for `request`, naming all that differs."""
-    _refuse(path, differences(_spread(partial.get("request", {})), _spread(request)))
+    _refuse(path, differences(_spread(partial.get("request")), _spread(request)))
 
 
 def _refuse(path: Path, differing: Sequence[str]) -> None:
@@ -58,18 +59,20 @@ def _refuse(path: Path, differing: Sequence[str]) -> None:
         raise UsageError(f"--resume {path}: expected the same run, found {'; '.join(differing)}; start it anew")
 
 
-def _spread(request: Mapping[str, Any]) -> dict[str, Any]:
+def _spread(request: LabRequest | None) -> Mapping[str, object]:
     """The request with one entry for the content of each network, so that only what differs is named."""
+    if request is None:
+        return {}
     content = request.get("content", {})
     files = {f"{network}/{name}": hashed for network in content for name, hashed in content[network].items()}
     return {name: value for name, value in request.items() if name != "content"} | files
 
 
-def _without_budget(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def _without_budget(conditions: Conditions) -> Conditions:
     schedule = {name: value for name, value in conditions.get("schedule", {}).items() if name != "budget_s"}
     return {**conditions, "schedule": schedule}
 
 
-def _flat(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(conditions: Mapping[str, Any]) -> Mapping[str, object]:
     versions = {f"versions.{name}": value for name, value in conditions.get("versions", {}).items()}
     return {name: value for name, value in conditions.items() if name != "versions"} | versions

@@ -14,7 +14,7 @@ from resnetrt.benchmarks.accuracy.request import open_engines
 from resnetrt.benchmarks.deploy.auto import CHOSEN, choice_claim, choose, keep_only, share_among, try_all
 from resnetrt.benchmarks.deploy.engines import Engines, Wanted, compile_all
 from resnetrt.benchmarks.evaluate.report import counted
-from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency
+from resnetrt.benchmarks.measure.latency import BASELINE, Contender, measure_latency, watched
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, Schedule
 from resnetrt.benchmarks.reports.report import Attempt, Report, write_report
@@ -172,8 +172,8 @@ def _judge(bundle: Bundle, request: DeployRequest, eager: Any, made: Engines, sa
         schedule = Schedule(rounds=11, least_rounds=ENOUGH_ROUNDS, budget_s=request.budget_s)
         say(f"time      {len(contenders)} engines, {request.budget_s:.0f} s at most ...")
         with watch() as noise:
-            latency = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
-        latency = [row | {"disturbed": noise.disturbed} for row in latency]
+            rows = measure_latency(manifest.name, None, contenders, images, (request.batch,), schedule)
+        latency = watched(rows, noise.disturbed)
         how = f"batch {request.batch}, {plural(threads, 'thread')}"
         say(f"time      {len(contenders)} engines in rotated blocks, {how}")
         notes = [f"DISTURBED while the engines were timed: {reason}" for reason in noise.reasons]

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from resnetrt.benchmarks.measure.end_to_end import PathRow
 from resnetrt.benchmarks.measure.latency import (
     BASELINE,
     BASELINES,
@@ -21,9 +22,10 @@ from resnetrt.benchmarks.measure.latency import (
     SUBSTITUTE,
     Contender,
     Infer,
+    LatencyRow,
     Place,
 )
-from resnetrt.benchmarks.measure.timing import paired_ratio
+from resnetrt.benchmarks.measure.timing import EngineTimingRow, paired_ratio
 from resnetrt.benchmarks.measure.torch_calls import TorchOnDevice, torch_gpu
 from resnetrt.benchmarks.verify.reference import eager_infer
 from resnetrt.bundle import Bundle
@@ -37,7 +39,19 @@ _ON_GPU = (EAGER_GPU, EAGER_GPU_FP16, COMPILED_GPU)
 PEERS = (*BASELINES, *_ON_GPU, *(name + IN_PLACE for name in _ON_GPU), COMPILED, NNCF, NNCF_FRAMES)
 ENGINE, ENGINE_IN_PLACE = "engine", "engine in place"  # the `source` of a comparison of engines alone
 _SOURCES = {HOST: ENGINE, DEVICE: ENGINE_IN_PLACE}
-Row = dict[str, Any]
+
+
+class RivalRow(TypedDict):
+    """Our fastest engine beside a peer: its time over the peer's, None from too few rounds."""
+
+    network: str
+    batch: int
+    source: str
+    engine: str
+    peer: str
+    ratio: float | None
+    ratio_ci: list[float] | None
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def fp32_file(bundle: Bundle, threads: int) -> Peer:
     return Peer(SUBSTITUTE, "onnxruntime", "fp32", threads, bundle.manifest.preprocessing.normalize, infer)
 
 
-def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row]:
+def against_peers(results: Sequence[LatencyRow], end_to_end: Sequence[PathRow]) -> list[RivalRow]:
     """One row for each network, batch, source and peer: the time of our fastest engine divided by the peer's.
 
     `source` is `engine` for the engine alone on float32 images, `engine in place` for cells without transfers, else the
@@ -103,16 +117,16 @@ def against_peers(results: Sequence[Row], end_to_end: Sequence[Row]) -> list[Row
     is the median of the rounds' ratios, below one if our engine is faster; None with fewer than six `rounds`. Empty
     unless peers other than eager were timed.
     """
-    groups: dict[tuple[str, int, str], list[Row]] = {}
+    groups: dict[tuple[str, int, str], list[EngineTimingRow]] = {}
     for row in results:
         groups.setdefault((row["network"], row["batch"], _SOURCES[row.get("data", HOST)]), []).append(row)
-    for row in end_to_end:
-        groups.setdefault((row["network"], row["batch"], row["source"]), []).append(row)
-    ratios = [row for key, rows in groups.items() for row in _compare(*key, rows)]
+    for path in end_to_end:
+        groups.setdefault((path["network"], path["batch"], path["source"]), []).append(path)
+    ratios = [ratio for key, rows in groups.items() for ratio in _compare(*key, rows)]
     return ratios if any(row["peer"] not in BASELINES for row in ratios) else []
 
 
-def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iterator[Row]:
+def _compare(network: str, batch: int, source: str, rows: Sequence[EngineTimingRow]) -> Iterator[RivalRow]:
     own = [row for row in rows if row["engine"] not in PEERS]
     best = min(own, key=lambda row: float(row["median_ms"]), default=None)
     for peer in rows if best is not None else ():
@@ -120,19 +134,25 @@ def _compare(network: str, batch: int, source: str, rows: Sequence[Row]) -> Iter
             continue
         assert best is not None
         ratio = paired_ratio(best["round_medians_ms"], peer["round_medians_ms"])
-        names = {"network": network, "batch": batch, "source": source, "engine": best["engine"]}
-        numbers = {"ratio": ratio and ratio.value, "ratio_ci": ratio and [ratio.low, ratio.high]}
-        numbers |= {"rounds": len(best["round_medians_ms"])}
-        yield names | {"peer": peer["engine"]} | numbers
+        yield {
+            "network": network,
+            "batch": batch,
+            "source": source,
+            "engine": best["engine"],
+            "peer": peer["engine"],
+            "ratio": None if ratio is None else ratio.value,
+            "ratio_ci": None if ratio is None else [ratio.low, ratio.high],
+            "rounds": len(best["round_medians_ms"]),
+        }
 
 
-def closest(rows: Sequence[Row]) -> list[Row]:
+def closest(rows: Sequence[RivalRow]) -> list[RivalRow]:
     """For each network, batch and source with a ratio, the row of the peer that comes closest."""
-    nearest: dict[tuple[Any, ...], Row] = {}
+    nearest: dict[tuple[str, int, str], tuple[float, RivalRow]] = {}
     for row in rows:
         if row["ratio"] is None:
             continue
         key = (row["network"], row["batch"], row["source"])
-        if key not in nearest or row["ratio"] > nearest[key]["ratio"]:
-            nearest[key] = row
-    return list(nearest.values())
+        if key not in nearest or row["ratio"] > nearest[key][0]:
+            nearest[key] = (row["ratio"], row)
+    return [row for _, row in nearest.values()]

@@ -1,19 +1,24 @@
 """What the depth lab has measured so far: written as the record of a run, and read back from an interrupted one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnetrt.benchmarks.depth.baselines import against_peers
+from resnetrt.benchmarks.depth.bench_record import FindingsRecord, LabRecord, NetworkRow, ProfileRow
 from resnetrt.benchmarks.depth.fit import break_even, fit_all
 from resnetrt.benchmarks.depth.shares import Parts, Shares
+from resnetrt.benchmarks.load.contexts import WatchedContextsRow
+from resnetrt.benchmarks.measure.end_to_end import PathRow
+from resnetrt.benchmarks.measure.latency import WatchedRow
+from resnetrt.benchmarks.measure.memory import MemoryRow
+from resnetrt.benchmarks.measure.noise import NoiseRow
+from resnetrt.benchmarks.measure.overhead import OverheadRow
+from resnetrt.benchmarks.measure.peaks import Peaks
 from resnetrt.benchmarks.measure.roofline import annotate
 
 if TYPE_CHECKING:
     from resnetrt.models import Cost
 
-Row = dict[str, Any]
-_LISTS = ("results", "contexts", "models", "end_to_end", "memory", "noise", "layers", "overhead", "left_out")
 SPENT = ": the budget was spent"
 
 
@@ -21,26 +26,34 @@ SPENT = ": the budget was spent"
 class Findings:
     """Everything measured so far."""
 
-    results: list[Row] = field(default_factory=list)
-    contexts: list[Row] = field(default_factory=list)
-    models: list[Row] = field(default_factory=list)
-    end_to_end: list[Row] = field(default_factory=list)
-    memory: list[Row] = field(default_factory=list)
-    noise: list[Row] = field(default_factory=list)
-    layers: list[Row] = field(default_factory=list)
-    overhead: list[Row] = field(default_factory=list)
+    results: list[WatchedRow] = field(default_factory=list)
+    contexts: list[WatchedContextsRow] = field(default_factory=list)
+    models: list[NetworkRow] = field(default_factory=list)
+    end_to_end: list[PathRow] = field(default_factory=list)
+    memory: list[MemoryRow] = field(default_factory=list)
+    noise: list[NoiseRow] = field(default_factory=list)
+    layers: list[ProfileRow] = field(default_factory=list)
+    overhead: list[OverheadRow] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     parts: Parts = field(default_factory=Parts)
     costs: dict[str, "Cost"] = field(default_factory=dict)
-    peaks: dict[str, Any] = field(default_factory=dict)
+    peaks: Peaks | None = None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Findings":
+    def of(cls, record: LabRecord) -> "Findings":
         """The findings of an interrupted run, to be continued; what its budget left out is open again."""
-        findings = cls(peaks=dict(record["peaks"]))
-        for name in _LISTS:
-            setattr(findings, name, list(record.get(name, ())))
-        findings.left_out = [line for line in findings.left_out if not line.endswith(SPENT)]
+        findings = cls(
+            results=list(record.get("results", ())),
+            contexts=list(record.get("contexts", ())),
+            models=list(record.get("models", ())),
+            end_to_end=list(record.get("end_to_end", ())),
+            memory=list(record.get("memory", ())),
+            noise=list(record.get("noise", ())),
+            layers=list(record.get("layers", ())),
+            overhead=list(record.get("overhead", ())),
+            left_out=[line for line in record.get("left_out", ()) if not line.endswith(SPENT)],
+            peaks=record["peaks"],
+        )
         findings.parts.seconds.update(record["seconds_by_part"])
         return findings
 
@@ -71,8 +84,9 @@ class Findings:
             self.leave_out(f"{what}{SPENT}")
         return spent
 
-    def record(self, seconds: float, complete: bool) -> Row:
-        """All that was measured and what follows from it, without the conditions."""
+    def record(self, seconds: float, complete: bool) -> FindingsRecord:
+        """All that was measured and what follows from it, without the conditions; the peaks come first."""
+        assert self.peaks is not None
         results = annotate(self.results, self.costs, self.peaks)
         return {
             "complete": complete,

@@ -1,30 +1,89 @@
 """The cost of depth: a line of time against GMACs for each engine, and the depth from which INT8 pays."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.measure.latency import HOST
-from resnetrt.benchmarks.measure.timing import paired_ratio
+from resnetrt.benchmarks.measure.roofline import ResultRow
+from resnetrt.benchmarks.measure.timing import Ratio, paired_ratio
 from resnetrt.benchmarks.stats.between_runs import CELL_OFFSET, ratio_interval, student_t
 
-Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 
 
-def fit_all(rows: Sequence[Row]) -> list[dict[str, Any]]:
+class LineRow(TypedDict):
+    """A line of time against GMACs, with the intervals of its two numbers."""
+
+    fixed_ms: float
+    fixed_ms_ci: list[float]
+    ms_per_gmac: float
+    ms_per_gmac_ci: list[float]
+    is_line: bool
+    residual_percent: dict[str, float]
+    largest_residual_percent: float
+
+
+class FitRow(LineRow):
+    """The line of one engine at one batch size."""
+
+    engine: str
+    batch: int
+
+
+class RatioRow(TypedDict):
+    """How many times faster INT8 is than FP32 at one depth."""
+
+    depth: int
+    network: str
+    rounds: int
+    times_faster: float
+    ci: list[float]
+
+
+class FewRoundsRow(TypedDict):
+    """A depth with too few rounds for a ratio."""
+
+    depth: int
+    rounds: int
+
+
+class CrossingRow(TypedDict):
+    """From which depth on INT8 pays, on one backend at one batch size."""
+
+    backend: str
+    batch: int
+    pays_from_depth: int | None
+    always: bool
+    curve: list[RatioRow]
+    few_rounds: list[FewRoundsRow]
+    offset_percent: float
+
+
+@dataclass(frozen=True)
+class _Point:
+    """FP32 and INT8 at one depth; no ratio from too few rounds."""
+
+    depth: int
+    network: str
+    rounds: int
+    ratio: Ratio | None
+
+
+def fit_all(rows: Sequence[ResultRow]) -> list[FitRow]:
     """One fit per engine and batch with at least three networks of known cost."""
-    lines = []
+    lines: list[FitRow] = []
     for (engine, batch), group in _grouped([row for row in rows if row.get("gmacs")], "engine", "batch"):
         if len({row["network"] for row in group}) >= 3:
             lines.append({"engine": engine, "batch": batch, **fit_line(group)})
     return lines
 
 
-def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
+def fit_line(rows: Sequence[ResultRow]) -> LineRow:
     """`ms = fixed_ms + ms_per_gmac * GMACs` of the batch: least squares of relative errors, residuals in percent.
 
     Errors are relative because a millisecond is a lot for ResNet-18 and little for ResNet-152. A residual above zero
@@ -33,7 +92,7 @@ def fit_line(rows: Sequence[Row]) -> dict[str, Any]:
     `ms_per_gmac_ci` are 95 % intervals of Student's t, from the residuals. `is_line` is False if even the upper end of
     the unconstrained intercept's interval is below zero: then time grows faster than GMACs.
     """
-    work = np.array([row["gmacs"] * row["batch"] for row in rows])
+    work = np.array([row["gmacs"] for row in rows]) * np.array([row["batch"] for row in rows])
     ms = np.array([row["median_ms"] for row in rows])
     design = np.column_stack([np.ones_like(work), work]) / ms[:, None]
     (fixed, slope), errors, t = _least_squares(design)
@@ -65,7 +124,7 @@ def _least_squares(design: npt.NDArray[np.float64]) -> tuple[Floats, Floats, flo
     return solution.astype(np.float64), errors.astype(np.float64), student_t(0.025, df)
 
 
-def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def break_even(rows: Sequence[ResultRow]) -> list[CrossingRow]:
     """Per backend and batch: the speed-up of INT8 over FP32 at each depth, and the depth from which INT8 pays.
 
     `pays_from_depth` is the smallest measured depth from which on the whole interval of the ratio is above one; None if
@@ -74,16 +133,16 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     fewer than six rounds have no ratio and are listed in `few_rounds`, with their number of rounds. Engines that take
     frames have no FP32 partner; cells without transfers are not among it.
     """
-    crossings = []
+    crossings: list[CrossingRow] = []
     fitting = [row for row in rows if row["depth"] is not None and row.get("input") != "uint8"]
     known = [row for row in fitting if row["precision"] in ("fp32", "int8") and row.get("data", HOST) == HOST]
     for (backend, batch), group in _grouped(known, "backend", "batch"):
-        points = list(_curve(group))
-        curve = [point for point in points if point["times_faster"] is not None]
-        for point in curve:
-            low, high = point["ci"]
-            point["ci"] = list(ratio_interval(point["times_faster"], low, high, claims=len(curve)))
-        few = [{"depth": point["depth"], "rounds": point["rounds"]} for point in points if point not in curve]
+        points = list(_points(group))
+        ratios = [(point, point.ratio) for point in points if point.ratio is not None]
+        curve = [_ratio_row(point, ratio, len(ratios)) for point, ratio in ratios]
+        few: list[FewRoundsRow] = [
+            {"depth": point.depth, "rounds": point.rounds} for point in points if point.ratio is None
+        ]
         if points:
             paying = _paying(curve)
             depth = paying[0]["depth"] if paying else None
@@ -99,17 +158,26 @@ def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return crossings
 
 
-def _curve(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The ratio at each depth, shallowest first; None if there are too few rounds."""
+def _points(rows: Sequence[ResultRow]) -> Iterator[_Point]:
+    """The ratio at each depth, shallowest first."""
     for (depth, network), group in _grouped(rows, "depth", "network"):
         by_precision = {row["precision"]: row["round_medians_ms"] for row in group}
         if len(by_precision) == 2 and len(group) == 2:
             ratio = paired_ratio(by_precision["fp32"], by_precision["int8"])
-            numbers = {"times_faster": ratio and ratio.value, "ci": ratio and [ratio.low, ratio.high]}
-            yield {"depth": depth, "network": network, "rounds": len(by_precision["fp32"])} | numbers
+            yield _Point(depth, network, len(by_precision["fp32"]), ratio)
 
 
-def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ratio_row(point: _Point, ratio: Ratio, claims: int) -> RatioRow:
+    return {
+        "depth": point.depth,
+        "network": point.network,
+        "rounds": point.rounds,
+        "times_faster": ratio.value,
+        "ci": list(ratio_interval(ratio.value, ratio.low, ratio.high, claims=claims)),
+    }
+
+
+def _paying(curve: Sequence[RatioRow]) -> list[RatioRow]:
     """The deepest points of the curve, as far as all of them lie above one."""
     start = len(curve)
     while start and curve[start - 1]["ci"][0] > 1:
@@ -117,8 +185,10 @@ def _paying(curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(curve[start:])
 
 
-def _grouped(rows: Sequence[Row], *keys: str) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
-    def key(row: Row) -> tuple[Any, ...]:
+def _grouped(
+    rows: Sequence[ResultRow], *keys: Literal["engine", "batch", "backend", "depth", "network"]
+) -> Iterator[tuple[tuple[Any, ...], list[ResultRow]]]:
+    def key(row: ResultRow) -> tuple[Any, ...]:
         return tuple(row[name] for name in keys)
 
     for values, group in groupby(sorted(rows, key=key), key):

@@ -4,31 +4,34 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from resnetrt.benchmarks.depth.baselines import Peer, eager, eager_on_gpu, fp32_file
+from resnetrt.benchmarks.depth.bench_record import LabRecord, LayerTimeRow, NetworkRow, ProfileRow
 from resnetrt.benchmarks.depth.findings import Findings
 from resnetrt.benchmarks.depth.plan import LabOptions, Subject, lab_conditions, request_of
 from resnetrt.benchmarks.depth.shares import Shares
 from resnetrt.benchmarks.load.contexts import measure_contexts
 from resnetrt.benchmarks.measure.end_to_end import Route, measure_end_to_end
-from resnetrt.benchmarks.measure.gpu_peaks import measure_gpu_peaks
+from resnetrt.benchmarks.measure.gpu_peaks import GpuPeaks, measure_gpu_peaks
 from resnetrt.benchmarks.measure.in_place import place
 from resnetrt.benchmarks.measure.latency import (
     BASELINE,
     CPU,
     GPU,
     Contender,
+    LatencyRow,
     fill_batch,
     measure_latency,
     session_infer,
+    watched,
 )
 from resnetrt.benchmarks.measure.memory import measure_memory
 from resnetrt.benchmarks.measure.noise import watch
 from resnetrt.benchmarks.measure.overhead import measure_overhead
-from resnetrt.benchmarks.measure.peaks import measure_peaks, merge_peaks
+from resnetrt.benchmarks.measure.peaks import Peaks, measure_peaks, merge_peaks
 from resnetrt.benchmarks.measure.torch_calls import torch_gpu
 from resnetrt.benchmarks.verify.reference import NoEager, checked_eager
 from resnetrt.bundle import Bundle
@@ -43,7 +46,7 @@ from resnetrt.runtime.cuda import chosen_device
 from resnetrt.runtime.session import Session
 
 SCHEMA_VERSION = 1
-Keep = Callable[[dict[str, Any]], None]
+Keep = Callable[[LabRecord], None]
 
 
 def run_lab(
@@ -51,8 +54,8 @@ def run_lab(
     options: LabOptions,
     say: Say,
     keep: Keep | None = None,
-    earlier: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    earlier: LabRecord | None = None,
+) -> LabRecord:
     """Measure every subject and return the whole record: `results[]` and everything derived from it.
 
     After every group of cells `keep` gets the record so far, with `complete` false. After the first group, Ctrl-C ends
@@ -71,26 +74,30 @@ def run_lab(
     findings = Findings() if earlier is None else Findings.of(earlier)
     before = 0.0 if earlier is None else float(earlier["seconds"])
 
-    def measure_roofs() -> None:
+    def measure_roofs() -> Peaks:
         with findings.parts.part("peaks"):
             peaks = measure_peaks(backends, precisions, options.threads)
             if on_gpu:
                 peaks["gpu"] = measure_gpu_peaks(on_gpu, gpu_precisions)
-            findings.peaks = merge_peaks(findings.peaks, peaks) if findings.peaks else peaks
+            findings.peaks = peaks if findings.peaks is None else merge_peaks(findings.peaks, peaks)
+        return findings.peaks
 
-    def record(complete: bool) -> dict[str, Any]:
-        learnt = findings.record(before + time.monotonic() - started, complete)
-        head = {"schema_version": SCHEMA_VERSION, "conditions": lab_conditions(options)}
-        return head | {"request": request_of(subjects, options)} | learnt
+    def record(complete: bool) -> LabRecord:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "conditions": lab_conditions(options),
+            "request": request_of(subjects, options),
+            **findings.record(before + time.monotonic() - started, complete),
+        }
 
     def note_group() -> None:
         if keep is not None:
             keep(record(complete=False))
 
-    measure_roofs()
-    say(f"peak {_reached(findings.peaks)}")
+    peaks = measure_roofs()
+    say(f"peak {_reached(peaks)}")
     if on_gpu:
-        say(f"peak of the GPU {_reached(findings.peaks['gpu'])}")
+        say(f"peak of the GPU {_reached(peaks['gpu'])}")
     if not findings.overhead:
         with findings.parts.part("overhead"):
             try:
@@ -115,7 +122,7 @@ def run_lab(
     return record(complete)
 
 
-def _reached(peaks: Mapping[str, Any]) -> str:
+def _reached(peaks: Peaks | GpuPeaks) -> str:
     """The peaks in words, or why there are none."""
     reached = ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in peaks["best"].items())
     why = next((row["why"] for row in peaks["matmul"] if row.get("why")), "no backend multiplies here")
@@ -209,7 +216,7 @@ class Lab:
         with findings.parts.part("latency"), watch(self.gpu) as noise:
             rows = measure_latency(name, depth, contenders, images, (batch,), self.options.schedule(share_s))
         findings.noise.append({"network": name, "batch": batch, **noise.to_json()})
-        findings.results += [row | {"disturbed": noise.disturbed} for row in rows]
+        findings.results += watched(rows, noise.disturbed)
         self.say(_line(name, batch, rows, noise.reasons))
         self.note_group()
 
@@ -228,7 +235,7 @@ class Lab:
                     rows = measure_contexts(
                         subject.bundle, engine, device, images, options.contexts, options.threads, schedule
                     )
-                findings.contexts += [row.to_json() | {"disturbed": noise.disturbed} for row in rows]
+                findings.contexts += [row.to_json(noise.disturbed) for row in rows]
                 told = ", ".join(f"{row.contexts}: {row.images_per_s:.0f}" for row in rows)
                 self.say(f"{name} {engine} batch {batch}, images a second by contexts: {told}")
         self.note_group()
@@ -245,14 +252,17 @@ class Lab:
             findings.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
         self.note_group()
 
-    def _profiles(
-        self, subject: Subject, sessions: Mapping[str, Session], frames: UInt8Array
-    ) -> Iterator[dict[str, Any]]:
+    def _profiles(self, subject: Subject, sessions: Mapping[str, Session], frames: UInt8Array) -> Iterator[ProfileRow]:
         """Time per layer of the chosen engine, at batch 1."""
-        names = {"network": subject.name, "engine": self.options.profile, "batch": 1}
-        session = sessions.get(self.options.profile or "")
-        if session is not None and not any(names.items() <= row.items() for row in self.findings.layers):
-            yield names | {"layers": [asdict(layer) for layer in session.profile(session.prepare(frames[:1]))]}
+        name, engine, batch = subject.name, self.options.profile or "", 1
+        known = {(row["network"], row["engine"], row["batch"]) for row in self.findings.layers}
+        session = sessions.get(engine)
+        if session is not None and (name, engine, batch) not in known:
+            times = session.profile(session.prepare(frames[:1]))
+            layers = [
+                LayerTimeRow(name=layer.name, op=layer.op, ms=layer.ms, precision=layer.precision) for layer in times
+            ]
+            yield {"network": name, "engine": engine, "batch": batch, "layers": layers}
 
     def _memory(self, subject: Subject) -> None:
         own, findings, name = Shares(self.share.next()), self.findings, subject.name
@@ -262,7 +272,7 @@ class Lab:
             try:
                 with findings.parts.part("memory"):
                     row = measure_memory(subject.bundle, engine, self.options.threads)
-                findings.memory.append({"network": name, **row})
+                findings.memory.append(row)
             except (EnvironmentFault, subprocess.TimeoutExpired) as error:
                 findings.leave_out(f"{name} {engine} memory: {error}")
         self.note_group()
@@ -288,7 +298,7 @@ def _describe(bundle: Bundle, module: Any, findings: Findings) -> int | None:
         depth = None if known is None else known.config.depth
         findings.costs[manifest.name] = counted = cost(module, manifest.input.shape)
         parameters, gmacs = counted.parameters, counted.gmacs
-    row = {"name": manifest.name, "depth": depth, "parameters": parameters, "gmacs": gmacs}
+    row: NetworkRow = {"name": manifest.name, "depth": depth, "parameters": parameters, "gmacs": gmacs}
     findings.models += [row] if row not in findings.models else []
     return depth
 
@@ -309,7 +319,7 @@ def engine_contenders(engine: str, session: Session, frames: UInt8Array) -> list
     )
 
 
-def _line(name: str, batch: int, rows: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> str:
+def _line(name: str, batch: int, rows: Sequence[LatencyRow], reasons: Sequence[str]) -> str:
     cells = ", ".join(f"{row['engine']} {row['median_ms']:.2f}" for row in rows)
     mark = f"  DISTURBED: {'; '.join(reasons)}" if reasons else ""
     return f"{name} batch {batch}, ms: {cells}{mark}"

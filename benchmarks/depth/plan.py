@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resnetrt.benchmarks.depth.bench_record import Conditions, Content, LabRequest
 from resnetrt.benchmarks.measure.timing import Schedule
 from resnetrt.bundle import Bundle
 from resnetrt.conditions import conditions
@@ -33,7 +34,7 @@ class Subject:
         """The network's name."""
         return self.bundle.manifest.name
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Short hashes of all files that take part in the timing, and the preprocessing."""
         manifest = self.bundle.manifest
         engines = (manifest.engines[name].file for name in (*self.engines, *self.frame_engines))
@@ -90,9 +91,9 @@ class LabOptions:
         return latency + throughput + self.end_to_end * [30 + 0.1 * size] + self.memory * [8 + 0.05 * size]
 
 
-def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, Any]:
+def request_of(subjects: Sequence[Subject], options: LabOptions) -> LabRequest:
     """The request of a run, as stored in the record; a different request is a different run."""
-    return {
+    request: LabRequest = {
         "engines": {subject.name: [*subject.engines, *subject.frame_engines] for subject in subjects},
         "content": {subject.name: subject.content() for subject in subjects},
         "batches": list(options.batches),
@@ -101,11 +102,13 @@ def request_of(subjects: Sequence[Subject], options: LabOptions) -> dict[str, An
         "end_to_end": options.end_to_end,
         "memory": options.memory,
         "profile": options.profile,
-        **({"contexts": list(options.contexts)} if options.contexts else {}),  # runs of earlier versions know none
     }
+    if options.contexts:  # runs of earlier versions know none
+        request["contexts"] = list(options.contexts)
+    return request
 
 
-def lab_conditions(options: LabOptions) -> dict[str, Any]:
+def lab_conditions(options: LabOptions) -> Conditions:
     """The machine and versions, the cores that this process is bound to, and how the run measured.
 
     With `device` if a GPU is chosen: a run on another one is another run.

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy.typing as npt
 
@@ -52,9 +52,30 @@ class ContextsRow:
     times_one: float | None
     times_one_ci: Interval | None
 
-    def to_json(self) -> dict[str, Any]:
-        """The row of `contexts[]`."""
-        return asdict(self)
+    def to_json(self, disturbed: bool) -> "WatchedContextsRow":
+        """The row of `contexts[]`, and whether something else used the machine meanwhile."""
+        return cast(WatchedContextsRow, asdict(self) | {"disturbed": disturbed})
+
+
+class WatchedContextsRow(TypedDict):
+    """The fields of a `ContextsRow` in a record; a list for each interval once it is read back."""
+
+    network: str
+    engine: str
+    backend: str
+    precision: str
+    device: str
+    batch: int
+    contexts: int
+    threads: int
+    batches: int
+    n: int
+    images_per_s: float
+    images_per_s_ci: Interval
+    ci_confidence: float
+    times_one: float | None
+    times_one_ci: Interval | None
+    disturbed: bool
 
 
 def measure_contexts(

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault, UsageError
@@ -32,6 +32,29 @@ _PREFIX = ":::MLLOG "
 _GRACE_S = 300
 
 
+class ScenarioRow(TypedDict):
+    """What LoadGen's log says of a scenario; None for a number that the log lacks."""
+
+    scenario: str
+    label: str
+    result: str
+    reason: str
+    value: float | None
+    unit: str
+    early_stopping: bool
+    queries: int | None
+    target_qps: float | None
+
+
+class LoadgenRow(ScenarioRow):
+    """A scenario of one engine."""
+
+    network: str
+    engine: str
+    threads: int
+    seconds: float
+
+
 def check_scenarios(scenarios: Sequence[str]) -> None:
     """Raise `UsageError` for an unknown scenario, `BackendMissing` without mlcommons-loadgen."""
     for scenario in scenarios:
@@ -42,7 +65,7 @@ def check_scenarios(scenarios: Sequence[str]) -> None:
 
 def run_loadgen(
     bundle: Bundle, engine: str, scenario: str, threads: int, seconds: float, qps: float | None = None
-) -> dict[str, Any]:
+) -> LoadgenRow:
     """One row of `loadgen[]`. `seconds` is LoadGen's minimum duration (600 in the benchmark's rules).
 
     Raises `EnvironmentFault` with the last line of a failed process.
@@ -59,8 +82,13 @@ def run_loadgen(
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise EnvironmentFault(f"LoadGen {scenario} of {engine}: its process ended with {done.returncode}: {last}")
         log = read_log((Path(folder) / "mlperf_log_detail.txt").read_text(errors="replace"))
-    head = {"network": bundle.manifest.name, "engine": engine, "threads": threads, "seconds": seconds}
-    return head | summarise_log(scenario, log)
+    return {
+        "network": bundle.manifest.name,
+        "engine": engine,
+        "threads": threads,
+        "seconds": seconds,
+        **summarise_log(scenario, log),
+    }
 
 
 def read_log(text: str) -> dict[str, Any]:
@@ -73,7 +101,7 @@ def read_log(text: str) -> dict[str, Any]:
     return values
 
 
-def summarise_log(scenario: str, log: Mapping[str, Any]) -> dict[str, Any]:
+def summarise_log(scenario: str, log: Mapping[str, Any]) -> ScenarioRow:
     """The log's result for the scenario: VALID, or INVALID with the reason; its number; and early stopping.
 
     `value` comes from early stopping if that gives one (`early_stopping` true), else it is the raw percentile.

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnetrt.benchmarks.measure.timing import DEFAULT_SCHEDULE, Clock, Schedule, measure
+from resnetrt.benchmarks.measure.timing import DEFAULT_SCHEDULE, Clock, EngineTimingRow, Schedule, measure
 from resnetrt.preprocess import Preprocessing, UInt8Array
 
 PHOTO = (500, 375)  # width and height of a typical ImageNet photograph
 QUALITY = 90
+
+
+class PathRow(EngineTimingRow):
+    """A whole path, from its `source` (`frame` or `jpeg`) to logits."""
+
+    source: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ def measure_end_to_end(
     routes: Mapping[str, Route],
     schedule: Schedule = DEFAULT_SCHEDULE,
     clock: Clock | None = None,
-) -> list[dict[str, Any]]:
+) -> list[PathRow]:
     """One row for each engine of `routes` and each source, all timed side by side.
 
     `jpeg`: decode, resize, crop (the same code for all), prepare, infer. `frame`: a uint8 frame of the network's size,
@@ -43,7 +49,7 @@ def measure_end_to_end(
         calls |= _calls(name, route, jpeg, frames, preprocessing)
     timings = measure({"|".join(key): call for key, call in calls.items()}, schedule, *_clock(clock))
     return [
-        {"network": network, "engine": engine, "source": source, "batch": 1} | timings[f"{engine}|{source}"].to_json()
+        {"network": network, "engine": engine, "source": source, "batch": 1, **timings[f"{engine}|{source}"].to_json()}
         for engine, source in calls
     ]
 

@@ -5,14 +5,14 @@ The products run in the backends that the cells use, on tensors that lie on the 
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from resnetrt.benchmarks.measure.in_place import place
-from resnetrt.benchmarks.measure.products import best_rates, import_onnx, open_session, save_chain
+from resnetrt.benchmarks.measure.products import ProductRow, best_rates, import_onnx, open_session, save_chain
 from resnetrt.errors import BackendMissing, EnvironmentFault, UsageError
 from resnetrt.export.compilers import find_compiler
 from resnetrt.runtime.backends.tensorrt import TensorRtSession
@@ -29,15 +29,27 @@ _SECONDS = 0.5
 _LEAST_RUNS = 3
 
 
-def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dict[str, Any]:
+class _MeasuredPeaks(TypedDict):
+    matmul: list[ProductRow]
+    copy_gb_s: float | None
+    best: dict[str, float]
+
+
+class GpuPeaks(_MeasuredPeaks, total=False):
+    """A GPU's peaks; `why` says why its memory copy was not measured."""
+
+    why: str
+
+
+def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> GpuPeaks:
     """As `peaks.measure_peaks`, on the chosen GPU, for those of `backends` that are TensorRT.
 
     ONNX Runtime's sessions copy their input to the GPU. A rate is None where `why` says so.
     """
-    rows = []
+    rows: list[ProductRow] = []
     for backend in (name for name in backends if name in TENSORRT):
         for precision in (name for name in precisions if name in MULTIPLIED):
-            row: dict[str, Any] = {"backend": backend, "precision": precision, "gops": None}
+            row: ProductRow = {"backend": backend, "precision": precision, "gops": None}
             try:
                 row["gops"] = _matmul(backend, precision)
             except (BackendMissing, EnvironmentFault, UsageError) as error:
@@ -49,10 +61,13 @@ def measure_gpu_peaks(backends: Iterable[str], precisions: Iterable[str]) -> dic
         copied, why = gpu_copy_rate(open_cuda(read_settings().cuda, 0 if chosen is None else chosen.index)), ""
     except (BackendMissing, EnvironmentFault) as error:
         copied, why = None, str(error)
-    return {"matmul": rows, "copy_gb_s": copied, "best": best_rates(rows)} | ({"why": why} if why else {})
+    peaks: GpuPeaks = {"matmul": rows, "copy_gb_s": copied, "best": best_rates(rows)}
+    if why:
+        peaks["why"] = why
+    return peaks
 
 
-def merge_gpu_peaks(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merge_gpu_peaks(first: GpuPeaks, second: GpuPeaks) -> GpuPeaks:
     """The larger of two measurements, one before and one after the cells."""
     copies = [peaks["copy_gb_s"] for peaks in (first, second) if peaks["copy_gb_s"] is not None]
     precisions = {*first["best"], *second["best"]}

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnetrt.benchmarks.measure.timing import DEFAULT_SCHEDULE, Clock, Schedule, Timing, measure, ratio
+from resnetrt.benchmarks.measure.timing import (
+    DEFAULT_SCHEDULE,
+    Clock,
+    EngineTimingRow,
+    Schedule,
+    Timing,
+    measure,
+    ratio,
+)
 from resnetrt.errors import DataError, UsageError
 from resnetrt.preprocess import FloatArray
 from resnetrt.progress import track
@@ -27,6 +35,26 @@ HOST, DEVICE = "host", "device"  # the `data` of a row: where images and logits 
 IN_PLACE = ":device"  # the end of the name of a cell without transfers
 Infer = Callable[[FloatArray], npt.NDArray[np.float32]]
 Place = Callable[[npt.NDArray[Any]], Callable[[], object]]
+
+
+class LatencyRow(EngineTimingRow):
+    """One engine beside the baseline; the factor is None without a baseline, and with too few rounds."""
+
+    depth: int | None
+    input: str
+    backend: str
+    precision: str
+    device: str
+    data: str
+    threads: int
+    times_faster: float | None
+    times_faster_ci: list[float] | None
+
+
+class WatchedRow(LatencyRow):
+    """The same, and whether something else used the machine meanwhile."""
+
+    disturbed: bool
 
 
 @dataclass(frozen=True)
@@ -67,7 +95,7 @@ def measure_latency(
     batches: Sequence[int] = (1,),
     schedule: Schedule = DEFAULT_SCHEDULE,
     clock: Clock | None = None,
-) -> list[dict[str, Any]]:
+) -> list[LatencyRow]:
     """One row per batch size and contender; `times_faster` is paired with the first of `BASELINES` that is among them.
 
     Cells without transfers have no such factor: the baseline's data lies on the host.
@@ -77,7 +105,7 @@ def measure_latency(
     names = [contender.engine for contender in contenders]
     if len(set(names)) != len(names):
         raise UsageError(f"bench: expected each engine once, found {', '.join(names)}")
-    rows = []
+    rows: list[LatencyRow] = []
     for batch in batches:
         calls = {item.engine: item.call(images, batch) for item in contenders}
         progress = partial(_round_bar, label=f"latency, batch {batch}")
@@ -102,9 +130,12 @@ def _round_bar(rounds: Sequence[int], label: str) -> Iterable[int]:
     return track(rounds, label, len(rounds), "rounds")
 
 
-def _row(
-    network: str, depth: int | None, contender: Contender, batch: int, timings: dict[str, Timing]
-) -> dict[str, Any]:
+def watched(rows: Iterable[LatencyRow], disturbed: bool) -> list[WatchedRow]:
+    """The rows with the mark of the block in which they were measured."""
+    return [{**row, "disturbed": disturbed} for row in rows]
+
+
+def _row(network: str, depth: int | None, contender: Contender, batch: int, timings: dict[str, Timing]) -> LatencyRow:
     timing = timings[contender.engine]
     baseline = baseline_of(timings)
     in_place = contender.place is not None
@@ -121,8 +152,8 @@ def _row(
         "batch": batch,
         "threads": contender.threads,
         **timing.to_json(),
-        "times_faster": times_faster and times_faster.value,
-        "times_faster_ci": times_faster and [times_faster.low, times_faster.high],
+        "times_faster": None if times_faster is None else times_faster.value,
+        "times_faster_ci": None if times_faster is None else [times_faster.low, times_faster.high],
     }
 
 

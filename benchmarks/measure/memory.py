@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from resnetrt.bundle import Bundle
 from resnetrt.errors import EnvironmentFault
@@ -19,7 +19,26 @@ from resnetrt.errors import EnvironmentFault
 _TIMEOUT_S = 120
 
 
-def measure_memory(bundle: Bundle, engine: str, threads: int, repeats: int = 3) -> dict[str, Any]:
+class ProcessRow(TypedDict):
+    """What a process that loads one engine says of itself."""
+
+    import_ms: float
+    load_and_selftest_ms: float
+    first_inference_ms: float
+    start_to_first_ms: float
+    peak_rss_bytes: float
+
+
+class MemoryRow(ProcessRow):
+    """Medians over `repeats` processes, and the size of the engine's file."""
+
+    network: str
+    engine: str
+    size_bytes: int
+    repeats: int
+
+
+def measure_memory(bundle: Bundle, engine: str, threads: int, repeats: int = 3) -> MemoryRow:
     """Peak RSS and times of a fresh process, medians over `repeats`; sizes of the engine's file.
 
     `start_to_first_ms` is the waiting time on an edge device: from the start of the process, through import, load and
@@ -27,11 +46,20 @@ def measure_memory(bundle: Bundle, engine: str, threads: int, repeats: int = 3) 
     """
     runs = [_run(bundle.path, engine, threads) for _ in range(repeats)]
     record = bundle.manifest.files[bundle.manifest.engines[engine].file]
-    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    return {"engine": engine, "size_bytes": record.size_bytes, "repeats": repeats, **medians}
+    return {
+        "network": bundle.manifest.name,
+        "engine": engine,
+        "size_bytes": record.size_bytes,
+        "repeats": repeats,
+        "import_ms": statistics.median(run["import_ms"] for run in runs),
+        "load_and_selftest_ms": statistics.median(run["load_and_selftest_ms"] for run in runs),
+        "first_inference_ms": statistics.median(run["first_inference_ms"] for run in runs),
+        "start_to_first_ms": statistics.median(run["start_to_first_ms"] for run in runs),
+        "peak_rss_bytes": statistics.median(run["peak_rss_bytes"] for run in runs),
+    }
 
 
-def _run(path: Path, engine: str, threads: int) -> dict[str, float]:
+def _run(path: Path, engine: str, threads: int) -> ProcessRow:
     started = time.monotonic()
     command = [
         sys.executable,
@@ -46,11 +74,11 @@ def _run(path: Path, engine: str, threads: int) -> dict[str, float]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EnvironmentFault(f"engine {engine} of {path}: its process ended with {done.returncode}: {last}")
-    sizes: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return sizes
+    answer: ProcessRow = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
-def report(path: Path, engine: str, threads: int, started: float) -> dict[str, float]:
+def report(path: Path, engine: str, threads: int, started: float) -> ProcessRow:
     """Load and infer once in this process; `started` is the monotonic time of the process's start."""
     import numpy as np
 

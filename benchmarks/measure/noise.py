@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from resnetrt.thermals import Thermals, read_thermals
+from resnetrt.nvml import GpuState
+from resnetrt.thermals import Clock, Thermals, read_thermals
 
 OTHERS_LIMIT = 0.04  # share of the usable cores' time; above it, medians of short calls begin to move
 STEAL_LIMIT = 0.01
@@ -37,6 +38,30 @@ class Snapshot:
     thermals: Thermals = field(default_factory=Thermals)
 
 
+class NoiseNumbers(TypedDict):
+    """The fields of a `Noise` in a record."""
+
+    seconds: float
+    others_share: float | None
+    steal_share: float | None
+    load1: float | None
+    mhz: float | None
+    throttled: bool | None
+    temperatures_c: dict[str, float]
+    clocks: dict[str, dict[str, float | str]]
+    gpus: list[dict[str, object]]
+    others: list[str]
+    reasons: list[str]
+    disturbed: bool
+
+
+class NoiseRow(NoiseNumbers):
+    """What else the machine did while one group of cells was timed."""
+
+    network: str
+    batch: int | None
+
+
 @dataclass
 class Noise:
     """Shares of the cores' time while watched. `reasons` says why a run counts as disturbed, if it does.
@@ -51,8 +76,8 @@ class Noise:
     mhz: float | None = None
     throttled: bool | None = None
     temperatures_c: dict[str, float] = field(default_factory=dict)
-    clocks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    gpus: list[dict[str, Any]] = field(default_factory=list)
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    gpus: list[GpuState] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -61,9 +86,22 @@ class Noise:
         """Whether anything other than the measurement may have changed its numbers."""
         return bool(self.reasons)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> NoiseNumbers:
         """The record of one watched block."""
-        return vars(self) | {"disturbed": self.disturbed}
+        return {
+            "seconds": self.seconds,
+            "others_share": self.others_share,
+            "steal_share": self.steal_share,
+            "load1": self.load1,
+            "mhz": self.mhz,
+            "throttled": self.throttled,
+            "temperatures_c": self.temperatures_c,
+            "clocks": {name: asdict(clock) for name, clock in self.clocks.items()},
+            "gpus": [asdict(gpu) for gpu in self.gpus],
+            "others": self.others,
+            "reasons": self.reasons,
+            "disturbed": self.disturbed,
+        }
 
 
 @contextmanager
@@ -105,7 +143,6 @@ def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
     if slowed:
         reasons.append(f"the hardware was slowed by {', '.join(slowed)}{_hottest(after.thermals)}")
     reasons += _lowered(before.thermals, after.thermals)
-    clocks = {name: asdict(clock) for name, clock in after.thermals.clocks.items()}
     return Noise(
         seconds,
         others,
@@ -114,8 +151,8 @@ def judge(before: Snapshot, after: Snapshot, cores: int) -> Noise:
         after.mhz,
         throttled,
         after.thermals.temperatures_c,
-        clocks,
-        [asdict(gpu) for gpu in after.thermals.gpus],
+        dict(after.thermals.clocks),
+        list(after.thermals.gpus),
         names,
         reasons,
     )

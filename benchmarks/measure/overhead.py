@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -23,7 +23,18 @@ _SHAPE = (1, 16, 1)  # one product of 16 x 16
 _ROUNDS, _CALLS, _EMPTY_BYTES = 60, 20, 16 << 20  # of 15 rounds, half of the intervals reached beyond 20 us
 
 
-def measure_overhead(backends: Iterable[str], threads: int) -> list[dict[str, Any]]:
+class OverheadRow(TypedDict):
+    """Microseconds of a call: the backend's own, a session's, and the difference."""
+
+    backend: str
+    threads: int
+    bare_us: float
+    session_us: float
+    overhead_us: float
+    overhead_ci_us: list[float]
+
+
+def measure_overhead(backends: Iterable[str], threads: int) -> list[OverheadRow]:
     """Microseconds an inference for each backend whose own call is known: bare, through a session, and the difference.
 
     `overhead_ci_us` is the 95 % interval of the rounds' differences.
@@ -31,7 +42,7 @@ def measure_overhead(backends: Iterable[str], threads: int) -> list[dict[str, An
     return [_measure(backend, threads) for backend in backends if backend in _BARE]
 
 
-def _measure(backend: str, threads: int) -> dict[str, Any]:
+def _measure(backend: str, threads: int) -> OverheadRow:
     x = np.zeros(_SHAPE[:2], np.float32)
     with tempfile.TemporaryDirectory(prefix="resnetrt-overhead-") as folder:
         model = Path(folder) / "matmul.onnx"
@@ -41,9 +52,14 @@ def _measure(backend: str, threads: int) -> dict[str, Any]:
             rounds = _time({"bare": bare, "session": lambda: session.infer(x)})
     differences = [ours - theirs for ours, theirs in zip(rounds["session"], rounds["bare"], strict=True)]
     low, high, _ = median_interval(differences)
-    names = {"backend": backend, "threads": threads}
-    times = {f"{name}_us": median(durations) for name, durations in rounds.items()}
-    return names | times | {"overhead_us": median(differences), "overhead_ci_us": [low, high]}
+    return {
+        "backend": backend,
+        "threads": threads,
+        "bare_us": median(rounds["bare"]),
+        "session_us": median(rounds["session"]),
+        "overhead_us": median(differences),
+        "overhead_ci_us": [low, high],
+    }
 
 
 def _time(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:

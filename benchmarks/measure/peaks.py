@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from resnetrt.benchmarks.measure.gpu_peaks import merge_gpu_peaks
-from resnetrt.benchmarks.measure.products import best_rates, import_onnx, open_session, save_chain
+from resnetrt.benchmarks.measure.gpu_peaks import GpuPeaks, merge_gpu_peaks
+from resnetrt.benchmarks.measure.products import ProductRow, best_rates, import_onnx, open_session, save_chain
 from resnetrt.benchmarks.measure.timing import Schedule, measure
 from resnetrt.errors import BackendMissing, UsageError
 
@@ -22,14 +22,26 @@ _SCHEDULE = Schedule(rounds=5, min_block_s=0.06, settle_s=0.04, warm_up_s=0.15)
 _COPY_BYTES = 256 << 20
 
 
-def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: int) -> dict[str, Any]:
+class _MeasuredPeaks(TypedDict):
+    matmul: list[ProductRow]
+    copy_gb_s: float
+    best: dict[str, float]
+
+
+class Peaks(_MeasuredPeaks, total=False):
+    """The peaks of a machine; those of its GPU where cells ran there."""
+
+    gpu: GpuPeaks
+
+
+def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: int) -> Peaks:
     """Billions of operations a second of matrix products, by backend and precision, and GB/s of a memory copy.
 
     One multiply-accumulate is two operations; a copied byte counts twice, as read and as written. `best` is each
     precision's largest rate over backends and shapes, from the median of the fastest block, because a peak is what was
     reached.
     """
-    rows = []
+    rows: list[ProductRow] = []
     for backend in backends:
         for precision in (name for name in precisions if name in _MULTIPLIED):
             try:
@@ -39,15 +51,18 @@ def measure_peaks(backends: Iterable[str], precisions: Iterable[str], threads: i
     return {"matmul": rows, "copy_gb_s": copy_rate(threads), "best": best_rates(rows)}
 
 
-def merge_peaks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def merge_peaks(first: Peaks, second: Peaks) -> Peaks:
     """The larger of two measurements, one before and one after the cells."""
-    rows = [
-        a | {"gops": max((x for x in (a["gops"], b["gops"]) if x is not None), default=None)}
+    rows: list[ProductRow] = [
+        {**a, "gops": max((x for x in (a["gops"], b["gops"]) if x is not None), default=None)}
         for a, b in zip(first["matmul"], second["matmul"], strict=True)
     ]
-    merged = {"matmul": rows, "copy_gb_s": max(first["copy_gb_s"], second["copy_gb_s"]), "best": best_rates(rows)}
+    copy_gb_s = max(first["copy_gb_s"], second["copy_gb_s"])
+    merged: Peaks = {"matmul": rows, "copy_gb_s": copy_gb_s, "best": best_rates(rows)}
     gpu = [peaks["gpu"] for peaks in (first, second) if "gpu" in peaks]
-    return merged | ({"gpu": merge_gpu_peaks(gpu[0], gpu[-1])} if gpu else {})
+    if gpu:
+        merged["gpu"] = merge_gpu_peaks(gpu[0], gpu[-1])
+    return merged
 
 
 def copy_rate(threads: int) -> float:
@@ -64,7 +79,7 @@ def copy_rate(threads: int) -> float:
     return 2 * _COPY_BYTES / best / 1e9
 
 
-def _matmul(backend: str, precision: str, threads: int) -> dict[str, Any]:
+def _matmul(backend: str, precision: str, threads: int) -> ProductRow:
     reached = {f"{m}x{n}x{n}": _rate(backend, precision, (m, n, depth), threads) for m, n, depth in SHAPES}
     shape = max(reached, key=lambda name: reached[name])
     return {"backend": backend, "precision": precision, "gops": reached[shape], "shape": shape}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from resnetrt.export.compilers import find_compiler
 from resnetrt.parts import import_part
@@ -11,6 +11,19 @@ from resnetrt.runtime.session import Session
 
 _OPSET = 20
 _NO_OPTIONS: Mapping[str, Any] = {}
+
+
+class _Product(TypedDict):
+    backend: str
+    precision: str
+    gops: float | None
+
+
+class ProductRow(_Product, total=False):
+    """The rate of matrix products; `shape` is the fastest on a CPU, `why` says why there is no rate."""
+
+    shape: str
+    why: str
 
 
 def import_onnx() -> Any:
@@ -43,7 +56,7 @@ def open_session(
     return find_backend(backend).load(path, record, threads)
 
 
-def best_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def best_rates(rows: Sequence[ProductRow]) -> dict[str, float]:
     """Each precision's largest rate; `gops` is None where it could not be measured."""
     best: dict[str, float] = {}
     for row in rows:

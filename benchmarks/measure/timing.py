@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,30 @@ OnDevice = Callable[[int], Sequence[float]]  # maps a number of runs to their mi
 CONFIDENCE = 0.95
 ENOUGH_ROUNDS = 6  # with fewer rounds no interval of a median over rounds reaches CONFIDENCE
 _MOST_ALIKE = 0.9  # cap of the neighbours' correlation; a larger one can't be estimated from so few rounds
-_ON_DEVICE = ("device_median_ms", "device_p90_ms", "device_p99_ms")
+
+
+class TimingRow(TypedDict):
+    """The fields of a `Timing` in a row of results."""
+
+    n: int
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    spread_ms: float
+    ci_confidence: float
+    ci_ms: list[float]
+    round_medians_ms: list[float]
+    device_median_ms: float | None
+    device_p90_ms: float | None
+    device_p99_ms: float | None
+
+
+class EngineTimingRow(TimingRow):
+    """The times of one engine at one batch size."""
+
+    network: str
+    engine: str
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -89,13 +112,21 @@ class Timing:
     run: int
     device: tuple[float, float, float] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> TimingRow:
         """The numbers under their field names."""
-        names = ("n", "median_ms", "p90_ms", "p99_ms", "spread_ms", "ci_confidence")
-        return {name: getattr(self, name) for name in names} | {
+        median, p90, p99 = self.device or (None, None, None)
+        return {
+            "n": self.n,
+            "median_ms": self.median_ms,
+            "p90_ms": self.p90_ms,
+            "p99_ms": self.p99_ms,
+            "spread_ms": self.spread_ms,
+            "ci_confidence": self.ci_confidence,
             "ci_ms": list(self.ci_ms),
             "round_medians_ms": list(self.round_medians_ms),
-            **dict(zip(_ON_DEVICE, self.device or (None, None, None), strict=True)),
+            "device_median_ms": median,
+            "device_p90_ms": p90,
+            "device_p99_ms": p99,
         }
 
 

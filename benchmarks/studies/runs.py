@@ -21,6 +21,7 @@ import numpy.typing as npt
 from resnetrt.benchmarks.compare.more_runs import RUNS
 from resnetrt.benchmarks.compare.records import read_record
 from resnetrt.benchmarks.compare.regression import Regression, Run, compare_runs, runs_of, slim
+from resnetrt.benchmarks.depth.bench_record import ComparedRow
 from resnetrt.benchmarks.measure.latency import BASELINE
 from resnetrt.benchmarks.measure.timing import median_interval
 
@@ -86,12 +87,14 @@ NOISES: dict[str, Noise] = {
 def rows(logs: Floats, slower: Floats | float = 0.0) -> list[Run]:
     """Runs from `logs` `(runs, cells, rounds)`, with an eager that always takes one millisecond."""
     times = np.exp(logs + np.reshape(slower, (-1, 1)))
-    names = {"network": "n", "batch": 1, "threads": 1}
-    eager = names | {"engine": BASELINE, "round_medians_ms": [1.0] * logs.shape[2]}
-    return [
-        [eager, *(names | {"engine": f"e{i}", "round_medians_ms": list(cell)} for i, cell in enumerate(run))]
-        for run in times
-    ]
+    eager = _row(BASELINE, [1.0] * logs.shape[2])
+    return [[eager, *(_row(f"e{i}", list(cell)) for i, cell in enumerate(run))] for run in times]
+
+
+def _row(engine: str, round_medians_ms: list[float]) -> ComparedRow:
+    return ComparedRow(
+        network="n", engine=engine, batch=1, threads=1, round_medians_ms=round_medians_ms, disturbed=False
+    )
 
 
 def command(noise: Noise, design: str, slower: Floats, rng: np.random.Generator) -> tuple[str, float]:
@@ -154,7 +157,7 @@ def simulate(noise: str, design: str, trials: int, seed: int) -> dict[str, float
 
 def measured(runs: Sequence[Run], seed: int) -> Iterator[str]:
     """Real runs of identical code, disturbed or not: every pair by the former check, then splits of all runs."""
-    kept = [[{name: value for name, value in row.items() if name != "disturbed"} for row in slim(run)] for run in runs]
+    kept: list[list[ComparedRow]] = [[{**row, "disturbed": False} for row in slim(run)] for run in runs]
     marked = sum(any(row.get("disturbed") for row in run) for run in runs)
     rng = np.random.default_rng(seed)
     cells = [(row["network"], row["engine"], row["batch"]) for row in kept[0] if row["engine"] != BASELINE]
@@ -187,9 +190,9 @@ def _split(runs: Sequence[Run], old: Sequence[int], slower: Floats, cells: Seque
     return regression.verdict, float(np.mean([_covers(cell.ci_percent, slower[0]) for cell in regression.cells]))
 
 
-def _slowed(row: Any, log_factor: float) -> dict[str, Any]:
+def _slowed(row: ComparedRow, log_factor: float) -> ComparedRow:
     factor = 1.0 if row["engine"] == BASELINE else math.exp(log_factor)
-    return dict(row) | {"round_medians_ms": [factor * ms for ms in row["round_medians_ms"]]}
+    return {**row, "round_medians_ms": [factor * ms for ms in row["round_medians_ms"]]}
 
 
 def _normalised(run: Run, network: str, engine: str, batch: int) -> list[float]:
