@@ -38,7 +38,7 @@ class HostCuda:
         self.counts: Counter[str] = Counter()
         self._memory: dict[int, Bytes] = {}
         self._freed: deque[Bytes] = deque()
-        self._queues: dict[int, list[Work]] = {}
+        self._queues: dict[int, list[Work]] = {0: []}  # the default stream is there
         self._capturing: int | None = None
         self._captured: dict[int, int] = {}  # stream: how much of it is in the graph
         self._joined: dict[int, int] = {}  # stream: how much of it the captured one waits for

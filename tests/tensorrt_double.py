@@ -66,8 +66,9 @@ class FullTensorRT:
     """The `module`, and what happened: `config` as the build left it, its `flags`, `profiles`, `memory` and `logged`.
 
     `inspector_text` is what the engine inspector tells; `errors` are logged while configuring; the flag `refused` is
-    not taken; `dtype` and `output_shape` are those of the network; `building` is called during the build, which adds
-    `timing` to a cache of `device`; with `plan` None the build fails, with `loads` False the engine does not load.
+    not taken; `dtype`, `input_shape` and `output_shape` are those of the network; `building` is called during the
+    build, which adds `timing` to a cache of `device`; with `plan` None the build fails, with `loads` False the engine
+    does not load.
     """
 
     plan: bytes | None = b"plan"
@@ -77,6 +78,7 @@ class FullTensorRT:
     building: Callable[[], None] = staticmethod(lambda: None)
     refused = ""
     dtype = "FLOAT"
+    input_shape: tuple[int, ...] = (-1, 3, 16, 16)
     output_shape: tuple[int, ...] = (-1, 16, 16, 16)
     inspector_text = '{"Layers": []}'
     errors: tuple[str, ...] = ()
@@ -135,7 +137,7 @@ class FullTensorRT:
         return self.make("OnnxParser", parse_from_file=lambda _path: True, num_errors=0)
 
     def _network(self) -> Strict:
-        image = self.make("ITensor", name="input", dtype=SimpleNamespace(name=self.dtype), shape=(-1, 3, 16, 16))
+        image = self.make("ITensor", name="input", dtype=SimpleNamespace(name=self.dtype), shape=self.input_shape)
         output = self.make("ITensor", name="logits", dtype=SimpleNamespace(name=self.dtype), shape=self.output_shape)
         stem = self.make(
             "ILayer",

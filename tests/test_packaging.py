@@ -1,6 +1,7 @@
 """What is in the repository is in the wheel, and what setup.cfg says is true."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -173,3 +174,26 @@ def test_constraints_pin_every_requirement_of_the_test_environment():
     for extra in ("torch", "export", "openvino", "report", "serve", "bench", "rtx", "dev", "ray", "peers"):
         wanted += listed(EXTRAS, extra)
     assert set(map(plain, wanted)) - set(map(plain, pinned)) == set()
+
+
+@pytest.mark.parametrize(
+    ("machine", "words", "installed"),
+    [
+        ("Linux x86_64", [], "torch,openvino,report,rtx"),
+        ("Linux x86_64", ["RTX="], "torch,openvino,report"),
+        ("Linux aarch64", [], "torch,openvino,report"),  # it has no wheel of TensorRT-RTX
+    ],
+)
+def test_make_quickstart_installs_tensorrt_rtx_where_its_wheel_is_unless_told_otherwise(
+    tmp_path: Path, machine: str, words: list[str], installed: str
+):
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("needs make")
+    (tmp_path / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
+    (tmp_path / "uname").chmod(0o755)
+    command = [make, "-n", "quickstart", f"VENV={tmp_path / 'new'}", *words]
+    environment = {name: value for name, value in os.environ.items() if name != "RTX"}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert f"--editable '.[{installed}]'\n" in done.stdout

@@ -115,6 +115,16 @@ class TestKernels:
         assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
         session.close()
 
+    def test_the_file_is_replaced_and_never_written_into(self, start: Open, kept: KernelFile):
+        """A process that reads meanwhile, and a power cut, see the old kernels or all of the new ones."""
+        with start() as session:
+            session.infer(images(2))
+            before = kept.path.read_bytes()
+            os.link(kept.path, kept.path.with_name("held"))
+            session.infer(images(4))
+        assert kept.path.read_bytes() != before
+        assert kept.path.with_name("held").read_bytes() == before
+
     def test_those_that_nobody_used_for_long_are_deleted(self, start: Open, kept: KernelFile):
         kept.path.parent.mkdir()
         old = kept.path.with_name("old.kernels")

@@ -8,6 +8,7 @@ import tiny_bundle
 
 from resnetrt.benchmarks.deploy.engines import Engines, Wanted, compile_all
 from resnetrt.bundle import Bundle
+from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.engine_record import ParityNotRun
 from resnetrt.errors import CheckFailed
 
@@ -68,6 +69,32 @@ def test_an_engine_of_tensorrt_rtx_is_built_and_said_to_be_not_run(bundle: Bundl
     assert "tensorrt_rtx-fp16-portable, built, not run here (no usable GPU" in said
     assert "compile   tensorrt_rtx int8 left out: TensorRT-RTX runs each convolution" in said
     assert "compile   tensorrt left out: TensorRT builds on the GPU that the engine is for" in said
+
+
+def test_fp8_is_made_only_if_asked_for_and_said_to_be_no_gain_until_it_is_measured(
+    fashion_bundle: Bundle, without_gpu: None
+):
+    quantize_variant(fashion_bundle, "tensorrt", QuantizeOptions())
+    lines: list[str] = []
+    made = compile_all(fashion_bundle, Wanted(("tensorrt_rtx",), ("fp8",), "sm89"), lines.append)
+    assert list(made.not_run) == ["tensorrt_rtx-fp8-sm89"], lines
+    assert lines[-1].startswith(
+        "note      tensorrt_rtx-fp8-sm89: TensorRT-RTX runs each convolution and what follows it"
+    )
+    assert lines[-1].endswith("so FP16 may well be faster: measure both on the GPU")
+
+
+def test_without_tensorrt_rtx_the_engines_for_the_cpu_are_made_and_it_is_said(
+    bundle: Bundle, without_gpu: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As after `make quickstart RTX=`."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    lines: list[str] = []
+    made = compile_all(bundle, Wanted(), lines.append)
+    assert (made.engines[0], made.not_run, made.elsewhere) == ("onnxruntime-fp32-cpu", {}, [])
+    (said,) = (line for line in lines if line.startswith("compile   tensorrt_rtx"))
+    assert said.startswith("compile   tensorrt_rtx left out: ")
+    assert "pip install" in said
 
 
 def test_targets_and_profiles_go_to_tensorrt_only(bundle: Bundle, without_gpu: None):

@@ -1,16 +1,14 @@
 """Engines of other programs: read, compared with the variant, checked and stored; TensorRT is a double here."""
 
-import enum
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import engine_double
 import pytest
 import tiny_bundle
+from building_machine import Level, Plan, layer
 from host_cuda import HostCuda
 from tensorrt_double import LISTS, FullTensorRT
 
@@ -24,37 +22,10 @@ from resnetrt.runtime import load
 from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
 
-DataType = enum.Enum("DataType", ["FLOAT"])
-TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
-Level = enum.Enum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"])
-OUTPUT = {"Name": "y", "Dimensions": [8], "Format/Datatype": "Channel major FP16 format"}
 LAYERS = [
-    {
-        "Name": name,
-        "LayerType": kind,
-        "Inputs": [],
-        "Outputs": [OUTPUT],
-        "Weights": {"Type": "Half", "Count": 1},
-        "Metadata": f"[ONNX Layer: {name}]",
-    }
+    layer(name, kind, "Half")
     for name, kind in (("stem", "CaskConvolution"), ("conv", "CaskConvolution"), ("fc", "gemm"))
 ]
-
-
-class Plan(engine_double.EngineDouble):
-    """A deserialized plan, with what the runner does not need of it."""
-
-    hardware_compatibility_level = Level.NONE
-    text = json.dumps({"Layers": LAYERS})
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return DataType[super().get_tensor_dtype(name).name]
-
-    def get_tensor_mode(self, name: str) -> Any:
-        return TensorIOMode[super().get_tensor_mode(name).name]
-
-    def create_engine_inspector(self) -> Any:
-        return SimpleNamespace(get_engine_information=lambda _form: self.text)
 
 
 class Machine:
@@ -79,6 +50,7 @@ class Machine:
                     self.logger.log(1, "Error Code 1: Serialization (magic tag does not match)")
                     return None
                 plan = Plan(machine.path, machine.cuda, machine.profiles)
+                plan.text = json.dumps({"Layers": LAYERS})
                 plan.hardware_compatibility_level = machine.level
                 return plan
 
