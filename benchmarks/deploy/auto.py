@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from resnetrt.benchmarks.accuracy.gate import FAIL, INCONCLUSIVE, PASS, Budget, Spending
 from resnetrt.benchmarks.accuracy.gate_rows import GateRow
+from resnetrt.benchmarks.measure.latency import LatencyRow
 from resnetrt.benchmarks.measure.timing import no_ratio, paired_ratio
 from resnetrt.benchmarks.reports.report import Attempt
 from resnetrt.bundle import Bundle
@@ -75,9 +75,7 @@ def choice_claim(engines: int, budget: Budget) -> str:
     )
 
 
-def choose(
-    attempts: Sequence[Attempt], accuracy: Sequence[GateRow], latency: Sequence[Mapping[str, Any]]
-) -> list[Attempt]:
+def choose(attempts: Sequence[Attempt], accuracy: Sequence[GateRow], latency: Sequence[LatencyRow]) -> list[Attempt]:
     """The attempts with their numbers and outcomes; the fastest that PASSes comes first, the others are sorted by time.
 
     `accuracy` are rows of the gate; `latency` are rows of one batch size, measured side by side.
@@ -104,7 +102,7 @@ def keep_only(bundle: Bundle, engine: str) -> None:
             editor.drop_engine(name)
 
 
-def _with_numbers(item: Attempt, judged: Mapping[str, GateRow], timed: Mapping[str, Any]) -> Attempt:
+def _with_numbers(item: Attempt, judged: Mapping[str, GateRow], timed: Mapping[str, LatencyRow]) -> Attempt:
     if item.engine is None:
         return item
     row = judged[item.engine]
@@ -112,7 +110,9 @@ def _with_numbers(item: Attempt, judged: Mapping[str, GateRow], timed: Mapping[s
     return replace(item, median_ms=ms, drop_pp=row.accuracy.drop_pp, verdict=row.verdict)
 
 
-def _end(item: Attempt, best: Attempt | None, judged: Mapping[str, GateRow], timed: Mapping[str, Any]) -> Attempt:
+def _end(
+    item: Attempt, best: Attempt | None, judged: Mapping[str, GateRow], timed: Mapping[str, LatencyRow]
+) -> Attempt:
     if item.engine is None:
         return item
     if item == best:

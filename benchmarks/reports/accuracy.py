@@ -2,10 +2,56 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from resnetrt.benchmarks.accuracy.comparison import AccuracyRow
 from resnetrt.benchmarks.measure.latency import BASELINE
+
+
+class AccuracyCells(TypedDict):
+    """What a summary says of an engine's accuracy; None where it is unknown."""
+
+    n: int | None
+    top1: float | None
+    top5: float | None
+    drop_pp: float | None
+    drop_ci_pp: list[float] | None
+    flips_percent: float | None
+    sqnr_db: float | None
+
+
+class SummaryRow(AccuracyCells):
+    """Accuracy, latency and size of one engine: a row under `summary[]` of `report.json`; None where not measured."""
+
+    engine: str
+    backend: str | None
+    precision: str | None
+    batch: int | None
+    threads: int | None
+    median_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    ci_ms: list[float] | None
+    ci_confidence: float | None
+    times_faster: float | None
+    times_faster_ci: list[float] | None
+    disturbed: bool | None
+    runs: int | None
+    rounds: int | None
+    own_share: float | None
+    size_bytes: int | None
+    not_run: str | None
+
+
+UNKNOWN_ACCURACY: AccuracyCells = {
+    "n": None,
+    "top1": None,
+    "top5": None,
+    "drop_pp": None,
+    "drop_ci_pp": None,
+    "flips_percent": None,
+    "sqnr_db": None,
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +108,7 @@ class ReportedAccuracy:
         """That of the reference on the same images."""
         return ReportedAccuracy(BASELINE, self.n, self.fp32_top1, self.fp32_top1, self.fp32_top5, self.fp32_top5)
 
-    def cells(self) -> dict[str, Any]:
+    def cells(self) -> AccuracyCells:
         """Its part of a row under `summary[]` of `report.json`."""
         return {
             "n": self.n,

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from resnetrt.benchmarks.load.contexts import WatchedContextsRow
 from resnetrt.benchmarks.measure.latency import BASELINE, IN_PLACE, SUBSTITUTE, baseline_of
-from resnetrt.benchmarks.measure.timing import CONFIDENCE
+from resnetrt.benchmarks.measure.timing import CONFIDENCE, EngineTimingRow, TimingRow
+from resnetrt.benchmarks.reports.accuracy import SummaryRow
 from resnetrt.conditions import plural
 
 UNKNOWN = "-"
@@ -22,7 +24,7 @@ def baseline_words(rows: Iterable[Mapping[str, Any]]) -> str:
     return _BASELINES[baseline_of(row["engine"] for row in rows)][0]
 
 
-def factor_heading(rows: Iterable[Mapping[str, Any]]) -> str:
+def factor_heading(rows: Iterable[EngineTimingRow]) -> str:
     """The heading of a column of `times_faster`; an engine is never called faster than eager if eager was not timed."""
     return _BASELINES[baseline_of(row["engine"] for row in rows)][1]
 
@@ -34,7 +36,7 @@ def format_ms(value: float | None) -> str:
     return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:.0f}"
 
 
-def few_rounds(row: Mapping[str, Any]) -> str:
+def few_rounds(row: TimingRow | WatchedContextsRow | SummaryRow) -> str:
     """The text after a row's interval: the confidence that its rounds allow, or nothing if that is 95 %."""
     confidence = row.get("ci_confidence")
     return "" if confidence is None or confidence >= CONFIDENCE else f" ({100 * confidence:.0f} %)"
@@ -71,7 +73,7 @@ _WITHOUT_TRANSFERS = (
 CONTEXTS_HEADER = ("network", "engine", "batch", "contexts", "images a second", "95 % interval", "x one context")
 
 
-def contexts_cells(row: Mapping[str, Any]) -> Sequence[str]:
+def contexts_cells(row: WatchedContextsRow) -> Sequence[str]:
     """A row of `contexts[]` for a table."""
     low, high = row["images_per_s_ci"]
     factor = with_interval(format_number(row["times_one"], 2), row["times_one_ci"], lambda value: f"{value:.2f}")
@@ -86,7 +88,7 @@ def contexts_cells(row: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def about_names(rows: Iterable[Mapping[str, Any]]) -> str:
+def about_names(rows: Iterable[EngineTimingRow]) -> str:
     """What the names of cells without transfers mean, if there are such."""
     return _WITHOUT_TRANSFERS if any(row["engine"].endswith(IN_PLACE) for row in rows) else ""
 

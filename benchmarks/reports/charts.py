@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnetrt.atomic import write_file
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, ProfileRow
+from resnetrt.benchmarks.depth.fit import CrossingRow
 from resnetrt.benchmarks.measure.latency import BASELINES, CPU
+from resnetrt.benchmarks.measure.roofline import ResultRow
 from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import format_ms
 from resnetrt.benchmarks.reports.report import summarize
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 
 _MOST_LAYERS = 24
 _ROOFLINE_TITLE = "Roofline: what is reached of what this machine can do"
-Record = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class _End:
     handle: Any
 
 
-def draw_all(record: Record, narrow: bool = False) -> dict[str, "Figure"]:
+def draw_all(record: BenchRecord, narrow: bool = False) -> dict[str, "Figure"]:
     """Every picture for which the record has numbers, by file name without suffix.
 
     `narrow` pictures are for a telephone: names stand below, not beside. Curves against depth need two depths.
@@ -74,7 +75,7 @@ def draw_all(record: Record, narrow: bool = False) -> dict[str, "Figure"]:
     return pictures
 
 
-def has_depths(record: Record) -> bool:
+def has_depths(record: BenchRecord) -> bool:
     """Whether the run has networks of several depths: one depth has no axis."""
     return len({row.get("depth") for row in record["results"]} - {None}) > 1
 
@@ -89,7 +90,7 @@ def write_charts(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
     return paths
 
 
-def draw_depth(rows: Sequence[Row], batch: int, narrow: bool = False) -> "Figure":
+def draw_depth(rows: Sequence[ResultRow], batch: int, narrow: bool = False) -> "Figure":
     """Median latency against depth with intervals: one curve per engine, named at its right end or below."""
     with dressed() as figure_class:
         figure = new_figure(figure_class, 5.2, narrow)
@@ -102,13 +103,13 @@ def draw_depth(rows: Sequence[Row], batch: int, narrow: bool = False) -> "Figure
         dress_axes(axes, f"Latency against depth, batch {batch}", "depth (layers)", "median latency of a batch, ms")
         axes.set_yscale("log")
         plain_numbers(axes.yaxis)
-        _depth_axis(axes, sorted({row["depth"] for row in rows}))
+        _depth_axis(axes, sorted({row["depth"] for row in rows if row["depth"] is not None}))
         caption = _caption(rows, "bars: intervals of the median over rounds, 95 % from six rounds on")
         _name_curves(figure, axes, ends, narrow, caption)
     return figure
 
 
-def draw_int8(break_even: Sequence[Row], narrow: bool = False) -> "Figure":
+def draw_int8(break_even: Sequence[CrossingRow], narrow: bool = False) -> "Figure":
     """The speed-up of INT8 over FP32 on the same backend, against depth; above the line INT8 pays."""
     with dressed() as figure_class:
         figure = new_figure(figure_class, 4.4, narrow)
@@ -136,21 +137,21 @@ def _depth_axis(axes: "Axes", depths: Sequence[int]) -> None:
     axes.set_xlim(min(depths) - 6, max(depths) + 6)
 
 
-def draw_roofline(record: Record, narrow: bool = False) -> "Figure":
+def draw_roofline(record: BenchRecord, narrow: bool = False) -> "Figure":
     """Achieved operations per second against operations per byte, under the measured roofs of the CPU."""
     rows = [row for row in record["results"] if row.get("ops_per_byte") and row.get("device", CPU) == CPU]
     peaks = record["peaks"]
     with dressed() as figure_class:
         figure = new_figure(figure_class, 5.2, narrow)
         axes = figure.add_subplot(facecolor=PAPER)
-        low, high = (f([row["ops_per_byte"] for row in rows]) for f in (min, max))
-        x = np.geomspace(low / 3, high * 3, 200)
+        loads = np.array([row["ops_per_byte"] for row in rows])
+        x = np.geomspace(loads.min() / 3, loads.max() * 3, 200)
         for precision, gops in peaks["best"].items():
             shade = COLOURS.get(precision, OTHER)
             roof = f"{precision} matrix products, {gops:.0f} GOPS"  # in the legend: on the line it would cover points
             axes.plot(x, np.minimum(gops, x * peaks["copy_gb_s"]), color=shade, linewidth=1.4, label=roof)
         for engine, group in _curves(rows):
-            xs, ys = [row["ops_per_byte"] for row in group], [row["gops"] for row in group]
+            xs, ys = np.array([row["ops_per_byte"] for row in group]), np.array([row["gops"] for row in group])
             shade, marker = _colour(group[0]), MARKERS.get(group[0]["backend"], "o")
             axes.scatter(xs, ys, color=shade, marker=marker, s=26, alpha=0.85, label=engine, zorder=3)
         axes.set_xscale("log")
@@ -170,7 +171,7 @@ def draw_roofline(record: Record, narrow: bool = False) -> "Figure":
     return figure
 
 
-def draw_layers(record: Row, narrow: bool = False) -> "Figure":
+def draw_layers(record: ProfileRow, narrow: bool = False) -> "Figure":
     """The slowest layers of one engine, coloured by precision; all others as one bar."""
     layers = sorted(record["layers"], key=lambda layer: -layer["ms"])
     shown, rest = layers[:_MOST_LAYERS], layers[_MOST_LAYERS:]
@@ -202,7 +203,7 @@ def draw_layers(record: Row, narrow: bool = False) -> "Figure":
     return figure
 
 
-def _draw_pareto(record: Record, narrow: bool) -> "Figure":
+def _draw_pareto(record: BenchRecord, narrow: bool) -> "Figure":
     from resnetrt.benchmarks.reports.plot import draw_tradeoff
 
     batch = min(row["batch"] for row in record["results"])
@@ -211,10 +212,10 @@ def _draw_pareto(record: Record, narrow: bool) -> "Figure":
         return draw_tradeoff(summarize(accuracy, record["results"], batch), "Accuracy against latency", narrow)
 
 
-def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+def _curves(rows: Sequence[ResultRow]) -> Iterator[tuple[str, list[ResultRow]]]:
     """Engines, ordered by their slowest network, each with its rows by depth."""
 
-    def place(row: Row) -> tuple[Any, ...]:
+    def place(row: ResultRow) -> tuple[Any, ...]:
         return row["engine"] not in BASELINES, row["engine"], row["depth"] or 0, row["batch"]
 
     ranked = sorted(rows, key=place)
@@ -222,8 +223,8 @@ def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield engine, list(group)
 
 
-def _draw_curve(axes: "Axes", curve: Sequence[Row]) -> Any:
-    x, y = [row["depth"] for row in curve], [row["median_ms"] for row in curve]
+def _draw_curve(axes: "Axes", curve: Sequence[ResultRow]) -> Any:
+    x, y = np.array([row["depth"] for row in curve]), [row["median_ms"] for row in curve]
     bars = [[v - row["ci_ms"][0] for v, row in zip(y, curve, strict=True)],
             [row["ci_ms"][1] - v for v, row in zip(y, curve, strict=True)]]  # fmt: skip
     backend = curve[0]["backend"]
@@ -234,7 +235,7 @@ def _draw_curve(axes: "Axes", curve: Sequence[Row]) -> Any:
     )
 
 
-def _colour(row: Row) -> str:
+def _colour(row: ResultRow) -> str:
     return colour(row["engine"], row["precision"])
 
 
@@ -272,7 +273,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
-def _caption(rows: Sequence[Row], text: str) -> str:
+def _caption(rows: Sequence[ResultRow], text: str) -> str:
     threads = " or ".join(plural(count, "thread") for count in sorted({row["threads"] for row in rows}))
     disturbed = sum(bool(row.get("disturbed")) for row in rows)
     mark = f"; {disturbed} of {len(rows)} cells measured on a disturbed machine" if disturbed else ""

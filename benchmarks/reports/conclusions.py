@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from resnetrt.benchmarks.depth.baselines import ENGINE, ENGINE_IN_PLACE, PEERS, closest
+from resnetrt.benchmarks.depth.baselines import ENGINE, ENGINE_IN_PLACE, PEERS, RivalRow, closest
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, CellRow, RegressionRecord
+from resnetrt.benchmarks.depth.fit import CrossingRow, RatioRow
 from resnetrt.benchmarks.measure.latency import BASELINE, BASELINES
+from resnetrt.benchmarks.measure.roofline import ResultRow
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
 from resnetrt.benchmarks.reports.cells import baseline_words
 from resnetrt.benchmarks.stats.between_runs import mean_interval, rounds_error
@@ -19,22 +22,20 @@ _WORTH_SAYING = 5.0  # least change of eager's time that is reported, in percent
 VERDICT_HEADER = ("network", "engine", "batch", "slowdown %", "95 % interval", "runs", "finds from %", "verdict")
 
 _REMEDY = "measure longer with --budget, or ask for at least six with --rounds"
-Record = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 
-def conclusions(record: Record) -> list[str]:
+def conclusions(record: BenchRecord) -> list[str]:
     """Fastest engine, cost of depth, where INT8 pays, distance from the limit, and whether the run was quiet."""
     parts = (_unfinished, _fastest, _int8, _fits, _limit, _against_peers, _start, _overhead, _noise)
     return [sentence for part in parts for sentence in part(record)]
 
 
-def _unfinished(record: Record) -> Iterator[str]:
+def _unfinished(record: BenchRecord) -> Iterator[str]:
     if record.get("complete") is False:
         yield "INTERRUPTED: only what was measured until then is shown."
 
 
-def _fastest(record: Record) -> Iterator[str]:
+def _fastest(record: BenchRecord) -> Iterator[str]:
     """At each batch, the engine with the largest geometric mean speed-up over eager, and those that it may not beat."""
     for batch, rows in _by_batch(record["results"]):
         yield from _race(record, batch, _running(rows))
@@ -45,10 +46,10 @@ def _fastest(record: Record) -> Iterator[str]:
             yield f"Batch {batch}: {which} {has} a factor. {no_ratio(min(few), _REMEDY)}."
 
 
-Cells = dict[str, dict[str, Row]]  # by engine and network
+Cells = dict[str, dict[str, ResultRow]]  # by engine and network
 
 
-def _running(rows: Sequence[Row]) -> Cells:
+def _running(rows: Sequence[ResultRow]) -> Cells:
     """Our engines that have a factor."""
     cells: Cells = {}
     for row in rows:
@@ -57,7 +58,7 @@ def _running(rows: Sequence[Row]) -> Cells:
     return cells
 
 
-def _race(record: Record, batch: int, cells: Cells) -> Iterator[str]:
+def _race(record: BenchRecord, batch: int, cells: Cells) -> Iterator[str]:
     """Engines compared on the same networks; an engine that lacks some of them is named and left out."""
     if not cells:
         return
@@ -85,25 +86,32 @@ def _means(cells: Cells) -> tuple[Cells, dict[str, tuple[float, float, float]]]:
     return running, {engine: _mean(rows, networks) for engine, rows in running.items()}
 
 
-def _mean(cells: Mapping[str, Row], networks: Iterable[str]) -> tuple[float, float, float]:
+def _mean(cells: Mapping[str, ResultRow], networks: Iterable[str]) -> tuple[float, float, float]:
     chosen = [cells[name] for name in sorted(networks)]
-    return mean_interval([row["times_faster"] for row in chosen], list(map(_error, chosen)))
+    return mean_interval(list(map(_factor, chosen)), list(map(_error, chosen)))
 
 
-def _beats(first: Mapping[str, Row], second: Mapping[str, Row]) -> bool:
+def _beats(first: Mapping[str, ResultRow], second: Mapping[str, ResultRow]) -> bool:
     """Whether the mean lead is significant; eager's time is the same for both and cancels."""
     both = sorted(first.keys() & second.keys())
-    leads = [first[name]["times_faster"] / second[name]["times_faster"] for name in both]
+    leads = [_factor(first[name]) / _factor(second[name]) for name in both]
     errors = [math.hypot(_error(first[name]), _error(second[name])) for name in both]
     return mean_interval(leads, errors)[1] > 1
 
 
-def _error(row: Row) -> float:
-    low, high = row.get("times_faster_ci") or (row["times_faster"],) * 2
-    return (rounds_error(row["times_faster"], low) + rounds_error(row["times_faster"], high)) / 2
+def _error(row: ResultRow) -> float:
+    factor = _factor(row)
+    low, high = row.get("times_faster_ci") or (factor, factor)
+    return (rounds_error(factor, low) + rounds_error(factor, high)) / 2
 
 
-def _fits(record: Record) -> Iterator[str]:
+def _factor(row: ResultRow) -> float:
+    """The factor of a row that has one, as those of `_running`."""
+    assert row["times_faster"] is not None
+    return row["times_faster"]
+
+
+def _fits(record: BenchRecord) -> Iterator[str]:
     """What depth costs the fastest engine of each batch."""
     for batch, rows in _by_batch(record["results"]):
         cells = _running(rows)
@@ -112,7 +120,7 @@ def _fits(record: Record) -> Iterator[str]:
             yield from _fit(record, max(means, key=lambda engine: means[engine][0]), batch)
 
 
-def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
+def _fit(record: BenchRecord, engine: str, batch: int) -> Iterator[str]:
     for fit in record.get("fits", ()):
         if (fit["engine"], fit["batch"]) != (engine, batch):
             continue
@@ -128,10 +136,10 @@ def _fit(record: Record, engine: str, batch: int) -> Iterator[str]:
         )
 
 
-def _int8(record: Record) -> Iterator[str]:
+def _int8(record: BenchRecord) -> Iterator[str]:
     """The depths where INT8 pays, where that is undecided, and where it does not, by the intervals of the ratios."""
     for line in record.get("break_even", ()):
-        curve: Sequence[Row] = line["curve"]
+        curve = line["curve"]
         paying = [point for point in curve if point["ci"][0] > 1]
         losing = [point for point in curve if point["ci"][1] < 1]
         unsure = [point for point in curve if point not in paying and point not in losing]
@@ -151,7 +159,7 @@ def _int8(record: Record) -> Iterator[str]:
         yield f"{line['backend']}, batch {line['batch']}: INT8 {'; '.join(said)}."
 
 
-def _where_it_pays(line: Row, paying: Sequence[Row]) -> str:
+def _where_it_pays(line: CrossingRow, paying: Sequence[RatioRow]) -> str:
     if line["always"]:
         return " at every measured depth"
     if paying[0]["depth"] == line["pays_from_depth"]:
@@ -159,7 +167,7 @@ def _where_it_pays(line: Row, paying: Sequence[Row]) -> str:
     return f" at depth {_list([point['depth'] for point in paying])}"
 
 
-def _limit(record: Record) -> Iterator[str]:
+def _limit(record: BenchRecord) -> Iterator[str]:
     """How far the fastest engine is from the roofline, at each batch."""
     for batch, rows in _by_batch([row for row in record["results"] if row.get("percent_of_floor")]):
         own = [row for row in rows if row["engine"] not in PEERS]
@@ -167,8 +175,12 @@ def _limit(record: Record) -> Iterator[str]:
         cells = [row for row in own if best is not None and row["engine"] == best["engine"]]
         if best is not None:
             peak, floor, memory = (
-                _extent([row[name] for row in cells])
-                for name in ("percent_of_peak", "percent_of_floor", "memory_percent")
+                _extent([value for value in values if value is not None])
+                for values in (
+                    [row["percent_of_peak"] for row in cells],
+                    [row["percent_of_floor"] for row in cells],
+                    [row["memory_percent"] for row in cells],
+                )
             )
             yield (
                 f"Batch {batch}: {best['engine']} reaches {peak} % of the {best['precision']} matrix products measured "
@@ -177,16 +189,17 @@ def _limit(record: Record) -> Iterator[str]:
             )
 
 
-def _against_peers(record: Record) -> Iterator[str]:
+def _against_peers(record: BenchRecord) -> Iterator[str]:
     """Our time divided by the closest peer's, for each way of measuring."""
     names = {ENGINE: "engine alone", ENGINE_IN_PLACE: "engine alone without transfers"}
     names |= {"frame": "from a uint8 frame", "jpeg": "from a JPEG"}
-    groups: dict[tuple[str, int], list[Row]] = {}
+    groups: dict[tuple[str, int], list[RivalRow]] = {}
     for row in closest(record.get("against_peers", ())):
         groups.setdefault((row["source"], row["batch"]), []).append(row)
     for (source, batch), rows in groups.items():
-        ratios = [row["ratio"] for row in rows]
-        worst = max(rows, key=lambda row: float(row["ratio"]))
+        ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
+        worst = max(rows, key=lambda row: row["ratio"] or 0.0)
+        assert worst["ratio_ci"] is not None, "the closest have ratios"
         low, high = worst["ratio_ci"]
         extent = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(rows) > 1 else f"{ratios[0]:.2f}"
         yield (
@@ -198,7 +211,7 @@ def _against_peers(record: Record) -> Iterator[str]:
         yield f"Against peers {len(few)} comparisons have no ratio. {no_ratio(min(few), _REMEDY)}."
 
 
-def _start(record: Record) -> Iterator[str]:
+def _start(record: BenchRecord) -> Iterator[str]:
     rows = sorted(record.get("memory", ()), key=lambda row: float(row["start_to_first_ms"]))
     if rows:
         told = [f"{row['start_to_first_ms'] / 1e3:.2f} s ({row['network']} {row['engine']})" for row in rows]
@@ -206,7 +219,7 @@ def _start(record: Record) -> Iterator[str]:
         yield f"From the start of a process over import, load and self-test to the first outputs: {span}."
 
 
-def _overhead(record: Record) -> Iterator[str]:
+def _overhead(record: BenchRecord) -> Iterator[str]:
     for row in record.get("overhead", ()):
         low, high = row["overhead_ci_us"]
         yield (
@@ -215,7 +228,7 @@ def _overhead(record: Record) -> Iterator[str]:
         )
 
 
-def _noise(record: Record) -> Iterator[str]:
+def _noise(record: BenchRecord) -> Iterator[str]:
     blocks = record.get("noise", ())
     marked = [block for block in blocks if block["disturbed"]]
     if marked:
@@ -226,7 +239,7 @@ def _noise(record: Record) -> Iterator[str]:
         yield unsteady or "The machine was quiet in every block."
 
 
-def _most_unsteady(rows: Iterable[Row]) -> str:
+def _most_unsteady(rows: Iterable[ResultRow]) -> str:
     """The cell where eager's rounds differ most, if by more than on a quiet machine; empty if none does."""
     spreads = []
     for row in rows:
@@ -247,7 +260,7 @@ def _extent(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _by_batch(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:
+def _by_batch(rows: Sequence[ResultRow]) -> Iterator[tuple[int, list[ResultRow]]]:
     for batch in sorted({row["batch"] for row in rows}):
         yield batch, [row for row in rows if row["batch"] == batch]
 
@@ -256,7 +269,7 @@ def _list(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def verdict_cells(cell: Mapping[str, Any]) -> tuple[str, ...]:
+def verdict_cells(cell: CellRow) -> tuple[str, ...]:
     """The cells of a table under `VERDICT_HEADER`."""
     runs = cell.get("runs", (1, 1))
     names = cell["network"], cell["engine"], str(cell["batch"])
@@ -265,7 +278,7 @@ def verdict_cells(cell: Mapping[str, Any]) -> tuple[str, ...]:
     return (*names, *slowdown_text(cell), f"{runs[0]} / {runs[1]}", finds, verdict_text(cell))
 
 
-def verdict_text(cell: Mapping[str, Any]) -> str:
+def verdict_text(cell: CellRow) -> str:
     """The verdict of a cell, why it is not a better one, and whether a baseline is missing."""
     why = list(_why_inconclusive(cell)) if cell["verdict"] == "INCONCLUSIVE" else []
     if cell["against"] not in BASELINES and cell["engine"] not in BASELINES:
@@ -288,15 +301,15 @@ def _why_inconclusive(cell: Mapping[str, Any]) -> list[str]:
     return why
 
 
-def slowdown_text(cell: Mapping[str, Any]) -> tuple[str, str]:
+def slowdown_text(cell: CellRow) -> tuple[str, str]:
     """The slowdown of a cell in percent and its interval; `-` if there are too few runs."""
-    if cell["slowdown_percent"] is None:
+    if cell["slowdown_percent"] is None or cell["ci_percent"] is None:
         return "-", "-"
     low, high = cell["ci_percent"]
     return f"{cell['slowdown_percent']:+.1f}", f"{low:+.1f} to {high:+.1f}"
 
 
-def other_lines(regression: Mapping[str, Any]) -> list[str]:
+def other_lines(regression: RegressionRecord) -> list[str]:
     """A line for each cell that only one side has, and for the machine's own change if that is 5 % or more."""
     lines = [f"gone, which fails: {name}" for name in regression.get("only_old", ())]
     lines += [f"new: {name}" for name in regression.get("only_new", ())]

@@ -1,9 +1,11 @@
 """A bench run as one HTML page: what follows from it, pictures, every cell, and details that are folded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
+from resnetrt.benchmarks.depth.bench_record import BenchRecord, RegressionRecord
+from resnetrt.benchmarks.load.loadgen import LoadgenRow
+from resnetrt.benchmarks.measure.roofline import ResultRow
 from resnetrt.benchmarks.reports.cells import (
     CONTEXTS_HEADER,
     about_names,
@@ -31,7 +33,6 @@ from resnetrt.benchmarks.reports.theme import themed_svg
 from resnetrt.conditions import plural
 from resnetrt.errors import BackendMissing
 
-Record = Mapping[str, Any]
 _FIRST = 3  # conclusions that are not folded
 _CAPTIONS = {
     "depth": "Median latency against depth, one curve for each engine, with intervals",
@@ -57,17 +58,17 @@ _CONTEXTS = (
 )
 
 
-def html_report(record: Record) -> str:
+def html_report(record: BenchRecord) -> str:
     """The whole page; without matplotlib it says so in place of the pictures."""
     return page(title(record), [f"<h1>{title(record)}</h1>", *run_parts(record)])
 
 
-def title(record: Record) -> str:
+def title(record: BenchRecord) -> str:
     """What kind of run it is, as a heading."""
     return "Latency against depth" if has_depths(record) else "Latency of engines"
 
 
-def run_parts(record: Record, prefix: str = "") -> list[str]:
+def run_parts(record: BenchRecord, prefix: str = "") -> list[str]:
     """Everything about one run, below its heading: what matters first, details folded; ids begin with `prefix`."""
     sections = {f"{prefix}{name}": section for name, section in _sections(record)}
     return [
@@ -78,7 +79,7 @@ def run_parts(record: Record, prefix: str = "") -> list[str]:
     ]
 
 
-def _sections(record: Record) -> Iterable[tuple[str, Section]]:
+def _sections(record: BenchRecord) -> Iterable[tuple[str, Section]]:
     pictures = _pictures(record)
     yield "says", Section("What it says", list(_findings(record)))
     if record.get("regression"):
@@ -108,7 +109,7 @@ def _sections(record: Record) -> Iterable[tuple[str, Section]]:
     yield "conditions", Section("Conditions", [definitions(condition_lines(record["conditions"]))])
 
 
-def _findings(record: Record) -> Iterable[str]:
+def _findings(record: BenchRecord) -> Iterable[str]:
     """The first conclusions and the last, which says how quiet the machine was; the others folded."""
     said = conclusions(record)
     more = said[_FIRST:-1]
@@ -117,7 +118,7 @@ def _findings(record: Record) -> Iterable[str]:
         yield f"<details><summary>{len(more)} more</summary>{bullets(more)}</details>"
 
 
-def _where(record: Record) -> str:
+def _where(record: BenchRecord) -> str:
     conditions = record["conditions"]
     minutes = f", {record['seconds'] / 60:.1f} minutes" if record.get("seconds") else ""
     threads, cores = conditions.get("threads"), conditions.get("cores")
@@ -126,7 +127,7 @@ def _where(record: Record) -> str:
     return f"{conditions.get('cpu')}, {used} on {on}{minutes}"
 
 
-def _marks(record: Record) -> Iterable[str]:
+def _marks(record: BenchRecord) -> Iterable[str]:
     if record.get("disturbed"):
         blocks = sum(noise["disturbed"] for noise in record["noise"])
         yield (
@@ -141,7 +142,7 @@ def _marks(record: Record) -> Iterable[str]:
         )
 
 
-def _pictures(record: Record) -> dict[str, str]:
+def _pictures(record: BenchRecord) -> dict[str, str]:
     """Each picture twice, for a page and for a telephone: the page's style shows one of them."""
     try:
         wide, narrow = draw_all(record), draw_all(record, narrow=True)
@@ -160,7 +161,7 @@ def _caption(name: str) -> str:
     return _CAPTIONS[name.partition("-")[0]]
 
 
-def _cells(record: Record) -> list[str]:
+def _cells(record: BenchRecord) -> list[str]:
     factor, baseline = factor_heading(record["results"]), baseline_words(record["results"])
     return [
         table((*_RESULTS, factor, *_ROOFLINE), map(_result_cells, record["results"])),
@@ -175,10 +176,10 @@ def _cells(record: Record) -> list[str]:
     ]
 
 
-def _result_cells(row: Record) -> Sequence[str]:
+def _result_cells(row: ResultRow) -> Sequence[str]:
     low, high = row["ci_ms"]
     star = " *" if row.get("disturbed") else ""
-    shares = (format_number(row.get(name), 0) for name in ("gops", "percent_of_peak", "percent_of_floor"))
+    shares = (row.get("gops"), row.get("percent_of_peak"), row.get("percent_of_floor"))
     return (
         row["network"],
         row["engine"] + star,
@@ -189,12 +190,12 @@ def _result_cells(row: Record) -> Sequence[str]:
         format_ms(row["p90_ms"]),
         format_ms(row["p99_ms"]),
         format_number(row.get("times_faster"), 2),
-        *shares,
+        *(format_number(share, 0) for share in shares),
         row.get("limit") or "-",
     )
 
 
-def _fits(record: Record) -> list[str]:
+def _fits(record: BenchRecord) -> list[str]:
     rows = [
         (
             fit["engine"],
@@ -215,15 +216,15 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "")
     return [table(header, rows), *([small(note)] if note else [])] if rows else []
 
 
-def _compared(regression: Record) -> str:
+def _compared(regression: RegressionRecord) -> str:
     return str(regression.get("compared", "the earlier run"))
 
 
-def _contexts(record: Record) -> list[str]:
+def _contexts(record: BenchRecord) -> list[str]:
     return _table(CONTEXTS_HEADER, [contexts_cells(row) for row in record.get("contexts") or ()], _CONTEXTS)
 
 
-def _end_to_end(record: Record) -> list[str]:
+def _end_to_end(record: BenchRecord) -> list[str]:
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for row in record.get("end_to_end") or ():
         cells.setdefault((row["network"], row["engine"]), {})[row["source"]] = row["median_ms"]
@@ -232,7 +233,7 @@ def _end_to_end(record: Record) -> list[str]:
     return _table(("network", "engine", "from a JPEG", "from a raw frame"), rows, "Median ms of one image, batch 1.")
 
 
-def _against_peers(record: Record) -> list[str]:
+def _against_peers(record: BenchRecord) -> list[str]:
     rows = [
         (
             row["network"],
@@ -241,7 +242,7 @@ def _against_peers(record: Record) -> list[str]:
             row["source"],
             str(row["batch"]),
             format_number(row["ratio"], 2),
-            "-" if row["ratio"] is None else f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
+            "-" if row["ratio_ci"] is None else f"{row['ratio_ci'][0]:.2f} to {row['ratio_ci'][1]:.2f}",
         )
         for row in record.get("against_peers") or ()
     ]
@@ -249,7 +250,7 @@ def _against_peers(record: Record) -> list[str]:
     return _table(header, rows, _PEERS)
 
 
-def _memory(record: Record) -> list[str]:
+def _memory(record: BenchRecord) -> list[str]:
     rows = [
         (
             row["network"],
@@ -272,7 +273,7 @@ def _memory(record: Record) -> list[str]:
     return _table(header, rows, "Each engine in a process of its own, started for this.")
 
 
-def _loadgen(record: Record) -> list[str]:
+def _loadgen(record: BenchRecord) -> list[str]:
     rows = [
         (row["network"], row["engine"], row["label"], row["result"], _loadgen_number(row))
         for row in record.get("loadgen") or ()
@@ -281,5 +282,5 @@ def _loadgen(record: Record) -> list[str]:
     return _table(header, rows, "Result not verified by MLCommons Association.")
 
 
-def _loadgen_number(row: Record) -> str:
+def _loadgen_number(row: LoadgenRow) -> str:
     return "-" if row["value"] is None else f"{row['value']:.4g} {row['unit']}"

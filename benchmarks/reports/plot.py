@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOG_FROM = 4.0  # if latencies span more than this factor, the axis is logarithmic
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # of a summary (`accuracy.SummaryRow`) or of a search; those that are drawn have both numbers
 
 
 def write_tradeoff(summary: Sequence[Row], title: str, stem: Path) -> list[Path]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from resnetrt.atomic import write_file
 from resnetrt.benchmarks.accuracy.gate_rows import GateRow
-from resnetrt.benchmarks.measure.latency import BASELINE
+from resnetrt.benchmarks.measure.latency import BASELINE, WatchedRow
 from resnetrt.benchmarks.measure.timing import ENOUGH_ROUNDS, no_ratio
-from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
+from resnetrt.benchmarks.reports.accuracy import UNKNOWN_ACCURACY, AccuracyCells, ReportedAccuracy, SummaryRow
 from resnetrt.benchmarks.reports.cells import (
     UNKNOWN,
     condition_lines,
@@ -40,9 +40,6 @@ HEADER = (
     "size",
 )
 TRIED = ("tried", "median ms", "drop pp", "verdict", "outcome", "why")
-_ACCURACY = ("n", "top1", "top5", "drop_pp", "drop_ci_pp", "flips_percent", "sqnr_db")
-_LATENCY = ("backend", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms", "ci_ms", "ci_confidence")
-_FACTOR = ("times_faster", "times_faster_ci", "disturbed")
 _HOW_TO_READ = """\
 - **in its precision**: share of the multiply-accumulates that the backend runs in the precision of the engine's name.
 - **drop**: FP32 top-1 minus the engine's, in percentage points, over the same images; negative is better than FP32. The
@@ -90,7 +87,7 @@ class Report:
 
     title: str
     engines: Sequence[GateRow]
-    results: Sequence[Mapping[str, Any]]
+    results: Sequence[WatchedRow]
     sizes: Mapping[str, int]
     conditions: Mapping[str, Any]
     batch: int = 1
@@ -100,7 +97,7 @@ class Report:
     refused: Sequence[str] = field(default=())
     not_run: Mapping[str, str] = field(default_factory=dict)
 
-    def summary(self) -> list[dict[str, Any]]:
+    def summary(self) -> list[SummaryRow]:
         """One row per engine, eager FP32 first; values that were not measured are None."""
         accuracy = [ReportedAccuracy.of(row.accuracy) for row in self.engines]
         rows = summarize(accuracy, self.results, self.batch, self.not_run)
@@ -108,7 +105,7 @@ class Report:
             raise UsageError(f"report {self.title}: expected results of at least one engine, found none")
         for row in rows:
             name = row["engine"]
-            row |= {"own_share": self.shares.get(name), "size_bytes": self.sizes.get(name)}
+            row["own_share"], row["size_bytes"] = self.shares.get(name), self.sizes.get(name)
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +138,7 @@ class Report:
             lines += ["## What was tried", "", *_markdown_table(TRIED, tried_cells(self.tried)), ""]
         lines += ["## How to read it", "", _HOW_TO_READ, "## Conditions", ""]
         images = next((row["n"] for row in summary if row["n"]), None)
-        facts = {"images evaluated": images, "batch size of the latencies": self.batch}
+        facts: dict[str, object] = {"images evaluated": images, "batch size of the latencies": self.batch}
         facts |= condition_lines(self.conditions)
         lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
         return "\n".join(lines) + "\n"
@@ -149,27 +146,52 @@ class Report:
 
 def summarize(
     accuracy: Sequence[ReportedAccuracy],
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[WatchedRow],
     batch: int,
     not_run: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[SummaryRow]:
     """Accuracy and latency joined: one row per engine, eager FP32 first; values that were not measured are None."""
     known, unable = {row.engine: row for row in accuracy}, not_run or {}
-    latency = {str(row["engine"]): row for row in results if row["batch"] == batch}
+    latency = {row["engine"]: row for row in results if row["batch"] == batch}
     names = sorted(dict.fromkeys([*latency, *known, *unable]), key=lambda name: name != BASELINE)
     if BASELINE not in known and accuracy:
         known[BASELINE] = accuracy[0].of_baseline()
     return [
-        {"engine": name}
-        | (known[name].cells() if name in known else dict.fromkeys(_ACCURACY))
-        | {key: latency.get(name, {}).get(key) for key in (*_LATENCY, *_FACTOR)}
-        | {"runs": latency.get(name, {}).get("n"), "rounds": _round_count(latency.get(name, {}))}
-        | {"own_share": None, "size_bytes": None, "not_run": unable.get(name)}
+        _summary_row(name, known[name].cells() if name in known else UNKNOWN_ACCURACY, latency.get(name), unable)
         for name in names
     ]
 
 
-def table_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _summary_row(
+    engine: str, accuracy: AccuracyCells, timed: WatchedRow | None, unable: Mapping[str, str]
+) -> SummaryRow:
+    """The row of an engine; of times of earlier versions, what they lack is None."""
+    times: Mapping[str, Any] = timed or {}
+    rounds = times.get("round_medians_ms")
+    return {
+        "engine": engine,
+        **accuracy,
+        "backend": times.get("backend"),
+        "precision": times.get("precision"),
+        "batch": times.get("batch"),
+        "threads": times.get("threads"),
+        "median_ms": times.get("median_ms"),
+        "p90_ms": times.get("p90_ms"),
+        "p99_ms": times.get("p99_ms"),
+        "ci_ms": times.get("ci_ms"),
+        "ci_confidence": times.get("ci_confidence"),
+        "times_faster": times.get("times_faster"),
+        "times_faster_ci": times.get("times_faster_ci"),
+        "disturbed": times.get("disturbed"),
+        "runs": times.get("n"),
+        "rounds": None if rounds is None else len(rounds),
+        "own_share": None,
+        "size_bytes": None,
+        "not_run": unable.get(engine),
+    }
+
+
+def table_cells(summary: Sequence[SummaryRow]) -> list[list[str]]:
     """The cells of the table under `HEADER`, as text."""
     return [_cells(row) for row in summary]
 
@@ -189,13 +211,13 @@ def tried_cells(tried: Sequence[Attempt]) -> list[list[str]]:
     ]
 
 
-def few_rounds_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def few_rounds_notes(summary: Sequence[SummaryRow]) -> list[str]:
     """A line that says why the table has no factors, if it has too few rounds for them."""
     few = [row["rounds"] for row in summary if row["rounds"] is not None and row["rounds"] < ENOUGH_ROUNDS]
     return [f"times faster: {no_ratio(min(few), 'time the engines longer with resnetrt bench')}"] if few else []
 
 
-def not_run_notes(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def not_run_notes(summary: Sequence[SummaryRow]) -> list[str]:
     """A line for each reason why engines were built and not run."""
     reasons: dict[str, list[str]] = {}
     for row in summary:
@@ -218,7 +240,7 @@ def write_report(report: Report, folder: Path, picture: bool = True) -> list[Pat
     return [json_path, markdown_path, *pictures]
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: SummaryRow) -> list[str]:
     return [
         str(row["engine"]) + (" *" if row["disturbed"] else ""),
         UNKNOWN if row["own_share"] is None else f"{row['own_share']:.1%}".removesuffix("%"),
@@ -233,11 +255,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         with_interval(format_number(row["times_faster"], 2), row["times_faster_ci"], lambda end: format_number(end, 2)),
         format_size(row["size_bytes"]),
     ]
-
-
-def _round_count(row: Mapping[str, Any]) -> int | None:
-    rounds = row.get("round_medians_ms")
-    return None if rounds is None else len(rounds)
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,11 +6,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from resnetrt.benchmarks.depth.bench_record import BenchRecord
 from resnetrt.benchmarks.reports.accuracy import ReportedAccuracy
 from resnetrt.benchmarks.reports.cells import factor_heading, format_ms, format_number
 from resnetrt.benchmarks.reports.html_page import bullets, page, table
 from resnetrt.benchmarks.reports.html_report import html_report, run_parts, title
 
+Runs = Mapping[str, BenchRecord]  # by file name
 Records = Mapping[str, Mapping[str, Any]]
 _LATENCY = ("network", "engine", "batch", "file", "machine", "median ms", "95 % interval", "times", "against")
 _PARITY = ("engine", "file", "verdict", "machine", "against", "max abs", "SQNR dB", "top-1 agreement %")
@@ -19,14 +21,16 @@ _ACCURACY = (
 )  # fmt: skip
 
 
-def results_page(bench: Records, verify: Records, evaluate: Records) -> str:
+def results_page(bench: Runs, verify: Records, evaluate: Records) -> str:
     """One page of the results of `bench`, `verify` and `evaluate` by file name, such as a workstation's and a device's.
 
     One run of `bench` alone gets a page of its own form.
     """
     if len(bench) == 1 and not verify and not evaluate:
         return html_report(*bench.values())
-    bench, verify, evaluate = _short_names(bench, verify, evaluate)
+    short = _short_names([*bench, *verify, *evaluate])
+    bench = {short[name]: run for name, run in bench.items()}
+    verify, evaluate = ({short[name]: record for name, record in group.items()} for group in (verify, evaluate))
     several = len({*bench, *verify, *evaluate}) > 1
     heading = "Results side by side" if several else "Parity" if verify else "Accuracy"
     parts = [f"<h1>{heading}</h1>"]
@@ -46,13 +50,13 @@ def results_page(bench: Records, verify: Records, evaluate: Records) -> str:
     return page(heading, parts)
 
 
-def _short_names(*groups: Records) -> list[Records]:
-    """The same, named from below the folder that all files share."""
-    folder = os.path.commonpath([Path(name).absolute().parent for group in groups for name in group])
-    return [{os.path.relpath(name, folder): record for name, record in group.items()} for group in groups]
+def _short_names(names: Iterable[str]) -> dict[str, str]:
+    """The names from below the folder that all files share, by the names as given."""
+    folder = os.path.commonpath([Path(name).absolute().parent for name in names])
+    return {name: os.path.relpath(name, folder) for name in names}
 
 
-def with_accuracy(bench: Records, evaluate: Records) -> Records:
+def with_accuracy(bench: Runs, evaluate: Records) -> Runs:
     """The runs; one run beside one accuracy knows its engines' accuracy, for the Pareto picture."""
     if len(bench) != 1 or len(evaluate) != 1:
         return bench
@@ -60,7 +64,7 @@ def with_accuracy(bench: Records, evaluate: Records) -> Records:
     return {name: {**run, "engines": accuracy["engines"]}}
 
 
-def _latency(runs: Records) -> Iterable[tuple[str, ...]]:
+def _latency(runs: Runs) -> Iterable[tuple[str, ...]]:
     for name, run in runs.items():
         for row in run["results"]:
             interval = f"{format_ms(row['ci_ms'][0])} to {format_ms(row['ci_ms'][1])}"
@@ -102,7 +106,7 @@ def _by_engine(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return sorted(rows, key=lambda row: row[0])  # files stay in the order in which they were named
 
 
-def _machine(record: Mapping[str, Any]) -> str:
+def _machine(record: BenchRecord | Mapping[str, Any]) -> str:
     """What computed it: the board where it names itself, else the processor."""
     board = record["conditions"].get("board") or {}
     return str(board.get("model") or record["conditions"].get("cpu"))

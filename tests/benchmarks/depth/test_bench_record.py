@@ -10,6 +10,7 @@ from json_schemas import SCHEMAS
 from resnetrt.benchmarks.depth import baselines, bench_record, fit
 from resnetrt.benchmarks.load import contexts
 from resnetrt.benchmarks.measure import end_to_end, latency, memory, noise, overhead, roofline
+from resnetrt.benchmarks.reports.accuracy import SummaryRow
 
 ROWS = {
     "bench.json": bench_record.BenchRecord,
@@ -28,6 +29,7 @@ ROWS = {
     "bench.json#run": bench_record.StoredRun,
     "bench.json#regression": bench_record.RegressionRecord,
     "bench.json#cell": bench_record.CellRow,
+    "common.json#summary": SummaryRow,
     "common.json#latency_row": roofline.ResultRow,
 }
 NOT_STORED = {"engines"}  # `report` puts them beside a run that it read
