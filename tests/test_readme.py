@@ -91,3 +91,14 @@ def test_make_targets_of_the_readme_exist():
         for target in line.split():
             if target.replace("-", "").isalpha() and target not in ("no", "all"):
                 assert f"\n{target}:" in makefile, target
+
+
+def test_nothing_is_said_to_have_run_on_a_gpu_without_the_record_of_it():
+    heading, _, *rows = [line for line in README.splitlines() if line.startswith("|")][-9:]
+    assert [cell.strip() for cell in heading.split("|")][2] == "run on a GPU"
+    ran = {cells[1].strip(): cells[2].strip() for cells in (row.split("|") for row in rows)}
+    assert len(ran) == 7
+    if not list((ROOT / "benchmarks" / "results").rglob("gpu-check*.json")):
+        assert set(ran.values()) == {"no"}
+        assert "**Measured on a GPU: nothing yet.**" in README
+        assert "**Nothing in this repository has been measured on a GPU yet.**" in (ROOT / "docs/gpu.md").read_text()
