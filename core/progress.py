@@ -68,34 +68,36 @@ def working(what: str) -> Iterator[None]:
 
 
 def track(
-    items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: int | None = None, done: int = 0
+    items: Iterable[T], label: str, total: int | None, unit: str = "it", steps: int = 1, done: int = 0
 ) -> Iterator[T]:
-    """Yield `items` and show the rate and the time left; `total` counts `items`, None if unknown.
+    """Yield `items` and show the rate and the time left; `total` counts `unit`s, None if unknown.
 
-    `steps` is how many `unit`s one item stands for (images in a batch), for the rate that is shown. In a resumed run
-    `done` items are finished: `total` includes them, `items` has only the rest, and the rate is that of the rest. It is
+    `steps` is how many `unit`s one item stands for (images in a batch); the last item may have fewer. In a resumed run
+    `done` units are finished: `total` includes them, `items` has only the rest, and the rate is that of the rest. It is
     shown between items only, never by a thread, so that it does not disturb what is being timed.
     """
     if not read_settings().progress:
         yield from items
     elif sys.stderr.isatty():
-        yield from _bar(items, label, total, unit, steps or 1, done)
+        yield from _bar(items, label, total, unit, steps, done)
     else:
-        yield from _lines(items, label, total, unit, steps or 1, done)
+        yield from _lines(items, label, total, unit, steps, done)
 
 
 def _lines(items: Iterable[T], label: str, total: int | None, unit: str, steps: int, done: int) -> Iterator[T]:
     started = time.monotonic()
     _silence.ends()
-    for count, item in enumerate(items, 1):
+    reached = done
+    for item in items:
         yield item
+        reached = min(reached + steps, total or sys.maxsize)
         if _silence.is_long():
             seconds = time.monotonic() - started
             of, left = "", ""
             if total is not None:
-                of = f" of {total * steps}"
-                left = f", about {_duration(seconds / count * max(0, total - done - count))} left"
-            show(f"{label}: {(done + count) * steps}{of} {unit}, {_duration(seconds)}{left}")
+                of = f" of {total}"
+                left = f", about {_duration(seconds / max(1, reached - done) * (total - reached))} left"
+            show(f"{label}: {reached}{of} {unit}, {_duration(seconds)}{left}")
 
 
 def _bar(items: Iterable[T], label: str, total: int | None, unit: str, steps: int, done: int) -> Iterator[T]:
@@ -110,10 +112,12 @@ def _bar(items: Iterable[T], label: str, total: int | None, unit: str, steps: in
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task = progress.add_task(label, total=total and total * steps, completed=done * steps, rate="")
+        task = progress.add_task(label, total=total, completed=done, rate="")
+        reached = done
         for item in items:
             yield item
-            progress.advance(task, steps)
+            reached = min(reached + steps, total or sys.maxsize)
+            progress.update(task, completed=reached)
             speed = progress.tasks[task].speed
             progress.update(task, rate=f"{speed:.0f}/s" if speed else "", refresh=True)
             _silence.ends()

@@ -3,7 +3,6 @@
 The answer of every engine for every image is kept, so rows and verdicts can be computed again without a model.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import tee
@@ -212,14 +211,14 @@ def compare_accuracy(
     known = None if calibration_hashes is None else frozenset(calibration_hashes)
     engines = by_title(reference, candidates)
     parts = [] if journal is None else journal.finished()
-    start, total = sum(len(part.images) for part in parts), math.ceil(len(dataset) / batch_size)
+    start = sum(len(part.images) for part in parts)
 
     def run_here(first: int, size: int) -> Iterable[BatchOutcomes]:
         batches = dataset.select(np.arange(first, len(dataset))).batches(size)
         return run_batches(engines, batches, dataset, preprocessing, known, allow_overlap)
 
     measured = (runner or run_here)(start, batch_size) if start < len(dataset) else ()
-    for part in track(measured, "evaluating", total, "images", batch_size, done=len(parts)):
+    for part in track(measured, "evaluating", len(dataset), "images", batch_size, done=start):
         parts.append(part)
         if journal is not None:
             journal.add(part)

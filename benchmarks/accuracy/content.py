@@ -5,7 +5,6 @@ Files are hashed without decoding, so hashing costs little compared with a run: 
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ def batch_hashes(dataset: Dataset, size: int) -> list[str]:
         dataset.select(np.arange(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)
     )
     hashes = ordered_map(content_hash, batches, 4)
-    return list(track(hashes, "hashing images", math.ceil(len(dataset) / size), "images", size))
+    return list(track(hashes, "hashing images", len(dataset), "images", size))
 
 
 def content_hash(dataset: Dataset) -> str:

@@ -152,9 +152,7 @@ def _collect(
     The network is equalized if there is a `trial`, with the factors that it accepts.
     """
     size = _batch_size(probe.watched)
-    batches = track(
-        runner(probe, dataset, preprocessing, size), "calibrating", math.ceil(len(dataset) / size), "images", size
-    )
+    batches = track(runner(probe, dataset, preprocessing, size), "calibrating", len(dataset), "images", size)
     hashes: list[str] = []
     statistics: list[_Statistics] = []
     factors: Factors = {}
