@@ -6,18 +6,19 @@ undone: if that makes the reference right far more often than luck would, it was
 `resnetrt.benchmarks.studies.hints` measures how often a sound network is blamed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from resnetrt.benchmarks.accuracy.gate import Right
-from resnetrt.benchmarks.evaluate.improvement import improvement
+from resnetrt.benchmarks.evaluate.improvement import class_weights, improvement
 from resnetrt.benchmarks.measure.latency import Infer
 from resnetrt.calibration.images.data import IntArray
 from resnetrt.parity import sqnr_db
 from resnetrt.preprocess import FloatArray, Preprocessing, UInt8Array
+from resnetrt.progress import track
 
 IMAGES, MOST_IMAGES = 96, 480  # images for trying every mistake, and for testing the one that helps most
 LEVEL = 3e-3  # probability of a false finding, over all mistakes together
@@ -74,7 +75,7 @@ def engine_preprocessing(
     right = np.asarray(reference(images))
     as_it_is, agrees = sqnr_db(right, candidate), _agreement(right, candidate)
     mistakes = []
-    for mistake in _fitting(images):
+    for mistake in _shown(_fitting(images)):
         wrong = np.asarray(reference(mistake.apply(images, frames, preprocessing)))
         mistakes.append((sqnr_db(wrong, candidate), _agreement(wrong, candidate), mistake.words))
     best, agreement, words = max(mistakes)
@@ -84,6 +85,15 @@ def engine_preprocessing(
         f"preprocessing: {words} on the engine's side: the reference gives the engine's answer for {agreement:.0%} "
         f"of {len(frames)} images when it gets such images, for {agrees:.0%} when it gets right ones"
     )
+
+
+def leaves_room(right: Right, labels: IntArray) -> bool:
+    """Whether answers that are right where `right` `(n,)` says so could be far better by another preprocessing.
+
+    If not, even one that made every answer right would be no cause, and none needs to be tried.
+    """
+    chance = 1 / len(np.unique(labels))
+    return bool(1 - chance >= _BETTER * (float(class_weights(labels) @ right) - chance))
 
 
 def reference_preprocessing(
@@ -102,7 +112,7 @@ def reference_preprocessing(
         return answered
 
     right = is_right(images[few], few)
-    tried = [is_right(mistake.apply(images[few], frames[few], preprocessing), few) for mistake in mistakes]
+    tried = [is_right(mistake.apply(images[few], frames[few], preprocessing), few) for mistake in _shown(mistakes)]
     best = most_improved(right, tried, labels[few])
     if best is None:
         return None
@@ -134,6 +144,10 @@ def is_recipe(right: Right, other: Right, labels: IntArray, tried: int) -> bool:
     """Whether `other`, the best of `tried` recipes, beats `right` significantly and by a wide margin."""
     gain, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
     return tried * gain.p <= LEVEL and gain.after - chance >= _BETTER * (gain.before - chance)
+
+
+def _shown(mistakes: list[Mistake]) -> Iterator[Mistake]:
+    return track(mistakes, "trying other preprocessing", len(mistakes), "ways")
 
 
 def _fitting(images: FloatArray) -> list[Mistake]:

@@ -19,7 +19,13 @@ from resnetrt.benchmarks.accuracy.releases import BaselineRun, ReleaseRow, compa
 from resnetrt.benchmarks.accuracy.request import GateRequest, open_engines, open_images
 from resnetrt.benchmarks.cluster.evaluate import runner_on_ray
 from resnetrt.benchmarks.evaluate.flips import worst_flips
-from resnetrt.benchmarks.evaluate.hints import IMAGES, MOST_IMAGES, engine_preprocessing, reference_preprocessing
+from resnetrt.benchmarks.evaluate.hints import (
+    IMAGES,
+    MOST_IMAGES,
+    engine_preprocessing,
+    leaves_room,
+    reference_preprocessing,
+)
 from resnetrt.benchmarks.evaluate.label_map import can_learn, label_map
 from resnetrt.benchmarks.evaluate.record import EvaluatedEngine, EvaluateRecord
 from resnetrt.benchmarks.evaluate.scales import scale_faults
@@ -180,7 +186,9 @@ def _explain(
     preprocessing, names, classes = bundle.manifest.preprocessing, dataset.class_names, bundle.manifest.classes
     # if labels are renamed, every recipe looks wrong, and the least wrong one means nothing
     shared = label_map(comparison.labels, comparison.reference.predicted, classes, names, "labels and reference")
-    shared = shared or reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
+    right = comparison.indices[comparison.reference.predicted == comparison.labels]  # copies left out count as wrong
+    if shared is None and leaves_room(np.isin(few.indices, right), few.labels):
+        shared = reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
     explained = []
     for row in rows:
         hints, gate, name = [], row.gate, row.gate.engine

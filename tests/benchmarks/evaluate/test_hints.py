@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnetrt.benchmarks.evaluate.hints import reference_preprocessing
+from resnetrt.benchmarks.evaluate.hints import is_recipe, leaves_room, reference_preprocessing
 from resnetrt.benchmarks.evaluate.label_map import label_map
 from resnetrt.benchmarks.studies import hints as hint_study
 from resnetrt.preprocess import Preprocessing
@@ -105,6 +105,20 @@ def test_a_recipe_is_the_cause_where_it_is_far_better_of_what_the_network_can_re
     hint = reference_preprocessing(reference, frames, labels, RECIPE)
     assert (hint is not None) == named
     assert hint is None or "images are mirrored" in hint
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_where_no_room_is_left_no_recipe_is_the_cause(classes):
+    rng = np.random.default_rng(0)
+    rooms = []
+    for top1 in np.linspace(0, 1, 60):
+        labels = rng.integers(0, classes, 300)
+        right = rng.random(300) < top1
+        rooms.append(leaves_room(right, labels))
+        for other in (np.ones(300, bool), rng.random(300) < 0.95, right | (rng.random(300) < 0.5)):
+            assert rooms[-1] or not is_recipe(right, other, labels, 1)
+    assert rooms[0]
+    assert not rooms[-1]
 
 
 def test_images_of_one_class_accuse_nothing():

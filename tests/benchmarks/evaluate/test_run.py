@@ -186,6 +186,20 @@ def test_a_reference_that_is_always_right_keeps_its_verdict(place):
     assert (row["fp32_top1"], row["verdict"], row["hints"]) == (100, "PASS", [])
 
 
+def test_no_recipe_is_tried_where_none_could_be_far_better(place, monkeypatch):
+    """For a large network the tries take minutes."""
+
+    def tried(*_):
+        raise AssertionError("a recipe was tried")
+
+    monkeypatch.setattr("resnetrt.benchmarks.evaluate.run.reference_preprocessing", tried)
+    respoil(place, lambda x, y: (x, tiny_bundle.reference(tiny_bundle.PREPROCESSING.normalize(x)).argmax(1)))
+    assert row_of(place, FP32)["verdict"] == "PASS"
+    respoil(place, lambda x, y: (x[..., ::-1], y))
+    with pytest.raises(AssertionError, match="a recipe was tried"):
+        judged(place, FP32)
+
+
 def test_a_recipe_that_spoils_the_reference_too_is_named(place):
     respoil(place, lambda x, y: (x[..., ::-1], y))
     row = row_of(place, FP32)
