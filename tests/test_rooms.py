@@ -118,3 +118,20 @@ def test_a_planted_full_room_is_found():
     many = {f"gpu__{index}": "" for index in range(MOST_MODULES)}
     assert full_rooms(planted(**many, gpu____init__="")) == []
     assert full_rooms(planted(**many, gpu__more="")) == [f"gpu: {MOST_MODULES + 1} modules"]
+
+
+def changes_table() -> list[str]:
+    """The files of each row of the table "Where a change goes"."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Where a change goes")[2]
+    return [line.split("|")[2] for line in section.splitlines() if line.startswith("| a") and line.count("|") == 3]
+
+
+@pytest.mark.parametrize("files", changes_table())
+def test_the_files_that_a_change_goes_to_exist(files: str):
+    """A name without a folder is a file in one of the folders that its row names."""
+    words = [word for word in re.findall(r"`([\w./]+)`", files) if "/" in word or word.endswith((".py", ".cfg"))]
+    paths = [word.replace("NAME", "onnxruntime").replace("COMMAND", "export") for word in words]
+    folders = [place if place.is_dir() else place.parent for place in (ROOT / path for path in paths if "/" in path)]
+    assert paths
+    assert [path for path in paths if not any((place / path).exists() for place in (ROOT, *folders))] == []
