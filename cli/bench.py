@@ -106,7 +106,7 @@ def _write(record: "BenchRecord", folder: Path) -> None:
 
 def _show(record: "BenchRecord", as_json: bool) -> None:
     if as_json:
-        emit_json(dict(record))
+        emit_json(record)
         return
     from resnetrt.benchmarks.reports.cells import (
         CONTEXTS_HEADER,

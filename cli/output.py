@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from resnetrt.conditions import RESULT_SCHEMA_VERSION, conditions
 
 
-def emit_json(record: dict[str, Any]) -> None:
+def emit_json(record: Mapping[str, Any]) -> None:
     """Print one object with `schema_version` and `conditions` added. Raises `ValueError` for NaN."""
     whole = {"schema_version": RESULT_SCHEMA_VERSION, "conditions": conditions(), **record}
     click.echo(json.dumps(whole, indent=2, sort_keys=True, allow_nan=False))

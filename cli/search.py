@@ -1,12 +1,15 @@
 """`resnetrt search`: mixed precision under an accuracy budget."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resnetrt.cli.options import NEW_PATH, bundle_argument, device_option, json_option
 from resnetrt.cli.output import emit_json, print_table, print_words
 from resnetrt.parts import require_parts
+
+if TYPE_CHECKING:
+    from resnetrt.benchmarks.search.search_record import ConfirmationRow, SearchRecord
 
 
 @click.command("search")
@@ -54,21 +57,21 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     else:
         _print(record)
     verdict = INCONCLUSIVE if _is_untried(record) else record["verdict"]
-    ctx.exit(EXIT_CODES.get(verdict, 1))
+    ctx.exit(EXIT_CODES.get(verdict or "", 1))
 
 
-def _is_untried(record: dict[str, Any]) -> bool:
+def _is_untried(record: "SearchRecord") -> bool:
     return bool(record["stopped"]) and not record["evaluations"]
 
 
-def _print(record: dict[str, Any]) -> None:
+def _print(record: "SearchRecord") -> None:
     print_table("", ("variant", "median ms", "top-1 %", "drop pp", "verdict", "front", "blocks kept"), [
         (
             row["engine"],
             f"{row['median_ms']:.3g}",
             f"{row['top1']:.2f}",
             f"{row['drop_pp'] + 0.0:.2f}",
-            row["verdict"],
+            row["verdict"] or "",
             "*" if row["pareto"] else "",
             ", ".join(row["kept"]) if len(row["kept"]) < 6 else f"{len(row['kept'])} blocks",
         )
@@ -97,7 +100,7 @@ def _print(record: dict[str, Any]) -> None:
         click.echo(f"stored variant {record['stored']['variant']} and engine {record['stored']['engine']}")
 
 
-def _drop(row: dict[str, Any]) -> str:
-    said, seen = (f"{row[name] + 0.0:.2f} pp" for name in ("unselected_drop_pp", "drop_pp"))
+def _drop(row: "ConfirmationRow") -> str:
+    said, seen = (f"{drop + 0.0:.2f} pp" for drop in (row["unselected_drop_pp"], row["drop_pp"]))
     luck = "" if said == seen else f" ({seen} on these, but only what passes is stored)"
     return f"drop {said} of {row['n']} images{luck}"

@@ -8,7 +8,7 @@ second attempt.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from resnetrt.benchmarks.accuracy.gate_rows import GateRow
 from resnetrt.benchmarks.search.strategy import Trial
 from resnetrt.benchmarks.stats.noninferiority import drop_bounds, falling_root
 from resnetrt.calibration.images.data import IntArray
+from resnetrt.fields import JsonObject
 
 SURE = 0.9  # a probability of confirmation that needs no further block
 ATTEMPTS = 2
@@ -32,6 +33,13 @@ class TrialToConfirm:
     confidence: float
 
 
+class ClaimRow(TypedDict):
+    """What is claimed of an attempt, and how surely."""
+
+    confidence: float
+    unselected_drop_pp: float
+
+
 @dataclass(frozen=True)
 class Confirmation:
     """The gate's row of an attempt on held-out images.
@@ -43,13 +51,13 @@ class Confirmation:
     row: GateRow
     unselected_drop_pp: float
 
-    def claim(self) -> dict[str, float]:
+    def claim(self) -> ClaimRow:
         """What is claimed of it, and how surely."""
         return {"confidence": self.attempt.confidence, "unselected_drop_pp": self.unselected_drop_pp}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The object under `held_out` of `search --json`."""
-        return self.row.to_json() | self.claim()
+        return {**self.row.to_json(), **self.claim()}
 
 
 def halves(groups: IntArray) -> tuple[IntArray, IntArray]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 from resnetrt.benchmarks.measure.timing import Schedule, ratio
 from resnetrt.benchmarks.search.strategy import Mix
@@ -12,6 +12,17 @@ from resnetrt.preprocess import FloatArray
 
 _RACED = ("fp32", "bf16", "fp16")
 _SHARE, _MOST = 0.9, 3  # the race keeps the noisiest blocks: this share of all noise, and at most this many
+
+
+class RacerRow(TypedDict):
+    """The fields of a `Racer` in a record."""
+
+    precision: str
+    kept: tuple[str, ...]
+    runs_in: tuple[str, ...]
+    median_ms: float | None
+    faster_ci: tuple[float, float] | None
+    out: str | None
 
 
 @dataclass(frozen=True)
@@ -30,9 +41,9 @@ class Racer:
     faster_ci: tuple[float, float] | None = None
     out: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> RacerRow:
         """The row under `islands[]` of `search --json`."""
-        return asdict(self)
+        return cast(RacerRow, asdict(self))
 
 
 def race(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,11 @@ from resnetrt.benchmarks.search.confirm import (
     halves,
     plan,
 )
-from resnetrt.benchmarks.search.front import measure_front
+from resnetrt.benchmarks.search.front import FrontRow, measure_front
 from resnetrt.benchmarks.search.minutes import Clock, OutOfTime, SearchTime
 from resnetrt.benchmarks.search.race import Racer, noisiest_blocks, race, winner
 from resnetrt.benchmarks.search.replay import DataHalf
+from resnetrt.benchmarks.search.search_record import BlockRow, FactsRow, SearchRecord, StoredVariant
 from resnetrt.benchmarks.search.strategy import Mix, Sensitivity, Trial, best, rank, search, widen
 from resnetrt.benchmarks.search.trial_engines import Build, TrialEngines
 from resnetrt.benchmarks.verify.blocks import find_blocks
@@ -102,7 +102,7 @@ class SearchRun:
         self.confirmations: list[Confirmation] = []
         self.time = SearchTime(60 * request.minutes, clock)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> SearchRecord:
         """Search, confirm on the other half of the data, store the chosen variant and measure the Pareto front.
 
         Raises `Inconclusive` if the data is too small for even an unchanged network to pass, or if the reference is no
@@ -252,7 +252,7 @@ class SearchRun:
             raise OutOfTime
         return gate_rows(comparison, self.request.budget)[0]
 
-    def _confirm_one(self, engines: TrialEngines, dataset: Dataset) -> dict[str, str] | None:
+    def _confirm_one(self, engines: TrialEngines, dataset: Dataset) -> StoredVariant | None:
         """Confirm the planned trials until one passes, and store it; a second is planned only if time allows both."""
         again = self.time.confirming() + self.time.storing()
         tries = 1 if self.time.short_of(self.time.confirming() + again) else ATTEMPTS
@@ -308,7 +308,7 @@ class SearchRun:
     def _within(self, schedule: Schedule) -> Schedule:
         return self.time.within(schedule, self._reserve())
 
-    def _front(self, engines: TrialEngines) -> list[dict[str, Any]]:
+    def _front(self, engines: TrialEngines) -> list[FrontRow]:
         """Every trial and FP32 with its time, if there is time to measure."""
         if not self.trials:
             return []
@@ -323,7 +323,7 @@ class SearchRun:
             self.left_out.append(f"{name}: {_why(stop)}")
             return []
 
-    def _store(self, engines: TrialEngines, confirmed: Confirmation) -> dict[str, str]:
+    def _store(self, engines: TrialEngines, confirmed: Confirmation) -> StoredVariant:
         mix = confirmed.attempt.trial.mix
         name, precision = f"mixed.{self.dialect.name}", engines.precision(mix)
         evidence = {
@@ -333,7 +333,7 @@ class SearchRun:
             "calibration_sha256": record_of(self.bundle),
             "budget": self.request.budget.to_json(),
             "search": _facts(self.rows[mix]),
-            "held_out": _facts(confirmed.row) | confirmed.claim(),
+            "held_out": {**_facts(confirmed.row), **confirmed.claim()},
             "islands": [item.to_json() for item in self.racers],
         }
         # ONNX Runtime's CPU has no BF16 and skips FP16 roundings, so 16-bit files are judged by their float32 twins
@@ -344,7 +344,7 @@ class SearchRun:
         engine = compile_variant(self.bundle, name, request.backend, request.target, min_share=0.0)
         return {"variant": name, "engine": engine}
 
-    def _record(self, front: list[dict[str, Any]], stored: dict[str, str] | None) -> dict[str, Any]:
+    def _record(self, front: list[FrontRow], stored: StoredVariant | None) -> SearchRecord:
         confirmed = self.confirmations[-1] if self.confirmations else None
         mix = None if confirmed is None else confirmed.attempt.trial.mix
         return {
@@ -356,14 +356,16 @@ class SearchRun:
             "stopped": self.stopped or None,
             "left_out": self.left_out,
             "evaluations": len(self.trials),
-            "blocks": [vars(item) for item in self.sensitivities],
+            "blocks": [
+                BlockRow(block=item.block, noise=item.noise, cost_ms=item.cost_ms) for item in self.sensitivities
+            ],
             "islands": [item.to_json() for item in self.racers],
             "kept": None if mix is None else sorted(mix.kept),
             "kept_precision": None if mix is None else mix.precision,
             "search": None if mix is None else self.rows[mix].to_json(),
             "held_out": None if confirmed is None else confirmed.to_json(),
             "confirmations": [
-                _facts(item.row) | item.claim() | {"kept": sorted(item.attempt.trial.mix.kept)}
+                {**_facts(item.row), **item.claim(), "kept": sorted(item.attempt.trial.mix.kept)}
                 for item in self.confirmations
             ],
             "front": front,
@@ -375,7 +377,13 @@ def _why(stop: BaseException) -> str:
     return "interrupted" if isinstance(stop, KeyboardInterrupt) else "out of time"
 
 
-def _facts(row: GateRow) -> dict[str, Any]:
+def _facts(row: GateRow) -> FactsRow:
     accuracy = row.accuracy
-    tops = {"n": accuracy.n, "fp32_top1": accuracy.fp32_top1, "top1": accuracy.top1}
-    return tops | {"drop_pp": accuracy.drop_pp, "drop_ci_pp": list(accuracy.drop_ci_pp), "verdict": row.verdict}
+    return {
+        "n": accuracy.n,
+        "fp32_top1": accuracy.fp32_top1,
+        "top1": accuracy.top1,
+        "drop_pp": accuracy.drop_pp,
+        "drop_ci_pp": list(accuracy.drop_ci_pp),
+        "verdict": row.verdict,
+    }

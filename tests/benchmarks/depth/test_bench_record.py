@@ -11,6 +11,7 @@ from resnetrt.benchmarks.depth import baselines, bench_record, fit
 from resnetrt.benchmarks.load import contexts
 from resnetrt.benchmarks.measure import end_to_end, latency, memory, noise, overhead, roofline
 from resnetrt.benchmarks.reports.accuracy import SummaryRow
+from resnetrt.benchmarks.search import front, race, search_record
 
 ROWS = {
     "bench.json": bench_record.BenchRecord,
@@ -30,6 +31,11 @@ ROWS = {
     "bench.json#regression": bench_record.RegressionRecord,
     "bench.json#cell": bench_record.CellRow,
     "common.json#summary": SummaryRow,
+    "search.json#point": front.FrontRow,
+    "search.json#racer": race.RacerRow,
+    "search.json#block": search_record.BlockRow,
+    "search.json#confirmation": search_record.ConfirmationRow,
+    "search.json#stored": search_record.StoredVariant,
     "common.json#latency_row": roofline.ResultRow,
 }
 NOT_STORED = {"engines"}  # `report` puts them beside a run that it read
