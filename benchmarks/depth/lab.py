@@ -235,8 +235,8 @@ class Lab:
                     rows = measure_contexts(
                         subject.bundle, engine, device, images, options.contexts, options.threads, schedule
                     )
-                findings.contexts += [row.to_json(noise.disturbed) for row in rows]
-                told = ", ".join(f"{row.contexts}: {row.images_per_s:.0f}" for row in rows)
+                findings.contexts += [{**row, "disturbed": noise.disturbed} for row in rows]
+                told = ", ".join(f"{row['contexts']}: {row['images_per_s']:.0f}" for row in rows)
                 self.say(f"{name} {engine} batch {batch}, images a second by contexts: {told}")
         self.note_group()
 

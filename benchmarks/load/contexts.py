@@ -9,9 +9,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from itertools import repeat
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import numpy.typing as npt
 
@@ -29,11 +28,11 @@ Images = npt.NDArray[Any]
 Interval = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class ContextsRow:
+class ContextsRow(TypedDict):
     """An engine with so many `contexts`, of `threads` CPU threads each. Each runs `batches` batches in a timed call.
 
     `times_one` is its rate over that of one context, paired by rounds; None with fewer than six. `n` calls were timed.
+    Intervals are lists once a record is read back.
     """
 
     network: str
@@ -52,29 +51,10 @@ class ContextsRow:
     times_one: float | None
     times_one_ci: Interval | None
 
-    def to_json(self, disturbed: bool) -> "WatchedContextsRow":
-        """The row of `contexts[]`, and whether something else used the machine meanwhile."""
-        return cast(WatchedContextsRow, asdict(self) | {"disturbed": disturbed})
 
+class WatchedContextsRow(ContextsRow):
+    """A row of `contexts[]`: the same, and whether something else used the machine meanwhile."""
 
-class WatchedContextsRow(TypedDict):
-    """The fields of a `ContextsRow` in a record; a list for each interval once it is read back."""
-
-    network: str
-    engine: str
-    backend: str
-    precision: str
-    device: str
-    batch: int
-    contexts: int
-    threads: int
-    batches: int
-    n: int
-    images_per_s: float
-    images_per_s_ci: Interval
-    ci_confidence: float
-    times_one: float | None
-    times_one_ci: Interval | None
     disturbed: bool
 
 
@@ -139,11 +119,17 @@ def _batches(session: Session, images: Images) -> int:
 def _row(
     about: tuple[str, str, str, str, str, int], count: int, threads: int, batches: int, one: Timing, own: Timing
 ) -> ContextsRow:
-    images = 1000 * about[-1] * count * batches
+    network, engine, backend, precision, device, batch = about
+    images = 1000 * batch * count * batches
     faster = ratio(one, own) if count > 1 else None
     low, high = own.ci_ms
     return ContextsRow(
-        *about,
+        network=network,
+        engine=engine,
+        backend=backend,
+        precision=precision,
+        device=device,
+        batch=batch,
         contexts=count,
         threads=threads,
         batches=batches,

@@ -62,9 +62,9 @@ def images(count: int) -> np.ndarray:
 
 
 def require_sound(row: ContextsRow) -> None:
-    low, high = row.images_per_s_ci
-    assert 0 < low <= row.images_per_s <= high
-    assert (row.times_one is None) == (row.contexts == 1)
+    low, high = row["images_per_s_ci"]
+    assert 0 < low <= row["images_per_s"] <= high
+    assert (row["times_one"] is None) == (row["contexts"] == 1)
 
 
 def test_each_context_on_a_cpu_has_its_part_of_the_threads(
@@ -72,19 +72,21 @@ def test_each_context_on_a_cpu_has_its_part_of_the_threads(
 ):
     monkeypatch.setattr(contexts, "_CALL_S", 0.002)
     rows = measure_contexts(made, "onnxruntime-fp32-cpu", "cpu", images(4), (2,), 2, QUICK)
-    assert [(row.contexts, row.threads, row.batch, row.n) for row in rows] == [(1, 2, 4, 7), (2, 1, 4, 7)]
+    assert [(row["contexts"], row["threads"], row["batch"], row["n"]) for row in rows] == [(1, 2, 4, 7), (2, 1, 4, 7)]
     for row in rows:
         require_sound(row)
     one, *pair = batches_of().values()
     tried = 2 + 2 + 4  # before, to see how long a batch takes
     assert pair == [one - tried] * 2
-    assert (one - tried) % rows[0].batches == 0
-    assert rows[0].batches == rows[1].batches >= 4
+    assert (one - tried) % rows[0]["batches"] == 0
+    assert rows[0]["batches"] == rows[1]["batches"] >= 4
 
 
 def test_contexts_on_a_gpu_share_the_engine(made: Bundle, gpu: HostCuda):
     rows = measure_contexts(made, double_machine.ENGINE, "gpu", images(4), (2, 3), 1, QUICK)
-    assert [(row.contexts, row.device, row.backend) for row in rows] == [(n, "gpu", "tensorrt") for n in (1, 2, 3)]
+    assert [(row["contexts"], row["device"], row["backend"]) for row in rows] == [
+        (n, "gpu", "tensorrt") for n in (1, 2, 3)
+    ]
     for row in rows:
         require_sound(row)
     assert sys.modules["tensorrt"].Runtime.loads == 1
@@ -108,8 +110,8 @@ def test_a_rate_counts_all_images_of_all_contexts(made: Bundle, monkeypatch: pyt
 
         monkeypatch.setattr(contexts, "measure", measure_by_hand)
         rows.append(measure_contexts(made, "onnxruntime-fp32-cpu", "cpu", images(4), (2,), 2, QUICK))
-    assert [[row.images_per_s for row in pair] for pair in rows] == [[4, 8], [4, 4]]
-    assert [pair[1].times_one for pair in rows] == [2, 1]
+    assert [[row["images_per_s"] for row in pair] for pair in rows] == [[4, 8], [4, 4]]
+    assert [pair[1]["times_one"] for pair in rows] == [2, 1]
 
 
 def test_the_lab_keeps_them_apart_from_the_latencies(made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
