@@ -92,8 +92,7 @@ def leaves_room(right: Right, labels: IntArray) -> bool:
 
     If not, even one that made every answer right would be no cause, and none needs to be tried.
     """
-    chance = 1 / len(np.unique(labels))
-    return bool(1 - chance >= _BETTER * (float(class_weights(labels) @ right) - chance))
+    return _far_better(float(class_weights(labels) @ right), 1.0, labels)
 
 
 def reference_preprocessing(
@@ -142,8 +141,14 @@ def most_improved(right: Right, tried: Sequence[Right], labels: IntArray) -> int
 
 def is_recipe(right: Right, other: Right, labels: IntArray, tried: int) -> bool:
     """Whether `other`, the best of `tried` recipes, beats `right` significantly and by a wide margin."""
-    gain, chance = improvement(right, other, labels), 1 / len(np.unique(labels))
-    return tried * gain.p <= LEVEL and gain.after - chance >= _BETTER * (gain.before - chance)
+    gain = improvement(right, other, labels)
+    return tried * gain.p <= LEVEL and _far_better(gain.before, gain.after, labels)
+
+
+def _far_better(before: float, after: float, labels: IntArray) -> bool:
+    """Whether a balanced accuracy rose beyond chance by the factor that makes a recipe the cause."""
+    chance = 1 / len(np.unique(labels))
+    return after - chance >= _BETTER * (before - chance)
 
 
 def _shown(mistakes: list[Mistake]) -> Iterator[Mistake]:

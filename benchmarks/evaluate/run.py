@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -182,20 +183,24 @@ def _explain(
 ) -> list[EvaluatedEngine]:
     """The rows with `hints` on failures; if the reference itself is wrong for a known cause, every engine fails."""
     few = dataset.subset(min(MOST_IMAGES, len(dataset)))
-    batch = next(few.batches(len(few)))
+
+    @cache
+    def frames() -> UInt8Array:
+        return next(few.batches(len(few))).frames
+
     preprocessing, names, classes = bundle.manifest.preprocessing, dataset.class_names, bundle.manifest.classes
     # if labels are renamed, every recipe looks wrong, and the least wrong one means nothing
     shared = label_map(comparison.labels, comparison.reference.predicted, classes, names, "labels and reference")
     right = comparison.indices[comparison.reference.predicted == comparison.labels]  # copies left out count as wrong
     if shared is None and leaves_room(np.isin(few.indices, right), few.labels):
-        shared = reference_preprocessing(reference.infer, batch.frames, batch.labels, preprocessing)
+        shared = reference_preprocessing(reference.infer, frames(), few.labels, preprocessing)
     explained = []
     for row in rows:
         hints, gate, name = [], row.gate, row.gate.engine
         if shared:
             hints, gate = [shared], gate.overruled(REFERENCE)
         elif gate.verdict == FAIL:
-            hints = _engine_hints(name, comparison, bundle, batch.frames[:IMAGES], reference, engines[name], names)
+            hints = _engine_hints(name, comparison, bundle, frames()[:IMAGES], reference, engines[name], names)
         if row.selftest:
             hints.append(f"self-test: {row.selftest}")
         explained.append(replace(row, gate=gate, hints=tuple(hints)))
