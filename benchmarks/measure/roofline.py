@@ -93,8 +93,7 @@ def _judge(row: WatchedRow, cost: "Cost | None", peaks: "Peaks") -> RooflineColu
     floor_ms = sum(map(max, arithmetic_ms, memory_ms))
     bound_ms = sum(moving for moving, computing in zip(memory_ms, arithmetic_ms, strict=True) if moving > computing)
     return {
-        "gmacs": cost.gmacs,
-        "gops": gops,
+        **columns,
         "ops_per_byte": operations / sum(traffic),
         "percent_of_peak": 100 * gops / peak,
         "floor_ms": floor_ms,

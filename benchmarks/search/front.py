@@ -71,13 +71,14 @@ def measure_front(
     rows: list[FrontRow] = []
     for point, optimal in zip(points, pareto(points), strict=True):
         faster = ratio(timings["fp32"], timings[point["engine"]])
-        rows.append({
+        row: FrontRow = {
             **point,
             "pareto": optimal,
             "times_faster": None if faster is None else faster.value,
             "batch": 1,
             "times_faster_ci": None if faster is None else [faster.low, faster.high],
-        })  # fmt: skip
+        }
+        rows.append(row)
     return rows
 
 
