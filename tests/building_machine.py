@@ -54,6 +54,29 @@ def layer(name: str, kind: str, weights: str) -> dict[str, Any]:
     return about | {"Weights": {"Type": weights, "Count": 1}, "Metadata": f"[ONNX Layer: {name}]"}
 
 
+def runtime_that(reads: Callable[[Any, bytes], Any]) -> type:
+    """A `Runtime` whose engines `reads(runtime, blob)` gives."""
+
+    class Runtime:
+        engine_host_code_allowed = False
+
+        def __init__(self, logger: Any) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, blob: bytes) -> Any:
+            return reads(self, bytes(blob))
+
+    return Runtime
+
+
+def show(monkeypatch: pytest.MonkeyPatch, full: FullTensorRT, cuda: HostCuda, device: Device) -> None:
+    """Let this process see `device`, its CUDA and this TensorRT."""
+    for module in (flavour, tensorrt_library):
+        monkeypatch.setattr(module, "find_devices", lambda: ((device,), ""))
+    monkeypatch.setattr(tensorrt, "open_cuda", lambda *_, **__: cuda)
+    monkeypatch.setitem(sys.modules, "tensorrt", full.module)
+
+
 class BuildingMachine:
     """`built` are the ONNX files that were built from; an engine of one whose name has `lies` computes in FP32."""
 
@@ -62,26 +85,13 @@ class BuildingMachine:
         self.full.input_shape, self.full.output_shape = (-1, *shape), (-1, 10)
         self.built: list[str] = []
         self._folder = folder
-        machine = self
-
-        class Runtime:
-            engine_host_code_allowed = False
-
-            def __init__(self, logger: Any) -> None:
-                self.logger = logger
-
-            def deserialize_cuda_engine(self, blob: bytes) -> Any:
-                return machine._open(bytes(blob).decode())
-
-        self.full.module.__dict__.update(Runtime=Runtime, OnnxParser=self._parser)
+        runtime = runtime_that(lambda _, blob: self._open(blob.decode()))
+        self.full.module.__dict__.update(Runtime=runtime, OnnxParser=self._parser)
         self.full.module.__spec__ = ModuleSpec("tensorrt", None)  # torch asks whether the package is here
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let this process see the machine, and no other flavour of TensorRT."""
-        for module in (flavour, tensorrt_library):
-            monkeypatch.setattr(module, "find_devices", lambda: ((GPU,), ""))
-        monkeypatch.setattr(tensorrt, "open_cuda", lambda *_, **__: self.cuda)
-        monkeypatch.setitem(sys.modules, "tensorrt", self.full.module)
+        show(monkeypatch, self.full, self.cuda, GPU)
         for name in ("tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"):
             monkeypatch.setitem(sys.modules, name, None)
 

@@ -1,14 +1,13 @@
 """Engines of other programs: read, compared with the variant, checked and stored; TensorRT is a double here."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_bundle
-from building_machine import Level, Plan, layer
+from building_machine import Level, Plan, layer, runtime_that, show
 from host_cuda import HostCuda
 from tensorrt_double import LISTS, FullTensorRT
 
@@ -16,10 +15,8 @@ from resnetrt.bundle import Bundle
 from resnetrt.cli import run
 from resnetrt.engine_record import EngineParity
 from resnetrt.errors import BackendMissing, CheckFailed, UsageError
-from resnetrt.export.compilers.tensorrt import flavour as tensorrt_flavour
 from resnetrt.export.engines.compile import compile_variant
 from resnetrt.runtime import load
-from resnetrt.runtime.backends import tensorrt, tensorrt_library
 from resnetrt.runtime.cuda.device import Device, find_devices
 
 LAYERS = [
@@ -36,25 +33,17 @@ class Machine:
         self.cuda, self.level = HostCuda(), Level.NONE
         self.trusted: list[bool] = []  # of each plan that was read: may code in it run
         full.output_shape = (-1, 10)
-        machine = self
+        full.module.__dict__["Runtime"] = runtime_that(self._read)
 
-        class Runtime:
-            engine_host_code_allowed = False
-
-            def __init__(self, logger: Any) -> None:
-                self.logger = logger
-
-            def deserialize_cuda_engine(self, blob: bytes) -> Any:
-                machine.trusted.append(self.engine_host_code_allowed)
-                if blob != b"plan":
-                    self.logger.log(1, "Error Code 1: Serialization (magic tag does not match)")
-                    return None
-                plan = Plan(machine.path, machine.cuda, machine.profiles)
-                plan.text = json.dumps({"Layers": LAYERS})
-                plan.hardware_compatibility_level = machine.level
-                return plan
-
-        full.module.__dict__["Runtime"] = Runtime
+    def _read(self, runtime: Any, blob: bytes) -> Plan | None:
+        self.trusted.append(runtime.engine_host_code_allowed)
+        if blob != b"plan":
+            runtime.logger.log(1, "Error Code 1: Serialization (magic tag does not match)")
+            return None
+        plan = Plan(self.path, self.cuda, self.profiles)
+        plan.text = json.dumps({"Layers": LAYERS})
+        plan.hardware_compatibility_level = self.level
+        return plan
 
 
 @pytest.fixture
@@ -65,10 +54,7 @@ def bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture(params=LISTS, ids=lambda path: path.stem)
 def machine(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine(FullTensorRT(request.param), bundle.variant_file("fp32"))
-    for module in (tensorrt_flavour, tensorrt_library):
-        monkeypatch.setattr(module, "find_devices", lambda: ((Device(0, (8, 6)),), ""))
-    monkeypatch.setattr(tensorrt, "open_cuda", lambda *_, **__: made.cuda)
-    monkeypatch.setitem(sys.modules, "tensorrt", made.full.module)
+    show(monkeypatch, made.full, made.cuda, Device(0, (8, 6)))
     with made.cuda.current():  # the first device is the current one without our doing
         yield made
 
