@@ -68,7 +68,7 @@ class Runner:
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Two checkouts of a repository with the tutorial's files, and the tools that a runner has."""
-    yaml = pytest.importorskip("yaml")
+    yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra dev")
     place = tmp_path_factory.mktemp("actions")
     origin, workspace, temp = place / "origin", place / "work", place / "temp"
     origin.mkdir()
@@ -140,7 +140,7 @@ def _a_missing_folder_fails(runner: Runner) -> None:
 
 
 def test_steps_that_must_run_after_a_failure_say_so():
-    yaml = pytest.importorskip("yaml")
+    yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra dev")
     (text,) = [text for _, name, text in blocks(ACTIONS) if name == WORKFLOW]
     steps = yaml.safe_load(text)["jobs"]["gate"]["steps"]
     after = [step for step in steps if step.get("name") in ("Latency", "Comment") or "upload" in step.get("uses", "")]
