@@ -29,7 +29,7 @@ def command(bundle: Path, engine: str | None, required: tuple[str, ...], layers:
     Counted are the multiply-accumulates of convolutions and matrix products. Exit code 1 if an engine does less than
     half of them in the precision it is named after, or less than --require says.
     """
-    from resnetrt.bundle import Bundle
+    from resnetrt.bundle import COMPILE, Bundle
     from resnetrt.errors import UsageError
     from resnetrt.export.audit import Requirement, audit_engine, broken_requirements
 
@@ -37,7 +37,7 @@ def command(bundle: Path, engine: str | None, required: tuple[str, ...], layers:
     opened = Bundle.open(bundle)
     names = [opened.select_engine(engine)] if engine else sorted(opened.manifest.engines)
     if not names:
-        raise UsageError(f"bundle {bundle}: no engines yet; make one with: resnetrt compile")
+        raise UsageError(f"bundle {bundle}: no engines yet; make one with: {COMPILE}")
     audits = [audit_engine(opened, name) for name in names]
     broken = [text for audit in audits for text in broken_requirements(audit, wanted)]
     if as_json:

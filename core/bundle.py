@@ -28,6 +28,10 @@ from resnetrt.manifest import (
 
 MANIFEST = "manifest.json"
 
+# what messages advise; words in capitals are the reader's to fill in
+CALIBRATE = "resnetrt calibrate BUNDLE --data FOLDER"
+COMPILE = "resnetrt compile BUNDLE --backend BACKEND --precision PRECISION"
+
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
@@ -56,7 +60,9 @@ class Bundle:
         restore_interrupted(path)
         if not path.is_dir():
             kind = "a file" if path.exists() else "nothing"
-            raise BundleError(f"bundle {path}: expected a directory, found {kind}; make one with: resnetrt export")
+            raise BundleError(
+                f"bundle {path}: expected a directory, found {kind}; make one with: resnetrt export MODEL --out BUNDLE"
+            )
         manifest_path = path / MANIFEST
         if not manifest_path.is_file():
             raise BundleError(
@@ -89,7 +95,7 @@ class Bundle:
         if record is None and variant == "fp32":
             raise UsageError(
                 f"bundle {self.path}: this needs its FP32 variant, which was not packaged; package it with: "
-                "resnetrt package device --precisions fp32,..."
+                "resnetrt package device BUNDLE --out DEVICE --precisions fp32,int8"
             )
         if record is None:
             raise UsageError.unknown(f"variant of {self.path}", variant, self.manifest.variants)
@@ -103,7 +109,7 @@ class Bundle:
         """`engine`, or the only engine for None. Raises `UsageError` for an unknown name or an ambiguous None."""
         engines = self.manifest.engines
         if not engines:
-            raise UsageError(f"bundle {self.path} has no engine; make one with: resnetrt compile {self.path}")
+            raise UsageError(f"bundle {self.path} has no engine; make one with: {COMPILE}")
         if engine is not None:
             if engine not in engines:
                 raise UsageError.unknown(f"engine of {self.path}", engine, engines)

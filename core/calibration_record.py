@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save as save_safetensors
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import CALIBRATE, Bundle
 from resnetrt.errors import BundleError, UsageError
 from resnetrt.fields import Fields
 
@@ -73,7 +73,7 @@ class CalibrationRecord:
     def __getitem__(self, name: str) -> TensorStatistics:
         statistics = self.tensors.get(name)
         if statistics is None:
-            raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
+            raise UsageError(f"the calibration record has no tensor {name}; run again: {CALIBRATE}")
         return statistics
 
     def amax_in_model(self) -> dict[str, float]:
@@ -178,10 +178,10 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     except BundleError:
         raise
     except (KeyError, ValueError, TypeError, OSError) as error:
-        text = f"{path}: expected a calibration record, found {error}; run resnetrt calibrate"
+        text = f"{path}: expected a calibration record, found {error}; run: {CALIBRATE}"
         raise BundleError(text) from error
     except Exception as error:  # safetensors' own error, and what a damaged header leads to
-        raise BundleError(f"{path}: damaged calibration record ({error}); run resnetrt calibrate") from error
+        raise BundleError(f"{path}: damaged calibration record ({error}); run: {CALIBRATE}") from error
 
 
 def _statistics(name: str, values: list[float], arrays: Arrays) -> TensorStatistics:

@@ -37,7 +37,7 @@ def selftest(session: Session, golden: Golden, output: str) -> parity.Parity:
             parity.require_same_file(part, variant, backend, precision, name, _why_another(session))
         session.same_file = same_file[what]
     parities = {name: _compare(name, golden.logits, run, golden.noise) for name, run in runs.items()}
-    advice = f"see which block diverges with: resnetrt verify --bisect --engine {record.variant}"
+    advice = f"see which block diverges with: resnetrt verify BUNDLE --bisect --engine {record.variant}"
     for name, part in parities.items():
         parity.require(part, backend, precision, name, advice)
     session.selftest = parities[what]
@@ -57,7 +57,7 @@ def _why_another(session: Session) -> str:
     record = session.record
     eight_bits = (record.precision, record.target) == ("int8", "cpu") and not record.reduce_range
     if eight_bits and read_cpu().int8_dot_product is False:
-        return "this CPU has no INT8 dot product and saturates 8-bit weights: resnetrt quantize --reduce-range"
+        return "this CPU has no INT8 dot product and saturates 8-bit weights: resnetrt quantize BUNDLE --reduce-range"
     return "the backend computes something else than its file says; compile for another one, or with another version"
 
 

@@ -72,7 +72,9 @@ def read_results(path: Path) -> Results:
             arrays.get("groups"),
         )
     except FileNotFoundError as error:
-        raise DataError(f"results {path}: no such file; write one with: resnetrt evaluate --results") from error
+        raise DataError(
+            f"results {path}: no such file; write one with: resnetrt evaluate BUNDLE --data FOLDER --results FILE"
+        ) from error
     except DataError:
         raise
     except Exception as error:  # safetensors' own error type has no stable public name

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnetrt.benchmarks.depth.bench_record import Conditions, Content, LabRequest
 from resnetrt.benchmarks.measure.timing import Schedule
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import COMPILE, Bundle
 from resnetrt.conditions import conditions
 from resnetrt.errors import UsageError
 from resnetrt.export.engines.here import engines_here
@@ -132,7 +132,7 @@ def bundle_subject(bundle: Bundle, precisions: Sequence[str], backends: Sequence
 
     wanted = [name for name in sorted(bundle.manifest.engines) if is_wanted(name)]
     if not wanted:
-        known = ", ".join(sorted(bundle.manifest.engines)) or "none; make one with: resnetrt compile"
+        known = ", ".join(sorted(bundle.manifest.engines)) or f"none; make one with: {COMPILE}"
         raise UsageError(f"bench {bundle.path}: no engine at the wanted precisions and backends; it has {known}")
     engines, elsewhere = engines_here(bundle, wanted)
     return Subject(bundle, engines, [f"{name}: {why}" for name, why in elsewhere.items()])

@@ -232,7 +232,7 @@ def _engine_hints(
     ]
     hints = [hint for attempt in tries if (hint := attempt())]
     learnt = "" if can_learn() else ", and of renamed classes only the usual orders were tried (any other needs scipy)"
-    next_step = f"find the block with: resnetrt verify --bisect --engine {name}"
+    next_step = f"find the block with: resnetrt verify BUNDLE --bisect --engine {name}"
     return hints or [f"no usual mistake explains it{learnt}; {next_step}"]
 
 

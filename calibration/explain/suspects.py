@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import CALIBRATE, Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, explain_file
 from resnetrt.calibration.graph.qdq_graph import QdqGraph
 from resnetrt.calibration.observe.equalize import Factors, noted_factors
@@ -31,6 +31,7 @@ LEAST_LEVELS = 4.0  # integers left for the median channel; trained ResNets leav
 LOST_INFLUENCE = 0.05
 FEW_IMAGES = 32
 BEYOND_RECORD = 1.5  # golden images reach this times the largest magnitude of calibration
+_SEARCH = "keep it in a higher precision: resnetrt search BUNDLE --data FOLDER --max-drop 1"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def few_images(clues: Clues) -> Iterator[Suspect]:
     """Ranges from a handful of images cut off what the next image brings."""
     count = len(clues.record.image_hashes) if clues.record else FEW_IMAGES
     if count < FEW_IMAGES:
-        yield Suspect("calibration", f"only {count} images", "calibrate with 128 or more: resnetrt calibrate --samples")
+        remedy = f"calibrate with 128 or more: {CALIBRATE} --samples 128 --overwrite"
+        yield Suspect("calibration", f"only {count} images", remedy)
 
 
 @check
@@ -158,8 +160,8 @@ def low_sqnr(clues: Clues) -> Iterator[Suspect]:
             guilty = row.op != "Add"
             clips = row.clipped > MOST_CLIPPED
             problem = f"its own quantization leaves {row.own_sqnr_db:.1f} dB (expected at least {LEAST_OWN_DB:.0f})"
-            remedy = "try --method minmax, or calibrate with more images" if clips else "keep it in a higher precision"
-            yield Suspect(row.layer, problem, f"{remedy}: resnetrt {'calibrate' if clips else 'search'}")
+            more = f"try quantize --method minmax, or calibrate with more images: {CALIBRATE} --overwrite"
+            yield Suspect(row.layer, problem, more if clips else _remedy_of_spread(clues))
 
 
 @check
@@ -168,7 +170,8 @@ def clipping(clues: Clues) -> Iterator[Suspect]:
     for row in clues.rows:
         if row.clipped > MOST_CLIPPED and _reaches_beyond(row):
             problem = f"{row.clipped:.1%} of its input {row.input} lie outside [{row.low:.3g}, {row.high:.3g}]"
-            yield Suspect(row.layer, problem, "try --method minmax, or calibrate with images like those it will see")
+            remedy = "try quantize --method minmax, or calibrate with images like those it will see"
+            yield Suspect(row.layer, problem, remedy)
 
 
 def _reaches_beyond(row: LayerRow) -> bool:
@@ -254,10 +257,10 @@ def _by_input(rows: Sequence[LayerRow]) -> dict[str, LayerRow]:
 def _remedy_of_spread(clues: Clues) -> str:
     """Equalization, unless that was tried."""
     if clues.record is None or clues.factors:
-        return "keep it in a higher precision: resnetrt search"
+        return _SEARCH
     if clues.record.equalization:
-        return "equalize the channels: resnetrt quantize, by the bundle's own record"
-    return "equalize the channels: resnetrt calibrate, without --no-equalize"
+        return "equalize the channels: resnetrt quantize BUNDLE, by the bundle's own record"
+    return f"equalize the channels: {CALIBRATE} --overwrite, without --no-equalize"
 
 
 def _channels(clues: Clues) -> Iterator[tuple[LayerRow, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:

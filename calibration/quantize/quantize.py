@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import CALIBRATE, Bundle
 from resnetrt.calibration.explain.suspects import blaming
 from resnetrt.calibration.graph.dialects import METADATA, Dialect
 from resnetrt.calibration.graph.dialects import dialect as find_dialect
@@ -74,7 +74,7 @@ def load_record(bundle: Bundle) -> CalibrationRecord:
     """
     record = CalibrationRecord.of(bundle)
     if record is None:
-        raise UsageError(f"bundle {bundle.path} has no calibration record; make one with: resnetrt calibrate")
+        raise UsageError(f"bundle {bundle.path} has no calibration record; make one with: {CALIBRATE}")
     require_same_model(bundle, record.model_sha256)
     golden, path = Golden.of(bundle), bundle.variant_file("fp32")
     images = bundle.manifest.preprocessing.normalize(golden.frames)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import CALIBRATE, Bundle
 from resnetrt.calibration_record import recorded_amax
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.export.cast.fit_scales import fit_scales
@@ -30,11 +30,9 @@ from resnetrt.golden import Golden
 from resnetrt.parity import Parity
 from resnetrt.preprocess import FloatArray
 
-NOT_CHECKED = "not checked: the bundle has no calibration record; make one with: resnetrt calibrate"
+NOT_CHECKED = f"not checked: the bundle has no calibration record; make one with: {CALIBRATE}"
 
-_UNKNOWN_RANGE = (
-    "; without a calibration record nobody knows which layers must stay FP32: make one with resnetrt calibrate"
-)
+_UNKNOWN_RANGE = f"; without a calibration record nobody knows which layers must stay FP32: make one with: {CALIBRATE}"
 _PREPROCESSING = "preprocessing: pixels are rounded once, behind it"
 _AS_IT_IS = "parity_onnxruntime"
 _NOT_RUN = {
@@ -162,9 +160,10 @@ def _check_source(bundle: Bundle, recipe: CastRecipe, precision: str) -> None:
     if precision == "fp8" and frames:
         raise UsageError(f"bundle {bundle.path}: fp8 is not made for uint8 frames; choose fp16, bf16 or int8")
     if recipe.source not in bundle.manifest.variants:
+        calibrate = "" if record_of(bundle) else f"{CALIBRATE}, then "
         raise UsageError(
             f"bundle {bundle.path}: {precision} is made from the variant {recipe.source}, which it lacks; "
-            f"make it with: resnetrt calibrate, then resnetrt quantize --dialect tensorrt{' --input uint8' * frames}"
+            f"make it with: {calibrate}resnetrt quantize BUNDLE --dialect tensorrt{' --input uint8' * frames}"
         )
     if precision == "fp8" and recorded_amax(bundle) is None:
-        raise UsageError(f"bundle {bundle.path}: fp8 needs its calibration record; make one with: resnetrt calibrate")
+        raise UsageError(f"bundle {bundle.path}: fp8 needs its calibration record; make one with: {CALIBRATE}")

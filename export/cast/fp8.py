@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from resnetrt.bundle import CALIBRATE
 from resnetrt.errors import UsageError
 from resnetrt.export.cast.fit_scales import fp16_scale
 from resnetrt.export.variants.qdq import along, insert_pair, scale_axis, store_quantized
@@ -50,7 +51,7 @@ def _quantize_activation(
     assert pattern.inputs[0] is not None
     name = pattern.inputs[0].name or ""
     if name not in amax:
-        raise UsageError(f"the calibration record has no tensor {name}; run resnetrt calibrate again")
+        raise UsageError(f"the calibration record has no tensor {name}; run again: {CALIBRATE}")
     value, scale = values[name], np.asarray(max(amax[name], 1e-30) / LARGEST)
     quantized, dequantized = insert_pair(graph, value, fp16_scale(scale).reshape(()), np.zeros((), E4M3))
     quantized.dtype, quantized.shape = ir.DataType.FLOAT8E4M3FN, value.shape

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import CALIBRATE, Bundle
 from resnetrt.engine_record import BuiltOn, BuiltOnGpu, EngineParity, EngineRecord, ParityNotRun
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.audit import audit_compiled
@@ -80,7 +80,8 @@ def choose_variant(
                 raise
             raise BackendMissing(
                 f"bundle {bundle.path}: no {precision} variant for {backend}, and no package {error.name} to make one; "
-                f"on a workstation run: resnetrt package device BUNDLE --for {backend} --precisions {precision}"
+                f"on a workstation run: "
+                f"resnetrt package device BUNDLE --out DEVICE --for {backend} --precisions {precision}"
             ) from error
 
         return add_cast_variant(bundle, precision, input_type)[0]
@@ -89,12 +90,12 @@ def choose_variant(
         if name + suffix in variants:
             return name + suffix
     if precision == "int8" or any(name in variants for name in usual):
-        first = "" if record_of(bundle) else "resnetrt calibrate, then "
+        first = "" if record_of(bundle) else f"{CALIBRATE}, then "
         dialect = f" --dialect {variants_for(backend, target).DIALECT}" if precision == "int8" else ""
         takes, frames = (" takes uint8 frames", " --input uint8") if suffix else ("", "")
         raise UsageError(
             f"bundle {bundle.path}: no {precision} variant for {backend}{takes}; "
-            f"make one with: {first}resnetrt quantize{dialect}{frames}"
+            f"make one with: {first}resnetrt quantize BUNDLE{dialect}{frames}"
         )
     raise UsageError.unknown(f"precision of {bundle.path} for {backend}", precision, variants)
 

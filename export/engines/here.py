@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 
-from resnetrt.bundle import Bundle
+from resnetrt.bundle import COMPILE, Bundle
 from resnetrt.engine_record import EngineRecord
 from resnetrt.errors import BackendMissing, UsageError
 from resnetrt.export.compilers import COMPILERS, find_compiler
@@ -17,7 +17,7 @@ def engines_here(bundle: Bundle, wanted: Sequence[str] | None = None) -> tuple[l
     """
     names = sorted(bundle.manifest.engines) if wanted is None else list(wanted)
     if not names:
-        raise UsageError(f"bundle {bundle.path} has no engines yet; make one with: resnetrt compile")
+        raise UsageError(f"bundle {bundle.path} has no engines yet; make one with: {COMPILE}")
     why = {name: reason for name in names if (reason := _obstacle(bundle.read_engine(name)))}
     if len(why) == len(names):
         told = "; ".join(f"{name}: {reason}" for name, reason in why.items())

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnetrt.bundle import MANIFEST, Bundle, BundleEditor, create_bundle, sha256_of
+from resnetrt.bundle import CALIBRATE, MANIFEST, Bundle, BundleEditor, create_bundle, sha256_of
 from resnetrt.calibration_record import IMAGES_FILE, calibration_hashes
 from resnetrt.errors import BundleError, UsageError
-from resnetrt.export.cast.recipes import check_precisions
+from resnetrt.export.cast.recipes import check_precisions, record_of
 from resnetrt.export.compilers import COMPILERS, find_compiler
 from resnetrt.export.engines.compile import choose_variant
 from resnetrt.export.variants.outline import outline_file
@@ -117,9 +117,10 @@ def _variants(bundle: Bundle, backends: Sequence[str], precisions: Sequence[str]
     if missing or not variants:
         wanted = ", ".join(sorted(missing)) or f"any that takes {input_type}"
         known = ", ".join(sorted(bundle.manifest.variants)) or "none"
+        first = "" if record_of(bundle) else f"{CALIBRATE}, then "
         raise UsageError(
             f"bundle {bundle.path}: expected a variant at precision {wanted} for {', '.join(backends or COMPILERS)}, "
-            f"found variants {known}; make it with: resnetrt quantize"
+            f"found variants {known}; make it with: {first}resnetrt quantize BUNDLE"
         )
     return variants
 

@@ -51,7 +51,7 @@ def top_classes(
             f"{what}: expected logits of at least 2 classes, found an output of shape {logits.shape}; use infer"
         )
     if not np.isfinite(logits).all():
-        raise CheckFailed(f"{what}: expected finite logits, found NaN or infinity; see: resnetrt verify")
+        raise CheckFailed(f"{what}: expected finite logits, found NaN or infinity; see: resnetrt verify BUNDLE")
     shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     probabilities = shifted / shifted.sum(1, keepdims=True)
     names = labels or ()

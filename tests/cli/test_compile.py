@@ -123,7 +123,7 @@ def test_check_needs_a_parser(bundle: str, capsys: pytest.CaptureFixture[str]):
         (("--precision", "fp16", "--target", "sm90"), 2, "does not support sm90"),
         (("--precision", "fp16", "--profiles", "8:4:2"), 2, "expected min <= opt <= max"),
         (("--precision", "fp16", "--version-compatible"), 2, "needs the lean runtime"),
-        (("--variant", "int8.tensorrt"), 4, "with: resnetrt quantize --dialect tensorrt"),
+        (("--variant", "int8.tensorrt"), 4, "with: resnetrt quantize BUNDLE --dialect tensorrt"),
     ],
 )
 def test_what_can_not_be_built_is_one_line(

@@ -117,13 +117,18 @@ def test_amax_and_centers():
 
 def test_unknown_tensor():
     assert new_record()["input"].minimum == -1.5
-    with pytest.raises(UsageError, match="the calibration record has no tensor relu_9; run resnetrt calibrate again"):
+    with pytest.raises(
+        UsageError,
+        match="the calibration record has no tensor relu_9; run again: resnetrt calibrate BUNDLE --data FOLDER",
+    ):
         new_record()["relu_9"]
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x00" * 8, b"\xff" * 64, b"PK\x03\x04 something else", b"{}"])
 def test_bytes_that_are_no_record(blob: bytes):
-    with pytest.raises(BundleError, match=r"demo/calibration\.safetensors: .*run resnetrt calibrate"):
+    with pytest.raises(
+        BundleError, match=r"demo/calibration\.safetensors: .*run: resnetrt calibrate BUNDLE --data FOLDER"
+    ):
         parse(blob)
 
 
@@ -182,7 +187,10 @@ def test_damage_is_named_or_harmless_and_never_crashes(data: st.DataObject):
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
-    with pytest.raises(BundleError, match=r"gone\.safetensors: expected a calibration record, found .*calibrate$"):
+    with pytest.raises(
+        BundleError,
+        match=r"gone\.safetensors: expected a calibration record, found .*resnetrt calibrate BUNDLE --data FOLDER$",
+    ):
         CalibrationRecord.read(tmp_path / "gone.safetensors")
 
 
@@ -224,5 +232,7 @@ def test_the_record_of_another_model(fashion_bundle: Bundle):
 def test_a_damaged_record_in_a_bundle(fashion_bundle: Bundle):
     with fashion_bundle.edit() as editor:
         editor.write(FILE, b"garbage")
-    with pytest.raises(BundleError, match=r"fashion\.bundle/calibration\.safetensors: .*run resnetrt calibrate"):
+    with pytest.raises(
+        BundleError, match=r"fashion\.bundle/calibration\.safetensors: .*run: resnetrt calibrate BUNDLE --data FOLDER"
+    ):
         load_record(fashion_bundle)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from resnetrt.errors import CheckFailed, ResnetrtError, UsageError
 from resnetrt.runtime.backends.tensorrt_logger import Lines, first_error
 
-_QUANTIZE = "quantize with: resnetrt quantize --dialect tensorrt"
+_QUANTIZE = "quantize with: resnetrt quantize BUNDLE --dialect tensorrt"
 # text in an error: what to do about it
 _ADVICE = {
     "has type Int32 but must have type": f"TensorRT takes float biases, not int32; {_QUANTIZE}",

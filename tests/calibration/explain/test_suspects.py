@@ -134,10 +134,13 @@ def test_the_embedded_network_is_not_suspected(fashion_bundle: Bundle, rules: st
             replace(ROW, own_sqnr_db=12.5),
             r"b: its own quantization leaves 12\.5 dB \(expected at least 20\); keep it in",
         ),
-        (replace(ROW, own_sqnr_db=9.0, clipped=0.2), "b: its own quantization leaves 9.0 dB .*; try --method minmax"),
+        (
+            replace(ROW, own_sqnr_db=9.0, clipped=0.2),
+            "b: its own quantization leaves 9.0 dB .*; try quantize --method minmax",
+        ),
         (
             replace(ROW, clipped=0.034, maximum=30.0),
-            r"b: 3\.4% of its input r lie outside \[0, 25\.5\]; try --method minmax",
+            r"b: 3\.4% of its input r lie outside \[0, 25\.5\]; try quantize --method minmax",
         ),
     ],
 )
@@ -154,7 +157,8 @@ def test_one_step_is_not_much_even_for_many_values():
 
 def test_few_images(healthy: Clues):
     assert lines(few_images(healthy)) == [
-        "calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"
+        "calibration: only 8 images; calibrate with 128 or more: "
+        "resnetrt calibrate BUNDLE --data FOLDER --samples 128 --overwrite"
     ]
 
 
@@ -186,7 +190,8 @@ def test_a_file_is_judged_as_it_is_equalized_itself(healthy: Clues):
         line.startswith(f"{layer}: 2 of 4 channels of its input ") and "round to zero" in line for line in sentences
     )
     assert all(
-        line.endswith("; equalize the channels: resnetrt quantize, by the bundle's own record") for line in sentences
+        line.endswith("; equalize the channels: resnetrt quantize BUNDLE, by the bundle's own record")
+        for line in sentences
     )
 
 

@@ -137,7 +137,10 @@ def kill(module: ResNet, weights: list[float], biases: list[float]) -> None:
 def test_eight_images(tmp_path: Path):
     for sqnr, warnings in Case(network(), tmp_path, images=8).verdicts():
         assert sqnr > 38
-        assert warnings == ["calibration: only 8 images; calibrate with 128 or more: resnetrt calibrate --samples"]
+        assert warnings == [
+            "calibration: only 8 images; calibrate with 128 or more: "
+            "resnetrt calibrate BUNDLE --data FOLDER --samples 128 --overwrite"
+        ]
 
 
 def test_blank_images_are_an_error_that_names_the_tensor(tmp_path: Path):
@@ -256,7 +259,7 @@ def test_depth_110(tmp_path: Path):
 @pytest.mark.parametrize("rules", ["cpu", "tensorrt"])
 def test_entropy_on_images_with_a_constant_background(fashion_bundle: Bundle, rules: str):
     """KL prefers to clip a tenth of the values; the collapse is refused, with the layer and the remedy."""
-    with pytest.raises(CheckFailed, match=r"Suspicious: (stem|stages)\S+: .*try --method minmax"):
+    with pytest.raises(CheckFailed, match=r"Suspicious: (stem|stages)\S+: .*try quantize --method minmax"):
         quantize_variant(fashion_bundle, rules, QuantizeOptions("entropy"))
 
 

@@ -241,7 +241,9 @@ def test_a_gemm_with_weights_not_transposed(tiny: Tiny, tmp_path: Path):
 
 def test_a_record_without_a_tensor_of_the_model(tiny: Tiny):
     record = CalibrationRecord("x", "a", (), {"input": tiny.record["input"]})
-    with pytest.raises(UsageError, match="the calibration record has no tensor r; run resnetrt calibrate again"):
+    with pytest.raises(
+        UsageError, match="the calibration record has no tensor r; run again: resnetrt calibrate BUNDLE --data FOLDER"
+    ):
         quantize_model(tiny.path, record, DIALECTS["cpu"], QuantizeOptions())
 
 

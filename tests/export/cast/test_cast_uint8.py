@@ -97,11 +97,14 @@ def test_the_variant_for_frames_is_chosen_and_made_anew_when_its_source_changes(
     [
         (
             "fp16",
-            r"made from the variant fp32\.uint8, which it lacks.*quantize --dialect tensorrt --input uint8",
+            r"made from the variant fp32\.uint8, which it lacks.*quantize BUNDLE --dialect tensorrt --input uint8",
         ),
         ("int8", r"made from the variant int8\.tensorrt\.uint8, which it lacks.*--input uint8"),
         ("fp8", "fp8 is not made for uint8 frames; choose fp16, bf16 or int8"),
-        ("fp32", "no fp32 variant for tensorrt takes uint8 frames; make one with: resnetrt quantize --input uint8"),
+        (
+            "fp32",
+            "no fp32 variant for tensorrt takes uint8 frames; make one with: resnetrt quantize BUNDLE --input uint8",
+        ),
     ],
 )
 def test_what_is_missing_is_said(fashion_bundle: Bundle, precision: str, message: str):

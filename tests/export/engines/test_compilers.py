@@ -245,8 +245,11 @@ def test_the_variant_in_the_backends_dialect_is_chosen(bundle: Bundle, backend: 
 @pytest.mark.parametrize(
     ("input_type", "message"),
     [
-        ("float32", "no int8 variant for {}; make one with: resnetrt calibrate, then resnetrt quantize --dialect {}$"),
-        ("uint8", "no int8 variant for {} takes uint8 frames; make .* quantize --dialect {} --input uint8$"),
+        (
+            "float32",
+            "no int8 variant for {}; make one with: resnetrt calibrate .*, then resnetrt quantize BUNDLE --dialect {}$",
+        ),
+        ("uint8", "no int8 variant for {} takes uint8 frames; make .* quantize BUNDLE --dialect {} --input uint8$"),
     ],
 )
 def test_a_bundle_without_int8_says_how_to_make_it(bundle: Bundle, backend: str, input_type: str, message: str):
