@@ -34,6 +34,17 @@ def text(site: Path, page: str) -> str:
     return unescape(re.sub("<[^>]+>", "", (site / page).read_text()))
 
 
+def test_a_guide_is_two_screens_long():
+    """5,000 characters and 90 lines are about 2 x 1080 pixels at a width of 1280; the longest is 2154 in Chromium."""
+    (listed,) = re.findall(r":caption: Guides\n\n(.*?)```", (ROOT / "docs" / "index.md").read_text(), re.DOTALL)
+    guides = [name for name in listed.split() if not name.startswith("tutorials/")]
+    assert len(guides) > 15
+    for name in guides:
+        page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        size = max(len(page) / 5000, page.count("\n") / 90)
+        assert size <= 1, f"docs/{name}.md: move contracts and figures to other pages"
+
+
 @pytest.mark.slow
 def test_every_page_is_in_the_site_and_in_its_contents(site: Path):
     pages = [path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")]

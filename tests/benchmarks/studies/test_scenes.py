@@ -17,7 +17,7 @@ from resnetrt.runtime.shadow import baseline_chance
 from resnetrt.runtime.shadow.evidence import upper_rate
 
 RUNS = 3  # each played with 20 draws of what the engine does
-DOCS = Path(__file__).parents[3] / "docs" / "shadow-check.md"
+DOCS = Path(__file__).parents[3] / "docs" / "measurements" / "shadow-check.md"
 
 
 @pytest.mark.parametrize("traffic", [Traffic("short", length=5), Traffic("long", length=100)])
@@ -33,7 +33,7 @@ def test_scenes_that_last_cause_no_false_alarms(traffic: Traffic):
 
 def test_the_documented_tolerance_is_that_of_the_default_check():
     tolerated = 100 * upper_rate(0, 32, baseline_chance(OPTIONS.alpha_each))
-    assert f"{tolerated:.1f} % of flips must be tolerated when none\nwas seen" in DOCS.read_text()
+    assert f"{tolerated:.1f} % of flips must be tolerated when none was seen" in DOCS.read_text()
 
 
 def test_a_larger_baseline_finds_the_step_that_32_images_do_not():

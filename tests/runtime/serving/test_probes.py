@@ -10,7 +10,7 @@ import triton_oracle
 
 from resnetrt.bundle import Bundle
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "serve.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "serving.md"
 
 # where we answer otherwise than Triton 2.51, on purpose: it answers 500 or INTERNAL to a fault of the client
 DELIBERATE = {
