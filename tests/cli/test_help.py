@@ -39,7 +39,8 @@ def test_a_long_list_of_options_has_sections_that_lose_none(path):
     assert sections or len(options(command)) < _LONG
     text = command.get_help(click.Context(command, info_name=path))
     written = {line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  -")}
-    assert written == {option.opts[0] for option in options(command)} | {"--help"}
+    written -= {"-h", "--help"}  # which one comes first depends on whether the command ran in this process before
+    assert written == {option.opts[0] for option in options(command)}
     titles = [line.removesuffix(":") for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert [title for title in titles if title not in ("Options", "Commands")] == list(sections.values())
 
