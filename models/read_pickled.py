@@ -53,6 +53,23 @@ class Inert:
         """What the object would hold is dropped."""
 
 
+class _Member:
+    """Stands for a member of an enumeration of a module that is not imported: pickle writes the class and a value."""
+
+    def __new__(cls, *value: object) -> "_Member":
+        """The stand-in; raises `_NotAMember` for an object that was made of anything else."""
+        if len(value) != 1 or not isinstance(value[0], str | int | float):
+            raise _NotAMember(cls.__name__)
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        raise _NotAMember(type(self).__name__)  # a member has no state beside its value
+
+
+class _NotAMember(Exception):
+    """The class of this name is no enumeration."""
+
+
 class _EmptyMapping:
     def __new__(cls, *_: object) -> Any:
         """A plain dictionary, to be filled."""
@@ -77,6 +94,8 @@ def read_pickled(blob: bytes, path: Path) -> object:
             with warnings.catch_warnings(), torch.serialization.safe_globals([(s, name) for name, s in stubs.items()]):
                 warnings.simplefilter("ignore")  # about pickle protocols; the error below says what matters
                 return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
+        except _NotAMember as error:
+            raise _refused(path, str(error)) from error
         except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, ValueError, RuntimeError
             if not _needs_code(error, blob):
                 raise damaged(path, "a torch.save state dict", error) from error
@@ -113,7 +132,9 @@ def _stub(name: str) -> type | None:
         return _EmptySequence
     listed = any(name.startswith(item) if item.endswith(".") else name == item for item in _INERT)
     listed = listed or name.removeprefix("builtins.") in _FACTORIES
-    return type(name, (Inert,), {}) if listed or _is_known_enumeration(name) else None
+    if listed or _is_known_enumeration(name):
+        return type(name, (Inert,), {})
+    return type(name, (_Member,), {}) if _may_be_an_enumeration(name) else None
 
 
 def _is_known_enumeration(name: str) -> bool:
@@ -121,6 +142,12 @@ def _is_known_enumeration(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
     kind = getattr(sys.modules.get(module), "__dict__", {}).get(attribute)  # a module may be blocked by None
     return isinstance(kind, type) and issubclass(kind, enum.Enum)
+
+
+def _may_be_an_enumeration(name: str) -> bool:
+    """Whether this is named as a class, and of a package: the ones of Python itself are listed above or imported."""
+    root, _, rest = name.partition(".")
+    return root not in sys.stdlib_module_names and rest.rpartition(".")[2][:1].isupper()
 
 
 def _check_crc(blob: bytes, known: bool) -> None:

@@ -11,6 +11,7 @@ import re
 import sys
 import types
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,57 @@ def test_a_harmless_object_is_neither_imported_nor_made(tmp_path, fashion, monke
     monkeypatch.setattr(argparse.Namespace, "__setstate__", lambda *_: made.append("filled"), raising=False)
     load_weights(definition("fashion_resnet20").build(), path)
     assert made == []
+
+
+@pytest.fixture
+def trainer(monkeypatch) -> types.ModuleType:
+    """A package of somebody's training script, which whoever reads the weights does not have."""
+    module = types.ModuleType("trainer")
+    body = """
+import enum
+class Phase(enum.Enum):
+    TRAIN = "train"
+class Step(enum.IntEnum):
+    FIRST = 1
+class Settings:
+    pass
+class Named(str):
+    pass
+def setting(name):
+    return name
+"""
+    exec(body, module.__dict__)
+    monkeypatch.setitem(sys.modules, "trainer", module)
+    return module
+
+
+def test_members_of_enumerations_of_missing_packages_are_passed_over(tmp_path, fashion, trainer, monkeypatch):
+    kinds = {"class": trainer.Phase, "named": trainer.Named("a")}
+    state = {"model": fashion.state_dict(), "phase": trainer.Phase.TRAIN, "step": trainer.Step.FIRST, **kinds}
+    path, other = save(tmp_path, state, "w.pth"), definition("fashion_resnet20").build()
+    monkeypatch.delitem(sys.modules, "trainer")
+    load_weights(other, path)
+    assert torch.equal(run(fashion, (1, 28, 28)), run(other, (1, 28, 28)))
+
+
+@pytest.mark.parametrize("kind", ["Settings", "Named", "setting"])
+def test_other_objects_of_missing_packages_are_named(tmp_path, fashion, trainer, monkeypatch, kind):
+    """An object without a value, one with a state, and a function that pickle would call with one value."""
+    held = {"Settings": trainer.Settings(), "Named": trainer.Named("a"), "setting": _Call(trainer.setting)}[kind]
+    vars(held).update(extra=1)
+    path = save(tmp_path, {"model": fashion.state_dict(), "held": held}, "w.pth")
+    monkeypatch.delitem(sys.modules, "trainer")
+    refuse(path, re.escape(f"pickled code (trainer.{kind})"))
+
+
+class _Call:
+    """Is pickled as a call of `function` with one plain value, as members of enumerations are."""
+
+    def __init__(self, function: Callable[[str], object]) -> None:
+        self.function = function
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return self.function, ("value",)
 
 
 def test_a_harmless_object_is_no_weights(tmp_path):
