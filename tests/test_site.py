@@ -45,6 +45,16 @@ def test_a_guide_is_two_screens_long():
         assert size <= 1, f"docs/{name}.md: move contracts and figures to other pages"
 
 
+def test_no_line_of_a_page_is_taken_for_a_comment():
+    """The site's Markdown drops a line that begins with a percent sign, without a warning."""
+    pages = [
+        path
+        for path in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+        if re.search(r"^\s*%", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert pages == []
+
+
 @pytest.mark.slow
 def test_every_page_is_in_the_site_and_in_its_contents(site: Path):
     pages = [path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")]
