@@ -112,6 +112,11 @@ def pad_amounts(node: ir.Node) -> npt.NDArray[np.int64] | None:
     return None if amounts is None or len(node.inputs) > 3 else amounts.numpy().reshape(2, -1)
 
 
+def counts_padding(node: ir.Node) -> bool:
+    """Whether an AveragePool takes the mean over padding too."""
+    return node.attributes.get_int("count_include_pad", 0) == 1 and any(node.attributes.get_ints("pads", []))
+
+
 def watched_values(graph: ir.Graph) -> list[ir.Value]:
     """Values that a dialect may quantize: inputs of weighted layers and adds, outputs of convolutions.
 

@@ -7,6 +7,7 @@ from resnetrt.calibration.graph.structure import (
     commutes,
     computed_from_extremum,
     convolution_outputs,
+    counts_padding,
     is_constant,
     pad_amounts,
     residual_adds,
@@ -46,7 +47,7 @@ def without_misread_integers(graph: ir.Graph, params: Params) -> tuple[Params, f
     """
     shifted = {name for name, chosen in params.items() if chosen.zero_point != 0}
     padded = {node.outputs[0].name for node in graph if node.op_type == "Pad" and _pads_channels(node)}
-    pools = [node for node in graph if node.op_type == "AveragePool" and _counts_padding(node)]
+    pools = [node for node in graph if node.op_type == "AveragePool" and counts_padding(node)]
     misreading = pools + [layer for layer in weighted_layers(graph) if _has_odd_groups(layer)]
     floats = frozenset(node.name or "" for node in misreading if (value := node.inputs[0]) and value.name in shifted)
     values = {name: value for value in _values(graph) if (name := _name(value)) in shifted}
@@ -57,10 +58,6 @@ def without_misread_integers(graph: ir.Graph, params: Params) -> tuple[Params, f
 def _pads_channels(node: ir.Node) -> bool:
     amounts = pad_amounts(node)
     return amounts is not None and bool(amounts[:, 1].any())
-
-
-def _counts_padding(node: ir.Node) -> bool:
-    return node.attributes.get_int("count_include_pad", 0) == 1 and any(node.attributes.get_ints("pads", []))
 
 
 def _has_odd_groups(layer: ir.Node) -> bool:
