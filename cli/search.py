@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(2), default=4000, show_default=True, help="Images at most.")
 @click.option("--budget", "minutes", type=float, default=30.0, show_default=True, help="Minutes at most for it all.")
 @click.option("--picture", type=NEW_PATH, help="Write the Pareto front as <PATH>.svg and .png.")
+@click.option("--overwrite", is_flag=True, help="Replace the variant that an earlier search stored.")
 @device_option
 @json_option
 @click.pass_context
@@ -44,7 +45,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     if given["picture"] is not None:
         require_parts("--picture", "matplotlib")
     budget = Budget(given["max_drop"], given["min_relative"], given["confidence"])
-    names = ("data", "backend", "target", "samples", "minutes")
+    names = ("data", "backend", "target", "samples", "minutes", "overwrite")
     options = QuantizeOptions(given["method"])
     request = SearchRequest(budget=budget, options=options, **{name: given[name] for name in names})
     record = SearchRun(Bundle.open(given["bundle"]), request, say=show).run()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnetrt.atomic import exchange_directories, flush_folder, locked, naming, restore_interrupted, staging
@@ -244,7 +245,11 @@ def create_bundle(path: Path, manifest: Manifest, overwrite: bool = False) -> It
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
-    """Raise `UsageError` early if something else is at the destination. Only a bundle may be overwritten."""
+    """Raise early what would end the writing: `UsageError` for what is at the destination, `OSError` for its folder.
+
+    Only a bundle may be overwritten.
+    """
+    _check_writable(path.resolve())
     if not path.exists():
         return
     if path.is_dir() and not any(path.iterdir()):
@@ -253,6 +258,16 @@ def check_destination(path: Path, overwrite: bool) -> None:
         raise UsageError(f"--out {path}: expected a new path or a bundle, found something else; choose another path")
     if not overwrite:
         raise UsageError(f"--out {path}: a bundle is there already; add --overwrite to replace it")
+
+
+def _check_writable(place: Path) -> None:
+    """Make and remove a folder where `place` would be: rights alone do not tell, as of /proc."""
+    beside = next(folder for folder in place.parents if folder.exists())
+    try:
+        with TemporaryDirectory(prefix=f".{place.name}.", dir=beside):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(place)) from error
 
 
 @contextmanager

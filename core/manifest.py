@@ -6,6 +6,7 @@ Canonical: UTF-8, keys sorted, two-space indent, no NaN, a newline at the end; s
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,11 @@ class Manifest:
         """`32 golden images of fashion_test`, as far as the manifest says it."""
         count, source = self.golden.get("images"), self.golden.get("source")
         return f"{count or 'its'} golden images{f' of {source}' if source else ''}"
+
+    @property
+    def served_name(self) -> str:
+        """Its name as part of an address or a folder: letters, digits, `.`, `_` and `-`, no dot at its ends."""
+        return re.sub(r"[^A-Za-z0-9._-]", "_", self.name).strip(".") or "model"
 
     @property
     def untrained(self) -> bool:

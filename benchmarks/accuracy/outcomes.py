@@ -22,6 +22,7 @@ from resnetrt.benchmarks.accuracy.comparison import BatchOutcomes, Outcomes, Pai
 from resnetrt.errors import DataError, UsageError
 
 SUFFIX = ".safetensors"
+WRITE_RESULTS = "write one with: resnetrt evaluate BUNDLE --data FOLDER --results FILE"
 _FORMAT = 1
 _JOURNAL_FORMAT = 2
 _FIELDS = tuple(field.name for field in fields(Outcomes))
@@ -72,9 +73,7 @@ def read_results(path: Path) -> Results:
             arrays.get("groups"),
         )
     except FileNotFoundError as error:
-        raise DataError(
-            f"results {path}: no such file; write one with: resnetrt evaluate BUNDLE --data FOLDER --results FILE"
-        ) from error
+        raise DataError(f"results {path}: no such file; {WRITE_RESULTS}") from error
     except DataError:
         raise
     except Exception as error:  # safetensors' own error type has no stable public name

@@ -24,7 +24,7 @@ from resnetrt.benchmarks.accuracy.gate import (
     question,
 )
 from resnetrt.benchmarks.accuracy.gate_rows import Look
-from resnetrt.benchmarks.accuracy.outcomes import SUFFIX, Results, read_results
+from resnetrt.benchmarks.accuracy.outcomes import SUFFIX, WRITE_RESULTS, Results, read_results
 from resnetrt.benchmarks.stats.noninferiority import critical, drop_interval
 from resnetrt.errors import DataError, UsageError, reason
 
@@ -64,7 +64,10 @@ class BaselineRun:
     def read(cls, path: Path) -> "BaselineRun":
         """Read a results file or JSON, whatever its name is. Raises `DataError` for any other file."""
         if path.suffix == SUFFIX or _begins_with_a_length(path):
-            stored = read_results(path)
+            try:
+                stored = read_results(path)
+            except DataError as error:
+                raise DataError(f"--baseline: {error}") from error
             return cls(path, stored, dict.fromkeys(stored.comparison.candidates))
         return cls(path, None, _read_rows(path))
 
@@ -281,7 +284,7 @@ def _read_rows(path: Path) -> dict[str, BaselineRow]:
     try:
         rows = [BaselineRow.from_json(row) for row in json.loads(path.read_bytes())["engines"]]
     except FileNotFoundError as error:
-        raise DataError(f"--baseline {path}: no such file") from error
+        raise DataError(f"--baseline {path}: no such file; {WRITE_RESULTS}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"--baseline {path}: expected a results file ({SUFFIX}) or the object of evaluate --json, found: "

@@ -40,12 +40,10 @@ class Wanted:
             self.target_of(backend)
             if options := self.options_of(backend):
                 TensorRTOptions.from_mapping(backend, options)
-        for name, given, takers in (
-            ("--target", self.target, ("tensorrt_rtx",)),
-            ("options of TensorRT", self.tensorrt, TENSORRT),
-        ):
+        compiling = ", ".join(f"--{name.replace('_', '-')}" for name in self.tensorrt)
+        for given, takers in (("--target" if self.target else "", ("tensorrt_rtx",)), (compiling, TENSORRT)):
             if given and self.backends and not {*takers} & {*self.backends}:
-                raise UsageError(f"{name}: expected {' or '.join(takers)} in --for, found {', '.join(self.backends)}")
+                raise UsageError(f"{given}: expected {' or '.join(takers)} in --for, found {', '.join(self.backends)}")
 
     def target_of(self, backend: str) -> str:
         """The target for `backend` in its usual form."""

@@ -85,7 +85,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
     say(f"fold      {len(fold.certificates)} BatchNorms into convolutions, error {worst:.1e} relative")
     if bundle.manifest.untrained:
         say("warning   its weights are random; name trained ones with --weights")
-    say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {parity['n']} images")
+    say(f"export    fp32.onnx, {parity['max_abs']:.1e} max abs from eager over {bundle.manifest.golden_words}")
     say(f"calibrate on images of {request.calib_data}, {request.samples} at most ...")
     record = calibrate_bundle(bundle, request.calib_data, request.samples)
     say(f"calibrate {len(record.tensors)} tensors over {len(record.image_hashes)} images of {record.dataset}")
@@ -97,7 +97,7 @@ def deploy(request: DeployRequest, say: Say) -> tuple[Bundle, Report, list[Path]
         variant, golden_parity = quantize_variant(bundle, dialect, options)
         if options.learning is not None and (last := options.learning.last) is not None:
             say(f"quantize  {len(last.learned)} layers rounded by learning, {len(last.skipped)} to nearest")
-        say(f"quantize  {variant}.onnx, SQNR {golden_parity.sqnr_db:.1f} dB over {golden_parity.n} golden images")
+        say(f"quantize  {variant}.onnx, SQNR {golden_parity.sqnr_db:.1f} dB over {bundle.manifest.golden_words}")
     attempts = None if request.budget is None else list(_try_all(bundle, request.wanted, say))
     if attempts is None:
         made = compile_all(bundle, request.wanted, say)

@@ -61,6 +61,8 @@ _FINAL = Schedule(rounds=9, min_block_s=0.05, settle_s=0.02, warm_up_s=0.1)
 class SearchRequest:
     """At most `samples` images, half to search on and half to confirm; at most `minutes` for everything.
 
+    With `overwrite` the variant that an earlier search stored may be replaced.
+
     Raises `UsageError` unless `minutes` are positive and finite.
     """
 
@@ -72,6 +74,7 @@ class SearchRequest:
     minutes: float = 30.0
     options: QuantizeOptions = field(default_factory=QuantizeOptions)
     build: Build | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:
@@ -93,6 +96,7 @@ class SearchRun:
         self.request = request = replace(request, target=compiler.resolve_target(request.target))
         self.blocks = find_blocks(bundle.variant_file("fp32"))
         self.dialect = find_dialect(compiler.DIALECT)
+        self.variant = f"mixed.{self.dialect.name}"  # what a confirmed one is stored as
         self.trials: list[Trial] = []
         self.sensitivities: list[Sensitivity] = []
         self.racers: list[Racer] = []
@@ -106,8 +110,13 @@ class SearchRun:
         """Search, confirm on the other half of the data, store the chosen variant and measure the Pareto front.
 
         Raises `Inconclusive` if the data is too small for even an unchanged network to pass, or if the reference is no
-        better on the data than a constant answer.
+        better on the data than a constant answer; `UsageError` if there is a variant of an earlier search already.
         """
+        if self.variant in self.bundle.manifest.variants and not self.request.overwrite:
+            raise UsageError(
+                f"bundle {self.bundle.path}: this would replace variant {self.variant}, which an earlier search "
+                "stored; add --overwrite, or search a copy"
+            )
         searching, held_out = self._split()
         with TemporaryDirectory(prefix="resnetrt-search-") as folder:
             engines = self.engines(Path(folder))
@@ -325,7 +334,7 @@ class SearchRun:
 
     def _store(self, engines: TrialEngines, confirmed: Confirmation) -> StoredVariant:
         mix = confirmed.attempt.trial.mix
-        name, precision = f"mixed.{self.dialect.name}", engines.precision(mix)
+        name, precision = self.variant, engines.precision(mix)
         evidence = {
             "kept": sorted(mix.kept),
             "kept_precision": mix.precision,

@@ -4,7 +4,6 @@ For each model of OUT: `config.pbtxt` (batching, labels, warm-up; manifest hash 
 `labels.txt`, `warmup/golden-image`, and version `1/` with `model.onnx` or `model.plan` and the bundle's manifest.
 """
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -87,9 +86,10 @@ def _check_out(out: Path) -> None:
 
 def _model_name(bundle: Bundle, engine: str, only: bool) -> str:
     """The bundle's name, with the engine's where several stand side by side."""
-    name = bundle.manifest.name if only else f"{bundle.manifest.name}.{engine}"
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).strip(".") or "model"
-    return "model_triton" if safe == "triton" else safe
+    name = bundle.manifest.served_name
+    if not only:
+        return f"{name}.{engine}"
+    return "model_triton" if name == "triton" else name
 
 
 def _write_model(bundle: Bundle, engine: str, name: str, folder: Path, options: ServingOptions) -> PackagedModel:

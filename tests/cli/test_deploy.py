@@ -29,7 +29,7 @@ def test_deploy_says_everything_that_its_stages_can_say():
         (["--golden-data", "absent"], "absent"),
         (["--method", "entrpy"], "unknown range method 'entrpy'"),
         (["--weights-method", "max"], "'max'"),
-        (["--tf32", "--for", "openvino"], "options of TensorRT: expected tensorrt or tensorrt_rtx in --for"),
+        (["--tf32", "--for", "openvino"], "--tf32: expected tensorrt or tensorrt_rtx in --for"),
     ],
 )
 def test_they_reach_the_export(tmp_path, capsys, options, message):
@@ -44,13 +44,14 @@ def test_engines_for_frames_with_learned_rounding(tmp_path, capsys):
     few = ["--samples", "32", "--eval-samples", "50", "--for", "onnxruntime", "--method", "minmax"]
     asked = ["--input", "uint8", "--learn-rounding", "--rounding-budget", "0.5", "--no-bias-correction"]
     assert run([*command, *few, *asked, "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().err
+    assert lines.count("over 32 golden images of fashion_test") == 4  # the export, three dialects
     bundle = Bundle.open(tmp_path / "out" / "fashion_resnet20.bundle")
     assert set(bundle.manifest.engines) == {"onnxruntime-fp32-cpu-uint8", "onnxruntime-int8-cpu-uint8"}
     made = bundle.manifest.variants["int8.onnxruntime.uint8"]
     assert (made.input, made.evidence["method"], made.evidence["bias_correction"]) == ("uint8", "minmax", False)
     assert made.evidence["rounding"] != "nearest"
     again = ["quantize", str(bundle.path), "--dialect", "tensorrt,onnxruntime", "--input", "uint8"]
-    lines = capsys.readouterr().err
     assert run(again) == 2
     assert "this would replace the learned rounding of variant int8.tensorrt.uint8; add --ov" in capsys.readouterr().err
     assert run([*again, "--overwrite"]) == 0

@@ -88,6 +88,13 @@ def test_names_and_engines_of_several_bundles(tiny):
     assert [(spec.name, spec.path, spec.engine) for spec in specs] == [("a", tiny, "one"), ("tiny", tiny, "two")]
 
 
+def test_a_factory_s_name_is_served_as_part_of_an_address(tmp_path):
+    bundle = tiny_bundle.make_bundle(tmp_path / "mine.bundle")
+    with bundle.edit() as editor:
+        editor.manifest.name = "mynet:resnet"
+    assert [spec.name for spec in model_specs((str(bundle.path),), ())] == ["mynet_resnet"]
+
+
 def test_a_path_that_is_there_is_no_name(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (Path("lr=3.bundle"), Path("run/lr=0.1")):

@@ -62,6 +62,11 @@ def test_only_a_bundle_is_ever_overwritten(tmp_path: Path, manifest: Manifest, o
     assert names(tmp_path / "photos") == ["a.jpg"]
 
 
+def test_a_folder_that_takes_no_files_is_said_before_the_long_work():
+    with pytest.raises(OSError, match=r"'/proc/a/net\.bundle'"):  # root may write there by its rights, and can't
+        check_destination(Path("/proc/a/net.bundle"), overwrite=False)
+
+
 def test_an_empty_folder_and_a_new_path_are_fine(tmp_path: Path, make_bundle: MakeBundle):
     (tmp_path / "empty").mkdir()
     assert make_bundle(tmp_path / "empty").manifest.name == "net"

@@ -330,7 +330,17 @@ def test_a_baseline_is_read_before_the_run(place, capsys, monkeypatch):
 
     monkeypatch.setattr(gate_run, "compare_accuracy", lambda *_: pytest.fail("the long run began"))
     command = ["evaluate", str(place / "tiny.bundle"), "--data", str(place / "data.npz"), "--max-drop", "1"]
-    assert run([*command, "--baseline", str(place / "none.json")]) == 4
+    for name, why in (
+        ("none.json", "no such file; write one with"),
+        ("none.safetensors", "no such file; write one with"),
+    ):
+        assert run([*command, "--baseline", str(place / name)]) == 4
+        line = capsys.readouterr().err
+        assert line.startswith("resnetrt: --baseline")
+        assert why in line
+    (place / "zeros").write_bytes(bytes(100))
+    assert run([*command, "--baseline", str(place / "zeros")]) == 4
+    assert capsys.readouterr().err.startswith("resnetrt: --baseline: results ")
     (place / "old.json").write_text(json.dumps({"engines": [{"engine": "other", "n": 9, "top1": 50.0}]}))
     assert run([*command, "--baseline", str(place / "old.json")]) == 2
     assert "found other" in capsys.readouterr().err

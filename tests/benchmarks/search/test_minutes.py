@@ -91,6 +91,6 @@ def test_an_interrupt_of_the_final_timing_keeps_what_is_stored(fashion_bundle, m
     record = json.loads(capsys.readouterr().out)
     assert record["left_out"] == ["the final timing of 2 variants: interrupted"]
     assert record["stored"]["engine"]
-    assert run([*command, "--budget", "1e-9"]) == 3
+    assert run([*command, "--overwrite", "--budget", "1e-9"]) == 3
     said = "out of time before a variant was tried, so nothing is known; it needs more time"
     assert said in capsys.readouterr().out

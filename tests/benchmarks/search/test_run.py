@@ -146,6 +146,11 @@ def test_the_command_finds_nothing_to_revert_and_draws_the_front(fashion_bundle,
         assert picture.size[0] > 500
     assert len(record["blocks"]) == 11
 
+    assert run(command) == 2
+    assert "would replace variant mixed.onnxruntime, which an earlier search stored; add" in capsys.readouterr().err
+    assert run([*command, "--overwrite", "--budget", "1e-9"]) == 3
+    assert "mixed.onnxruntime" in Bundle.open(fashion_bundle.path).manifest.variants, "nothing better was found"
+
 
 def test_too_few_images_are_inconclusive(fashion_bundle):
     with pytest.raises(Inconclusive, match=r"found 20 in each half of fashion_test; .* needs \d+ more in each"):
