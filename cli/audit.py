@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import WORDS, bundle_argument, json_option
-from resnetrt.cli.output import emit_json, note, print_table, print_words
+from resnetrt.cli.output import emit_json, print_table, print_words
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.export.audit import EngineAudit
@@ -45,7 +46,7 @@ def command(bundle: Path, engine: str | None, required: tuple[str, ...], layers:
     else:
         _print(audits, bundle, layers)
     for text in broken:
-        note(f"resnetrt: {text}")
+        show(f"resnetrt: {text}")
     return 1 if broken else 0
 
 

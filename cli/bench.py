@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import INTEGERS, NEW_PATH, WORDS, SectionedCommand, device_option, json_option
-from resnetrt.cli.output import emit_json, note, print_table, print_words
+from resnetrt.cli.output import emit_json, print_table, print_words
 from resnetrt.errors import BackendMissing
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.benchmarks.depth.bench_record import BenchRecord
@@ -86,7 +87,7 @@ def command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
             _write(record, request.out)
         _show(record, as_json)
 
-    ctx.exit(run_bench(request, note, finish))
+    ctx.exit(run_bench(request, show, finish))
 
 
 def _write(record: "BenchRecord", folder: Path) -> None:
@@ -100,8 +101,8 @@ def _write(record: "BenchRecord", folder: Path) -> None:
         write_file(folder / "bench.html", html_report(record).encode())
         write_charts(draw_all(record), folder)
     except BackendMissing as error:
-        note(f"no pictures: {error}")
-    note(f"written to {folder}")
+        show(f"no pictures: {error}")
+    show(f"written to {folder}")
 
 
 def _show(record: "BenchRecord", as_json: bool) -> None:

@@ -16,8 +16,9 @@ from resnetrt.cli.options import (
     set_options,
     tensorrt_options,
 )
-from resnetrt.cli.output import emit_json, note
+from resnetrt.cli.output import emit_json
 from resnetrt.errors import ResnetrtError
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
@@ -96,7 +97,7 @@ def command(
         except ResnetrtError as error:
             if len(wanted) < 2:
                 raise
-            note(f"resnetrt: {error}")
+            show(f"resnetrt: {error}")
             codes.append(error.exit_code)
     if as_json:
         emit_json({"bundle": str(bundle), "engines": made} | (made[0] if len(made) == 1 else {}))

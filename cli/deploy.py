@@ -22,7 +22,8 @@ from resnetrt.cli.options import (
     set_options,
     tensorrt_options,
 )
-from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.cli.output import emit_json, print_table
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.benchmarks.deploy.run import DeployRequest
@@ -133,7 +134,6 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
         table_cells,
         tried_cells,
     )
-    from resnetrt.progress import show
 
     started = time.monotonic()
     bundle, report, files = deploy(request, say=lambda line: show(f"{time.monotonic() - started:5.1f} s  {line}"))
@@ -148,7 +148,7 @@ def run_deploy(request: "DeployRequest", as_json: bool) -> int:
             print_table("What was tried", TRIED, tried_cells(report.tried))
         click.echo(f"bundle {bundle.path}; report {', '.join(str(path) for path in files)}")
     for text in report.refused:
-        note(f"resnetrt: refused: {text}")
+        show(f"resnetrt: refused: {text}")
     if report.refused:
         return 1
     return 0 if report.tried is None else EXIT_CODES[verdict(report.tried)]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import SectionedCommand, device_option, json_option, with_options
-from resnetrt.cli.output import emit_json, note, print_table, print_words
+from resnetrt.cli.output import emit_json, print_table, print_words
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.benchmarks.accuracy.gate import Budget
@@ -164,7 +165,7 @@ def _print(record: "EvaluateRecord") -> None:
     from resnetrt.benchmarks.evaluate.report import CLASSES, HEADER, explain, explain_baseline, row_cells
 
     if record.reference_why:
-        note(f"reference is {record.reference}: {record.reference_why}")
+        show(f"reference is {record.reference}: {record.reference_why}")
     print_table("", HEADER, [row_cells(engine.gate) for engine in record.engines])
     for engine in record.engines:
         if record.budget:

@@ -8,9 +8,10 @@ from typing import Any
 from resnetrt.bundle import Bundle
 from resnetrt.calibration.explain.layer_report import LayerRow, explain_variant
 from resnetrt.calibration.explain.suspects import Suspect, suspects_of
-from resnetrt.cli.output import note, print_table
+from resnetrt.cli.output import print_table
 from resnetrt.errors import CheckFailed, UsageError
 from resnetrt.parts import require_parts
+from resnetrt.progress import show
 
 _WORST = 10
 _WARNINGS = 12
@@ -30,16 +31,16 @@ class Explanation:
         try:
             rows = explain_variant(bundle, variant)
         except CheckFailed as error:  # an imported file may use other layer names
-            note(f"warning: {variant}: no layer report: {error}")
+            show(f"warning: {variant}: no layer report: {error}")
             rows = []
         return cls(variant, rows, suspects_of(bundle, bundle.variant_file(variant), rows))
 
     def warn(self) -> None:
         """Print one line on stderr for each of the first dozen suspects."""
         for suspect in self.suspects[:_WARNINGS]:
-            note(f"warning: {self.variant}: {suspect}")
+            show(f"warning: {self.variant}: {suspect}")
         if len(self.suspects) > _WARNINGS:
-            note(f"warning: {self.variant}: {len(self.suspects) - _WARNINGS} more; list them with --json")
+            show(f"warning: {self.variant}: {len(self.suspects) - _WARNINGS} more; list them with --json")
 
     def to_json(self, layers: bool) -> dict[str, Any]:
         """`warnings`, and `layers` (all of them, in graph order) if asked for."""
@@ -61,7 +62,7 @@ class Explanation:
         if not self.rows:
             return
         write_layer_plot(self.rows, f"{self.variant}: what quantization costs, layer by layer", path)
-        note(f"picture: {path}")
+        show(f"picture: {path}")
 
 
 def check_plot(path: Path | None, dialects: Sequence[str]) -> None:

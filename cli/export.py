@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from resnetrt.cli.options import NEW_PATH, SectionedCommand, export_options, json_option, read_labels
-from resnetrt.cli.output import emit_json, note
+from resnetrt.cli.output import emit_json
+from resnetrt.progress import show
 
 _SECTIONS = {
     "--weights": "Network",
@@ -53,6 +54,6 @@ def command(model: str, out: Path, as_json: bool, overwrite: bool, **options: An
         f"parity with eager {parity['max_abs']:.1e} max abs over {bundle.manifest.golden_words}"
     )
     if bundle.manifest.untrained:
-        note("warning: its weights are random; name trained ones with --weights")
+        show("warning: its weights are random; name trained ones with --weights")
     for kept in fold.kept:
-        note(f"kept BatchNorm {kept.batch_norm}: {kept.reason}")
+        show(f"kept BatchNorm {kept.batch_norm}: {kept.reason}")

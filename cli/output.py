@@ -104,8 +104,3 @@ def print_words(text: str) -> None:
             )
         )
     )
-
-
-def note(message: str) -> None:
-    """Print a line for people, on stderr."""
-    click.echo(message, err=True)

@@ -17,7 +17,8 @@ from resnetrt.cli.options import (
     json_option,
     with_options,
 )
-from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.cli.output import emit_json, print_table
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.export.packages import DevicePackage, PackagedModel, ServingOptions
@@ -129,10 +130,10 @@ def _print(models: "Sequence[PackagedModel]") -> None:
 def _print_device(source: Path, package: "DevicePackage") -> None:
     sizes, out = package.sizes, package.bundle.path
     if package.made:
-        note(f"made in {source} first: {', '.join(package.made)}")
+        show(f"made in {source} first: {', '.join(package.made)}")
     rows = [(name, f"{size / 1e6:.2f}") for name, size in [*sizes.items(), ("total", sum(sizes.values()))]]
     print_table(f"{out}", ("file", "MB"), rows)
     if package.left_out:
         click.echo(f"left out: {', '.join(package.left_out)} ({package.left_out_bytes / 1e6:.2f} MB)")
     if "fp32" not in package.bundle.manifest.variants:
-        note("without fp32: evaluate and the shadow check will refuse, bench has no baseline; the rest runs")
+        show("without fp32: evaluate and the shadow check will refuse, bench has no baseline; the rest runs")

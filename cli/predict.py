@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import WORDS, bundle_argument, device_option, json_option
-from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.cli.output import emit_json, print_table
 from resnetrt.errors import DataError, UsageError
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
@@ -73,7 +74,7 @@ def command(
         except KeyboardInterrupt:  # how a camera is ended
             if stream is None or not tally.count:
                 raise
-            note("stopped")
+            show("stopped")
     summary = tally.to_json()
     if as_json:
         rows = [picture.to_json() for picture in kept]
@@ -81,7 +82,7 @@ def command(
     else:
         _print(kept, summary)
     if skipped:
-        note(f"{len(skipped)} of {len(pictures)} images were left out")
+        show(f"{len(skipped)} of {len(pictures)} images were left out")
     return 1 if skipped else 0
 
 
@@ -91,7 +92,7 @@ def _all_here(bundle: "Bundle") -> tuple[str, ...]:
 
     here, elsewhere = engines_here(bundle)
     for engine, why in elsewhere.items():
-        note(f"{engine} is left out: {why}")
+        show(f"{engine} is left out: {why}")
     return tuple(here)
 
 
@@ -138,7 +139,7 @@ def _of_files(
             if len(pictures) == len(skipped) + 1:
                 raise
             skipped.append({"image": str(path), "reason": str(error)})
-            note(f"left out: {error}")
+            show(f"left out: {error}")
 
 
 def _of_frames(side: "SideBySide", frames: "Iterator[UInt8Array]", source: str, top: int) -> "Iterator[PictureAnswers]":

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from resnetrt.cli.options import NEW_PATH, WORDS, bundle_argument, input_option, json_option, quantize_options
-from resnetrt.cli.output import emit_json, note
+from resnetrt.cli.output import emit_json
 from resnetrt.errors import UsageError
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
@@ -96,10 +97,10 @@ def command(
             ranges = source.ranges or f"method {method}"
             click.echo(f"{variant}: SQNR {parity.sqnr_db:.1f} dB on {opened.manifest.golden_words}, {ranges}")
         if reduce_range is None and source.ranges != "imported" and options.reduces_range(find_dialect(dialect)):
-            note(f"{variant}: 7-bit weights, as this CPU has no INT8 dot product; for one that has: --full-range")
+            show(f"{variant}: 7-bit weights, as this CPU has no INT8 dot product; for one that has: --full-range")
         if learning is not None and learning.last is not None and learning.last.skipped:
             count, total = len(learning.last.skipped), len(learning.last.skipped) + len(learning.last.learned)
-            note(f"{variant}: {count} of {total} layers are rounded to nearest; more time: --rounding-budget")
+            show(f"{variant}: {count} of {total} layers are rounded to nearest; more time: --rounding-budget")
         explanation = Explanation.of(opened, variant)
         explanation.warn()
         used = None if source.ranges else method

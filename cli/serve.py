@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetrt.cli.options import INSTANCES, INTEGERS, SectionedCommand, device_option, given_options, json_option
-from resnetrt.cli.output import note
 from resnetrt.errors import DataError, UsageError
 from resnetrt.parts import require_parts
+from resnetrt.progress import show
 
 if TYPE_CHECKING:
     from resnetrt.bundle import Bundle
@@ -177,7 +177,7 @@ def command(
             row = {"http_port": ports.http, "grpc_port": ports.grpc, "metrics_port": ports.metrics}
             click.echo(json.dumps({"schema_version": 1, "host": serve_options.host, **row}))
             return
-        note(
+        show(
             f"HTTP http://{host}:{ports.http}  gRPC {host}:{ports.grpc}  metrics http://{host}:{ports.metrics}/metrics"
         )
 

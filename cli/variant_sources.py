@@ -11,9 +11,9 @@ from resnetrt.bundle import Bundle
 from resnetrt.calibration.imports.import_qdq import import_variant, quantize_from_cache
 from resnetrt.calibration.quantize.quantize import QuantizeOptions, quantize_variant
 from resnetrt.cli.options import given_options
-from resnetrt.cli.output import note
 from resnetrt.errors import UsageError
 from resnetrt.parity import Parity
+from resnetrt.progress import show
 
 Maker = Callable[[Bundle, str, QuantizeOptions], tuple[str, Parity]]
 # options that apply to the calibration record only, not to a cache or a file
@@ -56,7 +56,7 @@ def _importer(source: Path) -> Maker:
     def make(bundle: Bundle, dialect: str, _options: QuantizeOptions) -> tuple[str, Parity]:
         variant, parity, findings = import_variant(bundle, source, dialect)
         for finding in findings:
-            note(f"warning: {variant}: {finding}")
+            show(f"warning: {variant}: {finding}")
         return variant, parity
 
     return make

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from resnetrt.cli.options import bundle_argument, device_option, given_options, json_option
-from resnetrt.cli.output import emit_json, note, print_table
+from resnetrt.cli.output import emit_json, print_table
 from resnetrt.errors import UsageError
+from resnetrt.progress import show
 
 
 @click.command("verify")
@@ -47,14 +48,14 @@ def command(
         emit_json({"bundle": str(bundle), "reference": reference.name, "engines": rows})
     else:
         if reference.why:
-            note(f"compared with {reference.name}: {reference.why}")
+            show(f"compared with {reference.name}: {reference.why}")
         images = opened.manifest.golden_words if data is None else f"images of {data}"
         print_table(f"Parity on {images}", ("engine", "against", "max abs", "SQNR dB", "top-1 agreement", "verdict"), [
             (row["engine"], reference.name, *_numbers(row["live"]), row["verdict"]) for row in rows
         ])  # fmt: skip
         for row in rows:
             for problem in (*row["problems"], *filter(None, [row["not_run"]])):
-                note(f"{row['engine']}: {problem}")
+                show(f"{row['engine']}: {problem}")
     if failed:
         ctx.exit(1)
 
