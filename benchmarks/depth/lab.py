@@ -75,6 +75,7 @@ def run_lab(
     before = 0.0 if earlier is None else float(earlier["seconds"])
 
     def measure_roofs() -> Peaks:
+        say("peaks of this machine ...")
         with findings.parts.part("peaks"):
             peaks = measure_peaks(backends, precisions, options.threads)
             if on_gpu:
@@ -99,6 +100,7 @@ def run_lab(
     if on_gpu:
         say(f"peak of the GPU {_reached(peaks['gpu'])}")
     if not findings.overhead:
+        say("what the runtime adds to a call ...")
         with findings.parts.part("overhead"):
             try:
                 findings.overhead = measure_overhead(backends, options.threads)
@@ -213,6 +215,7 @@ class Lab:
             with findings.parts.part("peers"):  # torch.compile compiles for each batch size
                 for item in contenders:
                     item.infer(fill_batch(images if item.images is None else item.images, batch))
+        self.say(f"{name} batch {batch}, {len(contenders)} engines in rotated blocks{_about(share_s)} ...")
         with findings.parts.part("latency"), watch(self.gpu) as noise:
             rows = measure_latency(name, depth, contenders, images, (batch,), self.options.schedule(share_s))
         findings.noise.append({"network": name, "batch": batch, **noise.to_json()})
@@ -248,6 +251,7 @@ class Lab:
         routes |= {engine: Route(session.prepare, session.infer) for engine, session in sessions.items()}
         # two paths per engine: with a full warm-up, that would take a third of the time
         schedule = replace(self.options.schedule(share_s), warm_up_s=0.1)
+        self.say(f"{name} end to end, from a JPEG and from a frame{_about(share_s)} ...")
         with findings.parts.part("end to end"):
             findings.end_to_end += measure_end_to_end(name, subject.bundle.manifest.preprocessing, routes, schedule)
         self.note_group()
@@ -269,6 +273,7 @@ class Lab:
         for engine in subject.engines:
             if findings.has_memory(name, engine) or findings.is_spent(f"{name} {engine} memory", self.share, own):
                 continue
+            self.say(f"{name} {engine} memory and start-up ...")
             try:
                 with findings.parts.part("memory"):
                     row = measure_memory(subject.bundle, engine, self.options.threads)
@@ -276,6 +281,10 @@ class Lab:
             except (EnvironmentFault, subprocess.TimeoutExpired) as error:
                 findings.leave_out(f"{name} {engine} memory: {error}")
         self.note_group()
+
+
+def _about(seconds: float | None) -> str:
+    return "" if seconds is None else f", about {seconds:.0f} s"
 
 
 def _module(bundle: Bundle, findings: Findings) -> Any:

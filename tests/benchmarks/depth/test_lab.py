@@ -57,6 +57,10 @@ def test_a_lab_run_of_one_bundle(tmp_path):
     assert all(
         {"median_ms", "gops", "limit", "disturbed", "ci_ms", "p99_ms"} <= row.keys() for row in record["results"]
     )
+    parts = ["tiny batch 1, 3 engines", "tiny batch 2, 3 engines", "tiny end to end"]
+    parts += [f"tiny {engine} memory" for engine in engines]
+    begun = [line for line in lines if line.startswith("tiny") and line.endswith(" ...")]
+    assert [line.startswith(part) for line, part in zip(begun, parts, strict=True)] == [True] * 5, begun
     assert {row["source"] for row in record["end_to_end"]} == {"jpeg", "frame"}
     assert [row["engine"] for row in record["memory"]] == engines
     assert all(row["peak_rss_bytes"] > 10e6 and row["start_to_first_ms"] > 0 for row in record["memory"])
@@ -234,6 +238,7 @@ def test_a_spent_budget_leaves_the_rest_out_and_says_so(tmp_path):
     ]  # fmt: skip
     assert record["complete"]
     assert any(line.startswith("time: peaks 0 s") for line in lines)
+    assert [line for line in lines if line.startswith("tiny") and line.endswith(" ...")] == []
 
 
 def test_a_budget_is_dealt_out_by_weight_of_what_is_left():
