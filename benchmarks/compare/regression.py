@@ -133,7 +133,10 @@ def compare_runs(old: Sequence[Run], new: Sequence[Run], limit_percent: float, b
     before, after = (dict.fromkeys(key for rows in runs for key in rows) for runs in sides)
     shared = [key for key in after if key in before]
     if not shared:
-        raise UsageError("--compare: expected a cell that both runs measured, found none; use the same networks")
+        raise UsageError(
+            f"--compare: expected a cell that both runs measured, found none among {len(before)} and {len(after)}; "
+            f"{'use the same networks' if before and after else 'give more minutes with --budget'}"
+        )
     judged = [key for key in shared if key[1] not in BASELINES]
     pairs = [(_side(key, sides[0], baseline), _side(key, sides[1], baseline)) for key in judged]
     judged_cells = _judge(list(map(_cell, judged, pairs)), pairs, limit_percent)

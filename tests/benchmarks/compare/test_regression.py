@@ -199,8 +199,13 @@ def test_cells_without_transfers_are_paired_with_their_kind():
 
 
 def test_no_shared_cell_is_refused():
-    with pytest.raises(UsageError, match="a cell that both runs measured, found none"):
+    with pytest.raises(UsageError, match="both runs measured, found none among 6 and 6; use the same networks"):
         compare_runs([[row | {"network": "resnet18"} for row in run(1)]], side(2), 5.0)
+
+
+def test_a_run_whose_minutes_were_spent_before_a_cell_is_refused():
+    with pytest.raises(UsageError, match="found none among 0 and 6; give more minutes with --budget"):
+        compare_runs([[]], side(2), 5.0)
 
 
 def test_a_baseline_in_one_run_only_is_refused():
