@@ -8,7 +8,7 @@ import click
 from resnetrt.cli.options import bundle_argument, device_option, given_options, json_option
 from resnetrt.cli.output import emit_json, print_table
 from resnetrt.errors import UsageError
-from resnetrt.progress import show
+from resnetrt.progress import show, working
 
 
 @click.command("verify")
@@ -41,7 +41,8 @@ def command(
         _bisect(ctx, bundle, engines, weights, as_json)
         return
     opened = Bundle.open(bundle)
-    reference, verdicts = verify_bundle(opened, engines, weights, data, count)
+    with working("verifying"):
+        reference, verdicts = verify_bundle(opened, engines, weights, data, count)
     failed = any(verdict.problems for verdict in verdicts)
     rows = [verdict.to_json() for verdict in verdicts]
     if as_json:
@@ -72,7 +73,10 @@ def _bisect(ctx: click.Context, path: Path, engines: tuple[str, ...], weights: P
 
     bundle = Bundle.open(path)
     names = engines or tuple(sorted(bundle.manifest.engines or bundle.manifest.variants))
-    rows = [bisect(bundle, name, weights).to_json() for name in names]
+    rows = []
+    for name in names:
+        with working(f"comparing {name} block by block"):
+            rows.append(bisect(bundle, name, weights).to_json())
     if as_json:
         emit_json({"bundle": str(path), "engines": rows})
     else:
