@@ -253,8 +253,9 @@ def require_here(specs: "list[ModelSpec]") -> None:
 
 
 def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["ModelSpec"]:
-    """The bundles by name: the text before `=`, or else that of the manifest. Raises `UsageError`."""
+    """The bundles by name: the text before `=`, or else the manifest's as an address has it. Raises `UsageError`."""
     from resnetrt.bundle import Bundle
+    from resnetrt.manifest import served_name
     from resnetrt.runtime.serving import ModelSpec
 
     specs = []
@@ -262,7 +263,7 @@ def model_specs(bundles: tuple[str, ...], engines: tuple[str, ...]) -> list["Mod
         name, separator, path = text.partition("=")
         if not separator or "/" in name or Path(text).exists():
             name, path = "", text
-        specs.append((name or Bundle.open(path).manifest.served_name, Path(path)))
+        specs.append((name or served_name(Bundle.open(path).manifest.name), Path(path)))
     chosen: dict[str | None, str] = {}
     for text in engines:
         model, separator, engine = text.rpartition("=")

@@ -249,15 +249,15 @@ def check_destination(path: Path, overwrite: bool) -> None:
 
     Only a bundle may be overwritten.
     """
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty:
+        if not (path / MANIFEST).is_file():
+            raise UsageError(
+                f"--out {path}: expected a new path or a bundle, found something else; choose another path"
+            )
+        if not overwrite:
+            raise UsageError(f"--out {path}: a bundle is there already; add --overwrite to replace it")
     _check_writable(path.resolve())
-    if not path.exists():
-        return
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if not (path / MANIFEST).is_file():
-        raise UsageError(f"--out {path}: expected a new path or a bundle, found something else; choose another path")
-    if not overwrite:
-        raise UsageError(f"--out {path}: a bundle is there already; add --overwrite to replace it")
 
 
 def _check_writable(place: Path) -> None:

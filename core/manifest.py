@@ -86,11 +86,6 @@ class Manifest:
         return f"{count or 'its'} golden images{f' of {source}' if source else ''}"
 
     @property
-    def served_name(self) -> str:
-        """Its name as part of an address or a folder: letters, digits, `.`, `_` and `-`, no dot at its ends."""
-        return re.sub(r"[^A-Za-z0-9._-]", "_", self.name).strip(".") or "model"
-
-    @property
     def untrained(self) -> bool:
         """Whether the weights are random ones, made here."""
         return bool(self.weights) and self.weights.get("sha256") is None
@@ -127,6 +122,11 @@ class Manifest:
             raise BundleError(
                 f"{where}: malformed manifest ({type(error).__name__}: {error}); export the bundle again"
             ) from error
+
+
+def served_name(name: str) -> str:
+    """`name` as part of an address or a folder: letters, digits, `.`, `_` and `-`, no dot at its ends."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).strip(".") or "model"
 
 
 def canonical_json(record: dict[str, Any]) -> bytes:

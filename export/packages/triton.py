@@ -27,6 +27,7 @@ from resnetrt.export.packages.model_config import (
     to_text,
 )
 from resnetrt.golden import Golden
+from resnetrt.manifest import served_name
 
 _VERSION = "1"
 
@@ -86,9 +87,7 @@ def _check_out(out: Path) -> None:
 
 def _model_name(bundle: Bundle, engine: str, only: bool) -> str:
     """The bundle's name, with the engine's where several stand side by side."""
-    name = bundle.manifest.served_name
-    if not only:
-        return f"{name}.{engine}"
+    name = served_name(bundle.manifest.name if only else f"{bundle.manifest.name}.{engine}")
     return "model_triton" if name == "triton" else name
 
 

@@ -67,6 +67,12 @@ def test_a_folder_that_takes_no_files_is_said_before_the_long_work():
         check_destination(Path("/proc/a/net.bundle"), overwrite=False)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_root_of_all_folders_is_no_place_for_a_bundle(overwrite: bool):
+    with pytest.raises(UsageError, match="--out /: expected a new path or a bundle, found something else"):
+        check_destination(Path("/"), overwrite)
+
+
 def test_an_empty_folder_and_a_new_path_are_fine(tmp_path: Path, make_bundle: MakeBundle):
     (tmp_path / "empty").mkdir()
     assert make_bundle(tmp_path / "empty").manifest.name == "net"

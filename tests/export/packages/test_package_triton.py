@@ -1,5 +1,6 @@
 """The packaged model repository: read back, complete, whole or absent."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -224,6 +225,18 @@ def test_no_folder_is_called_triton(made: Bundle, tmp_path: Path):
     bundle = Bundle(made.path, replace(made.manifest, name="triton"))
     (model,) = package_triton(bundle, tmp_path / "r", [FP32], ServingOptions())
     assert model.name == "model_triton"
+
+
+def test_an_engine_s_name_does_not_lead_out_of_the_folder(made: Bundle, tmp_path: Path):
+    """The names come from a manifest, which somebody else may have written."""
+    bundle = Bundle.open(shutil.copytree(made.path, tmp_path / "copy.bundle"))
+    entry, name = bundle.manifest.engines[FP32], "../../up"
+    with bundle.edit() as editor:
+        editor.write_json("engines/up.json", bundle.read_json(entry.sidecar) | {"id": name})
+        editor.manifest.engines[name] = replace(entry, sidecar="engines/up.json")
+    models = package_triton(bundle, tmp_path / "r", [FP32, name], ServingOptions())
+    assert [model.name for model in models] == [f"tiny.{FP32}", "tiny..._.._up"]
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {model.name for model in models}
 
 
 @pytest.mark.parametrize(
